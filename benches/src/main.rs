@@ -1,0 +1,4 @@
+//! pilot-bench.
+#![forbid(unsafe_code)]
+
+fn main() {}

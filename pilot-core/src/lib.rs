@@ -1,0 +1,8 @@
+//! The Pilot protocol as pure state machines.
+//!
+//! Nothing here opens a socket, reads a clock, takes a lock or asks for entropy: all of that is an argument.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod id;
+pub mod time;

@@ -1,0 +1,4 @@
+//! pilotctl.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! The Pilot agent: one event loop that owns one node, its sockets, services and local API.
+#![forbid(unsafe_code)]

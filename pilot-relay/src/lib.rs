@@ -1,0 +1,2 @@
+//! The Pilot backbone: STUN, relay and directory.
+#![forbid(unsafe_code)]
