@@ -5,4 +5,5 @@
 #![warn(missing_docs)]
 
 pub mod id;
+pub mod route;
 pub mod time;
