@@ -1,2 +1,4 @@
 //! The Pilot agent: one event loop that owns one node, its sockets, services and local API.
 #![forbid(unsafe_code)]
+
+pub mod net;
