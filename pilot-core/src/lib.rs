@@ -6,3 +6,4 @@
 
 pub mod id;
 pub mod time;
+pub mod wire;
