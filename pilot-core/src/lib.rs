@@ -4,6 +4,9 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod address;
+pub mod crypto;
 pub mod id;
+pub mod rng;
 pub mod time;
 pub mod wire;
