@@ -7,6 +7,8 @@
 pub mod address;
 pub mod crypto;
 pub mod id;
+pub mod identity;
 pub mod rng;
+pub mod ticket;
 pub mod time;
 pub mod wire;
