@@ -6,4 +6,5 @@
 
 pub mod id;
 pub mod time;
+pub mod transport;
 pub mod wire;
