@@ -56,7 +56,7 @@ impl Node {
     fn handle_transport_event(&mut self, now: Now, index: u32, generation: u32, event: TransportEvent) {
         let handle = |stream| StreamHandle { peer: index, generation, stream };
         match event {
-            TransportEvent::StreamOpened { stream, header } if self.is_offer(index, header.port()) => {
+            TransportEvent::StreamOpened { stream, header } if self.is_offer(index, header.port) => {
                 self.accept_offer(now, handle(stream));
             }
             TransportEvent::StreamOpened { stream, header } => {
