@@ -32,12 +32,11 @@ struct Pair {
     sent: usize,
 }
 
-/// Identities with their modifiers worked out beforehand: deriving one takes a million hashes.
-const SEEDS: [([u8; 32], u64); 2] = [([1; 32], MODIFIERS[0]), ([2; 32], MODIFIERS[1])];
-const MODIFIERS: [u64; 2] = [0, 0];
+/// Identities as (seed, modifier), worked out beforehand: deriving an address takes a million hashes.
+const IDENTITIES: [([u8; 32], u64); 2] = [([1; 32], 1_459_568), ([2; 32], 115_065)];
 
 fn keys(which: usize, now: Now) -> Keys {
-    let identity = Identity::restore(SEEDS[which].0, SEEDS[which].1).expect("a committed identity");
+    let identity = Identity::restore(IDENTITIES[which].0, IDENTITIES[which].1).expect("a committed identity");
     let transport = TransportKey::from_secret([which as u8 + 10; 32]);
     let certificate = Certificate::issue(&identity, &transport, InstanceId([which as u8; 8]), 1, now.unix);
     Keys { identity, transport: vec![transport], certificate }
