@@ -211,7 +211,6 @@ impl Node {
         if self.home == Some(index) {
             self.events.push_back(Event::HomeConnected);
         }
-        self.tell_observed_address(index);
         self.send_candidates(index);
         for waiting in self.circuits_waiting.remove(&index).unwrap_or_default() {
             self.peers[waiting as usize].wants_circuit = false;
@@ -447,7 +446,7 @@ impl Node {
     }
 
     /// A backbone node tells its clients how it sees them.
-    fn tell_observed_address(&mut self, index: u32) {
+    pub(super) fn tell_observed_address(&mut self, index: u32) {
         if self.is_agent() {
             return;
         }

@@ -182,11 +182,13 @@ impl Node {
     /// Lets data take the best path there is.
     pub(super) fn choose_path(&mut self, now: Now, index: u32) {
         let relays = self.relays_up(index);
+        let own = self.key();
         let peer = &mut self.peers[index as usize];
-        let Some(hop) = peer.choose_path(now.mono, |backbone| relays.contains(&backbone)) else { return };
+        let Some(hop) = peer.choose_path(now.mono, &own, |backbone| relays.contains(&backbone)) else { return };
         if peer.is_connected() {
             let (peer, path) = (peer.key, self.path_kind(&hop));
             self.events.push_back(Event::PathChanged { peer, path });
+            self.tell_observed_address(index);
         }
     }
 
