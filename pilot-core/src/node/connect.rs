@@ -211,6 +211,7 @@ impl Node {
         if self.home == Some(index) {
             self.events.push_back(Event::HomeConnected);
         }
+        self.tell_observed_address(index);
         self.send_candidates(index);
         for waiting in self.circuits_waiting.remove(&index).unwrap_or_default() {
             self.peers[waiting as usize].wants_circuit = false;

@@ -141,6 +141,7 @@ impl Node {
                 if peer.paths.is_response(path, &data) {
                     peer.paths.prove(now.mono, path);
                     self.choose_path(now, index);
+                    self.tell_observed_address(index);
                 }
             }
             PathFrame::Candidates(candidates) => self.candidates_received(now, index, &candidates),
@@ -188,7 +189,6 @@ impl Node {
         if peer.is_connected() {
             let (peer, path) = (peer.key, self.path_kind(&hop));
             self.events.push_back(Event::PathChanged { peer, path });
-            self.tell_observed_address(index);
         }
     }
 
