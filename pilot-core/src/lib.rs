@@ -5,5 +5,6 @@
 #![warn(missing_docs)]
 
 pub mod id;
+pub mod route;
 pub mod time;
 pub mod wire;
