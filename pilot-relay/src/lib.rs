@@ -1,2 +1,5 @@
 //! The Pilot backbone: STUN, relay and directory.
 #![forbid(unsafe_code)]
+
+pub mod limits;
+pub mod stun;
