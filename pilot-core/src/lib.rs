@@ -4,7 +4,12 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod address;
+pub mod crypto;
 pub mod id;
 pub mod route;
+pub mod identity;
+pub mod rng;
+pub mod ticket;
 pub mod time;
 pub mod wire;
