@@ -3,5 +3,6 @@
 
 pub mod circuits;
 pub mod limits;
+pub mod relay;
 pub mod stun;
 pub mod train;
