@@ -6,10 +6,12 @@
 
 pub mod address;
 pub mod crypto;
+pub mod directory;
 pub mod id;
-pub mod route;
 pub mod identity;
+pub mod record;
 pub mod rng;
+pub mod route;
 pub mod ticket;
 pub mod time;
 pub mod wire;
