@@ -127,7 +127,8 @@ impl Circuits {
         }
         let ends = &self.ends;
         let is_idle = |id: &CircuitId| ends.get(id).is_none_or(|end| now.since(end.last_used) >= IDLE_MAX);
-        let idle: Vec<_> = ends.iter().filter(|(id, end)| is_idle(id) && is_idle(&end.peer_id)).map(|(id, _)| *id).collect();
+        let idle: Vec<_> =
+            ends.iter().filter(|(id, end)| is_idle(id) && is_idle(&end.peer_id)).map(|(id, _)| *id).collect();
         for id in idle {
             self.close(id);
         }

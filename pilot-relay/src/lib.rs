@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod circuits;
+pub mod directory;
 pub mod limits;
 pub mod relay;
+pub mod store;
 pub mod stun;
 pub mod train;

@@ -137,8 +137,8 @@ mod tests {
     const REMOTE: &str = "192.0.2.1:32853";
     /// Binding request, no attributes, transaction id of RFC 5769 §2.1.
     const BARE_REQUEST: &[u8] = &[
-        0x00, 0x01, 0x00, 0x00, 0x21, 0x12, 0xA4, 0x42, 0xB7, 0xE7, 0xA7, 0x01, 0xBC, 0x34, 0xD6, 0x86, 0xFA, 0x87, 0xDF,
-        0xAE,
+        0x00, 0x01, 0x00, 0x00, 0x21, 0x12, 0xA4, 0x42, 0xB7, 0xE7, 0xA7, 0x01, 0xBC, 0x34, 0xD6, 0x86, 0xFA, 0x87,
+        0xDF, 0xAE,
     ];
 
     fn remote() -> SocketAddr {
@@ -153,7 +153,8 @@ mod tests {
     }
 
     fn request_with_fingerprint() -> Vec<u8> {
-        let mut request = Message::<Attribute>::new(MessageClass::Request, methods::BINDING, TransactionId::new([7; 12]));
+        let mut request =
+            Message::<Attribute>::new(MessageClass::Request, methods::BINDING, TransactionId::new([7; 12]));
         request.add_attribute(Fingerprint::new(&request).unwrap());
         MessageEncoder::new().encode_into_bytes(request).unwrap()
     }
@@ -232,7 +233,8 @@ mod tests {
     fn no_response_is_longer_than_its_bound() {
         let many_unknown: Vec<u8> = (1..=40).flat_map(|i| [0x01, i, 0, 0]).collect();
         let error = respond(remote(), &request_with(&many_unknown)).unwrap();
-        let mut longest = Message::<Attribute>::new(MessageClass::Request, methods::BINDING, TransactionId::new([7; 12]));
+        let mut longest =
+            Message::<Attribute>::new(MessageClass::Request, methods::BINDING, TransactionId::new([7; 12]));
         longest.add_attribute(Fingerprint::new(&longest).unwrap());
         let longest = MessageEncoder::new().encode_into_bytes(longest).unwrap();
         let success = respond("[2001:db8::1]:1".parse().unwrap(), &longest).unwrap();
