@@ -15,7 +15,11 @@
 pub mod cbor;
 pub mod codec;
 pub mod directory;
+pub mod circuit;
+pub mod codec;
+pub mod frame;
 pub mod handshake;
+pub mod stream_header;
 pub mod varint;
 
 use bytes::BufMut;
