@@ -6,22 +6,15 @@
 
 pub mod address;
 pub mod crypto;
-<<<<<<< HEAD
 pub mod directory;
-pub mod id;
-pub mod identity;
-pub mod record;
-pub mod rng;
-pub mod route;
-=======
 pub mod event;
 pub mod id;
 pub mod identity;
 pub mod limits;
+pub mod record;
 pub mod rng;
 pub mod route;
 pub mod stats;
->>>>>>> main
 pub mod ticket;
 pub mod time;
 pub mod transport;

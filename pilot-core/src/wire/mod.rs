@@ -13,10 +13,9 @@
 //! RELAY are encoded and decoded without allocation.
 
 pub mod cbor;
-pub mod codec;
-pub mod directory;
 pub mod circuit;
 pub mod codec;
+pub mod directory;
 pub mod frame;
 pub mod handshake;
 pub mod stream_header;
