@@ -68,7 +68,7 @@ impl Hop {
     }
 
     /// Whether both are one path; the local address is a detail that may change under it.
-    fn is_same_way(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_way(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Direct(one), Self::Direct(two)) => one.remote == two.remote && one.socket == two.socket,
             (Self::Relay { .. }, Self::Relay { .. }) => self == other,

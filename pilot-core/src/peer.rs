@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::dial::Dial;
 use crate::event::PathKind;
+use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, PathId};
 use crate::identity::Certificate;
 use crate::limits::{ADDRESSES_MAX, HOMES_MAX, HOME_KEEPALIVE, MTU_PROBE_MAX, LIVENESS_PROBE_AFTER, UNCONFIRMED_SESSION_LIFETIME};
@@ -162,7 +163,7 @@ impl Peer {
     /// Keys by which message 2 may prove continuity, the likeliest first; the last is that of a new tunnel.
     pub(crate) fn rekey_psks(&self) -> Vec<[u8; 32]> {
         let running = self.tunnel.iter().flat_map(Tunnel::rekey_psks);
-        running.chain([[0; 32]]).collect()
+        running.chain([NO_PSK]).collect()
     }
 
     /// Whether streams are open or data is unacknowledged.

@@ -97,19 +97,19 @@ impl Node {
         if let Some(old) = peer.dial.take() {
             self.by_index.remove(&old.index());
         }
-        let certificate = peer.certificate.as_ref().filter(|certificate| certificate.is_current(now.unix));
-        let (stage, datagram) = if let Some(certificate) = certificate {
-            let running = peer.tunnel.as_ref().filter(|tunnel| tunnel.is_established());
-            let tunnel = running.map_or_else(|| TunnelId(self.rng.array()), |tunnel| tunnel.id);
-            let local = Local { identity: &self.keys.identity, certificate: &self.keys.certificate, transport: &self.keys.transport[0] };
-            let parameters = self.config.parameters();
-            let (initiator, datagram) =
-                Initiator::start(&local, certificate, local_index, tunnel, &parameters, now.unix, &mut self.rng);
+        let certificate = peer.certificate.as_ref().filter(|certificate| certificate.check_dates(now.unix).is_ok());
+        let running = peer.tunnel.as_ref().filter(|tunnel| tunnel.is_established());
+        let tunnel = running.map_or_else(|| TunnelId(self.rng.array()), |tunnel| tunnel.id);
+        let local = Local { identity: &self.keys.identity, certificate: &self.keys.certificate, transport: &self.keys.transport[0] };
+        let parameters = self.config.parameters();
+        let message_1 = certificate
+            .and_then(|certificate| Initiator::start(&local, certificate, local_index, tunnel, &parameters, now.unix, &mut self.rng).ok());
+        let (stage, datagram) = if let Some((initiator, datagram)) = message_1 {
             (Stage::Handshake { initiator: Box::new(initiator), index: local_index }, datagram)
         } else {
             let mut nonce: [u8; 8] = self.rng.array();
             nonce[..4].copy_from_slice(&local_index.0.to_be_bytes());
-            (Stage::Certificate { nonce, index: local_index }, handshake::cert_request(&peer.key, nonce))
+            (Stage::Certificate { nonce, index: local_index }, handshake::certificate_request(&peer.key, nonce))
         };
         peer.dial = Some(Dial::new(stage, datagram, started, now.mono));
         self.by_index.insert(local_index, index);
