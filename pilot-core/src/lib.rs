@@ -6,9 +6,13 @@
 
 pub mod address;
 pub mod crypto;
+pub mod handshake;
 pub mod id;
 pub mod identity;
 pub mod rng;
+pub mod session;
 pub mod ticket;
 pub mod time;
+#[cfg(test)]
+mod vectors;
 pub mod wire;
