@@ -50,12 +50,13 @@ pub struct Session {
 
 impl Session {
     /// The session that a handshake made; `local_index` is the name that we gave it there.
-    pub fn new(established: &Established, local_index: SessionIndex) -> Self {
+    pub fn new(established: Established, local_index: SessionIndex) -> Self {
+        let Established { keys, remote_index, .. } = established;
         Self {
             local_index,
-            remote_index: established.remote_index,
-            send: SendKeys { current: Key::new(established.keys.send.clone()), generation: 0, sealed: 0 },
-            receive: ReceiveKeys::new(Key::new(established.keys.receive.clone())),
+            remote_index,
+            send: SendKeys { current: Key::new(keys.send), generation: 0, sealed: 0 },
+            receive: ReceiveKeys::new(Key::new(keys.receive)),
         }
     }
 

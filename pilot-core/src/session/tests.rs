@@ -31,7 +31,7 @@ fn established(send: u8, receive: u8, remote_index: SessionIndex) -> Established
 }
 
 fn pair() -> (Session, Session) {
-    (Session::new(&established(1, 2, B), A), Session::new(&established(2, 1, A), B))
+    (Session::new(established(1, 2, B), A), Session::new(established(2, 1, A), B))
 }
 
 fn seal(session: &mut Session, number: u64, frames: &[u8]) -> Vec<u8> {
@@ -75,7 +75,7 @@ fn a_packet_reflected_or_for_another_session_is_refused() {
     let (mut a, _) = pair();
     let packet = seal(&mut a, 7, b"frames");
     assert_eq!(open(&mut a, &packet), Err(OpenError::OtherSession(B)));
-    let mut same_index = Session::new(&established(1, 2, A), A);
+    let mut same_index = Session::new(established(1, 2, A), A);
     let packet = seal(&mut same_index, 7, b"frames");
     assert_eq!(open(&mut same_index, &packet), Err(OpenError::Forged));
 }
