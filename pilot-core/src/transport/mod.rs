@@ -363,14 +363,19 @@ impl Transport {
 
     /// Whether a stream is open, or anything is not yet acknowledged.
     pub fn has_unfinished_work(&self) -> bool {
-        !self.is_closed && (self.open_stream_count() > 0 || self.has_packets_in_flight() || self.announcements.has_queued())
+        !self.is_closed
+            && (self.open_stream_count() > 0 || self.has_packets_in_flight() || self.announcements.has_queued())
     }
 
     /// The books, recomputed from first principles.
     pub fn audit(&self) -> Audit {
-        let unacked = |id| self.sent.iter().filter(|packet| packet.path == id).map(|packet| u64::from(packet.size)).sum();
-        let audit_path =
-            |path: &Path| PathAudit { path: path.id, bytes_in_flight: path.bytes_in_flight, unacked_bytes: unacked(path.id) };
+        let unacked =
+            |id| self.sent.iter().filter(|packet| packet.path == id).map(|packet| u64::from(packet.size)).sum();
+        let audit_path = |path: &Path| PathAudit {
+            path: path.id,
+            bytes_in_flight: path.bytes_in_flight,
+            unacked_bytes: unacked(path.id),
+        };
         let mut audit = Audit {
             paths: self.paths.iter().map(audit_path).collect(),
             timers: self.timers().collect(),
@@ -430,7 +435,8 @@ impl Transport {
         let pacing = self.pacing_release().map(|at| (TimerKind::Pacing, at));
         let ack = self.received.deadline().map(|at| (TimerKind::AckDelay, at));
         let stalled_after = Some(self.stalled_after).filter(|_| !self.is_stalled && self.open_stream_count() > 0);
-        let stalled = self.unanswered_since.zip(stalled_after).map(|(since, after)| (TimerKind::Stalled, since + after));
+        let stalled =
+            self.unanswered_since.zip(stalled_after).map(|(since, after)| (TimerKind::Stalled, since + after));
         let idle = self.unanswered_since.map(|since| (TimerKind::Idle, since + self.idle_timeout));
         let all = paths.chain(pacing).chain(ack).chain(stalled).chain(idle);
         all.filter(|_| !self.is_closed)

@@ -152,8 +152,13 @@ mod tests {
     use super::*;
 
     const PATH: PathId = PathId(0);
-    const DATA: Arrival =
-        Arrival { is_ack_eliciting: true, is_urgent: false, carries_data: true, congestion_experienced: false, len: 1_000 };
+    const DATA: Arrival = Arrival {
+        is_ack_eliciting: true,
+        is_urgent: false,
+        carries_data: true,
+        congestion_experienced: false,
+        len: 1_000,
+    };
 
     fn after(arrivals: &[(u64, Arrival)]) -> ReceivedPackets {
         let mut received = ReceivedPackets::default();
