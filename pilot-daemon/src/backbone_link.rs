@@ -49,12 +49,7 @@ pub(crate) enum Registration {
 /// # Errors
 /// If its host name leads nowhere.
 pub(crate) async fn look_up(ticket: &BackboneTicket) -> Result<PeerInfo, ApiError> {
-    Ok(PeerInfo {
-        key: ticket.identity,
-        certificate: None,
-        addresses: look_up_host(ticket).await?,
-        homes: Vec::new(),
-    })
+    Ok(PeerInfo { key: ticket.identity, certificate: None, addresses: look_up_host(ticket).await?, homes: Vec::new() })
 }
 
 /// One call to the directory of the agent's backbone node.

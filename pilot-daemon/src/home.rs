@@ -200,6 +200,11 @@ impl Home {
         agents
     }
 
+    /// The agent of that key.
+    pub fn agent_of(&self, key: &IdentityKey) -> Option<AgentHome> {
+        self.agents().into_iter().find(|agent| matches!(agent.public_identity(), Ok(Some((found, _))) if found == *key))
+    }
+
     /// The keys of those agents: they are one user's, and trust each other.
     pub fn identity_keys(&self) -> Vec<IdentityKey> {
         self.agents().iter().filter_map(|agent| Some(agent.public_identity().ok()??.0)).collect()

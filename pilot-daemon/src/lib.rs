@@ -4,10 +4,10 @@
 pub mod agent;
 pub mod api;
 mod backbone_link;
-mod names;
 pub mod clock;
 mod driver;
 pub mod home;
+mod names;
 pub mod net;
 pub mod services;
 pub mod stream;

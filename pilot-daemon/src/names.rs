@@ -40,10 +40,8 @@ impl Names {
     /// If the pins are unreadable or damaged: going on without them would believe anybody.
     pub(crate) fn load(home: &AgentHome, now: UnixTime) -> Result<Self, HomeError> {
         let pins = match home.read(PINS_FILE)? {
-            Some(bytes) => Pins::from_bytes(&bytes).map_err(|error| HomeError::Damaged {
-                path: home.path().join(PINS_FILE),
-                what: error.to_string(),
-            })?,
+            Some(bytes) => Pins::from_bytes(&bytes)
+                .map_err(|error| HomeError::Damaged { path: home.path().join(PINS_FILE), what: error.to_string() })?,
             None => Pins::new(),
         };
         let mut names = Self { pins, answers: BTreeMap::new() };

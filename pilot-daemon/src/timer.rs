@@ -24,11 +24,15 @@ mod linux {
     use super::{Mono, Now, Timer};
 
     impl Timer {
+        #[expect(
+            deprecated,
+            reason = "the replacement is unsafe for the sake of types that do not own their descriptor; OwnedFd does"
+        )]
         pub(crate) fn new() -> io::Result<Self> {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             // The alarm clock that counts suspended time, as `Mono` does.
             let fd = timerfd_create(TimerfdClockId::Boottime, flags)?;
-            Ok(Self { fd: AsyncFd::register(fd)?, armed: None })
+            Ok(Self { fd: AsyncFd::new(fd)?, armed: None })
         }
 
         /// Moves the deadline. One that is armed for earlier stays: the early call is harmless and saves a system call.
