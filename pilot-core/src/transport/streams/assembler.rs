@@ -9,6 +9,42 @@ use bytes::{Bytes, BytesMut};
 const CHUNK_LEN_MIN: usize = 2 * 1024;
 const CHUNK_LEN_MAX: usize = 64 * 1024;
 
+/// Used chunks that a tunnel keeps: twice what a driver queues for a reader, so that a stream at full speed finds one it can use again.
+const USED_CHUNKS_MAX: usize = 32;
+
+/// Memory for data in order, used again as soon as its reader is done with it: fresh pages cost more than the copy into them.
+#[derive(Debug, Default)]
+pub(super) struct Chunks {
+    /// Largest chunks that readers hold or have held, oldest first: empty, but they share the memory.
+    used: VecDeque<BytesMut>,
+}
+
+impl Chunks {
+    /// An empty chunk with room for so much.
+    fn take(&mut self, len: usize) -> BytesMut {
+        if let Some(oldest) = self.used.front_mut()
+            && len >= CHUNK_LEN_MAX
+            && oldest.try_reclaim(len)
+            && let Some(chunk) = self.used.pop_front()
+        {
+            return chunk;
+        }
+        BytesMut::with_capacity(len)
+    }
+
+    /// Takes back what is left of a chunk after its data was handed out.
+    fn put_back(&mut self, rest: BytesMut, len: usize) {
+        if len >= CHUNK_LEN_MAX && self.used.len() < USED_CHUNKS_MAX {
+            self.used.push_back(rest);
+        }
+    }
+
+    /// Gives all memory back.
+    pub(super) fn clear(&mut self) {
+        self.used = VecDeque::new();
+    }
+}
+
 /// The data cannot be kept: it would take one more stretch beyond a gap than there may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooManyGaps;
@@ -35,22 +71,28 @@ impl Assembler {
     ///
     /// # Errors
     /// If a new stretch would be needed: the packet must not be acknowledged then. Parts of the data may have been kept.
-    pub(super) fn insert(&mut self, offset: u64, data: &[u8], gaps_left: usize) -> Result<(), TooManyGaps> {
+    pub(super) fn insert(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        gaps_left: usize,
+        chunks: &mut Chunks,
+    ) -> Result<(), TooManyGaps> {
         if offset > self.end {
             return self.insert_beyond(offset, data, gaps_left);
         }
         let known = usize::try_from(self.end - offset).unwrap_or(usize::MAX);
         if known < data.len() {
-            self.append(&data[known..]);
-            self.join();
+            self.append(&data[known..], chunks);
+            self.join(chunks);
         }
         Ok(())
     }
 
     /// Takes data as if no byte before it were missing.
     #[cfg(feature = "sabotage")]
-    pub(super) fn insert_out_of_order(&mut self, data: &[u8]) {
-        self.append(data);
+    pub(super) fn insert_out_of_order(&mut self, data: &[u8], chunks: &mut Chunks) {
+        self.append(data, chunks);
     }
 
     /// The next bytes in order, at most `max`; none if there are none.
@@ -95,20 +137,27 @@ impl Assembler {
         self.beyond.len()
     }
 
-    fn append(&mut self, data: &[u8]) {
-        if self.tail.capacity() - self.tail.len() < data.len() {
-            if !self.tail.is_empty() {
-                self.ready.push_back(self.tail.split().freeze());
-            }
-            self.chunk_len = (self.chunk_len * 4).clamp(CHUNK_LEN_MIN, CHUNK_LEN_MAX);
-            self.tail.reserve(self.chunk_len.max(data.len()));
+    fn append(&mut self, data: &[u8], chunks: &mut Chunks) {
+        let has_room = self.tail.capacity() - self.tail.len() >= data.len();
+        if !has_room && !(self.tail.is_empty() && self.tail.try_reclaim(data.len())) {
+            self.begin_chunk(data.len(), chunks);
         }
         self.tail.extend_from_slice(data);
         self.end += data.len() as u64;
     }
 
+    fn begin_chunk(&mut self, len: usize, chunks: &mut Chunks) {
+        if !self.tail.is_empty() {
+            self.ready.push_back(self.tail.split().freeze());
+        }
+        let used_len = self.chunk_len;
+        self.chunk_len = (self.chunk_len * 4).clamp(CHUNK_LEN_MIN, CHUNK_LEN_MAX).max(len);
+        let used = std::mem::replace(&mut self.tail, chunks.take(self.chunk_len));
+        chunks.put_back(used, used_len);
+    }
+
     /// Moves what is no longer beyond a gap to the data in order. Large stretches move without a copy.
-    fn join(&mut self) {
+    fn join(&mut self, chunks: &mut Chunks) {
         while let Some((start, _)) = self.beyond.front()
             && *start <= self.end
             && let Some((start, mut chunk)) = self.beyond.pop_front()
@@ -117,7 +166,7 @@ impl Assembler {
             let known = usize::try_from(self.end - start).unwrap_or(usize::MAX).min(chunk.len());
             let fresh = chunk.split_off(known);
             if fresh.len() <= CHUNK_LEN_MIN {
-                self.append(&fresh);
+                self.append(&fresh, chunks);
                 continue;
             }
             if !self.tail.is_empty() {
@@ -202,7 +251,7 @@ mod tests {
     fn data_in_order_is_handed_out_in_large_pieces() {
         let mut assembler = Assembler::default();
         for offset in (0..400_000).step_by(1_000) {
-            assembler.insert(offset, &pattern(offset..offset + 1_000), 0).unwrap();
+            assembler.insert(offset, &pattern(offset..offset + 1_000), 0, &mut Chunks::default()).unwrap();
         }
         assert!(assembler.ready.len() < 12, "{} chunks", assembler.ready.len());
         assert_eq!(read_all(&mut assembler, 1 << 20), pattern(0..400_000));
@@ -213,22 +262,39 @@ mod tests {
     fn one_loss_costs_one_retransmission_not_the_window() {
         let mut assembler = Assembler::default();
         for offset in (1_000..8_000_000).step_by(1_000) {
-            assembler.insert(offset, &pattern(offset..offset + 1_000), 200).unwrap();
+            assembler.insert(offset, &pattern(offset..offset + 1_000), 200, &mut Chunks::default()).unwrap();
         }
         assert_eq!(assembler.len(), 7_999_000);
         assert_eq!(assembler.read(10), None);
-        assembler.insert(0, &pattern(0..1_000), 0).unwrap();
+        assembler.insert(0, &pattern(0..1_000), 0, &mut Chunks::default()).unwrap();
         assert_eq!(read_all(&mut assembler, 100_000), pattern(0..8_000_000));
     }
 
     #[test]
     fn a_stretch_too_many_is_refused_and_comes_again() {
         let mut assembler = Assembler::default();
-        assembler.insert(10, b"a", 2).unwrap();
-        assembler.insert(20, b"b", 1).unwrap();
-        assert_eq!(assembler.insert(30, b"c", 0), Err(TooManyGaps));
-        assert_eq!(assembler.insert(21, b"d", 0), Ok(()), "it joins a stretch");
+        assembler.insert(10, b"a", 2, &mut Chunks::default()).unwrap();
+        assembler.insert(20, b"b", 1, &mut Chunks::default()).unwrap();
+        assert_eq!(assembler.insert(30, b"c", 0, &mut Chunks::default()), Err(TooManyGaps));
+        assert_eq!(assembler.insert(21, b"d", 0, &mut Chunks::default()), Ok(()), "it joins a stretch");
         assert_eq!((assembler.gap_chunks(), assembler.len()), (2, 3));
+    }
+
+    #[test]
+    fn a_chunk_is_used_again_once_its_reader_is_done_and_never_before() {
+        let mut chunks = Chunks::default();
+        let mut chunk = chunks.take(CHUNK_LEN_MAX);
+        chunk.extend_from_slice(b"held");
+        let held = chunk.split().freeze();
+        chunks.put_back(chunk, CHUNK_LEN_MAX);
+
+        let mut other = chunks.take(CHUNK_LEN_MAX);
+        other.extend_from_slice(b"else");
+        assert_eq!((&held[..], chunks.used.len()), (&b"held"[..], 1));
+
+        drop(held);
+        assert!(chunks.take(CHUNK_LEN_MAX).capacity() >= CHUNK_LEN_MAX);
+        assert_eq!(chunks.used.len(), 0, "it was the chunk that had been held");
     }
 
     proptest! {
@@ -241,7 +307,7 @@ mod tests {
             let mut read = Vec::new();
             pieces.extend((0..340).step_by(20).map(|start| (start, 20)));
             for (start, len) in pieces {
-                assembler.insert(start, &pattern(start..start + len), 1_000).unwrap();
+                assembler.insert(start, &pattern(start..start + len), 1_000, &mut Chunks::default()).unwrap();
                 let chunks: Vec<_> = assembler.beyond.iter().map(chunk_range).collect();
                 prop_assert!(chunks.windows(2).all(|pair| pair[0].end <= pair[1].start));
                 prop_assert_eq!(assembler.beyond_len, chunks.iter().map(|chunk| chunk.end - chunk.start).sum::<u64>());

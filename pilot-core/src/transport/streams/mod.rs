@@ -9,6 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use bytes::Bytes;
 
+use self::assembler::Chunks;
 use self::receive::ReceiveStream;
 use self::send::{Delivery, NotWritten, SendStream};
 use super::audit::StreamAudit;
@@ -89,6 +90,7 @@ pub(super) struct Streams {
     data_read: u64,
     max_data_update: Delivery,
     gap_chunks: usize,
+    chunks: Chunks,
     /// Data of streams that are closed, sent and received.
     retired_sent: u64,
     retired_received: u64,
@@ -122,6 +124,7 @@ impl Streams {
             data_read: 0,
             max_data_update: Delivery::None,
             gap_chunks: 0,
+            chunks: Chunks::default(),
             retired_sent: 0,
             retired_received: 0,
             events: VecDeque::new(),
@@ -503,14 +506,14 @@ impl Streams {
         let gaps_left = self.gap_chunks_max().saturating_sub(self.gap_chunks);
         #[cfg(feature = "sabotage")]
         let breaks_order = self.config.breaks(super::Sabotage::DeliverOutOfOrder);
-        let Some(stream) = self.stream_mut(slot) else { return Ok(()) };
+        let Some(stream) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return Ok(()) };
         #[cfg(feature = "sabotage")]
         if breaks_order && !stream.awaits_header {
-            stream.receive.data.insert_out_of_order(data.data);
+            stream.receive.data.insert_out_of_order(data.data, &mut self.chunks);
             return Ok(());
         }
         let before = stream.receive.data.gap_chunks();
-        let result = stream.receive.insert(data.offset, data.data, gaps_left);
+        let result = stream.receive.insert(data.offset, data.data, gaps_left, &mut self.chunks);
         let after = stream.receive.data.gap_chunks();
         self.gap_chunks = self.gap_chunks + after - before;
         if self.stream_mut(slot).is_some_and(|stream| stream.receive.discards()) {
@@ -676,6 +679,9 @@ impl Streams {
         self.retired_received += stream.receive.highest();
         self.by_id.remove(&id);
         self.free.push(slot);
+        if self.by_id.is_empty() {
+            self.chunks.clear();
+        }
         if id & 1 != self.local_bit {
             self.on_peer_stream_closed();
         }

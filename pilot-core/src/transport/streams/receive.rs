@@ -1,6 +1,6 @@
 //! The receiving direction of a stream (RFC 9000 §3.2): data from the peer until its reader has taken it.
 
-use super::assembler::{Assembler, TooManyGaps};
+use super::assembler::{Assembler, Chunks, TooManyGaps};
 use super::send::Delivery;
 use crate::transport::TransportError;
 use crate::wire::frame::Code;
@@ -84,8 +84,14 @@ impl ReceiveStream {
     ///
     /// # Errors
     /// If it cannot be kept.
-    pub(super) fn insert(&mut self, offset: u64, data: &[u8], gaps_left: usize) -> Result<(), TooManyGaps> {
-        if self.discards() { Ok(()) } else { self.data.insert(offset, data, gaps_left) }
+    pub(super) fn insert(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        gaps_left: usize,
+        chunks: &mut Chunks,
+    ) -> Result<(), TooManyGaps> {
+        if self.discards() { Ok(()) } else { self.data.insert(offset, data, gaps_left, chunks) }
     }
 
     /// Forgets all data and counts everything seen as read, now and whenever more comes.
@@ -156,7 +162,7 @@ mod tests {
         let mut stream = ReceiveStream::new(80);
         assert_eq!(stream.note_received(81, false), Err(TransportError::FlowControl));
         assert_eq!(stream.note_received(80, false), Ok(()));
-        stream.insert(0, &[1; 80], 0).unwrap();
+        stream.insert(0, &[1; 80], 0, &mut Chunks::default()).unwrap();
         stream.data.read(9);
         stream.update_max_data();
         assert_eq!(stream.max_data_update, Delivery::None);
