@@ -92,6 +92,7 @@ pub struct Transport {
     is_stalled: bool,
     stalled_after: Duration,
     idle_timeout: Duration,
+    packet_len_max: usize,
     #[cfg(feature = "sabotage")]
     breaks_in_flight: bool,
     #[cfg(feature = "sabotage")]
@@ -119,6 +120,7 @@ impl Transport {
             is_stalled: false,
             stalled_after: config.stalled_after,
             idle_timeout: config.idle_timeout,
+            packet_len_max: config.packet_len_max,
             #[cfg(feature = "sabotage")]
             breaks_in_flight: config.breaks(Sabotage::DoubleCountAck),
             #[cfg(feature = "sabotage")]
@@ -135,7 +137,8 @@ impl Transport {
     pub fn add_path(&mut self, path: PathId, params: PathParams) {
         if self.path(path).is_none() {
             let max_packet = params.max_packet.max(PACKET_LEN_MIN);
-            self.paths.push(Path::new(path, PathParams { max_packet, ..params }));
+            let probe_mtu_to = params.probe_mtu_to.map(|len| len.min(self.packet_len_max));
+            self.paths.push(Path::new(path, PathParams { max_packet, probe_mtu_to, ..params }));
         }
     }
 
