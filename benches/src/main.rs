@@ -1,4 +1,135 @@
-//! pilot-bench.
+//! `pilot-bench`: the figures of Pilot, each beside a TCP twin measured in the same run.
+//!
+//! ```text
+//! cargo run --release -p pilot-bench -- figures                        all of them
+//! cargo run --release -p pilot-bench --features peers -- figures \
+//!     --only bulk-library --json                                       one, beside quinn, for programs
+//! ```
+//!
+//! [`figure`] is how a quantity is measured, [`figures`] is which ones there are, [`report`] is what is said about them. The
+//! contestants: [`daemons`] (real processes), [`agents`] (the library), [`library`] (core and socket alone), [`tcp`] and, with the
+//! feature `peers`, quinn.
 #![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "what was measured is this program's output")]
 
-fn main() {}
+mod agents;
+mod daemons;
+mod endpoint;
+mod error;
+mod exchange;
+mod figure;
+mod figures;
+mod library;
+#[cfg(feature = "peers")]
+mod peers;
+mod report;
+mod tcp;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tokio::net::TcpListener;
+
+use crate::error::BenchError;
+use crate::exchange::on_this_thread;
+use crate::figures::{FIGURES, Stage};
+use crate::report::Run;
+
+/// The figures of Pilot, each beside a TCP twin measured in the same run.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Measure.
+    Figures(FiguresArgs),
+    /// The twin of a daemon: listens, says so, and echoes until it is killed.
+    #[command(hide = true)]
+    TcpServer,
+    /// The twin of `pilotctl ping`: one round trip.
+    #[command(hide = true)]
+    TcpPing { address: SocketAddr },
+}
+
+#[derive(Debug, Args)]
+struct FiguresArgs {
+    /// Only these, by name, with commas between; an unknown one lists them.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// A line of JSON for each result instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Rounds behind each median.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// The program to measure, built with `cargo build --release -p pilot-ctl` [default: beside this one].
+    #[arg(long, env = "PILOTCTL")]
+    pilotctl: Option<PathBuf>,
+    /// Keep the results in this directory too.
+    #[arg(long)]
+    save: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Figures(args) => figures(args),
+        Verb::TcpServer => tcp_server(),
+        Verb::TcpPing { address } => tcp_ping(address),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn figures(args: FiguresArgs) -> Result<(), BenchError> {
+    let unknown = args.only.iter().find(|name| FIGURES.iter().all(|(known, _)| known != name));
+    if let Some(unknown) = unknown {
+        let known: Vec<_> = FIGURES.iter().map(|(name, _)| *name).collect();
+        return Err(BenchError::Wrong(format!("no figure '{unknown}'; there are {}", known.join(", "))));
+    }
+    let run = Run::here(args.rounds);
+    if args.json {
+        println!("{}", run.json());
+    } else {
+        println!("{}", run.markdown());
+    }
+    let stage = Stage::new(args.pilotctl.map_or_else(beside_this_program, Ok)?)?;
+    let mut outcomes = Vec::new();
+    for (name, make) in FIGURES {
+        if args.only.is_empty() || args.only.iter().any(|only| only == name) {
+            let outcome = make(&stage)?.run(args.rounds)?;
+            if args.json {
+                report::json_lines(&outcome).iter().for_each(|line| println!("{line}"));
+            } else {
+                println!("{}", report::table(&outcome));
+            }
+            outcomes.push(outcome);
+        }
+    }
+    args.save.map_or(Ok(()), |directory| report::save(&directory, &run, &outcomes))
+}
+
+fn beside_this_program() -> Result<PathBuf, BenchError> {
+    Ok(std::env::current_exe()?.with_file_name("pilotctl"))
+}
+
+fn tcp_server() -> Result<(), BenchError> {
+    on_this_thread(async {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        println!("{}", listener.local_addr()?);
+        tcp::serve(listener).await
+    })
+}
+
+fn tcp_ping(address: SocketAddr) -> Result<(), BenchError> {
+    on_this_thread(async { exchange::round_trip_us(&mut tcp::connect(address).await?, 1).await.map(drop) })
+}

@@ -1,0 +1,158 @@
+//! What came out, for people and for programs, always with the machine and the command that produced it.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use pilot_core::time::UnixTime;
+use pilot_daemon::clock;
+use serde_json::{Value, json};
+
+use crate::error::BenchError;
+use crate::figure::{Outcome, Row};
+
+/// Features of the processor that decide how fast the AEAD is.
+const CPU_FLAGS: [&str; 6] = ["aes", "pclmulqdq", "avx2", "avx512f", "vaes", "vpclmulqdq"];
+
+/// Where and how the figures were measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    cpu: String,
+    cores: usize,
+    flags: Vec<&'static str>,
+    kernel: String,
+    load: String,
+    date: String,
+    command: String,
+    rounds: usize,
+}
+
+impl Run {
+    /// This machine, now.
+    pub(crate) fn here(rounds: usize) -> Self {
+        let cpuinfo = read("/proc/cpuinfo");
+        let field = |name: &str| {
+            let line = cpuinfo.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_once(": ")).map(|(_, value)| value.to_owned()).unwrap_or_default()
+        };
+        let flags = field("flags");
+        let has = |flag: &&str| flags.split(' ').any(|have| have == *flag);
+        let features = if cfg!(feature = "peers") { "--features peers " } else { "" };
+        let args: Vec<String> = std::env::args().skip(1).collect();
+        Self {
+            cpu: field("model name"),
+            cores: std::thread::available_parallelism().map_or(0, usize::from),
+            flags: CPU_FLAGS.into_iter().filter(has).collect(),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            load: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
+            date: date(clock::now().unix),
+            command: format!("cargo run --release -p pilot-bench {features}-- {}", args.join(" ")),
+            rounds,
+        }
+    }
+
+    /// The run as one line of JSON.
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "run": {
+                "date": self.date, "command": self.command, "rounds": self.rounds, "cpu": self.cpu,
+                "cores": self.cores, "cpu_flags": self.flags, "kernel": self.kernel, "load_average": self.load,
+            }
+        })
+    }
+
+    /// The run as the head of a page.
+    pub(crate) fn markdown(&self) -> String {
+        format!(
+            "- command: `{}`\n- date: {}\n- machine: {}, {} cores, flags {}; Linux {}; load average before: {}\n\
+             - {} rounds after one to warm up, contestants in turn; median, ± half the interquartile range; \
+             \"x TCP\" is the median of the ratios within a round\n",
+            self.command,
+            self.date,
+            self.cpu,
+            self.cores,
+            self.flags.join(" "),
+            self.kernel,
+            self.load,
+            self.rounds
+        )
+    }
+}
+
+/// A figure as one line of JSON for each contestant.
+pub(crate) fn json_lines(outcome: &Outcome) -> Vec<Value> {
+    let line = |row: &Row| {
+        json!({
+            "figure": outcome.name, "contestant": row.name, "unit": outcome.unit.symbol(), "median": row.median,
+            "spread": row.spread, "ratio_to_tcp": row.ratio, "rounds": row.rounds,
+        })
+    };
+    outcome.rows.iter().map(line).collect()
+}
+
+/// A figure as a table.
+pub(crate) fn table(outcome: &Outcome) -> String {
+    let mut table = format!("\n## {}\n\n{}\n\n", outcome.name, outcome.what);
+    let unit = outcome.unit.symbol();
+    table.push_str(&format!("| | {unit} | ± | x TCP |\n|---|---|---|---|\n"));
+    for Row { name, median, spread, ratio, .. } in &outcome.rows {
+        // Writing to a string does not fail.
+        _ = writeln!(table, "| {name} | {} | {} | {} |", short(*median), short(*spread), short(*ratio));
+    }
+    table
+}
+
+/// Keeps a run: `figures.jsonl` for programs, `figures.md` for people.
+pub(crate) fn save(directory: &Path, run: &Run, outcomes: &[Outcome]) -> Result<(), BenchError> {
+    std::fs::create_dir_all(directory)?;
+    let lines = std::iter::once(run.json()).chain(outcomes.iter().flat_map(json_lines));
+    let lines: String = lines.map(|line| format!("{line}\n")).collect();
+    std::fs::write(directory.join("figures.jsonl"), lines)?;
+    let tables: String = outcomes.iter().map(table).collect();
+    std::fs::write(directory.join("figures.md"), format!("# Figures\n\n{}{tables}", run.markdown()))?;
+    Ok(())
+}
+
+/// Three significant digits.
+fn short(value: f64) -> String {
+    let decimals = match value.abs() {
+        magnitude if magnitude >= 100.0 => 0,
+        magnitude if magnitude >= 10.0 => 1,
+        magnitude if magnitude >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.decimals$}")
+}
+
+/// The day of a time, UTC (days to civil date, proleptic Gregorian).
+fn date(time: UnixTime) -> String {
+    let days = time.as_secs() / 86_400 + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let (month, carry) = if shifted_month < 10 { (shifted_month + 3, 0) } else { (shifted_month - 9, 1) };
+    format!("{:04}-{month:02}-{day:02}", year_of_era + era * 400 + carry)
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        let on = |secs| date(UnixTime::from_secs(secs));
+        assert_eq!(on(0), "1970-01-01");
+        assert_eq!(on(951_782_400), "2000-02-29");
+        assert_eq!(on(1_735_689_599), "2024-12-31");
+    }
+
+    #[test]
+    fn numbers_keep_three_digits() {
+        assert_eq!([12_345.0, 123.4, 12.34, 1.234, 0.1234].map(short), ["12345", "123", "12.3", "1.23", "0.123"]);
+    }
+}
