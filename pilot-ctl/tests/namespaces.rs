@@ -7,6 +7,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -58,12 +59,24 @@ fn assert_reply(line: &str, address: &str) {
 /// Two machines and the cable between them. What still runs on them ends with it.
 struct Lab {
     machines: [Machine; 2],
+    cleaner: Child,
 }
+
+/// Waits for the end of its stdin, which comes when the lab is dropped, but also when the test is killed.
+const CLEANER: &str = r#"
+read -r _
+for namespace in "$@"; do
+    ip netns pids "$namespace" | xargs -r kill -9
+    ip netns delete "$namespace"
+done
+"#;
 
 impl Lab {
     /// Builds the lab, or says why that is impossible here.
     fn new(test: &str) -> Option<Self> {
-        let lab = Self { machines: [Machine::new(test, "a"), Machine::new(test, "b")] };
+        let machines = [Machine::new(test, "a"), Machine::new(test, "b")];
+        let cleaner = start_cleaner(machines.each_ref().map(|machine| machine.namespace.as_str()));
+        let lab = Self { machines, cleaner };
         match lab.build() {
             Ok(()) => Some(lab),
             Err(reason) if std::env::var_os("PILOT_REQUIRE_NAMESPACES").is_some() => {
@@ -89,6 +102,22 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.cleaner.stdin.take());
+        let _reaped = self.cleaner.wait();
+    }
+}
+
+fn start_cleaner(namespaces: [&str; 2]) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", CLEANER, "cleaner"]).args(namespaces);
+    // A group of its own, for it has to outlive a test that is killed. Of a lab that was never built nothing is there to
+    // remove: what `ip` says to that is of no interest.
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("sh is installed")
 }
 
 /// A host: a network namespace and a home of its own.
@@ -150,16 +179,6 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        // A lab that could not be built has nothing to remove; nobody is left to tell about a failure.
-        if let Ok(pids) = ip(&["netns", "pids", &self.namespace]) {
-            let _killed = Command::new("kill").arg("-9").args(pids.split_whitespace()).output();
-        }
-        let _deleted = ip(&["netns", "delete", &self.namespace]);
-    }
-}
-
 /// Where a verb says that it is ready.
 #[derive(Clone, Copy)]
 enum Speaks {
@@ -189,12 +208,9 @@ fn first_line(voice: Box<dyn Read + Send>) -> Option<String> {
     receiver.recv_timeout(READY_TIMEOUT).ok()
 }
 
-fn ip(arguments: &[&str]) -> Result<String, String> {
+fn ip(arguments: &[&str]) -> Result<(), String> {
     let output = Command::new("ip").args(arguments).output().map_err(|error| format!("ip: {error}"))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(format!("ip {}: {}", arguments.join(" "), told(&output)))
+    if output.status.success() { Ok(()) } else { Err(format!("ip {}: {}", arguments.join(" "), told(&output))) }
 }
 
 fn told(output: &Output) -> String {

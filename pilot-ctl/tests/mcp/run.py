@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -280,4 +281,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # What was started is ended also when this is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     sys.exit(main())
