@@ -16,6 +16,8 @@ pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 pub const REKEY_RESPONDER_DELAY: Duration = Duration::from_secs(10);
 /// A session this old neither seals nor opens any more.
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// The key before a change of phase still opens what is late for this long: three probe timeouts of most paths.
+pub const PREVIOUS_KEYS_LIFETIME: Duration = Duration::from_secs(3);
 /// A replaced session still opens what is late for this long.
 pub const PREVIOUS_SESSION_LIFETIME: Duration = Duration::from_secs(10);
 /// A responder's unconfirmed session is forgotten after this; the initiator retries by then.
@@ -30,6 +32,10 @@ pub const DIRECT_FRESH: Duration = Duration::from_secs(30);
 pub const PATH_FAILED_PTO_COUNT: u32 = 3;
 /// Probe timeouts in a row after which the home node counts as lost.
 pub const HOME_LOST_PTO_COUNT: u32 = 4;
+/// Rest between two changes of path that only follow a peer that has moved, at the side with the smaller key.
+pub const FOLLOW_AFTER_SMALLER: Duration = Duration::from_secs(5);
+/// The same at the side with the greater key: it follows first, so that both end on one path.
+pub const FOLLOW_AFTER_GREATER: Duration = Duration::from_secs(1);
 /// Paths kept per peer; the oldest unproved one makes room.
 pub const PATHS_MAX: usize = 16;
 /// Unanswered probes per path in one round of checks.

@@ -5,7 +5,9 @@
 
 use crate::handshake::Established;
 use crate::id::{IdentityKey, PacketNumber, SessionIndex, TunnelId};
-use crate::limits::{PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY};
+use crate::limits::{
+    PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY,
+};
 use crate::session::replay::ReplayWindow;
 use crate::session::{OpenError, Session};
 use crate::time::Mono;
@@ -18,9 +20,12 @@ const STREAMS_BEFORE_HANDSHAKE_MAX: u64 = 1_024;
 pub(crate) struct LiveSession {
     session: Session,
     index: SessionIndex,
+    remote_index: SessionIndex,
     since: Mono,
     is_initiator: bool,
     next_psk: [u8; 32],
+    /// The receive key's generation, and since when.
+    generation: (u64, Mono),
 }
 
 /// What a handshake has agreed on, ready to become a tunnel's session.
@@ -52,9 +57,22 @@ impl Agreed {
             max_streams: established.parameters.max_streams,
         };
         let tunnel = established.tunnel;
-        let next_psk = *established.keys.next_psk();
+        let next_psk = *established.keys.next_psk;
+        let remote_index = established.remote_index;
         let session = Session::new(established, index);
-        Self { live: LiveSession { session, index, since: now, is_initiator, next_psk }, tunnel, limits }
+        Self {
+            live: LiveSession {
+                session,
+                index,
+                remote_index,
+                since: now,
+                is_initiator,
+                next_psk,
+                generation: (0, now),
+            },
+            tunnel,
+            limits,
+        }
     }
 }
 
@@ -63,9 +81,24 @@ impl LiveSession {
         self.index
     }
 
+    /// How the peer names the session.
+    pub(crate) fn remote_index(&self) -> SessionIndex {
+        self.remote_index
+    }
+
     /// Opens a packet of a session whose tunnel has received nothing yet.
     pub(crate) fn open<'a>(&mut self, packet: &'a mut [u8]) -> Result<(PacketNumber, &'a mut [u8]), OpenError> {
         self.session.open(packet)
+    }
+
+    /// Forgets the receive key before the current one when nothing late is to be expected under it any more.
+    fn age_keys(&mut self, now: Mono) {
+        let generation = self.session.receive_generation();
+        if generation != self.generation.0 {
+            self.generation = (generation, now);
+        } else if self.session.has_previous_keys() && now.since(self.generation.1) >= PREVIOUS_KEYS_LIFETIME {
+            self.session.discard_previous_keys();
+        }
     }
 
     fn is_expired(&self, now: Mono) -> bool {
@@ -75,7 +108,13 @@ impl LiveSession {
 
 impl Tunnel {
     /// A tunnel without keys: streams can be opened on it, nothing is sent until [`Tunnel::adopt`].
-    pub(crate) fn new(config: &TransportConfig, generation: u32, own: &IdentityKey, peer: &IdentityKey, now: Mono) -> Self {
+    pub(crate) fn new(
+        config: &TransportConfig,
+        generation: u32,
+        own: &IdentityKey,
+        peer: &IdentityKey,
+        now: Mono,
+    ) -> Self {
         let nothing = PeerLimits { max_data: 0, max_stream_data: 0, max_streams: STREAMS_BEFORE_HANDSHAKE_MAX };
         Self {
             id: TunnelId([0; 16]),
@@ -105,25 +144,24 @@ impl Tunnel {
     }
 
     /// Opens a data packet. Nothing of the tunnel has changed if this fails.
-    pub(crate) fn open<'a>(&mut self, now: Mono, index: SessionIndex, packet: &'a mut [u8]) -> Result<(PacketNumber, &'a mut [u8]), TunnelOpenError> {
+    pub(crate) fn open<'a>(
+        &mut self,
+        now: Mono,
+        index: SessionIndex,
+        packet: &'a mut [u8],
+    ) -> Result<(PacketNumber, &'a mut [u8]), TunnelOpenError> {
         let sessions = [self.current.as_mut(), self.previous.as_mut()];
         let live = sessions.into_iter().flatten().find(|live| live.index == index).ok_or(TunnelOpenError::Unknown)?;
         if live.is_expired(now) {
             return Err(TunnelOpenError::Expired);
         }
+        live.age_keys(now);
         let (number, frames) = live.session.open(packet)?;
         if !self.replay.check(number) {
             return Err(TunnelOpenError::Replay);
         }
         self.replay.mark(number);
         Ok((number, frames))
-    }
-
-    /// Notes the first packet of a session, opened outside of the tunnel before it was adopted.
-    pub(crate) fn mark(&mut self, number: PacketNumber) -> bool {
-        let is_new = self.replay.check(number);
-        self.replay.mark(number);
-        is_new
     }
 
     /// Seals the packet that starts at `start`; its path header is not part of it.
@@ -162,9 +200,9 @@ impl Tunnel {
         self.current.as_ref().map(|live| live.since + PREVIOUS_SESSION_LIFETIME)
     }
 
-    /// Indices by which packets reach this tunnel.
-    pub(crate) fn indices(&self) -> impl Iterator<Item = SessionIndex> + '_ {
-        [self.current.as_ref(), self.previous.as_ref()].into_iter().flatten().map(|live| live.index)
+    /// The sessions by which packets reach this tunnel.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &LiveSession> + '_ {
+        [self.current.as_ref(), self.previous.as_ref()].into_iter().flatten()
     }
 }
 
