@@ -166,7 +166,8 @@ impl Audit {
     }
 
     fn check_buffers(&self) -> Result<(), Violation> {
-        let bounded = |what, len: u64, max: u64| if len <= max { Ok(()) } else { Err(Violation::Buffer { what, len, max }) };
+        let bounded =
+            |what, len: u64, max: u64| if len <= max { Ok(()) } else { Err(Violation::Buffer { what, len, max }) };
         bounded("gap chunks", self.gap_chunks as u64, self.gap_chunks_max as u64)?;
         self.streams.iter().try_for_each(|stream| {
             bounded("send buffer", stream.send_buffered as u64, stream.send_buffered_max as u64)?;

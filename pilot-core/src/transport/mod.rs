@@ -44,7 +44,8 @@ pub use self::audit::{Audit, PathAudit, StreamAudit, TimerKind, Violation};
 pub use self::config::Sabotage;
 pub use self::config::{PeerLimits, TransportConfig};
 pub use self::event::{
-    DatagramError, OpenStreamError, PathFrame, PathParams, PathStats, Read, ReadError, TransportError, TransportEvent, WriteError,
+    DatagramError, OpenStreamError, PathFrame, PathParams, PathStats, Read, ReadError, TransportError, TransportEvent,
+    WriteError,
 };
 use self::path::Path;
 use self::received::{Arrival, ReceivedPackets};
@@ -62,6 +63,9 @@ pub const PACKET_OVERHEAD: usize = 13 + 16;
 
 /// Smallest packet size of a path: what every path carries (spec/wire.md §2).
 pub const PACKET_LEN_MIN: usize = 1_152;
+
+/// Longest unreliable message: it fits every path's packets, beside anything small.
+pub const DATAGRAM_LEN_MAX: usize = 1_024;
 
 /// Datagrams that wait to be sent: they are for what is worthless when late.
 const DATAGRAMS_MAX: usize = 64;
@@ -278,9 +282,9 @@ impl Transport {
     /// Queues an unreliable message for the active path.
     ///
     /// # Errors
-    /// If it is longer than every path carries, or too many wait.
+    /// If it is longer than [`DATAGRAM_LEN_MAX`], or too many wait.
     pub fn queue_datagram(&mut self, port: ServicePort, data: Bytes) -> Result<(), DatagramError> {
-        let max = PACKET_LEN_MIN / 2;
+        let max = DATAGRAM_LEN_MAX;
         if data.len() > max {
             return Err(DatagramError::TooLong { len: data.len(), max });
         }
@@ -362,14 +366,19 @@ impl Transport {
 
     /// Whether a stream is open, or anything is not yet acknowledged.
     pub fn has_unfinished_work(&self) -> bool {
-        !self.is_closed && (self.open_stream_count() > 0 || self.has_packets_in_flight() || self.announcements.has_queued())
+        !self.is_closed
+            && (self.open_stream_count() > 0 || self.has_packets_in_flight() || self.announcements.has_queued())
     }
 
     /// The books, recomputed from first principles.
     pub fn audit(&self) -> Audit {
-        let unacked = |id| self.sent.iter().filter(|packet| packet.path == id).map(|packet| u64::from(packet.size)).sum();
-        let audit_path =
-            |path: &Path| PathAudit { path: path.id, bytes_in_flight: path.bytes_in_flight, unacked_bytes: unacked(path.id) };
+        let unacked =
+            |id| self.sent.iter().filter(|packet| packet.path == id).map(|packet| u64::from(packet.size)).sum();
+        let audit_path = |path: &Path| PathAudit {
+            path: path.id,
+            bytes_in_flight: path.bytes_in_flight,
+            unacked_bytes: unacked(path.id),
+        };
         let mut audit = Audit {
             paths: self.paths.iter().map(audit_path).collect(),
             timers: self.timers().collect(),
@@ -429,7 +438,8 @@ impl Transport {
         let pacing = self.pacing_release().map(|at| (TimerKind::Pacing, at));
         let ack = self.received.deadline().map(|at| (TimerKind::AckDelay, at));
         let stalled_after = Some(self.stalled_after).filter(|_| !self.is_stalled && self.open_stream_count() > 0);
-        let stalled = self.unanswered_since.zip(stalled_after).map(|(since, after)| (TimerKind::Stalled, since + after));
+        let stalled =
+            self.unanswered_since.zip(stalled_after).map(|(since, after)| (TimerKind::Stalled, since + after));
         let idle = self.unanswered_since.map(|since| (TimerKind::Idle, since + self.idle_timeout));
         let all = paths.chain(pacing).chain(ack).chain(stalled).chain(idle);
         all.filter(|_| !self.is_closed)

@@ -64,7 +64,9 @@ impl Pacer {
 
     /// Bytes of the batch that may go now.
     pub(super) fn burst_len(&self) -> u64 {
-        u64::try_from(self.tokens).unwrap_or(0).clamp(BATCH_PACKETS * self.mtu, BURST_LEN_MAX.max(BATCH_PACKETS * self.mtu))
+        u64::try_from(self.tokens)
+            .unwrap_or(0)
+            .clamp(BATCH_PACKETS * self.mtu, BURST_LEN_MAX.max(BATCH_PACKETS * self.mtu))
     }
 
     fn batch(&self) -> i64 {

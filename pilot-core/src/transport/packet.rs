@@ -55,7 +55,8 @@ impl Transport {
         path.refill_pacer(now);
         let len = if is_mtu_probe { path.mtu.next_probe()? } else { path.mtu.current() };
         let start = buf.len();
-        let mut draft = Draft { path: id, start, end: start + len - PACKET_OVERHEAD, is_ack_eliciting: false, is_mtu_probe };
+        let mut draft =
+            Draft { path: id, start, end: start + len - PACKET_OVERHEAD, is_ack_eliciting: false, is_mtu_probe };
         if is_mtu_probe {
             frame::put_ping(buf);
             frame::put_padding(buf, draft.end);
@@ -76,7 +77,8 @@ impl Transport {
     pub(super) fn is_mtu_probe_due(&self, id: PathId) -> bool {
         let Some(path) = self.path(id).filter(|path| path.mtu.next_probe().is_some()) else { return false };
         let is_well = path.pto_count == 0 && path.rtt.measured().is_some();
-        let is_free = self.closing.is_none() && path.frames.is_empty() && !path.is_ping_queued && !self.received.is_due();
+        let is_free =
+            self.closing.is_none() && path.frames.is_empty() && !path.is_ping_queued && !self.received.is_due();
         is_well && is_free && self.active == Some(id) && self.streams.open_count() > 0
     }
 

@@ -192,8 +192,13 @@ mod tests {
     use super::*;
 
     const PATH: PathId = PathId(0);
-    const DATA: Arrival =
-        Arrival { is_ack_eliciting: true, is_urgent: false, carries_data: true, congestion_experienced: false, len: 1_000 };
+    const DATA: Arrival = Arrival {
+        is_ack_eliciting: true,
+        is_urgent: false,
+        carries_data: true,
+        congestion_experienced: false,
+        len: 1_000,
+    };
 
     fn reported(ack: u64, smallest: u64, largest: u64) -> Reported {
         Reported { ack, smallest, largest }
@@ -243,9 +248,9 @@ mod tests {
         received.on_packet(Mono(12), PATH, PacketNumber(6), DATA);
         assert_eq!(received.ranges.as_slice(), [0..1, 2..3, 4..5, 6..7]);
         received.on_ack_acked(reported(0, 0, 4));
-        assert_eq!(received.ranges.as_slice(), [6..7]);
+        assert_eq!(received.ranges.as_slice(), std::slice::from_ref(&(6..7)));
         received.on_ack_acked(reported(1, 0, 6));
-        assert_eq!(received.ranges.as_slice(), [6..7], "the largest stays");
+        assert_eq!(received.ranges.as_slice(), std::slice::from_ref(&(6..7)), "the largest stays");
     }
 
     #[test]
@@ -254,10 +259,10 @@ mod tests {
         received.write_ack(Mono(11), &mut Vec::new(), 100).unwrap();
         received.on_packet(Mono(12), PATH, PacketNumber(3), DATA);
         received.on_ack_acked(reported(0, 0, 4));
-        assert_eq!(received.ranges.as_slice(), [3..5]);
+        assert_eq!(received.ranges.as_slice(), std::slice::from_ref(&(3..5)));
         received.write_ack(Mono(13), &mut Vec::new(), 100).unwrap();
         received.on_ack_acked(reported(1, 3, 4));
-        assert_eq!(received.ranges.as_slice(), [4..5]);
+        assert_eq!(received.ranges.as_slice(), std::slice::from_ref(&(4..5)));
     }
 
     #[test]

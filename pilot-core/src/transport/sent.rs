@@ -130,7 +130,13 @@ impl SentPackets {
     }
 
     /// Tracks a packet that carries `frames`. Nothing is [too old](Self::too_old_for) for it.
-    pub(super) fn insert(&mut self, pn: PacketNumber, packet: SentPacket, list: &mut PathList, frames: &mut Vec<SentFrame>) {
+    pub(super) fn insert(
+        &mut self,
+        pn: PacketNumber,
+        packet: SentPacket,
+        list: &mut PathList,
+        frames: &mut Vec<SentFrame>,
+    ) {
         if self.base == self.end {
             (self.base, self.end) = (pn.0, pn.0);
         }
@@ -215,7 +221,11 @@ impl SentPackets {
         while self.base < self.end && !self.slot(self.base).is_tracked {
             self.base += 1;
         }
-        let keep = if self.base < self.end { self.slot(self.base).first_frame } else { self.frames_base + self.frames.len() as u64 };
+        let keep = if self.base < self.end {
+            self.slot(self.base).first_frame
+        } else {
+            self.frames_base + self.frames.len() as u64
+        };
         let gone = usize::try_from(keep - self.frames_base).unwrap_or(usize::MAX);
         self.frames.drain(..gone.min(self.frames.len()));
         self.frames_base = keep;

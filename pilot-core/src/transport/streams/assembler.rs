@@ -138,7 +138,12 @@ impl Assembler {
             position = position.max(known_to);
             let free_to = self.beyond.get(index).map_or(end, |(start, _)| end.min(*start));
             if position < free_to {
-                self.put_beyond(index, position, &data[within(position - offset)..within(free_to - offset)], chunks_max)?;
+                self.put_beyond(
+                    index,
+                    position,
+                    &data[within(position - offset)..within(free_to - offset)],
+                    chunks_max,
+                )?;
                 position = free_to;
             }
         }

@@ -259,7 +259,11 @@ impl Streams {
             self.reset_slot(slot, code, reason);
         }
         if is_news && is_known {
-            self.events.push_back(TransportEvent::StopSending { stream: StreamId(id), code, reason: reason.to_owned() });
+            self.events.push_back(TransportEvent::StopSending {
+                stream: StreamId(id),
+                code,
+                reason: reason.to_owned(),
+            });
         }
         Ok(Ok(()))
     }
@@ -357,7 +361,11 @@ impl Streams {
             if stream.is_stalled != is_stalled && !stream.awaits_header {
                 stream.is_stalled = is_stalled;
                 let id = StreamId(stream.id);
-                self.events.push_back(if is_stalled { TransportEvent::Stalled(id) } else { TransportEvent::Resumed(id) });
+                self.events.push_back(if is_stalled {
+                    TransportEvent::Stalled(id)
+                } else {
+                    TransportEvent::Resumed(id)
+                });
             }
         }
     }
@@ -376,7 +384,8 @@ impl Streams {
         (audit.data_sent, audit.data_sent_max) = (self.data_sent, self.data_sent_max);
         (audit.data_received, audit.data_received_max) = (self.data_received, self.data_received_max);
         audit.data_sent_recount = self.retired_sent + audit.streams.iter().map(|stream| stream.sent).sum::<u64>();
-        audit.data_received_recount = self.retired_received + audit.streams.iter().map(|stream| stream.received).sum::<u64>();
+        audit.data_received_recount =
+            self.retired_received + audit.streams.iter().map(|stream| stream.received).sum::<u64>();
         audit.gap_chunks = self.slots.iter().flatten().map(|stream| stream.receive.data.gap_chunks()).sum();
         audit.gap_chunks_max = self.gap_chunks_max();
     }
@@ -513,7 +522,11 @@ impl Streams {
     fn on_progress(&mut self, slot: u32) {
         self.read_header(slot);
         let Some(stream) = self.stream_mut(slot) else { return };
-        if stream.receive.reader_waits && !stream.awaits_header && !stream.receive.discards() && stream.receive.is_readable() {
+        if stream.receive.reader_waits
+            && !stream.awaits_header
+            && !stream.receive.discards()
+            && stream.receive.is_readable()
+        {
             stream.receive.reader_waits = false;
             let id = StreamId(stream.id);
             self.events.push_back(TransportEvent::Readable(id));
@@ -651,7 +664,8 @@ impl Streams {
 
     /// Forgets a stream of which both directions are over.
     fn retire_if_over(&mut self, slot: u32) {
-        let Some(stream) = self.stream_mut(slot).filter(|stream| stream.send.is_over() && stream.receive.is_over()) else {
+        let Some(stream) = self.stream_mut(slot).filter(|stream| stream.send.is_over() && stream.receive.is_over())
+        else {
             return;
         };
         let (id, is_known) = (stream.id, !stream.awaits_header);

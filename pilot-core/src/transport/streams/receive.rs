@@ -61,7 +61,13 @@ impl ReceiveStream {
             return Err(TransportError::FlowControl);
         }
         let is_consistent = match self.final_size {
-            Some(size) => if is_final { end == size } else { end <= size },
+            Some(size) => {
+                if is_final {
+                    end == size
+                } else {
+                    end <= size
+                }
+            }
             None => !is_final || end >= self.highest,
         };
         if !is_consistent {

@@ -160,14 +160,24 @@ impl SendStream {
     }
 
     /// Appends one STREAM frame to `buf`, which may grow up to `end`. `credit` is what the tunnel allows of fresh data.
-    pub(super) fn write_frame(&mut self, id: u64, buf: &mut Vec<u8>, end: usize, credit: u64) -> Result<Written, NotWritten> {
+    pub(super) fn write_frame(
+        &mut self,
+        id: u64,
+        buf: &mut Vec<u8>,
+        end: usize,
+        credit: u64,
+    ) -> Result<Written, NotWritten> {
         let (offset, available, is_fresh) = self.next_stretch(credit)?;
         let header_len = frame::stream_header_len(id, offset);
         let room = end.saturating_sub(buf.len() + header_len);
         // Without its length field the frame must fill the packet; with it, that field takes two bytes or four.
         let length_len = if room < 0x4000 { 2 } else { 4 };
         let is_last = available >= room as u64;
-        let len = if is_last { room } else { usize::try_from(available).unwrap_or(room).min(room.saturating_sub(length_len)) };
+        let len = if is_last {
+            room
+        } else {
+            usize::try_from(available).unwrap_or(room).min(room.saturating_sub(length_len))
+        };
         if len == 0 && (available > 0 || room < length_len) {
             return Err(NotWritten::NoRoom);
         }
@@ -277,7 +287,11 @@ impl SendStream {
 
     /// Bytes from the writer that the peer has not acknowledged.
     pub(super) fn buffered(&self) -> usize {
-        if self.reset == Delivery::None { usize::try_from(self.written - self.acked_to).unwrap_or(usize::MAX) } else { 0 }
+        if self.reset == Delivery::None {
+            usize::try_from(self.written - self.acked_to).unwrap_or(usize::MAX)
+        } else {
+            0
+        }
     }
 
     /// What is to be sent next: offset, length available, and whether it is fresh.
