@@ -46,10 +46,12 @@ impl Node {
             }
             return;
         }
+        if peer.paths.active().is_some_and(|active| active.hop.is_direct() && active.is_fresh(now.mono)) {
+            return;
+        }
         self.choose_path(now, index);
         let peer = &mut self.peers[index as usize];
-        let Some(active) = peer.paths.active() else { return };
-        if active.hop.is_direct() && !active.is_fresh(now.mono) {
+        if let Some(active) = peer.paths.active().filter(|active| active.hop.is_direct()) {
             let id = active.id;
             peer.paths.probe(now.mono, id, &mut self.rng);
         }
@@ -445,7 +447,7 @@ impl Node {
     }
 
     /// A backbone node tells its clients how it sees them.
-    fn tell_observed_address(&mut self, index: u32) {
+    pub(super) fn tell_observed_address(&mut self, index: u32) {
         if self.is_agent() {
             return;
         }

@@ -109,6 +109,9 @@ impl Node {
         if is_new {
             tracing::debug!("a packet came by a new path");
         }
+        if self.peers[index as usize].paths.active().is_none_or(|active| active.id != path) {
+            self.choose_path(now, index);
+        }
         self.drain_peer(now, index);
         Ok(())
     }
