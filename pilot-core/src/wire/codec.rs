@@ -19,6 +19,12 @@ pub enum DecodeError {
     /// A type code that this version does not know.
     #[error("unknown type {0}")]
     UnknownType(u64),
+    /// A version of the protocol that this crate does not speak.
+    #[error("version {0} is not spoken here")]
+    UnsupportedVersion(u8),
+    /// A suite that this crate does not speak.
+    #[error("suite {0} is not spoken here")]
+    UnsupportedSuite(u8),
     /// A field holds a value that its layout forbids.
     #[error("{0} holds a forbidden value")]
     Invalid(&'static str),
