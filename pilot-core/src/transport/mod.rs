@@ -61,8 +61,8 @@ use crate::wire::stream_header::StreamHeader;
 /// Bytes that a data packet has beside its frames: header and tag (spec/wire.md §3).
 pub const PACKET_OVERHEAD: usize = 13 + 16;
 
-/// Smallest packet size of a path: what every path carries (spec/wire.md §2).
-pub const PACKET_LEN_MIN: usize = 1_152;
+/// Smallest packet size of a path: what every path carries (spec/wire.md §4).
+pub const PACKET_LEN_MIN: usize = crate::wire::INNER;
 
 /// Longest unreliable message: it fits every path's packets, beside anything small.
 pub const DATAGRAM_LEN_MAX: usize = 1_024;
