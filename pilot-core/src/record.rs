@@ -431,6 +431,24 @@ mod tests {
         }
     }
 
+    /// The value of a line `name = value` of the committed vectors.
+    fn vector(name: &str) -> &'static str {
+        let lines = include_str!("../../spec/vectors/record.txt").lines();
+        let mut values = lines.filter_map(|line| line.split_once(" = ").filter(|(key, _)| *key == name));
+        values.next().map(|(_, value)| value).expect("a vector of this name")
+    }
+
+    #[test]
+    fn records_are_those_of_the_vectors() {
+        let bytes = |name| data_encoding::HEXLOWER.decode(vector(name).as_bytes()).unwrap();
+        let identity = identity();
+        assert_eq!((bytes("identity_seed"), vector("verified_at")), (vec![1; 32], "1800000000"));
+        let withdrawal = Withdrawal { key: identity.key(), sequence: 3, issued: NOW };
+        assert_eq!(record(&identity).sign(&identity).unwrap(), bytes("identity_record"));
+        assert_eq!(presence(&identity).sign(&identity).unwrap(), bytes("presence_record"));
+        assert_eq!(withdrawal.sign(&identity).unwrap(), bytes("withdrawal"));
+    }
+
     #[test]
     fn what_was_signed_verifies() {
         let identity = identity();

@@ -131,8 +131,10 @@ fn unknown_attribute_error(transaction_id: TransactionId, unknown: Vec<Attribute
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use data_encoding::HEXLOWER;
     use stun_codec::Method;
+
+    use super::*;
 
     const REMOTE: &str = "192.0.2.1:32853";
     /// Binding request, no attributes, transaction id of RFC 5769 §2.1.
@@ -161,6 +163,18 @@ mod tests {
 
     fn decoded(bytes: &[u8]) -> Message<Attribute> {
         MessageDecoder::new().decode_from_bytes(bytes).unwrap().unwrap()
+    }
+
+    #[test]
+    fn responses_are_those_of_the_vectors() {
+        let mut exchanges = 0;
+        for line in include_str!("../../spec/vectors/stun.txt").lines().filter(|line| !line.starts_with('#')) {
+            let [from, request, response] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
+            let [request, response] = [request, response].map(|hex| HEXLOWER.decode(hex.as_bytes()).unwrap());
+            assert_eq!(respond(from.parse().unwrap(), &request), Ok(response), "{line}");
+            exchanges += 1;
+        }
+        assert_eq!(exchanges, 4);
     }
 
     #[test]

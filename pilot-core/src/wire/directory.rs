@@ -1,4 +1,4 @@
-//! Calls to the directory (spec/backbone.md §4): one [`Request`] and one [`Reply`] per stream of [`ServicePort::DIRECTORY`].
+//! Calls to the directory (spec/backbone.md §3): one [`Request`] and one [`Reply`] per stream of [`ServicePort::DIRECTORY`].
 //!
 //! Each side writes its message as deterministic CBOR and finishes its direction. Who calls is whom the tunnel says; no message names the
 //! caller. Signed records travel as opaque byte strings, so that their signatures survive untouched.
