@@ -59,7 +59,7 @@ pub struct IdentityRecord {
     /// The key that signs this record.
     #[n(0)]
     pub key: IdentityKey,
-    /// The modifier that, with the key, gives the address (spec/address.md).
+    /// The modifier that, with the key, gives the address (spec/address.md §2).
     #[n(1)]
     pub modifier: u64,
     /// Grows with every change; the highest one is in force.

@@ -73,13 +73,18 @@ impl Default for StunServer {
     }
 }
 
-/// The response to one datagram.
+/// The response to one datagram, if it is a well-formed Binding request.
 fn respond(remote: SocketAddr, datagram: &[u8]) -> Result<Vec<u8>, StunError> {
     let request = decode(datagram)?;
     if request.class() != MessageClass::Request || request.method() != methods::BINDING {
         return Err(StunError::NotBindingRequest);
     }
-    let unknown = unknown_required(&request);
+    Ok(answer(&request, remote))
+}
+
+/// The response to a Binding request.
+fn answer(request: &Message<Attribute>, remote: SocketAddr) -> Vec<u8> {
+    let unknown = unknown_required(request);
     let mut response = if unknown.is_empty() {
         success(request.transaction_id(), remote)
     } else {
@@ -90,7 +95,7 @@ fn respond(remote: SocketAddr, datagram: &[u8]) -> Result<Vec<u8>, StunError> {
         let fingerprint = Fingerprint::new(&response).expect("our own response encodes");
         response.add_attribute(fingerprint);
     }
-    Ok(MessageEncoder::new().encode_into_bytes(response).expect("our own response encodes"))
+    MessageEncoder::new().encode_into_bytes(response).expect("our own response encodes")
 }
 
 /// Decodes after the checks of RFC 8489 §6.3: lengths, and with the codec the magic cookie, attributes and FINGERPRINT.

@@ -1,6 +1,7 @@
 //! Agents and a backbone node on virtual time: real nodes, sealed packets, and a wire that is a list of datagrams.
 //!
 //! Agents cannot reach each other directly here; what they say to each other goes by relay.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
