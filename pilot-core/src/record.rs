@@ -47,7 +47,7 @@ pub const CERTIFICATE_LEN_MAX: usize = 512;
 /// The greatest record that the bounds above allow is about 7,500 bytes.
 pub const RECORD_LEN_MAX: usize = 8_192;
 
-/// How long an identity record may live: a name is leased for so long after its agent was last seen (trap: names of the dead).
+/// How long an identity record may live: a name is leased for so long at most after its agent was last seen, not for ever.
 pub const IDENTITY_VALIDITY_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// How long a presence record may live. Certificates end after a week, presence much sooner.
 pub const PRESENCE_VALIDITY_MAX: Duration = Duration::from_secs(86_400);
