@@ -20,6 +20,8 @@ pub(crate) enum ExitCode {
     Timeout = 6,
     /// The agent exists, but no packet gets there.
     Unreachable = 7,
+    /// SIGINT or SIGTERM ended it, as shells count: 128 and the number of SIGINT.
+    Interrupted = 130,
 }
 
 impl ExitCode {
@@ -34,6 +36,7 @@ impl ExitCode {
             Self::Refused => "refused",
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
+            Self::Interrupted => "interrupted",
         }
     }
 
