@@ -4,6 +4,16 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod address;
+pub mod crypto;
+pub mod event;
 pub mod id;
+pub mod identity;
+pub mod limits;
+pub mod rng;
 pub mod route;
+pub mod stats;
+pub mod ticket;
 pub mod time;
+pub mod transport;
+pub mod wire;

@@ -1,0 +1,52 @@
+//! Settings of a node.
+
+use crate::identity::{Certificate, Identity, TransportKey};
+use crate::transport::TransportConfig;
+
+/// What a node is in the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Keeps a tunnel to a home node and takes circuits from it.
+    Agent,
+    /// A backbone node: hands circuit and directory streams to its driver and tells every client the address it sees.
+    Backbone,
+}
+
+/// The secrets that a node runs with.
+pub struct Keys {
+    /// The long-term identity.
+    pub identity: Identity,
+    /// Transport keys still honoured, the current one first.
+    pub transport: Vec<TransportKey>,
+    /// Certifies the current transport key.
+    pub certificate: Certificate,
+}
+
+/// Settings of a node, chained: `Config::new(Role::Agent).direct(false)`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(crate) role: Role,
+    pub(crate) direct: bool,
+    pub(crate) transport: TransportConfig,
+}
+
+impl Config {
+    /// Settings with every default.
+    pub fn new(role: Role) -> Self {
+        Self { role, direct: true, transport: TransportConfig::default() }
+    }
+
+    /// Whether peers may be reached without a relay; default true. False hides this agent's address from its peers and costs latency.
+    #[must_use]
+    pub fn direct(mut self, allowed: bool) -> Self {
+        self.direct = allowed;
+        self
+    }
+
+    /// Settings of each tunnel's streams and recovery.
+    #[must_use]
+    pub fn transport(mut self, transport: TransportConfig) -> Self {
+        self.transport = transport;
+        self
+    }
+}

@@ -1,0 +1,75 @@
+//! One attempt to reach a peer: certificate if it is missing, then message 1, retried until something answers (spec/handshake.md §5).
+//!
+//! States: `Certificate -> Handshake -> done`; a CERT that answers message 1 (our copy was stale) leads to a fresh `Handshake`.
+
+use std::time::Duration;
+
+use crate::handshake::Initiator;
+use crate::id::SessionIndex;
+use crate::limits::{HANDSHAKE_RETRY_MAX, HANDSHAKE_RETRY_MIN};
+use crate::time::Mono;
+use crate::wire::handshake::Cert;
+
+/// What the attempt waits for.
+pub(crate) enum Stage {
+    /// The responder's certificate; the nonce, which begins with our index, ties the answer to the question.
+    Certificate { nonce: [u8; 8], index: SessionIndex },
+    /// Message 2.
+    Handshake { initiator: Box<Initiator>, index: SessionIndex },
+}
+
+/// An attempt under way. The same datagram is sent again, so that a duplicate is recognised by its transcript.
+pub(crate) struct Dial {
+    pub(crate) stage: Stage,
+    pub(crate) datagram: Vec<u8>,
+    pub(crate) started: Mono,
+    next_retry: Mono,
+    backoff: Duration,
+}
+
+impl Dial {
+    pub(crate) fn new(stage: Stage, datagram: Vec<u8>, started: Mono, now: Mono) -> Self {
+        Self { stage, datagram, started, next_retry: now + HANDSHAKE_RETRY_MIN, backoff: HANDSHAKE_RETRY_MIN }
+    }
+
+    /// Whether the datagram shall be sent again now; arms the next retry.
+    pub(crate) fn is_retry_due(&mut self, now: Mono) -> bool {
+        if now < self.next_retry {
+            return false;
+        }
+        self.backoff = (self.backoff * 2).min(HANDSHAKE_RETRY_MAX);
+        self.next_retry = now + self.backoff;
+        true
+    }
+
+    /// The index of ours under which an answer comes.
+    pub(crate) fn index(&self) -> SessionIndex {
+        match self.stage {
+            Stage::Certificate { index, .. } | Stage::Handshake { index, .. } => index,
+        }
+    }
+
+    pub(crate) fn is_in_handshake(&self) -> bool {
+        matches!(self.stage, Stage::Handshake { .. })
+    }
+
+    /// Whether a certificate under this nonce is what the attempt waits for, or what message 1 was answered with.
+    pub(crate) fn awaits_certificate(&self, asked: &[u8; 8]) -> bool {
+        match &self.stage {
+            Stage::Certificate { nonce, .. } => nonce == asked,
+            Stage::Handshake { index, .. } => Cert::nonce_for(*index) == *asked,
+        }
+    }
+
+    /// The initiator that waits for message 2 under this index.
+    pub(crate) fn initiator(&mut self, asked: SessionIndex) -> Option<&mut Initiator> {
+        match &mut self.stage {
+            Stage::Handshake { initiator, index } if *index == asked => Some(initiator),
+            Stage::Handshake { .. } | Stage::Certificate { .. } => None,
+        }
+    }
+
+    pub(crate) fn timeout(&self) -> Mono {
+        self.next_retry
+    }
+}

@@ -1,0 +1,58 @@
+//! Bounds and intervals of the node, each with its reason. Those of a single layer stand beside their user.
+
+use std::time::Duration;
+
+/// First retry of a handshake message: above the round trip of most paths (spec/handshake.md §5).
+pub const HANDSHAKE_RETRY_MIN: Duration = Duration::from_millis(200);
+/// Retries double up to this.
+pub const HANDSHAKE_RETRY_MAX: Duration = Duration::from_secs(5);
+/// An attempt to connect that nobody answers ends after this; the home node's never ends.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// UNKNOWN makes us start at most one handshake per peer in this time.
+pub const UNKNOWN_HANDSHAKE_INTERVAL: Duration = Duration::from_secs(2);
+/// A session this old is renewed when it is used: forward secrecy, as in WireGuard.
+pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
+/// The responder of a session waits this much longer, so that both rarely begin at once.
+pub const REKEY_RESPONDER_DELAY: Duration = Duration::from_secs(10);
+/// A session this old neither seals nor opens any more.
+pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// A replaced session still opens what is late for this long.
+pub const PREVIOUS_SESSION_LIFETIME: Duration = Duration::from_secs(10);
+/// A responder's unconfirmed session is forgotten after this; the initiator retries by then.
+pub const UNCONFIRMED_SESSION_LIFETIME: Duration = Duration::from_secs(15);
+/// Keepalive to the home node: below the 30 s that the most impatient NATs keep a mapping (RFC 4787 REQ-5 asks for two minutes, the field differs).
+pub const HOME_KEEPALIVE: Duration = Duration::from_secs(25);
+/// While streams are open, silence this long is probed, so that a dead peer shows as stalled and a restarted one answers UNKNOWN.
+pub const LIVENESS_PROBE_AFTER: Duration = Duration::from_secs(1);
+/// A direct path that was silent this long may have lost its NAT mapping: the relay is used until it is proved again.
+pub const DIRECT_FRESH: Duration = Duration::from_secs(30);
+/// Probe timeouts in a row after which another path is taken.
+pub const PATH_FAILED_PTO_COUNT: u32 = 3;
+/// Probe timeouts in a row after which the home node counts as lost.
+pub const HOME_LOST_PTO_COUNT: u32 = 4;
+/// Paths kept per peer; the oldest unproved one makes room.
+pub const PATHS_MAX: usize = 16;
+/// Unanswered probes per path in one round of checks.
+pub const PROBES_PER_PATH_MAX: u32 = 8;
+/// A failed direct path is probed again after this, doubling.
+pub const REPROBE_MIN: Duration = Duration::from_secs(5);
+/// Longest pause between rounds of probes while the tunnel is in use.
+pub const REPROBE_MAX: Duration = Duration::from_secs(60);
+/// Candidates sent to a peer and taken from one.
+pub const CANDIDATES_MAX: usize = 16;
+/// Addresses kept from a ticket or a record.
+pub const ADDRESSES_MAX: usize = 8;
+/// Backbone nodes kept per peer.
+pub const HOMES_MAX: usize = 4;
+/// Peers known at once; beyond it strangers' handshakes are dropped. An idle peer costs a few kilobytes.
+pub const PEERS_MAX: usize = 200_000;
+/// Datagrams waiting to be sent outside of sessions.
+pub const CONTROL_QUEUE_MAX: usize = 1_024;
+/// CERT and UNKNOWN replies per second; each is smaller than what it answers.
+pub const STATELESS_REPLIES_PER_SECOND: u32 = 1_000;
+/// Largest train of datagrams in one transmit: the kernel's GSO limit.
+pub const TRAIN_LEN_MAX: usize = 65_000;
+/// Segments in one train: the kernel's UDP_MAX_SEGMENTS of older kernels.
+pub const TRAIN_SEGMENTS_MAX: usize = 64;
+/// Largest packet that MTU discovery tries: loopback carries it, and GSO allows no more.
+pub const MTU_PROBE_MAX: usize = 65_000;

@@ -1,0 +1,223 @@
+//! What tunnels report, turned into events and path decisions.
+
+use crate::event::{Event, StreamHandle};
+use crate::id::{PathId, ServicePort};
+use crate::limits::{HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT};
+use crate::path::Hop;
+use crate::time::{Mono, Now};
+use crate::transport::{PathFrame, TransportEvent};
+
+use super::Node;
+
+impl Node {
+    /// Does for one peer what has become due.
+    pub(super) fn peer_timeout(&mut self, now: Now, index: u32) {
+        let is_home = self.home == Some(index);
+        let peer = &mut self.peers[index as usize];
+        if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) {
+            tunnel.transport.handle_timeout(now.mono);
+            if let Some(expired) = tunnel.expire_previous(now.mono) {
+                self.by_index.remove(&expired);
+            }
+        }
+        if peer.has_stale_unconfirmed(now.mono)
+            && let Some(stale) = peer.unconfirmed.take()
+        {
+            self.by_index.remove(&stale.agreed.live.index());
+        }
+        peer.probe_liveness(now.mono, is_home);
+        self.dial_timeout(now, index);
+        self.probe_paths(now, index);
+        self.drain_peer(now, index);
+    }
+
+    /// Sends the path probes that are due.
+    pub(super) fn probe_paths(&mut self, now: Now, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        let is_in_use = peer.is_in_use();
+        let due = peer.paths.due_probes(now.mono, is_in_use, &mut self.rng);
+        let Some(tunnel) = &mut peer.tunnel else { return };
+        for (path, data) in due {
+            tunnel.transport.queue_frame(path, PathFrame::Challenge { data, pad: false });
+        }
+    }
+
+    /// Takes over everything that the peer's transport reports, until it reports nothing more.
+    pub(super) fn drain_peer(&mut self, now: Now, index: u32) {
+        loop {
+            let Some(tunnel) = &mut self.peers[index as usize].tunnel else { break };
+            let generation = tunnel.generation;
+            let Some(event) = tunnel.transport.poll_event() else { break };
+            self.handle_transport_event(now, index, generation, event);
+        }
+        self.touch(index);
+    }
+
+    fn handle_transport_event(&mut self, now: Now, index: u32, generation: u32, event: TransportEvent) {
+        let handle = |stream| StreamHandle { peer: index, generation, stream };
+        match event {
+            TransportEvent::StreamOpened { stream, header } if self.is_offer(index, header.port) => {
+                self.accept_offer(now, handle(stream));
+            }
+            TransportEvent::StreamOpened { stream, header } => {
+                let peer = self.peers[index as usize].key;
+                self.events.push_back(Event::StreamOpened { stream: handle(stream), peer, header });
+            }
+            TransportEvent::Readable(stream) => self.stream_readable(now, handle(stream)),
+            TransportEvent::Reset { stream, code, reason } => {
+                if self.is_control(handle(stream)) {
+                    self.abandon_control(now, handle(stream));
+                } else {
+                    self.events.push_back(Event::Reset { stream: handle(stream), code, reason });
+                }
+            }
+            TransportEvent::Writable(stream) => self.stream_event(handle(stream), Event::Writable),
+            TransportEvent::SendFinished(stream) => self.stream_event(handle(stream), Event::SendFinished),
+            TransportEvent::StreamClosed(stream) => self.stream_event(handle(stream), Event::StreamClosed),
+            TransportEvent::Stalled(stream) => self.stream_event(handle(stream), Event::Stalled),
+            TransportEvent::Resumed(stream) => self.stream_event(handle(stream), Event::Resumed),
+            TransportEvent::StopSending { stream, code, reason } => {
+                self.stream_event(handle(stream), |stream| Event::StopSending { stream, code, reason });
+            }
+            TransportEvent::Datagram { port, data } => {
+                let peer = self.peers[index as usize].key;
+                self.events.push_back(Event::Datagram { peer, port, data });
+            }
+            TransportEvent::Path { path, frame } => self.path_frame(now, index, path, frame),
+            TransportEvent::PtoExpired { path, count } => self.pto_expired(now, index, path, count),
+            TransportEvent::MtuProved { mtu, .. } => tracing::debug!(mtu, "path MTU"),
+            TransportEvent::Closed { code, reason } => {
+                let peer = self.peers[index as usize].key;
+                self.peer_gone(index, code, &reason);
+                self.events.push_back(Event::PeerClosed { peer, code, reason });
+                if self.home == Some(index) {
+                    self.events.push_back(Event::HomeLost);
+                    self.start_dial(now, index);
+                }
+            }
+        }
+    }
+
+    /// The peer has ended the tunnel: where it was reached says nothing about where it will be.
+    fn peer_gone(&mut self, index: u32, code: crate::transport::Code, reason: &str) {
+        self.end_tunnel(index, code, reason);
+        let peer = &mut self.peers[index as usize];
+        for id in peer.paths.ids_where(|_| true) {
+            peer.remove_path(id);
+        }
+    }
+
+    fn is_control(&self, stream: StreamHandle) -> bool {
+        self.control_streams.contains_key(&stream)
+    }
+
+    fn is_offer(&self, index: u32, port: ServicePort) -> bool {
+        self.is_agent() && port == ServicePort::CIRCUIT && self.peers[index as usize].is_backbone
+    }
+
+    fn stream_readable(&mut self, now: Now, stream: StreamHandle) {
+        if self.is_control(stream) {
+            self.read_control(now, stream);
+        } else {
+            self.events.push_back(Event::Readable(stream));
+        }
+    }
+
+    fn stream_event(&mut self, stream: StreamHandle, event: impl FnOnce(StreamHandle) -> Event) {
+        if !self.is_control(stream) {
+            self.events.push_back(event(stream));
+        }
+    }
+
+    fn path_frame(&mut self, now: Now, index: u32, path: PathId, frame: PathFrame) {
+        let peer = &mut self.peers[index as usize];
+        match frame {
+            PathFrame::Challenge { data, .. } => {
+                if let Some(tunnel) = &mut peer.tunnel {
+                    tunnel.transport.queue_frame(path, PathFrame::Response { data, pad: false });
+                }
+            }
+            PathFrame::Response { data, .. } => {
+                if peer.paths.is_response(path, &data) {
+                    peer.paths.prove(now.mono, path);
+                    self.choose_path(now, index);
+                }
+            }
+            PathFrame::Candidates(candidates) => self.candidates_received(now, index, &candidates),
+            PathFrame::ObservedAddress(address) => self.observed_by(now, index, address),
+        }
+    }
+
+    fn observed_by(&mut self, now: Now, index: u32, address: std::net::SocketAddr) {
+        if self.home == Some(index) && self.observed != Some(address) {
+            self.observed = Some(address);
+            self.events.push_back(Event::ObservedAddress(address));
+            self.announce_candidates(now);
+        }
+    }
+
+    /// Silence on a path: after some in a row another path is taken, and the home node is dialled again.
+    fn pto_expired(&mut self, now: Now, index: u32, path: PathId, count: u32) {
+        let is_home = self.home == Some(index);
+        let peer = &mut self.peers[index as usize];
+        if is_home && count >= HOME_LOST_PTO_COUNT && peer.dial.is_none() {
+            if count == HOME_LOST_PTO_COUNT {
+                self.events.push_back(Event::HomeLost);
+            }
+            self.start_dial(now, index);
+            return;
+        }
+        if count < PATH_FAILED_PTO_COUNT || peer.is_backbone {
+            return;
+        }
+        if peer.paths.iter().count() > 1 || !peer.homes.is_empty() {
+            peer.paths.fail(now.mono, path, &mut self.rng);
+            self.choose_path(now, index);
+            if !self.has_usable_path(now.mono, index) {
+                self.open_circuit(now, index);
+            }
+        }
+    }
+
+    /// Lets data take the best path there is.
+    pub(super) fn choose_path(&mut self, now: Now, index: u32) {
+        let relays = self.relays_up(index);
+        let peer = &mut self.peers[index as usize];
+        let Some(hop) = peer.choose_path(now.mono, |backbone| relays.contains(&backbone)) else { return };
+        if peer.is_connected() {
+            let (peer, path) = (peer.key, self.path_kind(&hop));
+            self.events.push_back(Event::PathChanged { peer, path });
+        }
+    }
+
+    pub(super) fn has_usable_path(&self, now: Mono, index: u32) -> bool {
+        let peer = &self.peers[index as usize];
+        peer.paths.is_usable(now, |backbone| self.peers[backbone as usize].is_connected())
+    }
+
+    pub(super) fn has_usable_relay(&self, index: u32) -> bool {
+        !self.relays_up(index).is_empty()
+    }
+
+    /// The connected backbone nodes at which the peer has a circuit.
+    fn relays_up(&self, index: u32) -> Vec<u32> {
+        let relays = self.peers[index as usize].paths.iter().filter_map(|path| match path.hop {
+            Hop::Relay { backbone, .. } => Some(backbone),
+            Hop::Direct(_) => None,
+        });
+        relays.filter(|&backbone| self.peers[backbone as usize].is_connected()).collect()
+    }
+
+    /// Leaves the direct paths of a peer, because policy says so. The relay takes over.
+    pub(super) fn leave_direct_paths(&mut self, now: Now, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        for id in peer.paths.ids_where(Hop::is_direct) {
+            peer.remove_path(id);
+        }
+        self.choose_path(now, index);
+        if self.peers[index as usize].is_connected() && !self.has_usable_path(now.mono, index) {
+            self.open_circuit(now, index);
+        }
+        self.touch(index);
+    }
+}

@@ -1,0 +1,394 @@
+//! The node: one running identity with its peers, tunnels, streams and paths, as one pure state machine (ARCHITECTURE.md §3).
+//!
+//! A driver calls one verb that changes something, then drains [`Node::poll_transmit`] and [`Node::poll_event`] until both are empty, then
+//! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
+//!
+//! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, circuits), `events` (what tunnels report),
+//! `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
+
+mod connect;
+mod events;
+mod receive;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+
+use self::connect::ControlStream;
+use self::receive::RateLimit;
+use self::send::Held;
+use crate::config::{Config, Keys, Role};
+use crate::event::{Event, PathKind, StreamHandle};
+use crate::id::{IdentityKey, ServicePort, SessionIndex};
+use crate::limits::PEERS_MAX;
+use crate::path::Hop;
+pub use crate::peer::{Home, PeerInfo, PeerStatus};
+use crate::peer::Peer;
+use crate::rng::Rng;
+use crate::route::Route;
+use crate::stats::Stats;
+use crate::time::{Mono, Now};
+use crate::transport::{Audit, Code, DatagramError, OpenStreamError as TransportOpenError, Read, ReadError, WriteError};
+use crate::tunnel::Tunnel;
+use crate::wire::stream_header::StreamHeader;
+
+/// One running identity.
+pub struct Node {
+    config: Config,
+    keys: Keys,
+    rng: Rng,
+    /// Slots are never freed while the node runs: an index stays good.
+    peers: Vec<Peer>,
+    by_key: BTreeMap<IdentityKey, u32>,
+    /// Our session indices, by which packets reach a peer's tunnel.
+    by_index: BTreeMap<SessionIndex, u32>,
+    /// The peers' session indices, which UNKNOWN names.
+    by_remote_index: BTreeMap<SessionIndex, u32>,
+    home: Option<u32>,
+    /// Slots of the backbone nodes, the home node among them.
+    backbones: Vec<u32>,
+    local_addresses: Vec<SocketAddr>,
+    observed: Option<SocketAddr>,
+    /// Streams that the node itself uses: circuits.
+    control_streams: BTreeMap<StreamHandle, ControlStream>,
+    /// Peers that wait for a tunnel to this backbone slot.
+    circuits_waiting: BTreeMap<u32, Vec<u32>>,
+    events: VecDeque<Event>,
+    /// Datagrams outside of sessions.
+    outbox: VecDeque<(Hop, Vec<u8>)>,
+    held: Option<Held>,
+    ready: VecDeque<u32>,
+    timers: BTreeSet<(Mono, u32)>,
+    replies: RateLimit,
+    stats: Stats,
+}
+
+/// Why a stream could not be opened, or a peer not be dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenStreamError {
+    /// Neither a record nor a tunnel tells who that is.
+    #[error("nothing is known about this agent")]
+    UnknownPeer,
+    /// The tunnel does not allow it now.
+    #[error(transparent)]
+    Transport(#[from] TransportOpenError),
+}
+
+impl Node {
+    /// A node at rest: it sends nothing before it is given a home, a peer or a datagram. `seed` must come from OS entropy.
+    pub fn new(config: Config, keys: Keys, seed: [u8; 32], now: Now) -> Self {
+        Self {
+            config,
+            keys,
+            rng: Rng::new(seed),
+            peers: Vec::new(),
+            by_key: BTreeMap::new(),
+            by_index: BTreeMap::new(),
+            by_remote_index: BTreeMap::new(),
+            home: None,
+            backbones: Vec::new(),
+            local_addresses: Vec::new(),
+            observed: None,
+            control_streams: BTreeMap::new(),
+            circuits_waiting: BTreeMap::new(),
+            events: VecDeque::new(),
+            outbox: VecDeque::new(),
+            held: None,
+            ready: VecDeque::new(),
+            timers: BTreeSet::new(),
+            replies: RateLimit::new(now.mono),
+            stats: Stats::default(),
+        }
+    }
+
+    /// Does what has become due. Harmless when nothing has.
+    pub fn handle_timeout(&mut self, now: Now) {
+        while let Some(&(due, index)) = self.timers.first() {
+            if due > now.mono {
+                break;
+            }
+            self.timers.pop_first();
+            self.peers[index as usize].armed = None;
+            self.peer_timeout(now, index);
+            self.touch(index);
+        }
+    }
+
+    /// When [`Node::handle_timeout`] wants to be called; at once while output is queued.
+    pub fn poll_timeout(&self) -> Option<Mono> {
+        if !self.ready.is_empty() || !self.outbox.is_empty() || self.held.is_some() {
+            return Some(Mono(0));
+        }
+        self.timers.first().map(|&(due, _)| due)
+    }
+
+    /// The next thing that happened.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Replaces the host candidates; they are sent to peers that are reached by relay.
+    pub fn set_local_addresses(&mut self, now: Now, addresses: &[SocketAddr]) {
+        if self.local_addresses != addresses {
+            self.local_addresses = addresses.to_vec();
+            self.announce_candidates(now);
+        }
+    }
+
+    /// Names the backbone node with which a tunnel is kept for ever, or none.
+    pub fn set_home(&mut self, now: Now, home: Option<PeerInfo>) {
+        self.home = home.and_then(|info| {
+            let index = self.learn(now.mono, info)?;
+            self.mark_backbone(index);
+            Some(index)
+        });
+        if let Some(index) = self.home {
+            self.ensure_route(now, index);
+            self.touch(index);
+        }
+    }
+
+    /// Allows or forbids direct paths. Forbidding drops those in use; data goes on by relay. The home tunnel is not concerned.
+    pub fn set_direct(&mut self, now: Now, allowed: bool) {
+        self.config.direct = allowed;
+        if allowed {
+            self.announce_candidates(now);
+            return;
+        }
+        for index in 0..self.peers.len() as u32 {
+            if !self.peers[index as usize].is_backbone {
+                self.leave_direct_paths(now, index);
+            }
+        }
+    }
+
+    /// Adds what is known about a peer. The certificate was verified when it was made.
+    pub fn learn_peer(&mut self, now: Now, info: PeerInfo) {
+        self.learn(now.mono, info);
+    }
+
+    /// Makes sure there is a tunnel, or an attempt at one.
+    pub fn connect(&mut self, now: Now, peer: &IdentityKey) -> Result<(), OpenStreamError> {
+        let index = self.index_of(peer)?;
+        self.ensure_route(now, index);
+        self.touch(index);
+        Ok(())
+    }
+
+    /// Ends the tunnel with a peer and tells it why.
+    pub fn close_peer(&mut self, now: Now, peer: &IdentityKey, code: Code, reason: &str) {
+        if let Ok(index) = self.index_of(peer) {
+            self.close(now, index, code, reason);
+        }
+    }
+
+    /// Ends every tunnel. Drain [`Node::poll_transmit`] once more, then drop the node.
+    pub fn shutdown(&mut self, now: Now) {
+        self.home = None;
+        for index in 0..self.peers.len() as u32 {
+            self.close(now, index, Code::SHUTDOWN, "the agent is shutting down");
+        }
+    }
+
+    /// Opens a stream, dialling if there is no tunnel yet; data may be written at once.
+    pub fn open_stream(&mut self, now: Now, peer: &IdentityKey, header: &StreamHeader) -> Result<StreamHandle, OpenStreamError> {
+        let index = self.index_of(peer)?;
+        let tunnel = self.tunnel_or_new(now.mono, index);
+        let stream = tunnel.transport.open_stream(header)?;
+        let handle = StreamHandle { peer: index, generation: tunnel.generation, stream };
+        self.ensure_route(now, index);
+        self.touch(index);
+        Ok(handle)
+    }
+
+    /// Takes a prefix of `data` into the stream; 0 means blocked until [`Event::Writable`].
+    pub fn write(&mut self, now: Now, stream: StreamHandle, data: &mut Bytes) -> Result<usize, WriteError> {
+        let tunnel = self.tunnel_of(stream).ok_or(WriteError::UnknownStream)?;
+        let taken = tunnel.transport.write(stream.stream, data)?;
+        self.ensure_route(now, stream.peer);
+        self.touch(stream.peer);
+        Ok(taken)
+    }
+
+    /// Ends our direction of the stream; what was written is still delivered.
+    pub fn finish(&mut self, _now: Now, stream: StreamHandle) -> Result<(), WriteError> {
+        let tunnel = self.tunnel_of(stream).ok_or(WriteError::UnknownStream)?;
+        tunnel.transport.finish(stream.stream)?;
+        self.touch(stream.peer);
+        Ok(())
+    }
+
+    /// Cuts our direction of the stream short. `reason` is at most 256 bytes.
+    pub fn reset(&mut self, now: Now, stream: StreamHandle, code: Code, reason: &str) {
+        if let Some(tunnel) = self.tunnel_of(stream) {
+            tunnel.transport.reset(stream.stream, code, reason);
+            self.drain_peer(now, stream.peer);
+        }
+    }
+
+    /// Asks the peer to send no more on the stream. `reason` is at most 256 bytes.
+    pub fn stop_sending(&mut self, now: Now, stream: StreamHandle, code: Code, reason: &str) {
+        if let Some(tunnel) = self.tunnel_of(stream) {
+            tunnel.transport.stop_sending(stream.stream, code, reason);
+            self.drain_peer(now, stream.peer);
+        }
+    }
+
+    /// Reads at most `len_max` bytes; reading gives the peer new credit.
+    pub fn read(&mut self, now: Now, stream: StreamHandle, len_max: usize) -> Result<Read, ReadError> {
+        let tunnel = self.tunnel_of(stream).ok_or(ReadError::UnknownStream)?;
+        let read = tunnel.transport.read(stream.stream, len_max);
+        self.drain_peer(now, stream.peer);
+        read
+    }
+
+    /// Sends an unreliable message to a connected peer.
+    pub fn send_datagram(&mut self, peer: &IdentityKey, port: ServicePort, data: Bytes) -> Result<(), SendDatagramError> {
+        let index = self.index_of(peer).map_err(|_| SendDatagramError::NotConnected)?;
+        let tunnel = self.peers[index as usize].tunnel.as_mut().filter(|tunnel| tunnel.is_established());
+        tunnel.ok_or(SendDatagramError::NotConnected)?.transport.queue_datagram(port, data)?;
+        self.touch(index);
+        Ok(())
+    }
+
+    /// This node's identity key.
+    pub fn key(&self) -> IdentityKey {
+        self.keys.certificate.identity
+    }
+
+    /// One peer, if it is known.
+    pub fn peer_status(&self, peer: &IdentityKey) -> Option<PeerStatus> {
+        self.index_of(peer).ok().map(|index| self.status_at(index))
+    }
+
+    /// Every peer known.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> + '_ {
+        (0..self.peers.len() as u32).map(|index| self.status_at(index))
+    }
+
+    /// The proved direct route to a connected peer: where a backbone node forwards, and from where it accepts, that client's relayed packets.
+    pub fn validated_remote(&self, peer: &IdentityKey) -> Option<Route> {
+        let peer = &self.peers[self.index_of(peer).ok()? as usize];
+        let path = peer.paths.active().filter(|path| peer.is_connected() && path.is_proved())?;
+        match path.hop {
+            Hop::Direct(route) => Some(route),
+            Hop::Relay { .. } => None,
+        }
+    }
+
+    /// Our address as the home node sees it.
+    pub fn observed_address(&self) -> Option<SocketAddr> {
+        self.observed
+    }
+
+    /// Whether the tunnel to the home node is up.
+    pub fn is_home_connected(&self) -> bool {
+        self.home.is_some_and(|index| self.peers[index as usize].is_connected())
+    }
+
+    /// What was counted so far.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// What the simulator checks after every step, for each tunnel.
+    pub fn audit(&self) -> impl Iterator<Item = (IdentityKey, Audit)> + '_ {
+        self.peers.iter().filter_map(|peer| Some((peer.key, peer.tunnel.as_ref()?.transport.audit())))
+    }
+
+    fn index_of(&self, peer: &IdentityKey) -> Result<u32, OpenStreamError> {
+        self.by_key.get(peer).copied().ok_or(OpenStreamError::UnknownPeer)
+    }
+
+    /// Finds or makes the slot of a peer, unless the table is full.
+    fn slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
+        if let Some(&index) = self.by_key.get(&key) {
+            return Some(index);
+        }
+        if self.peers.len() >= PEERS_MAX || key == self.key() {
+            return None;
+        }
+        let index = self.peers.len() as u32;
+        self.peers.push(Peer::new(key, now));
+        self.by_key.insert(key, index);
+        Some(index)
+    }
+
+    fn learn(&mut self, now: Mono, info: PeerInfo) -> Option<u32> {
+        let index = self.slot(now, info.key)?;
+        self.peers[index as usize].learn(info);
+        Some(index)
+    }
+
+    fn tunnel_or_new(&mut self, now: Mono, index: u32) -> &mut Tunnel {
+        let own = self.keys.certificate.identity;
+        let peer = &mut self.peers[index as usize];
+        if peer.tunnel.is_none() {
+            peer.generations += 1;
+            peer.tunnel = Some(Tunnel::new(&self.config.transport, peer.generations, &own, &peer.key, now));
+            peer.introduce_paths();
+        }
+        peer.tunnel.as_mut().expect("made above")
+    }
+
+    fn tunnel_of(&mut self, stream: StreamHandle) -> Option<&mut Tunnel> {
+        let tunnel = self.peers.get_mut(stream.peer as usize)?.tunnel.as_mut()?;
+        (tunnel.generation == stream.generation).then_some(tunnel)
+    }
+
+    fn is_agent(&self) -> bool {
+        self.config.role == Role::Agent
+    }
+
+    fn status_at(&self, index: u32) -> PeerStatus {
+        self.peers[index as usize].status(|backbone| self.peers[backbone as usize].key)
+    }
+
+    fn path_kind(&self, hop: &Hop) -> PathKind {
+        match *hop {
+            Hop::Direct(route) => PathKind::Direct(route.remote),
+            Hop::Relay { backbone, .. } => PathKind::Relay(self.peers[backbone as usize].key),
+        }
+    }
+
+    /// Puts a peer in the queue of those that may have something to send.
+    fn touch(&mut self, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        if !std::mem::replace(&mut peer.is_queued, true) {
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Arms the timer of a peer that has nothing more to send for now.
+    fn arm(&mut self, now: Mono, index: u32) {
+        let is_home = self.home == Some(index);
+        let peer = &mut self.peers[index as usize];
+        let wanted = peer.timeout(now, is_home);
+        if peer.armed == wanted {
+            return;
+        }
+        if let Some(old) = std::mem::replace(&mut peer.armed, wanted) {
+            self.timers.remove(&(old, index));
+        }
+        if let Some(new) = wanted {
+            self.timers.insert((new, index));
+        }
+    }
+}
+
+/// Why a datagram was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendDatagramError {
+    /// There is no tunnel with the peer.
+    #[error("no tunnel with the agent")]
+    NotConnected,
+    /// It does not fit.
+    #[error(transparent)]
+    Datagram(#[from] DatagramError),
+}

@@ -1,0 +1,295 @@
+//! Datagrams in: sorted by kind, authenticated, then handed to the peer they are proved to come from.
+
+use std::time::Duration;
+
+use crate::dial::Dial;
+use crate::handshake::{self, HandshakeError, Incoming, Local};
+use crate::id::SessionIndex;
+use crate::identity::Certificate;
+use crate::limits::{STATELESS_REPLIES_PER_SECOND, UNKNOWN_HANDSHAKE_INTERVAL};
+use crate::path::Hop;
+use crate::peer::{Answered, PeerInfo, Unconfirmed};
+use crate::route::{Ecn, Route};
+use crate::stats::DropReason;
+use crate::time::{Mono, Now};
+use crate::tunnel::{Agreed, TunnelOpenError};
+use crate::wire::handshake::Cert;
+use crate::wire::{self, DataHeader, PacketKind, RelayHeader, Unknown};
+
+use super::Node;
+
+/// A token bucket for answers that need no state, so that junk cannot make us a source of junk.
+pub(super) struct RateLimit {
+    tokens: u32,
+    refilled: Mono,
+}
+
+impl RateLimit {
+    pub(super) fn new(now: Mono) -> Self {
+        Self { tokens: STATELESS_REPLIES_PER_SECOND, refilled: now }
+    }
+
+    fn take(&mut self, now: Mono) -> bool {
+        if now.since(self.refilled) >= Duration::from_secs(1) {
+            *self = Self::new(now);
+        }
+        let is_allowed = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
+        is_allowed
+    }
+}
+
+impl Node {
+    /// Takes one datagram. Whatever is wrong with it is counted under a [`DropReason`] and has no other effect.
+    pub fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) {
+        self.stats.datagrams_received += 1;
+        self.stats.bytes_received += datagram.len() as u64;
+        if let Err(reason) = self.dispatch(now, from, ecn, datagram) {
+            self.stats.drop(reason);
+            tracing::trace!(?reason, "datagram dropped");
+        }
+    }
+
+    fn dispatch(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) -> Result<(), DropReason> {
+        if wire::peek(datagram) != Ok(PacketKind::Relay) {
+            return self.handle_packet(now, Hop::Direct(from), ecn, datagram);
+        }
+        let (header, packet) = RelayHeader::decode_mut(datagram).map_err(|_| DropReason::Malformed)?;
+        let backbone = self.backbone_at(&from).ok_or(DropReason::RelaySource)?;
+        self.handle_packet(now, Hop::Relay { backbone, circuit: header.circuit }, ecn, packet)
+    }
+
+    /// Takes an end-to-end packet, whichever way it came.
+    pub(super) fn handle_packet(&mut self, now: Now, hop: Hop, ecn: Ecn, packet: &mut [u8]) -> Result<(), DropReason> {
+        match wire::peek(packet).map_err(|_| DropReason::Malformed)? {
+            PacketKind::Data => self.handle_data(now, hop, ecn, packet),
+            PacketKind::Init => self.handle_init(now, hop, packet),
+            PacketKind::Resp => self.handle_resp(now, hop, packet),
+            PacketKind::CertRequest => self.handle_cert_request(now, hop, packet),
+            PacketKind::Cert => self.handle_cert(now, packet),
+            PacketKind::Unknown => self.handle_unknown(now, packet),
+            PacketKind::Stun => Err(DropReason::UnexpectedStun),
+            PacketKind::Cookie | PacketKind::Relay => Err(DropReason::Malformed),
+        }
+    }
+
+    /// The backbone node whose validated address this is.
+    fn backbone_at(&self, from: &Route) -> Option<u32> {
+        let is_there = |&&index: &&u32| self.validated_remote(&self.peers[index as usize].key).is_some_and(|route| route.remote == from.remote);
+        self.backbones.iter().find(is_there).copied()
+    }
+
+    fn handle_data(&mut self, now: Now, hop: Hop, ecn: Ecn, packet: &mut [u8]) -> Result<(), DropReason> {
+        let header = DataHeader::decode(packet).map_err(|_| DropReason::Malformed)?;
+        let Some(&index) = self.by_index.get(&header.receiver) else {
+            self.answer_unknown(now, hop, packet)?;
+            return Err(DropReason::UnknownSession);
+        };
+        self.check_direct(index, &hop)?;
+        let len = packet.len() as u64;
+        self.confirm(now, index, header.receiver, hop, packet)?;
+        let peer = &mut self.peers[index as usize];
+        let Some(tunnel) = &mut peer.tunnel else { return Err(DropReason::UnknownSession) };
+        let (number, frames) = tunnel.open(now.mono, header.receiver, packet).map_err(|error| match error {
+            TunnelOpenError::Unknown => DropReason::UnknownSession,
+            TunnelOpenError::Expired => DropReason::ExpiredSession,
+            TunnelOpenError::Replay => DropReason::Replay,
+            TunnelOpenError::Open(_) => DropReason::Authentication,
+        })?;
+        peer.bytes_received += len;
+        let (path, is_new) = peer.received_by(now.mono, hop);
+        if !peer.paths.path(path).is_some_and(crate::path::Path::is_proved) {
+            peer.paths.probe(now.mono, path, &mut self.rng);
+        }
+        let tunnel = peer.tunnel.as_mut().expect("opened above");
+        if let Err(error) = tunnel.transport.handle_packet(now.mono, path, number, ecn == Ecn::Ce, frames) {
+            self.close(now, index, error.code(), &error.to_string());
+            return Ok(());
+        }
+        if is_new {
+            tracing::debug!("a packet came by a new path");
+        }
+        self.drain_peer(now, index);
+        Ok(())
+    }
+
+    /// If the packet is the first of a session that we answered, its initiator has the keys: the session takes over. The packet itself is
+    /// opened as any other afterwards, so here only a copy is.
+    fn confirm(&mut self, now: Now, index: u32, receiver: SessionIndex, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
+        let peer = &mut self.peers[index as usize];
+        let Some(unconfirmed) = peer.unconfirmed.as_mut().filter(|session| session.agreed.live.index() == receiver) else { return Ok(()) };
+        let mut copy = packet.to_vec();
+        unconfirmed.agreed.live.open(&mut copy).map_err(|_| DropReason::Authentication)?;
+        let Unconfirmed { agreed, continues, .. } = peer.unconfirmed.take().expect("found above");
+        self.establish(now, index, agreed, continues, hop);
+        Ok(())
+    }
+
+    fn handle_init(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
+        let incoming = match Incoming::open(self.key(), &self.keys.transport, packet, now.unix) {
+            Ok(incoming) => incoming,
+            Err(HandshakeError::UnknownKey { nonce }) => {
+                self.answer_certificate(now, hop, nonce)?;
+                return Err(DropReason::UnknownKey);
+            }
+            Err(error) => return Err(drop_reason(&error)),
+        };
+        let key = incoming.certificate().identity;
+        let index = self.slot(now.mono, key).ok_or(DropReason::TableFull)?;
+        self.check_direct(index, &hop)?;
+        if let Some(answered) = &self.peers[index as usize].answered
+            && answered.transcript == incoming.transcript()
+        {
+            let response = answered.response.clone();
+            self.queue(hop, response);
+            return Ok(());
+        }
+        if self.wins_against(index) {
+            self.send_dial_by(index, hop);
+            return Err(DropReason::SimultaneousInitiation);
+        }
+        self.respond(now, index, incoming, hop)
+    }
+
+    /// Answers message 1. Nothing but the answer exists until the initiator has used the session.
+    fn respond(&mut self, now: Now, index: u32, incoming: Incoming, hop: Hop) -> Result<(), DropReason> {
+        let local_index = self.new_index();
+        let transcript = incoming.transcript();
+        let certificate = incoming.certificate().clone();
+        let tunnel = self.peers[index as usize].tunnel.as_ref().filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel());
+        let psk = tunnel.and_then(|tunnel| tunnel.rekey_psks().next());
+        let local = Local { identity: &self.keys.identity, certificate: &self.keys.certificate, transport: &self.keys.transport[0] };
+        let parameters = self.config.parameters();
+        let (established, response) = incoming
+            .respond(&local, local_index, &psk.unwrap_or_default(), &parameters, now.unix, &mut self.rng)
+            .map_err(|error| drop_reason(&error))?;
+        let peer = &mut self.peers[index as usize];
+        let agreed = Agreed::new(established, local_index, false, now.mono);
+        let replaced = peer.unconfirmed.replace(Unconfirmed::new(agreed, psk.is_some(), now.mono));
+        peer.answered = Some(Answered { transcript, response: response.clone() });
+        peer.learn(PeerInfo { key: certificate.identity, certificate: Some(certificate), addresses: Vec::new(), homes: Vec::new() });
+        if let Some(replaced) = replaced {
+            self.by_index.remove(&replaced.agreed.live.index());
+        }
+        self.by_index.insert(local_index, index);
+        self.queue(hop, response);
+        self.touch(index);
+        Ok(())
+    }
+
+    fn handle_resp(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
+        let resp = wire::handshake::Resp::decode(packet).map_err(|_| DropReason::Malformed)?;
+        let &index = self.by_index.get(&resp.initiator).ok_or(DropReason::Unsolicited)?;
+        self.check_direct(index, &hop)?;
+        let peer = &mut self.peers[index as usize];
+        let psks = peer.rekey_psks();
+        let initiator = peer.dial.as_mut().and_then(|dial| dial.initiator(resp.initiator)).ok_or(DropReason::Unsolicited)?;
+        let local_index = resp.initiator;
+        let established = initiator.finish(packet, &psks, now.unix).map_err(|error| drop_reason(&error))?;
+        let continues = established.psk_index + 1 < psks.len();
+        peer.dial = None;
+        let info = PeerInfo { key: peer.key, certificate: Some(established.remote.clone()), addresses: Vec::new(), homes: Vec::new() };
+        peer.learn(info);
+        let agreed = Agreed::new(established, local_index, true, now.mono);
+        self.establish(now, index, agreed, continues, hop);
+        // The responder holds its session back until we have used it.
+        let peer = &mut self.peers[index as usize];
+        let path = peer.add_path(now.mono, hop);
+        if let Some(tunnel) = &mut peer.tunnel {
+            tunnel.transport.ping(path);
+        }
+        self.touch(index);
+        Ok(())
+    }
+
+    fn handle_cert_request(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
+        let nonce = handshake::open_cert_request(packet, &self.key()).map_err(|error| drop_reason(&error))?;
+        self.answer_certificate(now, hop, nonce)
+    }
+
+    /// Takes a certificate that an attempt of ours waits for: asked for outright, or because the one it had is stale.
+    fn handle_cert(&mut self, now: Now, packet: &[u8]) -> Result<(), DropReason> {
+        let cert = Cert::decode(packet).map_err(|_| DropReason::Malformed)?;
+        let index = self.dial_with_nonce(&cert.nonce).ok_or(DropReason::Unsolicited)?;
+        let certificate = Certificate::verify(cert.certificate, now.unix).map_err(|error| drop_reason(&error.into()))?;
+        let peer = &mut self.peers[index as usize];
+        if certificate.identity != peer.key {
+            return Err(DropReason::Certificate);
+        }
+        let is_known = peer.certificate.as_ref().is_some_and(|known| known.key_id == certificate.key_id);
+        if is_known && peer.dial.as_ref().is_some_and(Dial::is_in_handshake) {
+            return Err(DropReason::Unsolicited);
+        }
+        peer.certificate = Some(certificate);
+        self.dial_again(now, index);
+        Ok(())
+    }
+
+    /// The peer does not know the session of a packet that is in flight: it has lost its state, or somebody on the path says so. Either
+    /// way one handshake tells; nothing else changes before it is complete.
+    fn handle_unknown(&mut self, now: Now, packet: &[u8]) -> Result<(), DropReason> {
+        let unknown = Unknown::decode(packet).map_err(|_| DropReason::Malformed)?;
+        let &index = self.by_remote_index.get(&unknown.receiver).ok_or(DropReason::Unsolicited)?;
+        let peer = &mut self.peers[index as usize];
+        let is_ours = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.transport.is_in_flight(unknown.packet_number, unknown.tag8));
+        if !is_ours {
+            return Err(DropReason::Unsolicited);
+        }
+        if peer.last_unknown.is_some_and(|at| now.mono.since(at) < UNKNOWN_HANDSHAKE_INTERVAL) || peer.dial.is_some() {
+            return Err(DropReason::RateLimited);
+        }
+        peer.last_unknown = Some(now.mono);
+        self.start_dial(now, index);
+        Ok(())
+    }
+
+    fn answer_unknown(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
+        self.spend_reply(now)?;
+        let unknown = Unknown::answer(packet).map_err(|_| DropReason::Malformed)?;
+        self.queue(hop, unknown.encode().to_vec());
+        Ok(())
+    }
+
+    fn answer_certificate(&mut self, now: Now, hop: Hop, nonce: [u8; 8]) -> Result<(), DropReason> {
+        self.spend_reply(now)?;
+        let certificate = self.keys.certificate.encode();
+        self.queue(hop, Cert { nonce, certificate: &certificate }.encode());
+        Ok(())
+    }
+
+    fn spend_reply(&mut self, now: Now) -> Result<(), DropReason> {
+        if self.replies.take(now.mono) { Ok(()) } else { Err(DropReason::RateLimited) }
+    }
+
+    /// Relay-only agents take nothing from a peer's own address; backbone nodes have no other.
+    fn check_direct(&self, index: u32, hop: &Hop) -> Result<(), DropReason> {
+        let is_allowed = self.config.direct || !hop.is_direct() || self.peers[index as usize].is_backbone;
+        if is_allowed { Ok(()) } else { Err(DropReason::DirectForbidden) }
+    }
+
+    /// Both sides have sent message 1: that of the smaller key goes on, the other is answered by its retry.
+    fn wins_against(&self, index: u32) -> bool {
+        let peer = &self.peers[index as usize];
+        peer.dial.as_ref().is_some_and(Dial::is_in_handshake) && self.key() < peer.key
+    }
+
+    pub(super) fn new_index(&mut self) -> SessionIndex {
+        loop {
+            let index = SessionIndex(u32::from_be_bytes(self.rng.array()));
+            if !self.by_index.contains_key(&index) {
+                return index;
+            }
+        }
+    }
+
+    /// The slot whose attempt waits for a certificate under this nonce. Every nonce of ours begins with an index of ours.
+    fn dial_with_nonce(&self, nonce: &[u8; 8]) -> Option<u32> {
+        let local = SessionIndex(u32::from_be_bytes(nonce[..4].try_into().expect("four of eight bytes")));
+        let &index = self.by_index.get(&local)?;
+        self.peers[index as usize].dial.as_ref()?.awaits_certificate(nonce).then_some(index)
+    }
+}
+
+fn drop_reason(error: &HandshakeError) -> DropReason {
+    error.drop_reason()
+}

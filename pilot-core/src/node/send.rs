@@ -1,0 +1,157 @@
+//! Datagrams out: control datagrams first, then trains of sealed packets, one peer after the other.
+
+use crate::id::{CircuitId, PathId};
+use crate::limits::{CONTROL_QUEUE_MAX, TRAIN_LEN_MAX, TRAIN_SEGMENTS_MAX};
+use crate::path::Hop;
+use crate::route::{Ecn, Route, Transmit};
+use crate::time::Now;
+use crate::wire::{self, DataHeader, RelayHeader};
+
+use super::Node;
+
+/// A sealed packet that was too long for the train in which it was made.
+pub(super) struct Held {
+    route: Route,
+    datagram: Vec<u8>,
+}
+
+/// Where a hop leads at this moment.
+struct Way {
+    route: Route,
+    circuit: Option<CircuitId>,
+}
+
+impl Node {
+    /// Appends the next datagram, or train of datagrams to one destination, to `buf`. `None`: all is sent, sleep now.
+    pub fn poll_transmit(&mut self, now: Now, buf: &mut Vec<u8>) -> Option<Transmit> {
+        let transmit = self.next_transmit(now, buf)?;
+        let segments = transmit.segment_size.map_or(1, |size| transmit.len.div_ceil(size));
+        self.stats.datagrams_sent += segments as u64;
+        self.stats.bytes_sent += transmit.len as u64;
+        Some(transmit)
+    }
+
+    /// Queues a datagram that belongs to no session. A full queue drops it: every one of them is retried by somebody.
+    pub(super) fn queue(&mut self, hop: Hop, datagram: Vec<u8>) {
+        if self.outbox.len() < CONTROL_QUEUE_MAX {
+            self.outbox.push_back((hop, datagram));
+        }
+    }
+
+    /// Seals one packet for a path, if the transport has one, and queues it: the last word of a tunnel that ends.
+    pub(super) fn queue_last_packet(&mut self, now: Now, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.can_seal(now.mono)) else { return };
+        let Some(path) = tunnel.transport.next_path(now.mono) else { return };
+        let Some(hop) = peer.paths.path(path).map(|path| path.hop) else { return };
+        let mut packet = vec![0; DataHeader::LEN];
+        if let Some(number) = tunnel.transport.poll_packet(now.mono, path, &mut packet) {
+            tunnel.seal(&mut packet, 0, number);
+            self.queue(hop, packet);
+        }
+    }
+
+    fn next_transmit(&mut self, now: Now, buf: &mut Vec<u8>) -> Option<Transmit> {
+        if let Some(held) = self.held.take() {
+            buf.extend_from_slice(&held.datagram);
+            return Some(single(held.route, held.datagram.len()));
+        }
+        while let Some((hop, datagram)) = self.outbox.pop_front() {
+            if let Some(way) = self.way(&hop) {
+                let start = buf.len();
+                push_relay_header(&way, buf);
+                buf.extend_from_slice(&datagram);
+                return Some(single(way.route, buf.len() - start));
+            }
+        }
+        while let Some(index) = self.ready.pop_front() {
+            if let Some(transmit) = self.train(now, index, buf) {
+                self.ready.push_back(index);
+                return Some(transmit);
+            }
+            self.peers[index as usize].is_queued = false;
+            self.arm(now.mono, index);
+            if !self.outbox.is_empty() {
+                return self.next_transmit(now, buf);
+            }
+        }
+        None
+    }
+
+    /// Builds the next train of a peer: packets of one size for one path, the last may be shorter.
+    fn train(&mut self, now: Now, index: u32, buf: &mut Vec<u8>) -> Option<Transmit> {
+        loop {
+            let tunnel = self.peers[index as usize].tunnel.as_mut().filter(|tunnel| tunnel.is_established())?;
+            let path = tunnel.transport.next_path(now.mono)?;
+            self.renew_keys(now, index);
+            let peer = &self.peers[index as usize];
+            peer.tunnel.as_ref().filter(|tunnel| tunnel.can_seal(now.mono))?;
+            let way = peer.paths.path(path).and_then(|path| self.way(&path.hop));
+            let start = buf.len();
+            let segment_size = self.fill(now, index, path, way.as_ref(), buf)?;
+            if let Some(way) = way {
+                let len = buf.len() - start;
+                let segment_size = (len > segment_size).then_some(segment_size);
+                return Some(Transmit { route: way.route, ecn: Ecn::NotEct, ttl: None, segment_size, len });
+            }
+            // The path leads nowhere now: its packets are lost, and what is lost is repaired on a better path.
+            buf.truncate(start);
+        }
+    }
+
+    /// Appends sealed packets until the path, its pacer or the train's bound says stop. Returns the size of the first.
+    fn fill(&mut self, now: Now, index: u32, path: PathId, way: Option<&Way>, buf: &mut Vec<u8>) -> Option<usize> {
+        let peer = &mut self.peers[index as usize];
+        let tunnel = peer.tunnel.as_mut()?;
+        let train_start = buf.len();
+        let train_len_max = tunnel.transport.burst_len(now.mono, path).min(TRAIN_LEN_MAX);
+        let mut segment_size = None;
+        for _ in 0..TRAIN_SEGMENTS_MAX {
+            let start = buf.len();
+            if let Some(way) = way {
+                push_relay_header(way, buf);
+            }
+            let sealed_start = buf.len();
+            buf.resize(sealed_start + DataHeader::LEN, 0);
+            let Some(number) = tunnel.transport.poll_packet(now.mono, path, buf) else {
+                buf.truncate(start);
+                break;
+            };
+            tunnel.seal(buf, sealed_start, number);
+            tunnel.transport.packet_sealed(number, wire::tag8(buf).expect("a sealed packet ends with its tag"));
+            peer.bytes_sent += (buf.len() - sealed_start) as u64;
+            let len = buf.len() - start;
+            let first = *segment_size.get_or_insert(len);
+            if len > first {
+                let datagram = buf.split_off(start);
+                self.held = way.map(|way| Held { route: way.route, datagram });
+                break;
+            }
+            if len < first || buf.len() - train_start + first > train_len_max {
+                break;
+            }
+        }
+        segment_size
+    }
+
+    /// Resolves a hop to a socket address, by way of the backbone node's tunnel if it is relayed.
+    fn way(&self, hop: &Hop) -> Option<Way> {
+        match *hop {
+            Hop::Direct(route) => Some(Way { route, circuit: None }),
+            Hop::Relay { backbone, circuit } => {
+                let route = self.validated_remote(&self.peers[backbone as usize].key)?;
+                Some(Way { route, circuit: Some(circuit) })
+            }
+        }
+    }
+}
+
+fn push_relay_header(way: &Way, buf: &mut Vec<u8>) {
+    if let Some(circuit) = way.circuit {
+        buf.extend_from_slice(&RelayHeader { circuit }.encode());
+    }
+}
+
+fn single(route: Route, len: usize) -> Transmit {
+    Transmit { route, ecn: Ecn::NotEct, ttl: None, segment_size: None, len }
+}

@@ -1,0 +1,252 @@
+//! The paths to one peer: which exist, which are proved, which carries data (spec/paths.md).
+//!
+//! A path is a [`Hop`]: straight to an address, or by a circuit at a backbone node. The relay comes first and stays; a direct path is taken
+//! when a PATH_RESPONSE has come back over it, which proves both directions, and left on evidence only: probe timeouts in a row.
+//! States of a path: `unproved -> proved -> unproved (failed) -> proved ..`; an unproved one carries nothing but probes.
+
+use std::time::Duration;
+
+use crate::id::{CircuitId, PathId};
+use crate::limits::{DIRECT_FRESH, PATHS_MAX, PROBES_PER_PATH_MAX, REPROBE_MAX, REPROBE_MIN};
+use crate::rng::Rng;
+use crate::route::Route;
+use crate::time::Mono;
+
+/// Pause after the first probe of a round; it doubles with each.
+const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(25);
+
+/// How a packet gets to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hop {
+    /// Straight to its address.
+    Direct(Route),
+    /// By the circuit that this backbone peer forwards; `backbone` is its slot in the node.
+    Relay { backbone: u32, circuit: CircuitId },
+}
+
+/// Everything known of one path.
+#[derive(Debug)]
+pub(crate) struct Path {
+    pub(crate) id: PathId,
+    pub(crate) hop: Hop,
+    proved: bool,
+    last_received: Option<Mono>,
+    probe: Option<Probe>,
+    /// Pause before the next round of probes, once this one has failed.
+    reprobe_after: Duration,
+}
+
+/// A round of PATH_CHALLENGE under way on one path, all with one token.
+#[derive(Debug)]
+struct Probe {
+    token: [u8; 8],
+    sent: u32,
+    next: Mono,
+    /// A round after a failed one begins only while the tunnel is in use: an idle pair sends nothing.
+    needs_use: bool,
+}
+
+/// Preference among proved paths: the greater is better, the fields in the order of weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PathScore {
+    /// A direct path heard from lately, or a relay whose node is connected.
+    usable: bool,
+    direct: bool,
+}
+
+/// The path table of one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Paths {
+    paths: Vec<Path>,
+    next_id: u32,
+    active: Option<PathId>,
+}
+
+impl Hop {
+    pub(crate) fn is_direct(&self) -> bool {
+        matches!(self, Self::Direct(_))
+    }
+
+    /// Whether both are one path; the local address is a detail that may change under it.
+    fn is_same_way(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Direct(one), Self::Direct(two)) => one.remote == two.remote && one.socket == two.socket,
+            (Self::Relay { .. }, Self::Relay { .. }) => self == other,
+            (Self::Direct(_), Self::Relay { .. }) | (Self::Relay { .. }, Self::Direct(_)) => false,
+        }
+    }
+}
+
+impl Paths {
+    /// Notes that an authenticated packet came this way. Returns the path and whether it is new.
+    pub(crate) fn received(&mut self, now: Mono, hop: Hop) -> (PathId, bool) {
+        let (id, is_new) = self.insert(now, hop);
+        let path = self.path_mut(id).expect("inserted above");
+        path.last_received = Some(now);
+        path.hop = hop;
+        (id, is_new)
+    }
+
+    /// Makes sure a path with this hop exists, unproved if it is direct. A relayed one needs no proof: what it carries goes to the
+    /// backbone node, whose tunnel has proved its address.
+    pub(crate) fn insert(&mut self, now: Mono, hop: Hop) -> (PathId, bool) {
+        if let Some(path) = self.paths.iter().find(|path| path.hop.is_same_way(&hop)) {
+            return (path.id, false);
+        }
+        let id = PathId(self.next_id);
+        self.next_id += 1;
+        let proved = !hop.is_direct();
+        let last_received = proved.then_some(now);
+        self.paths.push(Path { id, hop, proved, last_received, probe: None, reprobe_after: REPROBE_MIN });
+        (id, true)
+    }
+
+    /// Removes and returns the path that must make room, if there are too many: the oldest that carries nothing.
+    pub(crate) fn evict(&mut self) -> Option<PathId> {
+        if self.paths.len() <= PATHS_MAX {
+            return None;
+        }
+        let newest = self.paths.len() - 1;
+        let active = self.active;
+        let is_idle = |&(_, path): &(usize, &Path)| Some(path.id) != active;
+        let position = self.paths[..newest]
+            .iter()
+            .enumerate()
+            .filter(is_idle)
+            .min_by_key(|(_, path)| (path.proved, path.last_received))
+            .map(|(position, _)| position)?;
+        Some(self.paths.remove(position).id)
+    }
+
+    /// Forgets a path.
+    pub(crate) fn remove(&mut self, id: PathId) {
+        self.paths.retain(|path| path.id != id);
+        if self.active == Some(id) {
+            self.active = None;
+        }
+    }
+
+    /// The direct paths, or those by one backbone node's circuits.
+    pub(crate) fn ids_where(&self, mut wanted: impl FnMut(&Hop) -> bool) -> Vec<PathId> {
+        self.paths.iter().filter(|path| wanted(&path.hop)).map(|path| path.id).collect()
+    }
+
+    /// Marks a path as proved in both directions. Returns whether that is news.
+    pub(crate) fn prove(&mut self, now: Mono, id: PathId) -> bool {
+        let Some(path) = self.path_mut(id) else { return false };
+        path.probe = None;
+        path.reprobe_after = REPROBE_MIN;
+        path.last_received = Some(now);
+        !std::mem::replace(&mut path.proved, true)
+    }
+
+    /// Takes the proof away after probe timeouts in a row. A direct path will be probed again.
+    pub(crate) fn fail(&mut self, now: Mono, id: PathId, rng: &mut Rng) {
+        let Some(path) = self.path_mut(id) else { return };
+        if !path.hop.is_direct() {
+            path.last_received = None;
+            return;
+        }
+        path.proved = false;
+        path.start_probe(now + path.reprobe_after, true, rng);
+    }
+
+    /// Begins a round of probes on a direct path, unless one is under way. The token names the round.
+    pub(crate) fn probe(&mut self, now: Mono, id: PathId, rng: &mut Rng) {
+        let Some(path) = self.path_mut(id) else { return };
+        if path.hop.is_direct() && path.probe.is_none() {
+            path.start_probe(now, false, rng);
+        }
+    }
+
+    /// Takes a PATH_RESPONSE. Returns whether it answers the probe of the very path that it came by.
+    pub(crate) fn is_response(&self, id: PathId, token: &[u8; 8]) -> bool {
+        self.path(id).and_then(|path| path.probe.as_ref()).is_some_and(|probe| probe.token == *token)
+    }
+
+    /// Probes to send now. A round that ends unanswered is followed by another only while the tunnel is in use.
+    pub(crate) fn due_probes(&mut self, now: Mono, is_in_use: bool, rng: &mut Rng) -> Vec<(PathId, [u8; 8])> {
+        let mut due = Vec::new();
+        for path in &mut self.paths {
+            let Some(probe) = &mut path.probe else { continue };
+            if probe.next > now || !probe.may_go_on(is_in_use) {
+                continue;
+            }
+            if probe.sent < PROBES_PER_PATH_MAX {
+                due.push((path.id, probe.token));
+                probe.next = now + PROBE_INTERVAL_MIN * 2u32.pow(probe.sent);
+                probe.sent += 1;
+            } else {
+                path.reprobe_after = (path.reprobe_after * 2).min(REPROBE_MAX);
+                path.start_probe(now + path.reprobe_after, true, rng);
+            }
+        }
+        due
+    }
+
+    /// When the next probe is due.
+    pub(crate) fn timeout(&self, is_in_use: bool) -> Option<Mono> {
+        let probes = self.paths.iter().filter_map(|path| path.probe.as_ref());
+        probes.filter(|probe| probe.may_go_on(is_in_use)).map(|probe| probe.next).min()
+    }
+
+    /// Chooses the path for data and returns it if it is another than before. Of equals, the one in use stays: no flapping.
+    pub(crate) fn choose(&mut self, now: Mono, is_relay_up: impl Fn(u32) -> bool) -> Option<PathId> {
+        let best = self.paths.iter().filter(|path| path.proved).max_by_key(|path| {
+            let is_active = Some(path.id) == self.active;
+            (path.score(now, &is_relay_up), is_active, path.last_received)
+        })?;
+        let id = best.id;
+        (self.active.replace(id) != Some(id)).then_some(id)
+    }
+
+    /// Whether a way to the peer exists that may be expected to work.
+    pub(crate) fn is_usable(&self, now: Mono, is_relay_up: impl Fn(u32) -> bool) -> bool {
+        self.paths.iter().any(|path| path.proved && path.score(now, &is_relay_up).usable)
+    }
+
+    pub(crate) fn active(&self) -> Option<&Path> {
+        self.path(self.active?)
+    }
+
+    pub(crate) fn path(&self, id: PathId) -> Option<&Path> {
+        self.paths.iter().find(|path| path.id == id)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Path> {
+        self.paths.iter()
+    }
+
+    fn path_mut(&mut self, id: PathId) -> Option<&mut Path> {
+        self.paths.iter_mut().find(|path| path.id == id)
+    }
+}
+
+impl Path {
+    pub(crate) fn is_proved(&self) -> bool {
+        self.proved
+    }
+
+    /// Whether it was heard of within the life of the most impatient NAT mapping.
+    pub(crate) fn is_fresh(&self, now: Mono) -> bool {
+        self.last_received.is_some_and(|at| now.since(at) < DIRECT_FRESH)
+    }
+
+    fn score(&self, now: Mono, is_relay_up: impl Fn(u32) -> bool) -> PathScore {
+        let usable = match self.hop {
+            Hop::Direct(_) => self.is_fresh(now),
+            Hop::Relay { backbone, .. } => self.last_received.is_some() && is_relay_up(backbone),
+        };
+        PathScore { usable, direct: self.hop.is_direct() }
+    }
+
+    fn start_probe(&mut self, next: Mono, needs_use: bool, rng: &mut Rng) {
+        self.probe = Some(Probe { token: rng.array(), sent: 0, next, needs_use });
+    }
+}
+
+impl Probe {
+    fn may_go_on(&self, is_in_use: bool) -> bool {
+        is_in_use || !self.needs_use || self.sent > 0
+    }
+}

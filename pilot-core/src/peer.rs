@@ -1,0 +1,310 @@
+//! Everything a node keeps for one peer, and the parts of its behaviour that touch nobody else.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::dial::Dial;
+use crate::event::PathKind;
+use crate::id::{IdentityKey, PathId};
+use crate::identity::Certificate;
+use crate::limits::{ADDRESSES_MAX, HOMES_MAX, HOME_KEEPALIVE, MTU_PROBE_MAX, LIVENESS_PROBE_AFTER, UNCONFIRMED_SESSION_LIFETIME};
+use crate::path::{Hop, Paths};
+use crate::time::Mono;
+use crate::transport::PathParams;
+use crate::tunnel::{Agreed, Tunnel};
+use crate::wire;
+
+/// A backbone node: whose key, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// Its identity key.
+    pub key: IdentityKey,
+    /// Where it listens; the first [`ADDRESSES_MAX`] count.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// What is known of a peer before there is a tunnel: from a ticket, a directory record or a configuration.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// Its identity key.
+    pub key: IdentityKey,
+    /// Its current certificate, if known; else it is asked for.
+    pub certificate: Option<Certificate>,
+    /// Addresses to try directly.
+    pub addresses: Vec<SocketAddr>,
+    /// Backbone nodes that have a tunnel with it.
+    pub homes: Vec<Home>,
+}
+
+/// A peer as `pilotctl peers` shows it.
+#[derive(Clone, Debug)]
+pub struct PeerStatus {
+    /// Its identity key.
+    pub key: IdentityKey,
+    /// Whether there is a tunnel.
+    pub connected: bool,
+    /// Whether it is known as a backbone node.
+    pub backbone: bool,
+    /// The path in use.
+    pub path: Option<PathKind>,
+    /// Smoothed round trip of that path.
+    pub rtt: Option<Duration>,
+    /// Since when the tunnel is up.
+    pub connected_since: Option<Mono>,
+    /// Bytes of sealed packets sent.
+    pub bytes_sent: u64,
+    /// Bytes of sealed packets received.
+    pub bytes_received: u64,
+    /// Packets declared lost on the path in use.
+    pub lost_packets: u64,
+    /// Streams open.
+    pub streams: usize,
+}
+
+/// A session that the initiator has not used yet: no state of the tunnel has changed for it.
+pub(crate) struct Unconfirmed {
+    pub(crate) agreed: Agreed,
+    /// Whether it continues the tunnel that we have, by its psk.
+    pub(crate) continues: bool,
+    since: Mono,
+}
+
+/// The last message 1 that was answered, so that its duplicate gets the same answer.
+pub(crate) struct Answered {
+    pub(crate) transcript: [u8; 32],
+    pub(crate) response: Vec<u8>,
+}
+
+/// One peer's slot.
+pub(crate) struct Peer {
+    pub(crate) key: IdentityKey,
+    pub(crate) certificate: Option<Certificate>,
+    pub(crate) addresses: Vec<SocketAddr>,
+    pub(crate) homes: Vec<Home>,
+    pub(crate) is_backbone: bool,
+    pub(crate) dial: Option<Dial>,
+    pub(crate) unconfirmed: Option<Unconfirmed>,
+    pub(crate) answered: Option<Answered>,
+    pub(crate) tunnel: Option<Tunnel>,
+    pub(crate) paths: Paths,
+    /// A circuit is being opened, or waits for its backbone node.
+    pub(crate) wants_circuit: bool,
+    /// The address that a backbone node has attested for this peer.
+    pub(crate) attested: Option<SocketAddr>,
+    /// Candidates have gone out on this tunnel.
+    pub(crate) has_sent_candidates: bool,
+    pub(crate) last_unknown: Option<Mono>,
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) generations: u32,
+    last_received: Mono,
+    last_liveness_probe: Mono,
+    /// In the node's queue of peers that may have something to send.
+    pub(crate) is_queued: bool,
+    /// The timer that the node has armed for it.
+    pub(crate) armed: Option<Mono>,
+}
+
+impl Unconfirmed {
+    pub(crate) fn new(agreed: Agreed, continues: bool, since: Mono) -> Self {
+        Self { agreed, continues, since }
+    }
+}
+
+impl Peer {
+    pub(crate) fn new(key: IdentityKey, now: Mono) -> Self {
+        Self {
+            key,
+            certificate: None,
+            addresses: Vec::new(),
+            homes: Vec::new(),
+            is_backbone: false,
+            dial: None,
+            unconfirmed: None,
+            answered: None,
+            tunnel: None,
+            paths: Paths::default(),
+            wants_circuit: false,
+            attested: None,
+            has_sent_candidates: false,
+            last_unknown: None,
+            bytes_sent: 0,
+            bytes_received: 0,
+            generations: 0,
+            last_received: now,
+            last_liveness_probe: now,
+            is_queued: false,
+            armed: None,
+        }
+    }
+
+    /// Adds what is newly known; a later certificate replaces an earlier one.
+    pub(crate) fn learn(&mut self, info: PeerInfo) {
+        if let Some(certificate) = info.certificate {
+            let is_newer = self.certificate.as_ref().is_none_or(|known| known.not_before <= certificate.not_before);
+            if is_newer {
+                self.certificate = Some(certificate);
+            }
+        }
+        for address in info.addresses {
+            push_front_bounded(&mut self.addresses, address, ADDRESSES_MAX);
+        }
+        for home in info.homes {
+            self.homes.retain(|known| known.key != home.key);
+            push_front_bounded(&mut self.homes, home, HOMES_MAX);
+        }
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.tunnel.as_ref().is_some_and(Tunnel::is_established)
+    }
+
+    /// Keys by which message 2 may prove continuity, the likeliest first; the last is that of a new tunnel.
+    pub(crate) fn rekey_psks(&self) -> Vec<[u8; 32]> {
+        let running = self.tunnel.iter().flat_map(Tunnel::rekey_psks);
+        running.chain([[0; 32]]).collect()
+    }
+
+    /// Whether streams are open or data is unacknowledged.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.tunnel.as_ref().is_some_and(|tunnel| tunnel.transport.has_unfinished_work())
+    }
+
+    /// Adds a path to the table and to the transport.
+    pub(crate) fn add_path(&mut self, now: Mono, hop: Hop) -> PathId {
+        let (id, is_new) = self.paths.insert(now, hop);
+        if is_new {
+            self.introduce_path(id);
+        }
+        id
+    }
+
+    /// Notes by which path an authenticated packet came.
+    pub(crate) fn received_by(&mut self, now: Mono, hop: Hop) -> (PathId, bool) {
+        self.last_received = now;
+        let (id, is_new) = self.paths.received(now, hop);
+        if is_new {
+            self.introduce_path(id);
+        }
+        (id, is_new)
+    }
+
+    pub(crate) fn remove_path(&mut self, id: PathId) {
+        self.paths.remove(id);
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.transport.remove_path(id);
+        }
+    }
+
+    /// Tells a new transport of the paths that exist.
+    pub(crate) fn introduce_paths(&mut self) {
+        let Some(tunnel) = &mut self.tunnel else { return };
+        for path in self.paths.iter() {
+            tunnel.transport.add_path(path.id, path_params(&path.hop));
+        }
+        if let Some(active) = self.paths.active() {
+            tunnel.transport.set_active_path(active.id);
+        }
+    }
+
+    /// Lets the best path carry the data. Returns it if that is news.
+    pub(crate) fn choose_path(&mut self, now: Mono, is_relay_up: impl Fn(u32) -> bool) -> Option<Hop> {
+        let chosen = self.paths.choose(now, is_relay_up)?;
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.transport.set_active_path(chosen);
+        }
+        self.paths.path(chosen).map(|path| path.hop)
+    }
+
+    /// Sends a PING where silence must be told from death: an open stream that waits, or the NAT mapping to the home node.
+    pub(crate) fn probe_liveness(&mut self, now: Mono, is_home: bool) {
+        let Some(due) = self.liveness_timeout(is_home) else { return };
+        if now < due {
+            return;
+        }
+        self.last_liveness_probe = now;
+        let active = self.paths.active().map(|path| path.id);
+        if let (Some(tunnel), Some(path)) = (&mut self.tunnel, active) {
+            tunnel.transport.ping(path);
+        }
+    }
+
+    /// When this peer needs attention, the home tunnel's keepalive included.
+    ///
+    /// A tunnel whose keys are too old has no timers: it waits for the handshake that renews them.
+    pub(crate) fn timeout(&self, now: Mono, is_home: bool) -> Option<Mono> {
+        let tunnel = self.tunnel.as_ref().filter(|tunnel| tunnel.can_seal(now));
+        let timers = [
+            tunnel.and_then(|tunnel| tunnel.transport.poll_timeout()),
+            tunnel.and_then(Tunnel::previous_expiry),
+            self.dial.as_ref().map(Dial::timeout),
+            self.unconfirmed.as_ref().map(|session| session.since + UNCONFIRMED_SESSION_LIFETIME),
+            self.paths.timeout(self.is_in_use()),
+            self.liveness_timeout(is_home),
+        ];
+        timers.into_iter().flatten().min()
+    }
+
+    /// Whether the unconfirmed session's time is over.
+    pub(crate) fn has_stale_unconfirmed(&self, now: Mono) -> bool {
+        self.unconfirmed.as_ref().is_some_and(|session| now.since(session.since) >= UNCONFIRMED_SESSION_LIFETIME)
+    }
+
+    /// Everything that `pilotctl peers` shows; `relay_key` names a backbone slot.
+    pub(crate) fn status(&self, relay_key: impl Fn(u32) -> IdentityKey) -> PeerStatus {
+        let active = self.paths.active();
+        let transport = self.tunnel.as_ref().map(|tunnel| &tunnel.transport);
+        let stats = active.and_then(|path| transport?.path_stats(path.id));
+        PeerStatus {
+            key: self.key,
+            connected: self.is_connected(),
+            backbone: self.is_backbone,
+            path: active.map(|path| match path.hop {
+                Hop::Direct(route) => PathKind::Direct(route.remote),
+                Hop::Relay { backbone, .. } => PathKind::Relay(relay_key(backbone)),
+            }),
+            rtt: stats.as_ref().and_then(|stats| stats.rtt),
+            connected_since: self.tunnel.as_ref().and_then(|tunnel| tunnel.connected_since),
+            bytes_sent: self.bytes_sent,
+            bytes_received: self.bytes_received,
+            lost_packets: stats.map_or(0, |stats| stats.lost_packets),
+            streams: transport.map_or(0, crate::transport::Transport::open_stream_count),
+        }
+    }
+
+    fn introduce_path(&mut self, id: PathId) {
+        let evicted = self.paths.evict();
+        let (Some(tunnel), Some(path)) = (&mut self.tunnel, self.paths.path(id)) else { return };
+        tunnel.transport.add_path(id, path_params(&path.hop));
+        if let Some(evicted) = evicted {
+            tunnel.transport.remove_path(evicted);
+        }
+    }
+
+    fn liveness_timeout(&self, is_home: bool) -> Option<Mono> {
+        let tunnel = self.tunnel.as_ref().filter(|tunnel| tunnel.is_established())?;
+        let interval = if tunnel.transport.open_stream_count() > 0 {
+            LIVENESS_PROBE_AFTER
+        } else if is_home {
+            HOME_KEEPALIVE
+        } else {
+            return None;
+        };
+        Some(self.last_received.max(self.last_liveness_probe) + interval)
+    }
+}
+
+/// Packet sizes of a path: what always fits, and how far discovery may go (spec/paths.md §5).
+fn path_params(hop: &Hop) -> PathParams {
+    match hop {
+        Hop::Direct(_) => PathParams { max_packet: wire::BASE, probe_mtu_to: Some(MTU_PROBE_MAX), initial_rtt: None },
+        Hop::Relay { .. } => PathParams { max_packet: wire::INNER, probe_mtu_to: None, initial_rtt: None },
+    }
+}
+
+/// Puts a value first, once, and keeps the list within its bound.
+fn push_front_bounded<T: PartialEq>(list: &mut Vec<T>, value: T, len_max: usize) {
+    list.retain(|known| *known != value);
+    list.insert(0, value);
+    list.truncate(len_max);
+}

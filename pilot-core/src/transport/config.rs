@@ -1,0 +1,128 @@
+//! What may be chosen about a transport, and what the peer has chosen.
+
+use std::time::Duration;
+
+/// Limits that one side sets for the other in the handshake's parameters (spec/streams.md §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerLimits {
+    /// Bytes of stream data that may be sent in all.
+    pub max_data: u64,
+    /// Bytes that may be sent on each stream at first.
+    pub max_stream_data: u64,
+    /// Streams that may be opened in all, at first.
+    pub max_streams: u64,
+}
+
+impl PeerLimits {
+    /// Before the handshake: streams may be opened and written to, nothing is sent.
+    pub const UNKNOWN: Self = Self { max_data: 0, max_stream_data: 0, max_streams: 0 };
+}
+
+/// One rule to break on purpose, so that the simulator can show that its invariants notice.
+#[cfg(feature = "sabotage")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Acknowledged bytes leave the count of bytes in flight twice.
+    DoubleCountAck,
+    /// Data is sent whether or not the peer has granted credit.
+    IgnoreCredit,
+    /// Data is handed out as it arrives, gaps or not.
+    DeliverOutOfOrder,
+    /// Writes are taken above the bound of the send buffer.
+    UnboundedBuffer,
+    /// An expired acknowledgement timer stays armed.
+    TimerInThePast,
+}
+
+/// Settings of a [`Transport`](super::Transport). The defaults suit an agent on the Internet.
+#[derive(Clone, Debug)]
+pub struct TransportConfig {
+    pub(super) stream_window: u64,
+    pub(super) tunnel_window: u64,
+    pub(super) send_buffer: usize,
+    pub(super) max_streams: u64,
+    pub(super) idle_timeout: Duration,
+    pub(super) stalled_after: Duration,
+    #[cfg(feature = "sabotage")]
+    sabotage: Option<Sabotage>,
+}
+
+impl Default for TransportConfig {
+    fn default() -> Self {
+        Self {
+            stream_window: 8 << 20,
+            tunnel_window: 16 << 20,
+            send_buffer: 4 << 20,
+            max_streams: 1024,
+            idle_timeout: Duration::from_secs(180),
+            stalled_after: Duration::from_secs(5),
+            #[cfg(feature = "sabotage")]
+            sabotage: None,
+        }
+    }
+}
+
+impl TransportConfig {
+    /// Credit for one stream: bytes that the peer may send ahead of the reader. Default 8 MiB: 670 Mbit/s at 100 ms. Larger costs
+    /// memory where readers are slow.
+    #[must_use]
+    pub fn stream_window(mut self, bytes: u64) -> Self {
+        self.stream_window = bytes;
+        self
+    }
+
+    /// Credit for all streams of the tunnel together. Default 16 MiB, so that one stalled stream does not stop the others.
+    #[must_use]
+    pub fn tunnel_window(mut self, bytes: u64) -> Self {
+        self.tunnel_window = bytes;
+        self
+    }
+
+    /// Bytes that a stream takes from its writer before the peer has acknowledged them. Default 4 MiB; smaller bounds memory,
+    /// larger fills longer paths.
+    #[must_use]
+    pub fn send_buffer(mut self, bytes: usize) -> Self {
+        self.send_buffer = bytes;
+        self
+    }
+
+    /// Streams that the peer may have open at once. Default 1024.
+    #[must_use]
+    pub fn max_streams(mut self, streams: u64) -> Self {
+        self.max_streams = streams;
+        self
+    }
+
+    /// Time without any answer after which the tunnel is given up. Default 3 min: long enough for a lid to be opened again.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// Time without any answer after which streams report that they stall. Default 5 s.
+    #[must_use]
+    pub fn stalled_after(mut self, time: Duration) -> Self {
+        self.stalled_after = time;
+        self
+    }
+
+    /// Breaks one rule on purpose.
+    #[cfg(feature = "sabotage")]
+    #[must_use]
+    pub fn sabotage(mut self, sabotage: Sabotage) -> Self {
+        self.sabotage = Some(sabotage);
+        self
+    }
+
+    /// The limits to announce to the peer in the handshake's parameters.
+    pub fn local_limits(&self) -> PeerLimits {
+        PeerLimits { max_data: self.tunnel_window, max_stream_data: self.stream_window, max_streams: self.max_streams }
+    }
+
+    /// Whether this rule is to be broken.
+    #[cfg(feature = "sabotage")]
+    pub(super) fn breaks(&self, rule: Sabotage) -> bool {
+        self.sabotage == Some(rule)
+    }
+}

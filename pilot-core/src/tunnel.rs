@@ -1,0 +1,182 @@
+//! The tunnel with one peer: its sessions, its packet numbers, its streams (spec/handshake.md §6).
+//!
+//! A tunnel outlives its sessions: a rekey replaces the keys and nothing else. `next` is a responder's session that its initiator has not
+//! used yet, `current` the one that seals, `previous` the one before, which opens what is late.
+
+use crate::handshake::Established;
+use crate::id::{IdentityKey, PacketNumber, SessionIndex, TunnelId};
+use crate::limits::{PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY};
+use crate::session::replay::ReplayWindow;
+use crate::session::{OpenError, Session};
+use crate::time::Mono;
+use crate::transport::{PeerLimits, Transport, TransportConfig};
+
+/// Streams that may wait for a handshake; the peer's own limit counts after it.
+const STREAMS_BEFORE_HANDSHAKE_MAX: u64 = 1_024;
+
+/// One set of keys in use.
+pub(crate) struct LiveSession {
+    session: Session,
+    index: SessionIndex,
+    since: Mono,
+    is_initiator: bool,
+    next_psk: [u8; 32],
+}
+
+/// What a handshake has agreed on, ready to become a tunnel's session.
+pub(crate) struct Agreed {
+    pub(crate) live: LiveSession,
+    pub(crate) tunnel: TunnelId,
+    pub(crate) limits: PeerLimits,
+}
+
+/// Streams and keys shared with one peer.
+pub(crate) struct Tunnel {
+    /// Chosen by the initiator of the first session; meaningless until there is one.
+    pub(crate) id: TunnelId,
+    /// Counts the transports that this peer has had, so that stream handles are never used twice.
+    pub(crate) generation: u32,
+    pub(crate) transport: Transport,
+    pub(crate) connected_since: Option<Mono>,
+    replay: ReplayWindow,
+    current: Option<LiveSession>,
+    previous: Option<LiveSession>,
+}
+
+impl Agreed {
+    /// Takes over the outcome of a handshake.
+    pub(crate) fn new(established: Established, index: SessionIndex, is_initiator: bool, now: Mono) -> Self {
+        let limits = PeerLimits {
+            max_data: established.parameters.max_data,
+            max_stream_data: established.parameters.max_stream_data,
+            max_streams: established.parameters.max_streams,
+        };
+        let tunnel = established.tunnel;
+        let next_psk = *established.keys.next_psk();
+        let session = Session::new(established, index);
+        Self { live: LiveSession { session, index, since: now, is_initiator, next_psk }, tunnel, limits }
+    }
+}
+
+impl LiveSession {
+    pub(crate) fn index(&self) -> SessionIndex {
+        self.index
+    }
+
+    /// Opens a packet of a session whose tunnel has received nothing yet.
+    pub(crate) fn open<'a>(&mut self, packet: &'a mut [u8]) -> Result<(PacketNumber, &'a mut [u8]), OpenError> {
+        self.session.open(packet)
+    }
+
+    fn is_expired(&self, now: Mono) -> bool {
+        now.since(self.since) >= REJECT_AFTER_TIME
+    }
+}
+
+impl Tunnel {
+    /// A tunnel without keys: streams can be opened on it, nothing is sent until [`Tunnel::adopt`].
+    pub(crate) fn new(config: &TransportConfig, generation: u32, own: &IdentityKey, peer: &IdentityKey, now: Mono) -> Self {
+        let nothing = PeerLimits { max_data: 0, max_stream_data: 0, max_streams: STREAMS_BEFORE_HANDSHAKE_MAX };
+        Self {
+            id: TunnelId([0; 16]),
+            generation,
+            transport: Transport::new(config, own < peer, nothing, now),
+            connected_since: None,
+            replay: ReplayWindow::new(),
+            current: None,
+            previous: None,
+        }
+    }
+
+    pub(crate) fn is_established(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// Puts a new session in charge. Returns the index of the session that is forgotten by it, if any.
+    pub(crate) fn adopt(&mut self, agreed: Agreed, now: Mono) -> Option<SessionIndex> {
+        let forgotten = self.previous.take().map(|session| session.index);
+        self.previous = self.current.replace(agreed.live);
+        if self.connected_since.is_none() {
+            self.id = agreed.tunnel;
+            self.connected_since = Some(now);
+            self.transport.set_peer_limits(agreed.limits);
+        }
+        forgotten
+    }
+
+    /// Opens a data packet. Nothing of the tunnel has changed if this fails.
+    pub(crate) fn open<'a>(&mut self, now: Mono, index: SessionIndex, packet: &'a mut [u8]) -> Result<(PacketNumber, &'a mut [u8]), TunnelOpenError> {
+        let sessions = [self.current.as_mut(), self.previous.as_mut()];
+        let live = sessions.into_iter().flatten().find(|live| live.index == index).ok_or(TunnelOpenError::Unknown)?;
+        if live.is_expired(now) {
+            return Err(TunnelOpenError::Expired);
+        }
+        let (number, frames) = live.session.open(packet)?;
+        if !self.replay.check(number) {
+            return Err(TunnelOpenError::Replay);
+        }
+        self.replay.mark(number);
+        Ok((number, frames))
+    }
+
+    /// Notes the first packet of a session, opened outside of the tunnel before it was adopted.
+    pub(crate) fn mark(&mut self, number: PacketNumber) -> bool {
+        let is_new = self.replay.check(number);
+        self.replay.mark(number);
+        is_new
+    }
+
+    /// Seals the packet that starts at `start`; its path header is not part of it.
+    pub(crate) fn seal(&mut self, packet: &mut Vec<u8>, start: usize, number: PacketNumber) {
+        let live = self.current.as_mut().expect("only an established tunnel is asked for packets");
+        live.session.seal(packet, start, number);
+    }
+
+    /// Whether packets may be sealed: there are keys and they are not too old.
+    pub(crate) fn can_seal(&self, now: Mono) -> bool {
+        self.current.as_ref().is_some_and(|live| !live.is_expired(now))
+    }
+
+    /// Whether the keys are so old that their next use shall renew them.
+    pub(crate) fn wants_rekey(&self, now: Mono) -> bool {
+        self.current.as_ref().is_some_and(|live| {
+            let patience = if live.is_initiator { REKEY_AFTER_TIME } else { REKEY_AFTER_TIME + REKEY_RESPONDER_DELAY };
+            now.since(live.since) >= patience
+        })
+    }
+
+    /// Keys by which a rekey proves continuity, the likeliest first.
+    pub(crate) fn rekey_psks(&self) -> impl Iterator<Item = [u8; 32]> + '_ {
+        [self.current.as_ref(), self.previous.as_ref()].into_iter().flatten().map(|live| live.next_psk)
+    }
+
+    /// Forgets the previous session when its time is over. Returns its index.
+    pub(crate) fn expire_previous(&mut self, now: Mono) -> Option<SessionIndex> {
+        let since = self.current.as_ref()?.since;
+        (now.since(since) >= PREVIOUS_SESSION_LIFETIME).then(|| self.previous.take().map(|live| live.index)).flatten()
+    }
+
+    /// When [`Tunnel::expire_previous`] has something to do.
+    pub(crate) fn previous_expiry(&self) -> Option<Mono> {
+        self.previous.as_ref()?;
+        self.current.as_ref().map(|live| live.since + PREVIOUS_SESSION_LIFETIME)
+    }
+
+    /// Indices by which packets reach this tunnel.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = SessionIndex> + '_ {
+        [self.current.as_ref(), self.previous.as_ref()].into_iter().flatten().map(|live| live.index)
+    }
+}
+
+/// Why a data packet was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TunnelOpenError {
+    #[error("no session of the tunnel has this index")]
+    Unknown,
+    #[error("the session is past its lifetime")]
+    Expired,
+    #[error("the packet number was seen before")]
+    Replay,
+    #[error("the packet does not open")]
+    Open(#[from] OpenError),
+}
