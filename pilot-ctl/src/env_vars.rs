@@ -29,7 +29,7 @@ pub(crate) const PILOT_PEER_KEY: &str = "PILOT_PEER_KEY";
 pub(crate) const PILOT_SERVICE: &str = "PILOT_SERVICE";
 /// Set for handlers: the trace id that the caller sent.
 pub(crate) const PILOT_TRACE_ID: &str = "PILOT_TRACE_ID";
-/// Set for handlers: when the request arrived, in RFC 3339 or as the daemon gives it.
+/// Set for handlers: when the request arrived, in milliseconds since the UNIX epoch.
 pub(crate) const PILOT_TIME: &str = "PILOT_TIME";
 /// Set for handlers: milliseconds until the caller stops waiting.
 pub(crate) const PILOT_DEADLINE_MS: &str = "PILOT_DEADLINE_MS";

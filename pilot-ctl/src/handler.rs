@@ -115,7 +115,7 @@ fn provenance(incoming: &Incoming) -> [(&'static str, Option<String>); 7] {
         (env_vars::PILOT_PEER_NAME, incoming.name.clone()),
         (env_vars::PILOT_SERVICE, Some(incoming.service.clone())),
         (env_vars::PILOT_TRACE_ID, incoming.trace_id.clone()),
-        (env_vars::PILOT_TIME, incoming.time.clone()),
+        (env_vars::PILOT_TIME, Some(incoming.time_ms.to_string())),
         (env_vars::PILOT_DEADLINE_MS, incoming.deadline.map(|left| left.as_millis().to_string())),
     ]
 }

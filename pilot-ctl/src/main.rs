@@ -15,6 +15,7 @@ mod exit_code;
 mod handler;
 mod hint;
 mod home;
+mod lock;
 mod output;
 mod process;
 mod service;

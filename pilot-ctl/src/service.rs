@@ -90,7 +90,7 @@ async fn announce(daemon: &Daemon, service: &str, ready: impl FnOnce() -> Result
 pub(crate) async fn refuse(daemon: &Daemon, output: Output, incoming: &Incoming, code: ExitCode, reason: &str) {
     let caller = incoming.name.as_deref().unwrap_or(&incoming.address);
     output.talk(format_args!("request of {caller}: {reason}"));
-    if let Err(failure) = daemon.reset(&incoming.stream, code, reason).await {
+    if let Err(failure) = daemon.reset(incoming.stream, code, reason).await {
         output.talk(format_args!("request of {caller}: cannot tell the caller: {}", failure.message));
     }
 }

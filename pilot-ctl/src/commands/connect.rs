@@ -72,8 +72,8 @@ async fn converse(daemon: &Daemon, output: Output, target: &str, timeout: Durati
         _stdin_ended = bridge::pump(stdin, to_agent) => down.await,
     };
     match ended {
-        Err(error) if !bridge::is_reader_gone(&error) => Err(daemon.why_ended(&stream, &error).await),
-        Ok(_) | Err(_) => Ok(()),
+        Err(error) if !bridge::is_reader_gone(&error) => Err(daemon.why_ended(stream, &error).await),
+        Ok(_) | Err(_) => daemon.ended_well(stream).await,
     }
 }
 
@@ -91,11 +91,12 @@ async fn send_message(daemon: &Daemon, output: Output, target: &str, message: &s
     };
     let exchanged = tokio::time::timeout(timeout, exchange).await.map_err(|_| no_answer(timeout))?;
     if let Err(error) = exchanged {
-        return Err(daemon.why_ended(&outgoing.stream, &error).await);
+        return Err(daemon.why_ended(outgoing.stream, &error).await);
     }
+    daemon.ended_well(outgoing.stream).await?;
     output.bytes(&reply)?;
     if reply.is_empty() {
-        output.talk(format_args!("delivered to {}", outgoing.display_name(target)));
+        output.talk(format_args!("delivered to {}", outgoing.name.as_deref().unwrap_or(&outgoing.address)));
     } else if !reply.ends_with(b"\n") {
         output.bytes(b"\n")?;
     }
@@ -130,12 +131,12 @@ async fn call_mcp(
     let exchanged = tokio::time::timeout(timeout, exchange).await.map_err(|_| no_answer(timeout))?;
     match exchanged {
         Ok(Some(answer)) => output.line(answer.trim_end()),
-        Ok(None) if id.is_none() => {
+        Ok(None) => {
+            daemon.ended_well(outgoing.stream).await?;
             output.talk("no reply is owed: without an \"id\" the message is a JSON-RPC notification");
             Ok(())
         }
-        Ok(None) => Err(Failure::failed("the MCP server ended without an answer")),
-        Err(error) => Err(daemon.why_ended(&outgoing.stream, &error).await),
+        Err(error) => Err(daemon.why_ended(outgoing.stream, &error).await),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `pilotctl find` (spec/cli.md §5.2).
 
 use clap::Args;
-use pilot_daemon::api::types::{FindRequest, FoundAgent};
+use pilot_daemon::api::types::{AgentInfo, FindRequest};
 
 use crate::context::Context;
 use crate::exit_code::ExitCode;
@@ -26,7 +26,7 @@ pub(crate) struct FindArgs {
 }
 
 pub(crate) async fn run(args: &FindArgs, context: &Context) -> Result<()> {
-    let request = FindRequest { tag: args.tag.clone(), group: args.group.clone(), need: args.need.clone() };
+    let request = FindRequest { tag: args.tag.clone(), group: args.group.clone(), need: args.need.clone(), limit: None };
     let reply = context.daemon().await?.find(&request).await?;
     if reply.agents.is_empty() {
         return Err(nobody(args));
@@ -34,16 +34,16 @@ pub(crate) async fn run(args: &FindArgs, context: &Context) -> Result<()> {
     context.output.result(&reply, || table(&reply.agents))
 }
 
-fn table(agents: &[FoundAgent]) -> String {
+fn table(agents: &[AgentInfo]) -> String {
     let mut table = Table::new(["HOSTNAME", "ADDRESS", "TAGS", "OFFERS", "REACHABLE", "RTT"]);
     for agent in agents {
         let offers: Vec<&str> = agent.offers.iter().map(|offer| offer.service.as_str()).collect();
         table.row([
-            agent.name.clone(),
+            agent.name.clone().unwrap_or_default(),
             agent.address.clone(),
             agent.tags.join(", "),
             offers.join(", "),
-            if agent.reachable { "yes" } else { "no" }.to_owned(),
+            agent.reachable.map(|reachable| if reachable { "yes" } else { "no" }.to_owned()).unwrap_or_default(),
             agent.rtt_ms.map(milliseconds).unwrap_or_default(),
         ]);
     }

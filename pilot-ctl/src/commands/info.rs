@@ -1,7 +1,7 @@
 //! `pilotctl info` (spec/cli.md §5.2).
 
 use clap::Args;
-use pilot_daemon::api::types::Status;
+use pilot_daemon::api::types::{Service, Status};
 
 use crate::context::Context;
 use crate::hint::Result;
@@ -18,9 +18,10 @@ struct Info {
     name: String,
     address: String,
     key: String,
+    description: String,
     tags: Vec<String>,
     groups: Vec<String>,
-    services: Vec<String>,
+    services: Vec<Service>,
     ticket: String,
     backbone: Option<String>,
 }
@@ -38,23 +39,26 @@ impl Info {
             name: status.name,
             address: status.address,
             key: status.key,
+            description: status.description,
             tags: status.tags,
             groups: status.groups,
             services: status.services,
             ticket,
-            backbone: status.backbone.and_then(|backbone| backbone.ticket),
+            backbone: status.backbone.map(|backbone| backbone.ticket),
         }
     }
 
     fn lines(&self) -> String {
         let list = |words: &[String]| if words.is_empty() { "-".to_owned() } else { words.join(", ") };
+        let services: Vec<String> = self.services.iter().map(|service| service.service.clone()).collect();
         [
             format!("Hostname: {}", self.name),
             format!("Address: {}", self.address),
             format!("Key: {}", self.key),
+            format!("Description: {}", if self.description.is_empty() { "-" } else { &self.description }),
             format!("Tags: {}", list(&self.tags)),
             format!("Groups: {}", list(&self.groups)),
-            format!("Services: {}", list(&self.services)),
+            format!("Services: {}", list(&services)),
             format!("Backbone: {}", self.backbone.as_deref().unwrap_or("-")),
             format!("Ticket: {}", self.ticket),
         ]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use pilot_daemon::api::types::PingReply;
+use pilot_daemon::api::types::Reached;
 
 use crate::context::Context;
 use crate::hint::{Failure, Result};
@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &PingArgs, context: &Context) -> Result<()> {
     }
 }
 
-fn line(reply: &PingReply) -> String {
+fn line(reply: &Reached) -> String {
     format!("✓ reply from {} · {}", reply.address, milliseconds(reply.rtt_ms))
 }
 

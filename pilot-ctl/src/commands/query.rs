@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
-use pilot_daemon::api::types::{FindRequest, FoundAgent};
+use pilot_daemon::api::types::{AgentInfo, FindRequest};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const MAX_REPLY_DEFAULT: u64 = 16 << 20;
 /// How often to ask the daemon whether the stream still moves; the tunnel itself notices after five seconds.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// Shorter words (`is`, `the` is let through) say nothing about what an agent is good at.
+/// Shorter words say nothing about what an agent is good at.
 const WORD_LEN_MIN: usize = 3;
 
 #[derive(Debug, Args)]
@@ -126,9 +126,9 @@ async fn ask_agent(daemon: &Daemon, output: Output, target: &str, question: &Que
 }
 
 async fn ask_group(daemon: &Daemon, output: Output, group: &str, question: &Question<'_>) -> Result<Answer> {
-    let request = FindRequest { tag: None, group: Some(group.to_owned()), need: None };
+    let request = FindRequest { tag: None, group: Some(group.to_owned()), need: None, limit: None };
     let found = daemon.find(&request).await?.agents;
-    let members = rank(found.into_iter().filter(|member| member.name != daemon.name), question.text);
+    let members = rank(found.into_iter().filter(|member| member.name.as_deref() != Some(&*daemon.name)), question.text);
     if members.is_empty() {
         let failure = Failure::new(ExitCode::NotFound, format!("group '{group}' has no other members"));
         return Err(failure.hint(format!("an agent joins with `pilotctl group join {group}`")));
@@ -136,17 +136,17 @@ async fn ask_group(daemon: &Daemon, output: Output, group: &str, question: &Ques
     let mut passed_over = Vec::new();
     let mut last_code = ExitCode::Failed;
     for member in &members {
-        match ask(daemon, &member.agent.name, question, OnStall::GiveUp).await {
+        match ask(daemon, &member.agent.address, question, OnStall::GiveUp).await {
             Ok(answer) => {
                 let why = member.why();
-                output.talk(format_args!("answered by: {} ({}), {why}", member.agent.name, member.agent.address));
+                output.talk(format_args!("answered by: {} ({}), {why}", member.name(), member.agent.address));
                 return Ok(Answer { why, passed_over, ..answer });
             }
             Err(failure) => {
                 last_code = failure.code;
                 let reason = format!("{}: {}", failure.code.word(), failure.message);
-                output.talk(format_args!("passed over: {} ({reason})", member.agent.name));
-                passed_over.push(PassedOver { name: member.agent.name.clone(), reason });
+                output.talk(format_args!("passed over: {} ({reason})", member.name()));
+                passed_over.push(PassedOver { name: member.name().to_owned(), reason });
             }
         }
     }
@@ -171,20 +171,21 @@ async fn ask(daemon: &Daemon, target: &str, question: &Question<'_>, on_stall: O
     options.deadline = Some(left);
     options.content_type = Some("text/plain; charset=utf-8");
     let mut outgoing = daemon.open(&options).await?;
-    let stream = outgoing.stream.clone();
+    let stream = outgoing.stream;
     let exchanged = tokio::select! {
         reply = exchange(&mut outgoing, question) => reply,
-        failure = watch_stall(daemon, &stream, on_stall) => return Err(failure),
+        failure = watch_stall(daemon, stream, on_stall) => return Err(failure),
         () = tokio::time::sleep_until(question.deadline) => return Err(deadline_passed()),
     };
     let bytes = match exchanged {
         Ok(bytes) => bytes,
-        Err(error) => return Err(daemon.why_ended(&stream, &error).await),
+        Err(error) => return Err(daemon.why_ended(stream, &error).await),
     };
     if bytes.len() as u64 > question.reply_len_max {
         let message = format!("the reply is larger than {} bytes", question.reply_len_max);
         return Err(Failure::failed(message).hint("--max-reply BYTES takes more"));
     }
+    daemon.ended_well(stream).await?;
     Ok(Answer::new(&outgoing, bytes))
 }
 
@@ -196,7 +197,7 @@ async fn exchange(outgoing: &mut Outgoing, question: &Question<'_>) -> std::io::
     Ok(reply)
 }
 
-async fn watch_stall(daemon: &Daemon, stream: &str, on_stall: OnStall<'_>) -> Failure {
+async fn watch_stall(daemon: &Daemon, stream: u64, on_stall: OnStall<'_>) -> Failure {
     loop {
         tokio::time::sleep(STALL_CHECK_INTERVAL).await;
         let stalled = daemon.stream_status(stream).await.is_ok_and(|status| status.stalled);
@@ -232,11 +233,15 @@ impl Answer {
 
 /// A member of the group and what speaks for it.
 struct Member {
-    agent: FoundAgent,
+    agent: AgentInfo,
     matches: Vec<String>,
 }
 
 impl Member {
+    fn name(&self) -> &str {
+        self.agent.name.as_deref().unwrap_or(&self.agent.address)
+    }
+
     fn why(&self) -> String {
         let mut reasons = Vec::new();
         if !self.matches.is_empty() {
@@ -251,7 +256,7 @@ impl Member {
 }
 
 /// Reachable before not, then by words in common with the text, then by round trip; a name decides between equals.
-fn rank(agents: impl Iterator<Item = FoundAgent>, text: &[u8]) -> Vec<Member> {
+fn rank(agents: impl Iterator<Item = AgentInfo>, text: &[u8]) -> Vec<Member> {
     let asked = words(&String::from_utf8_lossy(text));
     let mut members: Vec<Member> = agents
         .map(|agent| {
@@ -260,18 +265,18 @@ fn rank(agents: impl Iterator<Item = FoundAgent>, text: &[u8]) -> Vec<Member> {
         })
         .collect();
     members.sort_by(|left, right| {
-        let fitness = |member: &Member| (!member.agent.reachable, std::cmp::Reverse(member.matches.len()));
+        let fitness = |member: &Member| (member.agent.reachable != Some(true), std::cmp::Reverse(member.matches.len()));
         let rtt = |member: &Member| member.agent.rtt_ms.unwrap_or(f64::INFINITY);
         let by_rtt = rtt(left).total_cmp(&rtt(right));
-        fitness(left).cmp(&fitness(right)).then(by_rtt).then_with(|| left.agent.name.cmp(&right.agent.name))
+        fitness(left).cmp(&fitness(right)).then(by_rtt).then_with(|| left.name().cmp(right.name()))
     });
     members
 }
 
-fn self_description(agent: &FoundAgent) -> String {
+fn self_description(agent: &AgentInfo) -> String {
     let offers = agent.offers.iter().map(|offer| offer.description.as_str());
     let tags = agent.tags.iter().map(String::as_str);
-    let own = [agent.name.as_str(), agent.description.as_str()];
+    let own = [agent.name.as_deref().unwrap_or_default(), agent.description.as_str()];
     own.into_iter().chain(tags).chain(offers).collect::<Vec<_>>().join(" ")
 }
 

@@ -7,6 +7,7 @@ mod transfer;
 use std::time::Duration;
 
 use clap::Args;
+use pilot_daemon::api::types::Path;
 use serde::Serialize;
 use serde_json::json;
 
@@ -154,22 +155,22 @@ async fn block_direct_path(stage: &Stage, peer: &str) -> Result<()> {
     let alpha = agent(stage, "alpha").await?;
     stage.run(&["daemon", "set", "--direct", "off", "--as", "alpha"]).await?;
     stage.run(&["query", peer, "can you hear me by relay?", "--as", "alpha"]).await?;
-    wait_for_path(&alpha, peer, "relay").await?;
+    wait_for_path(&alpha, peer, Path::Relay).await?;
     stage.run(&["peers", "--as", "alpha"]).await?;
     stage.run(&["daemon", "set", "--direct", "on", "--as", "alpha"]).await?;
     stage.run(&["query", peer, "and now?", "--as", "alpha"]).await?;
-    wait_for_path(&alpha, peer, "direct").await?;
+    wait_for_path(&alpha, peer, Path::Direct).await?;
     stage.run(&["peers", "--as", "alpha"]).await?;
     done(stage, "relay", json!({ "promoted": true }))
 }
 
 /// Waits until the tunnel to `peer` has this path; pings keep it busy, for an idle tunnel has no reason to move.
-async fn wait_for_path(daemon: &Daemon, peer: &str, path: &str) -> Result<()> {
+async fn wait_for_path(daemon: &Daemon, peer: &str, path: Path) -> Result<()> {
     let waiting = async {
         loop {
             let peers = daemon.peers().await?.peers;
             let tunnel = peers.iter().find(|other| other.name.as_deref() == Some(peer));
-            if tunnel.is_some_and(|tunnel| tunnel.path.as_deref() == Some(path)) {
+            if tunnel.is_some_and(|tunnel| tunnel.path == Some(path)) {
                 return Ok(());
             }
             daemon.ping(peer, PROMOTION_TIMEOUT).await?;

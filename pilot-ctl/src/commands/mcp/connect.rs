@@ -37,8 +37,8 @@ pub(crate) async fn run(args: &McpConnectArgs, context: &Context) -> Result<()> 
     options.content_type = Some("application/json");
     let Outgoing { stream, io, .. } = daemon.open(&options).await?;
     match join(io, Stdio::stdin()?, Stdio::stdout()?).await {
-        Ok(()) => Ok(()),
-        Err(error) => Err(daemon.why_ended(&stream, &error).await),
+        Ok(()) => daemon.ended_well(stream).await,
+        Err(error) => Err(daemon.why_ended(stream, &error).await),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::handler::{GRACE, Handler, HandlerCommand};
 use crate::hint::{Failure, Result};
-use crate::home::Lock;
+use crate::lock::Lock;
 use crate::output::Output;
 use crate::process::{self, child};
 use crate::service::{Service, Stop, refuse};
