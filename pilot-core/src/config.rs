@@ -1,5 +1,6 @@
 //! Settings of a node.
 
+use crate::handshake::Parameters;
 use crate::identity::{Certificate, Identity, TransportKey};
 use crate::transport::TransportConfig;
 
@@ -41,6 +42,17 @@ impl Config {
     pub fn direct(mut self, allowed: bool) -> Self {
         self.direct = allowed;
         self
+    }
+
+    /// What a handshake tells the peer of our limits.
+    pub(crate) fn parameters(&self) -> Parameters {
+        let limits = self.transport.local_limits();
+        Parameters {
+            max_data: limits.max_data,
+            max_stream_data: limits.max_stream_data,
+            max_streams: limits.max_streams,
+            ..Parameters::default()
+        }
     }
 
     /// Settings of each tunnel's streams and recovery.

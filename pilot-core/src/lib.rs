@@ -5,15 +5,25 @@
 #![warn(missing_docs)]
 
 pub mod address;
+pub mod config;
 pub mod crypto;
+mod dial;
+pub mod directory;
 pub mod event;
+pub mod handshake;
 pub mod id;
 pub mod identity;
 pub mod limits;
+pub mod node;
+mod path;
+mod peer;
+pub mod record;
 pub mod rng;
 pub mod route;
+pub mod session;
 pub mod stats;
 pub mod ticket;
 pub mod time;
 pub mod transport;
+mod tunnel;
 pub mod wire;

@@ -30,6 +30,10 @@ pub const DIRECT_FRESH: Duration = Duration::from_secs(30);
 pub const PATH_FAILED_PTO_COUNT: u32 = 3;
 /// Probe timeouts in a row after which the home node counts as lost.
 pub const HOME_LOST_PTO_COUNT: u32 = 4;
+/// Rest between two changes of path that only follow a peer that has moved, at the side with the smaller key.
+pub const FOLLOW_AFTER_SMALLER: Duration = Duration::from_secs(5);
+/// The same at the side with the greater key: it follows first, so that both end on one path.
+pub const FOLLOW_AFTER_GREATER: Duration = Duration::from_secs(1);
 /// Paths kept per peer; the oldest unproved one makes room.
 pub const PATHS_MAX: usize = 16;
 /// Unanswered probes per path in one round of checks.

@@ -15,6 +15,9 @@ use crate::time::Mono;
 /// Pause after the first probe of a round; it doubles with each.
 const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(25);
 
+/// A peer that was heard by another direct path for this long, and not by the one in use, has moved.
+const PEER_MOVED_AFTER: Duration = Duration::from_millis(200);
+
 /// How a packet gets to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hop {
@@ -60,6 +63,7 @@ pub(crate) struct Paths {
     paths: Vec<Path>,
     next_id: u32,
     active: Option<PathId>,
+    switched: Mono,
 }
 
 impl Hop {
@@ -68,7 +72,7 @@ impl Hop {
     }
 
     /// Whether both are one path; the local address is a detail that may change under it.
-    fn is_same_way(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_way(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Direct(one), Self::Direct(two)) => one.remote == two.remote && one.socket == two.socket,
             (Self::Relay { .. }, Self::Relay { .. }) => self == other,
@@ -190,14 +194,23 @@ impl Paths {
         probes.filter(|probe| probe.may_go_on(is_in_use)).map(|probe| probe.next).min()
     }
 
-    /// Chooses the path for data and returns it if it is another than before. Of equals, the one in use stays: no flapping.
-    pub(crate) fn choose(&mut self, now: Mono, is_relay_up: impl Fn(u32) -> bool) -> Option<PathId> {
+    /// Chooses the path for data and returns it if it is another than before. Of equals, the one in use stays, unless the peer has
+    /// moved: it is heard by another one only. `follow_after` is how long a switch rests before the next of that kind; it differs
+    /// between the two sides, so that they do not follow each other in circles.
+    pub(crate) fn choose(&mut self, now: Mono, follow_after: Duration, is_relay_up: impl Fn(u32) -> bool) -> Option<PathId> {
+        let heard = self.active().and_then(|active| active.last_received);
+        let may_follow = now.since(self.switched) >= follow_after;
         let best = self.paths.iter().filter(|path| path.proved).max_by_key(|path| {
+            let has_peer_moved = may_follow && path.last_received.unwrap_or_default().since(heard.unwrap_or(now)) >= PEER_MOVED_AFTER;
             let is_active = Some(path.id) == self.active;
-            (path.score(now, &is_relay_up), is_active, path.last_received)
+            (path.score(now, &is_relay_up), has_peer_moved, is_active, path.last_received)
         })?;
         let id = best.id;
-        (self.active.replace(id) != Some(id)).then_some(id)
+        if self.active.replace(id) == Some(id) {
+            return None;
+        }
+        self.switched = now;
+        Some(id)
     }
 
     /// Whether a way to the peer exists that may be expected to work.

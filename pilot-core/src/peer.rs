@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use crate::dial::Dial;
 use crate::event::PathKind;
+use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, PathId};
 use crate::identity::Certificate;
-use crate::limits::{ADDRESSES_MAX, HOMES_MAX, HOME_KEEPALIVE, MTU_PROBE_MAX, LIVENESS_PROBE_AFTER, UNCONFIRMED_SESSION_LIFETIME};
+use crate::limits::{ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HOMES_MAX, HOME_KEEPALIVE, MTU_PROBE_MAX, LIVENESS_PROBE_AFTER, UNCONFIRMED_SESSION_LIFETIME};
 use crate::path::{Hop, Paths};
 use crate::time::Mono;
 use crate::transport::PathParams;
@@ -162,7 +163,7 @@ impl Peer {
     /// Keys by which message 2 may prove continuity, the likeliest first; the last is that of a new tunnel.
     pub(crate) fn rekey_psks(&self) -> Vec<[u8; 32]> {
         let running = self.tunnel.iter().flat_map(Tunnel::rekey_psks);
-        running.chain([[0; 32]]).collect()
+        running.chain([NO_PSK]).collect()
     }
 
     /// Whether streams are open or data is unacknowledged.
@@ -208,8 +209,9 @@ impl Peer {
     }
 
     /// Lets the best path carry the data. Returns it if that is news.
-    pub(crate) fn choose_path(&mut self, now: Mono, is_relay_up: impl Fn(u32) -> bool) -> Option<Hop> {
-        let chosen = self.paths.choose(now, is_relay_up)?;
+    pub(crate) fn choose_path(&mut self, now: Mono, own: &IdentityKey, is_relay_up: impl Fn(u32) -> bool) -> Option<Hop> {
+        let follow_after = if *own < self.key { FOLLOW_AFTER_SMALLER } else { FOLLOW_AFTER_GREATER };
+        let chosen = self.paths.choose(now, follow_after, is_relay_up)?;
         if let Some(tunnel) = &mut self.tunnel {
             tunnel.transport.set_active_path(chosen);
         }

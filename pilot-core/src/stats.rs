@@ -22,8 +22,14 @@ pub enum DropReason {
     Mac1,
     /// A handshake message that does not decrypt.
     Handshake,
-    /// A certificate that is forged, or whose address or transport key does not match.
+    /// A certificate that is malformed or whose signature does not match.
     Certificate,
+    /// A certificate whose modifier gives its key no address: the work is missing.
+    CertificateAddress,
+    /// A valid certificate of another transport key than the one in use.
+    ForeignTransportKey,
+    /// A valid certificate of another identity than the one asked for.
+    ForeignIdentity,
     /// A certificate outside its dates.
     CertificateExpired,
     /// Names a transport key that this node no longer has; answered with CERT within the rate limit.
@@ -44,7 +50,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::Malformed,
         Self::Version,
         Self::UnexpectedStun,
@@ -55,6 +61,9 @@ impl DropReason {
         Self::Mac1,
         Self::Handshake,
         Self::Certificate,
+        Self::CertificateAddress,
+        Self::ForeignTransportKey,
+        Self::ForeignIdentity,
         Self::CertificateExpired,
         Self::UnknownKey,
         Self::Unsolicited,
@@ -78,6 +87,9 @@ impl DropReason {
             Self::Mac1 => "mac1",
             Self::Handshake => "handshake",
             Self::Certificate => "certificate",
+            Self::CertificateAddress => "certificate_address",
+            Self::ForeignTransportKey => "foreign_transport_key",
+            Self::ForeignIdentity => "foreign_identity",
             Self::CertificateExpired => "certificate_expired",
             Self::UnknownKey => "unknown_key",
             Self::Unsolicited => "unsolicited",

@@ -18,6 +18,7 @@ const STREAMS_BEFORE_HANDSHAKE_MAX: u64 = 1_024;
 pub(crate) struct LiveSession {
     session: Session,
     index: SessionIndex,
+    remote_index: SessionIndex,
     since: Mono,
     is_initiator: bool,
     next_psk: [u8; 32],
@@ -52,15 +53,21 @@ impl Agreed {
             max_streams: established.parameters.max_streams,
         };
         let tunnel = established.tunnel;
-        let next_psk = *established.keys.next_psk();
+        let next_psk = *established.keys.next_psk;
+        let remote_index = established.remote_index;
         let session = Session::new(established, index);
-        Self { live: LiveSession { session, index, since: now, is_initiator, next_psk }, tunnel, limits }
+        Self { live: LiveSession { session, index, remote_index, since: now, is_initiator, next_psk }, tunnel, limits }
     }
 }
 
 impl LiveSession {
     pub(crate) fn index(&self) -> SessionIndex {
         self.index
+    }
+
+    /// How the peer names the session.
+    pub(crate) fn remote_index(&self) -> SessionIndex {
+        self.remote_index
     }
 
     /// Opens a packet of a session whose tunnel has received nothing yet.
@@ -119,13 +126,6 @@ impl Tunnel {
         Ok((number, frames))
     }
 
-    /// Notes the first packet of a session, opened outside of the tunnel before it was adopted.
-    pub(crate) fn mark(&mut self, number: PacketNumber) -> bool {
-        let is_new = self.replay.check(number);
-        self.replay.mark(number);
-        is_new
-    }
-
     /// Seals the packet that starts at `start`; its path header is not part of it.
     pub(crate) fn seal(&mut self, packet: &mut Vec<u8>, start: usize, number: PacketNumber) {
         let live = self.current.as_mut().expect("only an established tunnel is asked for packets");
@@ -162,9 +162,9 @@ impl Tunnel {
         self.current.as_ref().map(|live| live.since + PREVIOUS_SESSION_LIFETIME)
     }
 
-    /// Indices by which packets reach this tunnel.
-    pub(crate) fn indices(&self) -> impl Iterator<Item = SessionIndex> + '_ {
-        [self.current.as_ref(), self.previous.as_ref()].into_iter().flatten().map(|live| live.index)
+    /// The sessions by which packets reach this tunnel.
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &LiveSession> + '_ {
+        [self.current.as_ref(), self.previous.as_ref()].into_iter().flatten()
     }
 }
 

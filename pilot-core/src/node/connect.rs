@@ -46,10 +46,12 @@ impl Node {
             }
             return;
         }
+        if peer.paths.active().is_some_and(|active| active.hop.is_direct() && active.is_fresh(now.mono)) {
+            return;
+        }
         self.choose_path(now, index);
         let peer = &mut self.peers[index as usize];
-        let Some(active) = peer.paths.active() else { return };
-        if active.hop.is_direct() && !active.is_fresh(now.mono) {
+        if let Some(active) = peer.paths.active().filter(|active| active.hop.is_direct()) {
             let id = active.id;
             peer.paths.probe(now.mono, id, &mut self.rng);
         }
@@ -97,19 +99,19 @@ impl Node {
         if let Some(old) = peer.dial.take() {
             self.by_index.remove(&old.index());
         }
-        let certificate = peer.certificate.as_ref().filter(|certificate| certificate.is_current(now.unix));
-        let (stage, datagram) = if let Some(certificate) = certificate {
-            let running = peer.tunnel.as_ref().filter(|tunnel| tunnel.is_established());
-            let tunnel = running.map_or_else(|| TunnelId(self.rng.array()), |tunnel| tunnel.id);
-            let local = Local { identity: &self.keys.identity, certificate: &self.keys.certificate, transport: &self.keys.transport[0] };
-            let parameters = self.config.parameters();
-            let (initiator, datagram) =
-                Initiator::start(&local, certificate, local_index, tunnel, &parameters, now.unix, &mut self.rng);
+        let certificate = peer.certificate.as_ref().filter(|certificate| certificate.check_dates(now.unix).is_ok());
+        let running = peer.tunnel.as_ref().filter(|tunnel| tunnel.is_established());
+        let tunnel = running.map_or_else(|| TunnelId(self.rng.array()), |tunnel| tunnel.id);
+        let local = Local { identity: &self.keys.identity, certificate: &self.keys.certificate, transport: &self.keys.transport[0] };
+        let parameters = self.config.parameters();
+        let message_1 = certificate
+            .and_then(|certificate| Initiator::start(&local, certificate, local_index, tunnel, &parameters, now.unix, &mut self.rng).ok());
+        let (stage, datagram) = if let Some((initiator, datagram)) = message_1 {
             (Stage::Handshake { initiator: Box::new(initiator), index: local_index }, datagram)
         } else {
             let mut nonce: [u8; 8] = self.rng.array();
             nonce[..4].copy_from_slice(&local_index.0.to_be_bytes());
-            (Stage::Certificate { nonce, index: local_index }, handshake::cert_request(&peer.key, nonce))
+            (Stage::Certificate { nonce, index: local_index }, handshake::certificate_request(&peer.key, nonce))
         };
         peer.dial = Some(Dial::new(stage, datagram, started, now.mono));
         self.by_index.insert(local_index, index);
@@ -445,7 +447,7 @@ impl Node {
     }
 
     /// A backbone node tells its clients how it sees them.
-    fn tell_observed_address(&mut self, index: u32) {
+    pub(super) fn tell_observed_address(&mut self, index: u32) {
         if self.is_agent() {
             return;
         }

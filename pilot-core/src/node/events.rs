@@ -141,6 +141,7 @@ impl Node {
                 if peer.paths.is_response(path, &data) {
                     peer.paths.prove(now.mono, path);
                     self.choose_path(now, index);
+                    self.tell_observed_address(index);
                 }
             }
             PathFrame::Candidates(candidates) => self.candidates_received(now, index, &candidates),
@@ -182,8 +183,9 @@ impl Node {
     /// Lets data take the best path there is.
     pub(super) fn choose_path(&mut self, now: Now, index: u32) {
         let relays = self.relays_up(index);
+        let own = self.key();
         let peer = &mut self.peers[index as usize];
-        let Some(hop) = peer.choose_path(now.mono, |backbone| relays.contains(&backbone)) else { return };
+        let Some(hop) = peer.choose_path(now.mono, &own, |backbone| relays.contains(&backbone)) else { return };
         if peer.is_connected() {
             let (peer, path) = (peer.key, self.path_kind(&hop));
             self.events.push_back(Event::PathChanged { peer, path });

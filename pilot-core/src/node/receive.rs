@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::dial::Dial;
 use crate::handshake::{self, HandshakeError, Incoming, Local};
 use crate::id::SessionIndex;
-use crate::identity::Certificate;
+use crate::identity::CertificateError;
 use crate::limits::{STATELESS_REPLIES_PER_SECOND, UNKNOWN_HANDSHAKE_INTERVAL};
 use crate::path::Hop;
 use crate::peer::{Answered, PeerInfo, Unconfirmed};
@@ -109,6 +109,9 @@ impl Node {
         if is_new {
             tracing::debug!("a packet came by a new path");
         }
+        if self.peers[index as usize].paths.active().is_none_or(|active| active.id != path) {
+            self.choose_path(now, index);
+        }
         self.drain_peer(now, index);
         Ok(())
     }
@@ -128,17 +131,18 @@ impl Node {
     fn handle_init(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
         let incoming = match Incoming::open(self.key(), &self.keys.transport, packet, now.unix) {
             Ok(incoming) => incoming,
-            Err(HandshakeError::UnknownKey { nonce }) => {
-                self.answer_certificate(now, hop, nonce)?;
+            Err(HandshakeError::UnknownKey { initiator, .. }) => {
+                self.spend_reply(now)?;
+                self.queue(hop, handshake::answer_stale_init(initiator, &self.keys.certificate));
                 return Err(DropReason::UnknownKey);
             }
             Err(error) => return Err(drop_reason(&error)),
         };
-        let key = incoming.certificate().identity;
+        let key = incoming.certificate.identity;
         let index = self.slot(now.mono, key).ok_or(DropReason::TableFull)?;
         self.check_direct(index, &hop)?;
         if let Some(answered) = &self.peers[index as usize].answered
-            && answered.transcript == incoming.transcript()
+            && answered.transcript == incoming.transcript
         {
             let response = answered.response.clone();
             self.queue(hop, response);
@@ -154,15 +158,14 @@ impl Node {
     /// Answers message 1. Nothing but the answer exists until the initiator has used the session.
     fn respond(&mut self, now: Now, index: u32, incoming: Incoming, hop: Hop) -> Result<(), DropReason> {
         let local_index = self.new_index();
-        let transcript = incoming.transcript();
-        let certificate = incoming.certificate().clone();
-        let tunnel = self.peers[index as usize].tunnel.as_ref().filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel());
+        let transcript = incoming.transcript;
+        let certificate = incoming.certificate.clone();
+        let tunnel = self.peers[index as usize].tunnel.as_ref().filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel);
         let psk = tunnel.and_then(|tunnel| tunnel.rekey_psks().next());
         let local = Local { identity: &self.keys.identity, certificate: &self.keys.certificate, transport: &self.keys.transport[0] };
         let parameters = self.config.parameters();
-        let (established, response) = incoming
-            .respond(&local, local_index, &psk.unwrap_or_default(), &parameters, now.unix, &mut self.rng)
-            .map_err(|error| drop_reason(&error))?;
+        let (established, response) =
+            incoming.respond(&local, local_index, &psk.unwrap_or(handshake::NO_PSK), &parameters, &mut self.rng);
         let peer = &mut self.peers[index as usize];
         let agreed = Agreed::new(established, local_index, false, now.mono);
         let replaced = peer.unconfirmed.replace(Unconfirmed::new(agreed, psk.is_some(), now.mono));
@@ -203,19 +206,18 @@ impl Node {
     }
 
     fn handle_cert_request(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
-        let nonce = handshake::open_cert_request(packet, &self.key()).map_err(|error| drop_reason(&error))?;
-        self.answer_certificate(now, hop, nonce)
+        let answer = handshake::answer_certificate_request(packet, &self.keys.certificate).map_err(|error| drop_reason(&error))?;
+        self.spend_reply(now)?;
+        self.queue(hop, answer);
+        Ok(())
     }
 
     /// Takes a certificate that an attempt of ours waits for: asked for outright, or because the one it had is stale.
     fn handle_cert(&mut self, now: Now, packet: &[u8]) -> Result<(), DropReason> {
-        let cert = Cert::decode(packet).map_err(|_| DropReason::Malformed)?;
-        let index = self.dial_with_nonce(&cert.nonce).ok_or(DropReason::Unsolicited)?;
-        let certificate = Certificate::verify(cert.certificate, now.unix).map_err(|error| drop_reason(&error.into()))?;
+        let nonce = Cert::decode(packet).map_err(|_| DropReason::Malformed)?.nonce;
+        let index = self.dial_with_nonce(&nonce).ok_or(DropReason::Unsolicited)?;
         let peer = &mut self.peers[index as usize];
-        if certificate.identity != peer.key {
-            return Err(DropReason::Certificate);
-        }
+        let certificate = handshake::accept_certificate(packet, nonce, &peer.key, now.unix).map_err(|error| drop_reason(&error))?;
         let is_known = peer.certificate.as_ref().is_some_and(|known| known.key_id == certificate.key_id);
         if is_known && peer.dial.as_ref().is_some_and(Dial::is_in_handshake) {
             return Err(DropReason::Unsolicited);
@@ -247,13 +249,6 @@ impl Node {
         self.spend_reply(now)?;
         let unknown = Unknown::answer(packet).map_err(|_| DropReason::Malformed)?;
         self.queue(hop, unknown.encode().to_vec());
-        Ok(())
-    }
-
-    fn answer_certificate(&mut self, now: Now, hop: Hop, nonce: [u8; 8]) -> Result<(), DropReason> {
-        self.spend_reply(now)?;
-        let certificate = self.keys.certificate.encode();
-        self.queue(hop, Cert { nonce, certificate: &certificate }.encode());
         Ok(())
     }
 
@@ -291,5 +286,21 @@ impl Node {
 }
 
 fn drop_reason(error: &HandshakeError) -> DropReason {
-    error.drop_reason()
+    match error {
+        HandshakeError::Decode(_) | HandshakeError::Payload(_) => DropReason::Malformed,
+        HandshakeError::Mac1 | HandshakeError::OwnIdentity => DropReason::Mac1,
+        HandshakeError::Forged | HandshakeError::SmallOrder(_) => DropReason::Handshake,
+        HandshakeError::ForeignTransportKey => DropReason::ForeignTransportKey,
+        HandshakeError::ForeignIdentity => DropReason::ForeignIdentity,
+        HandshakeError::UnknownKey { .. } => DropReason::UnknownKey,
+        HandshakeError::Unasked => DropReason::Unsolicited,
+        HandshakeError::Certificate(error) => match error {
+            CertificateError::Address => DropReason::CertificateAddress,
+            CertificateError::NotYetValid { .. } | CertificateError::Expired { .. } => DropReason::CertificateExpired,
+            CertificateError::Version { .. } | CertificateError::Suites(_) => DropReason::Version,
+            CertificateError::Decode(_) | CertificateError::KeyId | CertificateError::Validity | CertificateError::Signature(_) => {
+                DropReason::Certificate
+            }
+        },
+    }
 }

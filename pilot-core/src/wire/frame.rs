@@ -105,6 +105,8 @@ codes! {
     TIMEOUT = 8 "timeout";
     /// The peer lost its state: streams of the old tunnel end with this.
     PEER_RESTARTED = 9 "peer_restarted";
+    /// No tunnel could be made. Given by the local node, never on the wire.
+    UNREACHABLE = 10 "unreachable";
     /// Who asked no longer wants the answer.
     CANCELLED = 16 "cancelled";
     /// Policy says no; the reason says how to be let in.

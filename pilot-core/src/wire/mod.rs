@@ -12,8 +12,10 @@
 //! All integers are big-endian. Reserved bytes are sent as zero and, outside sealed or signed packets, ignored. DATA, UNKNOWN and
 //! RELAY are encoded and decoded without allocation.
 
+pub mod cbor;
 pub mod circuit;
 pub mod codec;
+pub mod directory;
 pub mod frame;
 pub mod handshake;
 pub mod stream_header;

@@ -1,0 +1,483 @@
+//! What a client believes of the directory's answers (spec/trust.md §3).
+//!
+//! The directory is trusted for the first binding of a name to a key, for freshness and for presence, and for nothing else. Everything it
+//! serves is signed by the agent it is about; [`Pins`] remembers which key a name had and how far each agent's records had come, so that a
+//! directory which changes a byte, serves an older record or another's key is found out, and is not obeyed.
+//!
+//! Only look-ups of one agent create pins. Answers to a search are checked against the pins there are, but leave none: nobody chose them.
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+
+use crate::address::Address;
+use crate::id::{IdentityKey, InstanceId};
+use crate::identity::Certificate;
+use crate::record::{Home, IdentityRecord, Offer, PresenceRecord, RecordError};
+use crate::time::UnixTime;
+use crate::wire::cbor::{self, CborError};
+use crate::wire::directory::{Entry, Find, Target};
+
+/// Names, and agents, that a client remembers. About 0.5 MB; one that talks with more forgets those it asked for longest ago.
+pub const PINS_MAX: usize = 4_096;
+
+/// The client's question that an entry came in answer to.
+#[derive(Clone, Copy, Debug)]
+pub enum Asked<'a> {
+    /// A look-up of one agent.
+    Resolve(&'a Target),
+    /// A search.
+    Find(&'a Find),
+}
+
+/// An agent whose records verified, agree with the pins, and answer the question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedAgent {
+    /// Identity key: what policies and pins hold.
+    pub key: IdentityKey,
+    /// Address, derived from the key.
+    pub address: Address,
+    /// Modifier that derives it.
+    pub modifier: u64,
+    /// Host name.
+    pub name: String,
+    /// Labels.
+    pub tags: Vec<String>,
+    /// Groups it answers for.
+    pub groups: Vec<String>,
+    /// What it is.
+    pub description: String,
+    /// Services it offers.
+    pub offers: Vec<Offer>,
+    /// Certificate of its transport key, if it is present.
+    pub certificate: Option<Certificate>,
+    /// Backbone nodes it can be reached through.
+    pub homes: Vec<Home>,
+    /// Whether its node says that it has a live tunnel to it.
+    pub reachable: bool,
+}
+
+/// Why an answer of the directory is not believed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DirectoryError {
+    /// A record does not verify: a byte was changed, or it is out of date or out of bounds.
+    #[error("the directory served a record that does not verify")]
+    Record(#[from] RecordError),
+    /// Identity and presence belong to two agents.
+    #[error("the directory served the presence of another agent")]
+    ForeignPresence,
+    /// Genuine, but not what was asked for.
+    #[error("the directory answered with '{name}', which is not what was asked for")]
+    NotAskedFor {
+        /// Name in the record served.
+        name: String,
+    },
+    /// A newer record of this agent was seen before.
+    #[error("the directory served record {served} of '{name}', but {seen} was seen before")]
+    OlderSequence {
+        /// Name in the record served.
+        name: String,
+        /// Sequence of the record served.
+        served: u64,
+        /// Highest sequence seen.
+        seen: u64,
+    },
+    /// The name had another key before. Only the user can accept the new one ([`Pins::forget`]).
+    #[error("'{name}' had key {pinned} before, and has {served} now")]
+    ChangedKey {
+        /// The name.
+        name: String,
+        /// The key it had.
+        pinned: IdentityKey,
+        /// The key served.
+        served: IdentityKey,
+    },
+}
+
+/// What a client remembers of the agents it looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Pins {
+    #[n(0)]
+    names: BTreeMap<String, NamePin>,
+    #[n(1)]
+    keys: BTreeMap<IdentityKey, KeyPin>,
+}
+
+/// The key that a name had when it was looked up first.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct NamePin {
+    #[n(0)]
+    key: IdentityKey,
+    #[n(1)]
+    used: UnixTime,
+}
+
+/// How far the records of a key had come.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct KeyPin {
+    #[n(0)]
+    identity_sequence: u64,
+    #[n(1)]
+    presence: Option<PresencePin>,
+    #[n(2)]
+    used: UnixTime,
+}
+
+/// The newest presence record seen of a key. Another installation has its own sequence; there the date decides.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct PresencePin {
+    #[n(0)]
+    instance: InstanceId,
+    #[n(1)]
+    sequence: u64,
+    #[n(2)]
+    issued: UnixTime,
+}
+
+impl Pins {
+    /// No pins: the first answer about each agent is believed if it verifies.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Reads what [`Pins::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// [`CborError`] when the bytes were not written by it.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, CborError> {
+        cbor::from_slice(bytes)
+    }
+
+    /// Checks an entry that the directory served in answer to `asked`, and remembers it if it was a look-up.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] tells in which way the directory is wrong. The pins are unchanged then.
+    pub fn check(&mut self, entry: &Entry, asked: Asked<'_>, now: UnixTime) -> Result<VerifiedAgent, DirectoryError> {
+        let identity = IdentityRecord::verify(&entry.identity, now)?;
+        let address = identity.address().ok_or(RecordError::Address)?;
+        let presence = verify_presence(entry, identity.key, now)?;
+        check_asked(&identity, address, asked)?;
+        self.check_name(&identity)?;
+        self.check_sequences(&identity, presence.as_ref())?;
+        if let Asked::Resolve(_) = asked {
+            self.pin(&identity, presence.as_ref(), now);
+        }
+        verified_agent(identity, address, presence, entry.reachable, now)
+    }
+
+    /// Forgets the key of `name`, so that the next look-up pins it anew: the user's word that a changed key is right.
+    pub fn forget(&mut self, name: &str) -> Option<IdentityKey> {
+        self.names.remove(name).map(|pin| pin.key)
+    }
+
+    /// The key pinned for `name`.
+    pub fn key_of(&self, name: &str) -> Option<IdentityKey> {
+        self.names.get(name).map(|pin| pin.key)
+    }
+
+    /// The form in which a driver stores the pins.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        cbor::to_vec(self)
+    }
+
+    fn check_name(&self, identity: &IdentityRecord) -> Result<(), DirectoryError> {
+        match self.names.get(&identity.name) {
+            Some(pin) if pin.key != identity.key => {
+                Err(DirectoryError::ChangedKey { name: identity.name.clone(), pinned: pin.key, served: identity.key })
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn check_sequences(
+        &self,
+        identity: &IdentityRecord,
+        presence: Option<&PresenceRecord>,
+    ) -> Result<(), DirectoryError> {
+        let Some(pin) = self.keys.get(&identity.key) else { return Ok(()) };
+        let older = |served, seen| DirectoryError::OlderSequence { name: identity.name.clone(), served, seen };
+        if identity.sequence < pin.identity_sequence {
+            return Err(older(identity.sequence, pin.identity_sequence));
+        }
+        match (presence, &pin.presence) {
+            (Some(served), Some(seen)) if seen.is_newer_than(served) => Err(older(served.sequence, seen.sequence)),
+            (Some(_) | None, _) => Ok(()),
+        }
+    }
+
+    fn pin(&mut self, identity: &IdentityRecord, presence: Option<&PresenceRecord>, now: UnixTime) {
+        let now = UnixTime::from_secs(now.as_secs());
+        self.names.insert(identity.name.clone(), NamePin { key: identity.key, used: now });
+        evict(&mut self.names, |pin| pin.used);
+        let seen = self.keys.remove(&identity.key).and_then(|pin| pin.presence);
+        let presence = presence.map(PresencePin::of).or(seen);
+        self.keys.insert(identity.key, KeyPin { identity_sequence: identity.sequence, presence, used: now });
+        evict(&mut self.keys, |pin| pin.used);
+    }
+}
+
+impl PresencePin {
+    fn of(record: &PresenceRecord) -> Self {
+        Self { instance: record.instance, sequence: record.sequence, issued: record.issued }
+    }
+
+    fn is_newer_than(&self, record: &PresenceRecord) -> bool {
+        if self.instance == record.instance { self.sequence > record.sequence } else { self.issued > record.issued }
+    }
+}
+
+/// Keeps the table within [`PINS_MAX`] by dropping what was used longest ago.
+fn evict<K: Ord + Clone, V>(pins: &mut BTreeMap<K, V>, used: impl Fn(&V) -> UnixTime) {
+    while pins.len() > PINS_MAX {
+        let oldest = pins.iter().min_by_key(|(_, pin)| used(pin)).map(|(key, _)| key.clone());
+        oldest.and_then(|key| pins.remove(&key));
+    }
+}
+
+/// The presence in the entry. One that has run out says only that the agent is not there.
+fn verify_presence(entry: &Entry, key: IdentityKey, now: UnixTime) -> Result<Option<PresenceRecord>, DirectoryError> {
+    let Some(bytes) = &entry.presence else { return Ok(None) };
+    match PresenceRecord::verify(bytes, now) {
+        Ok(presence) if presence.key == key => Ok(Some(presence)),
+        Ok(_) => Err(DirectoryError::ForeignPresence),
+        Err(RecordError::Expired) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn check_asked(identity: &IdentityRecord, address: Address, asked: Asked<'_>) -> Result<(), DirectoryError> {
+    let answers = match asked {
+        Asked::Resolve(Target::Name(name)) => identity.name == *name,
+        Asked::Resolve(Target::Key(key)) => identity.key == *key,
+        Asked::Resolve(Target::Address(wanted)) => address == *wanted,
+        Asked::Find(find) => {
+            find.tag.as_ref().is_none_or(|tag| identity.tags.contains(tag))
+                && find.group.as_ref().is_none_or(|group| identity.groups.contains(group))
+        }
+    };
+    if answers { Ok(()) } else { Err(DirectoryError::NotAskedFor { name: identity.name.clone() }) }
+}
+
+fn verified_agent(
+    identity: IdentityRecord,
+    address: Address,
+    presence: Option<PresenceRecord>,
+    reachable: bool,
+    now: UnixTime,
+) -> Result<VerifiedAgent, DirectoryError> {
+    let reachable = reachable && presence.is_some();
+    let (certificate, homes) = match presence {
+        Some(PresenceRecord { certificate, homes, .. }) => {
+            (Some(Certificate::verify(&certificate, now).map_err(RecordError::Certificate)?), homes)
+        }
+        None => (None, Vec::new()),
+    };
+    Ok(VerifiedAgent {
+        key: identity.key,
+        address,
+        modifier: identity.modifier,
+        name: identity.name,
+        tags: identity.tags,
+        groups: identity.groups,
+        description: identity.description,
+        offers: identity.offers,
+        certificate,
+        homes,
+        reachable,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::identity::{Identity, TransportKey};
+
+    const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
+
+    /// An agent that signs what the tests want signed.
+    struct Agent {
+        identity: Identity,
+        name: &'static str,
+    }
+
+    impl Agent {
+        fn new(seed: u8, name: &'static str) -> Self {
+            Self { identity: Identity::generate([seed; 32]), name }
+        }
+
+        fn identity(&self, sequence: u64) -> Vec<u8> {
+            let record = IdentityRecord {
+                key: self.identity.key(),
+                modifier: self.identity.modifier(),
+                sequence,
+                name: self.name.into(),
+                tags: vec!["finance".into()],
+                groups: vec!["research".into()],
+                description: String::new(),
+                offers: vec![],
+                issued: NOW,
+                expires: NOW + Duration::from_secs(86_400),
+            };
+            record.sign(&self.identity).unwrap()
+        }
+
+        fn presence(&self, instance: u8, sequence: u64, issued: UnixTime) -> Vec<u8> {
+            let (instance, transport) = (InstanceId([instance; 8]), TransportKey::from_secret([5; 32]));
+            let record = PresenceRecord {
+                key: self.identity.key(),
+                instance,
+                sequence,
+                certificate: Certificate::issue(&self.identity, &transport, instance, 1, NOW).encode().to_vec(),
+                homes: vec![Home { key: IdentityKey([7; 32]), addresses: vec![] }],
+                issued,
+                expires: issued + Duration::from_secs(3_600),
+            };
+            record.sign(&self.identity).unwrap()
+        }
+
+        fn entry(&self, sequence: u64) -> Entry {
+            Entry {
+                identity: self.identity(sequence),
+                presence: Some(self.presence(1, sequence, NOW)),
+                reachable: true,
+            }
+        }
+    }
+
+    fn by_name(name: &str) -> Target {
+        Target::Name(name.into())
+    }
+
+    #[test]
+    fn a_genuine_answer_is_believed_and_pinned() {
+        let alice = Agent::new(1, "alice");
+        let mut pins = Pins::new();
+        let verified = pins.check(&alice.entry(1), Asked::Resolve(&by_name("alice")), NOW).unwrap();
+        assert_eq!((verified.key, verified.address), (alice.identity.key(), alice.identity.address()));
+        assert!(verified.reachable && verified.certificate.is_some());
+        assert_eq!(pins.key_of("alice"), Some(alice.identity.key()));
+        assert!(pins.check(&alice.entry(1), Asked::Resolve(&Target::Key(verified.key)), NOW).is_ok());
+        assert!(pins.check(&alice.entry(2), Asked::Resolve(&Target::Address(verified.address)), NOW).is_ok());
+    }
+
+    #[test]
+    fn a_changed_byte_is_found_out() {
+        let alice = Agent::new(1, "alice");
+        let genuine = alice.entry(1);
+        for byte in 0..genuine.identity.len() {
+            let mut changed = genuine.clone();
+            changed.identity[byte] ^= 1;
+            let error = Pins::new().check(&changed, Asked::Resolve(&by_name("alice")), NOW).unwrap_err();
+            assert!(matches!(error, DirectoryError::Record(_)), "byte {byte}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_older_sequence_is_found_out_also_after_a_restart() {
+        let alice = Agent::new(1, "alice");
+        let name = by_name("alice");
+        let mut pins = Pins::new();
+        pins.check(&alice.entry(5), Asked::Resolve(&name), NOW).unwrap();
+        let mut restarted = Pins::from_bytes(&pins.to_bytes()).unwrap();
+        assert_eq!(
+            restarted.check(&alice.entry(4), Asked::Resolve(&name), NOW),
+            Err(DirectoryError::OlderSequence { name: "alice".into(), served: 4, seen: 5 })
+        );
+        let old_presence = Entry { presence: Some(alice.presence(1, 4, NOW)), ..alice.entry(6) };
+        assert!(matches!(
+            restarted.check(&old_presence, Asked::Resolve(&name), NOW),
+            Err(DirectoryError::OlderSequence { served: 4, seen: 5, .. })
+        ));
+        assert!(restarted.check(&alice.entry(5), Asked::Resolve(&name), NOW).is_ok());
+    }
+
+    #[test]
+    fn another_installation_counts_anew_but_not_from_the_past() {
+        let alice = Agent::new(1, "alice");
+        let name = by_name("alice");
+        let mut pins = Pins::new();
+        pins.check(&alice.entry(5), Asked::Resolve(&name), NOW).unwrap();
+        let moved = Entry { presence: Some(alice.presence(2, 1, NOW + Duration::from_secs(9))), ..alice.entry(5) };
+        assert!(pins.check(&moved, Asked::Resolve(&name), NOW).is_ok());
+        let replayed = alice.entry(5);
+        assert!(pins.check(&replayed, Asked::Resolve(&name), NOW).is_err());
+    }
+
+    #[test]
+    fn another_key_under_a_pinned_name_is_an_error_until_the_user_forgets() {
+        let (alice, impostor) = (Agent::new(1, "alice"), Agent::new(2, "alice"));
+        let name = by_name("alice");
+        let mut pins = Pins::new();
+        pins.check(&alice.entry(1), Asked::Resolve(&name), NOW).unwrap();
+        let expected = DirectoryError::ChangedKey {
+            name: "alice".into(),
+            pinned: alice.identity.key(),
+            served: impostor.identity.key(),
+        };
+        assert_eq!(pins.check(&impostor.entry(9), Asked::Resolve(&name), NOW), Err(expected.clone()));
+        let find = Find { tag: Some("finance".into()), ..Find::default() };
+        assert_eq!(pins.check(&impostor.entry(9), Asked::Find(&find), NOW), Err(expected));
+        pins.forget("alice");
+        assert!(pins.check(&impostor.entry(9), Asked::Resolve(&name), NOW).is_ok());
+    }
+
+    #[test]
+    fn a_genuine_record_that_was_not_asked_for_is_refused() {
+        let bob = Agent::new(2, "bob");
+        let key = Target::Key(IdentityKey([1; 32]));
+        let address = Target::Address(Address([1; 6]));
+        let find = Find { group: Some("support".into()), ..Find::default() };
+        for asked in
+            [Asked::Resolve(&by_name("alice")), Asked::Resolve(&key), Asked::Resolve(&address), Asked::Find(&find)]
+        {
+            let mut pins = Pins::new();
+            assert_eq!(pins.check(&bob.entry(1), asked, NOW), Err(DirectoryError::NotAskedFor { name: "bob".into() }));
+            assert_eq!(pins, Pins::new());
+        }
+    }
+
+    #[test]
+    fn the_presence_of_another_agent_is_refused() {
+        let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
+        let mixed = Entry { presence: Some(bob.presence(1, 1, NOW)), ..alice.entry(1) };
+        assert_eq!(
+            Pins::new().check(&mixed, Asked::Resolve(&by_name("alice")), NOW),
+            Err(DirectoryError::ForeignPresence)
+        );
+    }
+
+    #[test]
+    fn presence_that_ran_out_means_unreachable() {
+        let alice = Agent::new(1, "alice");
+        let last_week = NOW - Duration::from_secs(3 * 86_400);
+        let stale = Entry { presence: Some(alice.presence(1, 1, last_week)), ..alice.entry(1) };
+        let verified = Pins::new().check(&stale, Asked::Resolve(&by_name("alice")), NOW).unwrap();
+        assert!(!verified.reachable && verified.certificate.is_none());
+    }
+
+    #[test]
+    fn a_search_leaves_no_pins() {
+        let alice = Agent::new(1, "alice");
+        let find = Find { tag: Some("finance".into()), ..Find::default() };
+        let mut pins = Pins::new();
+        assert!(pins.check(&alice.entry(1), Asked::Find(&find), NOW).is_ok());
+        assert_eq!(pins, Pins::new());
+    }
+
+    #[test]
+    fn a_full_table_forgets_what_was_used_longest_ago() {
+        let mut table: BTreeMap<usize, UnixTime> = (0..PINS_MAX).map(|i| (i, UnixTime::from_secs(10))).collect();
+        table.insert(3, UnixTime::from_secs(5));
+        table.insert(PINS_MAX, UnixTime::from_secs(20));
+        evict(&mut table, |used| *used);
+        assert_eq!(table.len(), PINS_MAX);
+        assert!(!table.contains_key(&3) && table.contains_key(&PINS_MAX));
+    }
+}

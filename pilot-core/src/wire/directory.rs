@@ -1,0 +1,292 @@
+//! Calls to the directory (spec/backbone.md §4): one [`Request`] and one [`Reply`] per stream of [`ServicePort::DIRECTORY`].
+//!
+//! Each side writes its message as deterministic CBOR and finishes its direction. Who calls is whom the tunnel says; no message names the
+//! caller. Signed records travel as opaque byte strings, so that their signatures survive untouched.
+//!
+//! [`ServicePort::DIRECTORY`]: crate::id::ServicePort::DIRECTORY
+
+use minicbor::{Decode, Encode};
+
+use crate::address::Address;
+use crate::id::IdentityKey;
+use crate::time::UnixTime;
+use crate::wire::cbor::{self, CborError};
+
+/// The greatest request: two records of 8,192 bytes and their framing.
+pub const REQUEST_LEN_MAX: usize = 17 * 1_024;
+/// The greatest reply a client accepts: [`FIND_LIMIT_MAX`] entries in bounds.
+pub const REPLY_LEN_MAX: usize = 1_024 * 1_024;
+/// Entries of one answer to [`Request::Find`].
+pub const FIND_LIMIT_MAX: u16 = 64;
+/// Words of one [`Find`]; what comes after the first so many adds little to a ranking.
+pub const FIND_WORDS_MAX: usize = 16;
+/// Names that a [`Reply::NotFound`] suggests.
+pub const SUGGESTIONS_MAX: usize = 3;
+
+/// What a client asks of the directory.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// Store or refresh the caller's own records.
+    #[n(0)]
+    Register {
+        /// Signed `IdentityRecord`.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        identity: Vec<u8>,
+        /// Signed `PresenceRecord`.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        presence: Vec<u8>,
+    },
+    /// Look one agent up.
+    #[n(1)]
+    Resolve {
+        /// By what.
+        #[n(0)]
+        by: Target,
+    },
+    /// Search for agents.
+    #[n(2)]
+    Find(#[n(0)] Find),
+    /// End the caller's registration.
+    #[n(3)]
+    Withdraw {
+        /// Signed `Withdrawal`.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        signed: Vec<u8>,
+    },
+    /// Ask how the node fares.
+    #[n(4)]
+    Status,
+}
+
+/// What an agent is looked up by.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Target {
+    /// Host name.
+    #[n(0)]
+    Name(#[n(0)] String),
+    /// Identity key.
+    #[n(1)]
+    Key(#[n(0)] IdentityKey),
+    /// 48-bit address.
+    #[n(2)]
+    Address(#[n(0)] Address),
+}
+
+/// A search: all that is given must hold, and words rank.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Find {
+    /// Only agents with this tag.
+    #[n(0)]
+    pub tag: Option<String>,
+    /// Only members of this group.
+    #[n(1)]
+    pub group: Option<String>,
+    /// Only agents whose name, tags, description or offers hold one of these words; those with more of them first.
+    #[n(2)]
+    pub need: Vec<String>,
+    /// At most so many answers, and never more than [`FIND_LIMIT_MAX`].
+    #[n(3)]
+    pub limit: u16,
+}
+
+/// What the directory answers.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// To [`Request::Register`]: stored.
+    #[n(0)]
+    Registered {
+        /// When the lease of the name ends unless it is refreshed.
+        #[n(0)]
+        lease_until: UnixTime,
+    },
+    /// To [`Request::Resolve`].
+    #[n(1)]
+    Resolved(#[n(0)] Entry),
+    /// To [`Request::Find`], best first.
+    #[n(2)]
+    Found(#[n(0)] Vec<Entry>),
+    /// To [`Request::Withdraw`].
+    #[n(3)]
+    Withdrawn,
+    /// To [`Request::Status`].
+    #[n(4)]
+    Status(#[n(0)] Status),
+    /// To [`Request::Resolve`]: nobody known is that.
+    #[n(5)]
+    NotFound {
+        /// Registered names that look alike, nearest first. Unsigned: for people to read only.
+        #[n(0)]
+        suggestions: Vec<String>,
+    },
+    /// To [`Request::Register`]: the name is leased to another key.
+    #[n(6)]
+    NameTaken {
+        /// When that lease ends unless it is refreshed.
+        #[n(0)]
+        lease_until: UnixTime,
+    },
+    /// To [`Request::Register`]: the address is known under another key; go on to the next modifier (spec/address.md).
+    #[n(7)]
+    AddressTaken,
+    /// The request was not carried out.
+    #[n(8)]
+    Error {
+        /// Why, for programs.
+        #[n(0)]
+        code: ErrorCode,
+        /// Why, for people.
+        #[n(1)]
+        message: String,
+    },
+}
+
+/// Why a directory did not carry out a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum ErrorCode {
+    /// The request or a record in it is malformed, out of bounds or does not verify.
+    #[n(0)]
+    BadRequest,
+    /// A record belongs to another key than the caller's.
+    #[n(1)]
+    NotYours,
+    /// A record with a higher sequence is stored.
+    #[n(2)]
+    OldSequence,
+    /// Too many requests, or the directory is full. Try again later.
+    #[n(3)]
+    Busy,
+}
+
+/// An agent as the directory knows it. Nothing in it is believed before `Pins::check`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Entry {
+    /// Signed `IdentityRecord`.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub identity: Vec<u8>,
+    /// Signed `PresenceRecord`, if one is in date.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub presence: Option<Vec<u8>>,
+    /// Whether the node has a live tunnel to it, as far as the node says.
+    #[n(2)]
+    pub reachable: bool,
+}
+
+/// How a backbone node fares.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Status {
+    /// When the node started.
+    #[n(0)]
+    pub started: UnixTime,
+    /// Agents registered.
+    #[n(1)]
+    pub agents: u64,
+    /// Clients with a live tunnel.
+    #[n(2)]
+    pub clients: u64,
+    /// Circuits open.
+    #[n(3)]
+    pub circuits: u64,
+    /// Packets relayed since the start.
+    #[n(4)]
+    pub packets_relayed: u64,
+    /// Bytes relayed since the start.
+    #[n(5)]
+    pub bytes_relayed: u64,
+    /// Packets dropped since the start.
+    #[n(6)]
+    pub packets_dropped: u64,
+}
+
+macro_rules! message {
+    ($($message:ident),*) => {$(
+        impl $message {
+            /// Encodes the message as it stands on its stream.
+            pub fn encode(&self) -> Vec<u8> {
+                cbor::to_vec(self)
+            }
+
+            /// Decodes a message that fills `bytes`.
+            ///
+            /// # Errors
+            /// [`CborError`] when the bytes are anything but the one encoding of a message.
+            pub fn decode(bytes: &[u8]) -> Result<Self, CborError> {
+                cbor::from_slice(bytes)
+            }
+        }
+    )*};
+}
+
+message!(Request, Reply);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn requests() -> Vec<Request> {
+        vec![
+            Request::Register { identity: vec![1; 300], presence: vec![2; 40] },
+            Request::Resolve { by: Target::Name("agent-alpha".into()) },
+            Request::Resolve { by: Target::Key(IdentityKey([9; 32])) },
+            Request::Resolve { by: Target::Address(Address([1, 2, 3, 4, 5, 6])) },
+            Request::Find(Find { tag: Some("mcp".into()), group: None, need: vec!["cve".into()], limit: 5 }),
+            Request::Withdraw { signed: vec![3; 90] },
+            Request::Status,
+        ]
+    }
+
+    fn replies() -> Vec<Reply> {
+        let entry = Entry { identity: vec![1; 200], presence: Some(vec![2; 100]), reachable: true };
+        vec![
+            Reply::Registered { lease_until: UnixTime::from_secs(1_800_000_000) },
+            Reply::Resolved(Entry { presence: None, ..entry.clone() }),
+            Reply::Found(vec![entry.clone(), entry]),
+            Reply::Withdrawn,
+            Reply::Status(Status { agents: 3, ..Status::default() }),
+            Reply::NotFound { suggestions: vec!["agent-alpha".into()] },
+            Reply::NameTaken { lease_until: UnixTime::from_secs(1_800_000_000) },
+            Reply::AddressTaken,
+            Reply::Error { code: ErrorCode::Busy, message: "too many requests".into() },
+        ]
+    }
+
+    #[test]
+    fn every_message_round_trips() {
+        for request in requests() {
+            assert_eq!(Request::decode(&request.encode()), Ok(request));
+        }
+        for reply in replies() {
+            assert_eq!(Reply::decode(&reply.encode()), Ok(reply));
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        for bytes in requests().iter().map(Request::encode) {
+            for len in 0..bytes.len() {
+                assert!(Request::decode(&bytes[..len]).is_err());
+            }
+        }
+        for bytes in replies().iter().map(Reply::encode) {
+            for len in 0..bytes.len() {
+                assert!(Reply::decode(&bytes[..len]).is_err());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_decodes_from_any_bytes_encodes_to_them(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(request) = Request::decode(&bytes) {
+                prop_assert_eq!(request.encode(), bytes.clone());
+            }
+            if let Ok(reply) = Reply::decode(&bytes) {
+                prop_assert_eq!(reply.encode(), bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The two clocks of the machine, read together once per turn of the loop (spec/README.md §3).
+
+use pilot_core::time::{Mono, Now, UnixTime};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// The clock that goes on during suspend, so that timers notice how long the machine slept.
+#[cfg(target_os = "linux")]
+const BOOT_TIME: ClockId = ClockId::Boottime;
+/// Elsewhere the monotonic clock is the nearest thing.
+#[cfg(not(target_os = "linux"))]
+const BOOT_TIME: ClockId = ClockId::Monotonic;
+
+/// Reads both clocks.
+pub fn now() -> Now {
+    Now { mono: Mono(nanos(clock_gettime(BOOT_TIME))), unix: UnixTime(nanos(clock_gettime(ClockId::Realtime))) }
+}
+
+/// Neither clock can be before its epoch; one that claims so counts as being at it.
+fn nanos(time: Timespec) -> u64 {
+    let secs = u64::try_from(time.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
+    secs.saturating_mul(1_000_000_000).saturating_add(nanos)
+}

@@ -1,0 +1,484 @@
+//! The directory of a backbone node (spec/backbone.md §4): carries out the requests of authenticated callers on a [`Store`].
+//!
+//! It verifies what it is given as any client would, so that no client has to refuse what it serves, and lets each caller register only
+//! its own key. Dates of leases are counted by its own clock from the moment of registration: clocks of agents are wrong now and then.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pilot_core::id::IdentityKey;
+use pilot_core::record::{IdentityRecord, PresenceRecord, RecordError, Withdrawal};
+use pilot_core::time::{Now, UnixTime};
+use pilot_core::wire::directory::{
+    Entry, ErrorCode, FIND_LIMIT_MAX, FIND_WORDS_MAX, Find, REPLY_LEN_MAX, Reply, Request, SUGGESTIONS_MAX, Target,
+};
+
+use crate::limits::{Rate, TokenBucket};
+use crate::store::{RegisterError, Registration, Store, words};
+
+/// Requests of one client: an agent that meets a hundred others at once is served, one that searches in a loop is slowed.
+pub const CLIENT_RATE: Rate = Rate { per_second: 50, burst: 500 };
+/// Rates of clients that are remembered before those that no longer matter are dropped.
+const BUCKETS_MAX: usize = 65_536;
+/// Agents that a search ranks. One that matches more is too wide for its order to mean much.
+const CANDIDATES_MAX: usize = 2_048;
+/// Names that are compared with one that was not found.
+const NEIGHBOURS_MAX: usize = 512;
+/// Names further off than this many edits are no misspelling.
+const SUGGESTION_EDITS_MAX: usize = 2;
+/// Bytes of a [`Reply::Found`] beside its entries.
+const FOUND_FRAMING_LEN: usize = 64;
+
+/// Tells which agents have a live tunnel to this node.
+pub trait Presence {
+    /// Whether `key` has one.
+    fn is_connected(&self, key: &IdentityKey) -> bool;
+}
+
+/// The directory over some store.
+#[derive(Debug)]
+pub struct Directory<S> {
+    store: S,
+    buckets: BTreeMap<IdentityKey, TokenBucket>,
+}
+
+impl<S: Store> Directory<S> {
+    /// A directory that keeps its registrations in `store`.
+    pub fn new(store: S) -> Self {
+        Self { store, buckets: BTreeMap::new() }
+    }
+
+    /// Carries out a request of `caller`, who is whom the tunnel says. [`Request::Status`] is for the node to answer.
+    pub fn handle_request(
+        &mut self,
+        now: Now,
+        caller: &IdentityKey,
+        request: Request,
+        presence: &impl Presence,
+    ) -> Reply {
+        if !self.buckets.entry(*caller).or_default().take(now.mono, CLIENT_RATE, 1) {
+            return error(ErrorCode::Busy, "too many requests, try again in a second");
+        }
+        match request {
+            Request::Register { identity, presence } => self.register(now.unix, caller, identity, presence),
+            Request::Resolve { by } => self.resolve(now.unix, &by, presence),
+            Request::Find(find) => self.find(now.unix, find, presence),
+            Request::Withdraw { signed } => self.withdraw(now.unix, caller, &signed),
+            Request::Status => error(ErrorCode::BadRequest, "not a request to the directory"),
+        }
+    }
+
+    /// Forgets registrations whose lease has ended.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.store.expire(now.unix);
+    }
+
+    /// When the next lease ends.
+    pub fn next_expiry(&self) -> Option<UnixTime> {
+        self.store.next_expiry()
+    }
+
+    /// Forgets the request rate of a client that has gone, unless it left in debt.
+    pub fn client_gone(&mut self, now: Now, client: &IdentityKey) {
+        if self.buckets.get(client).is_some_and(|bucket| bucket.is_full(now.mono)) {
+            self.buckets.remove(client);
+        } else if self.buckets.len() > BUCKETS_MAX {
+            self.buckets.retain(|_, bucket| !bucket.is_full(now.mono));
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &S {
+        &self.store
+    }
+
+    fn register(&mut self, now: UnixTime, caller: &IdentityKey, identity: Vec<u8>, presence: Vec<u8>) -> Reply {
+        let registration = match verify(now, identity, presence) {
+            Ok(registration) => registration,
+            Err(reason) => return bad_record(&reason),
+        };
+        if registration.identity.key != *caller {
+            return error(ErrorCode::NotYours, "the records belong to another key");
+        }
+        let lease_until = registration.lease_until;
+        match self.store.register(now, registration) {
+            Ok(()) => Reply::Registered { lease_until },
+            Err(RegisterError::NameTaken { lease_until }) => Reply::NameTaken { lease_until },
+            Err(RegisterError::AddressTaken) => Reply::AddressTaken,
+            Err(reason @ RegisterError::OldSequence(_)) => error(ErrorCode::OldSequence, &reason.to_string()),
+            Err(reason @ RegisterError::Full) => error(ErrorCode::Busy, &reason.to_string()),
+        }
+    }
+
+    fn resolve(&self, now: UnixTime, by: &Target, presence: &impl Presence) -> Reply {
+        let found = match by {
+            Target::Name(name) => self.store.by_name(now, name),
+            Target::Key(key) => self.store.by_key(now, key),
+            Target::Address(address) => self.store.by_address(now, *address),
+        };
+        match (found, by) {
+            (Some(registration), _) => Reply::Resolved(entry(now, &registration, presence)),
+            (None, Target::Name(name)) => Reply::NotFound { suggestions: self.suggestions(name) },
+            (None, Target::Key(_) | Target::Address(_)) => Reply::NotFound { suggestions: Vec::new() },
+        }
+    }
+
+    /// The best matches: most telling words first, then those that can be reached, then by name.
+    fn find(&self, now: UnixTime, mut find: Find, presence: &impl Presence) -> Reply {
+        find.need = find.need.iter().flat_map(|need| words(need)).take(FIND_WORDS_MAX).collect();
+        let mut ranked: Vec<_> = self.store.candidates(now, &find, CANDIDATES_MAX);
+        ranked.sort_by_cached_key(|candidate| {
+            let unreachable = !is_reachable(now, candidate, presence);
+            (Reverse(score(&candidate.identity, &find.need)), unreachable, candidate.identity.name.clone())
+        });
+        ranked.truncate(usize::from(find.limit.clamp(1, FIND_LIMIT_MAX)));
+        Reply::Found(entries_in_bounds(now, &ranked, presence))
+    }
+
+    fn withdraw(&mut self, now: UnixTime, caller: &IdentityKey, signed: &[u8]) -> Reply {
+        match Withdrawal::verify(signed, now) {
+            Ok(withdrawal) if withdrawal.key == *caller => {
+                self.store.withdraw(caller, withdrawal.sequence);
+                Reply::Withdrawn
+            }
+            Ok(_) => error(ErrorCode::NotYours, "the withdrawal belongs to another key"),
+            Err(reason) => bad_record(&reason),
+        }
+    }
+
+    fn suggestions(&self, name: &str) -> Vec<String> {
+        let near = self.store.names_near(name, NEIGHBOURS_MAX).into_iter();
+        let mut near: Vec<_> = near.map(|known| (edits(name, &known), known)).collect();
+        near.retain(|(edits, _)| *edits <= SUGGESTION_EDITS_MAX);
+        near.sort_unstable();
+        near.into_iter().take(SUGGESTIONS_MAX).map(|(_, known)| known).collect()
+    }
+}
+
+/// What a client would believe, with dates by our clock.
+fn verify(now: UnixTime, identity_bytes: Vec<u8>, presence_bytes: Vec<u8>) -> Result<Registration, RecordError> {
+    let identity = IdentityRecord::verify(&identity_bytes, now)?;
+    let presence = PresenceRecord::verify(&presence_bytes, now)?;
+    if presence.key != identity.key {
+        return Err(RecordError::ForeignKey);
+    }
+    let address = identity.address().ok_or(RecordError::Address)?;
+    let lease_until = until(now, identity.issued, identity.expires);
+    let present_until = until(now, presence.issued, presence.expires);
+    Ok(Registration { identity, identity_bytes, address, presence, presence_bytes, lease_until, present_until })
+}
+
+/// The end of a validity that begins now by our clock.
+fn until(now: UnixTime, issued: UnixTime, expires: UnixTime) -> UnixTime {
+    now + Duration::from_nanos(expires.0.saturating_sub(issued.0))
+}
+
+fn is_reachable(now: UnixTime, registration: &Registration, presence: &impl Presence) -> bool {
+    registration.present_until > now && presence.is_connected(&registration.identity.key)
+}
+
+fn entry(now: UnixTime, registration: &Registration, presence: &impl Presence) -> Entry {
+    Entry {
+        identity: registration.identity_bytes.clone(),
+        presence: (registration.present_until > now).then(|| registration.presence_bytes.clone()),
+        reachable: is_reachable(now, registration, presence),
+    }
+}
+
+/// As many entries as a client accepts in one reply.
+fn entries_in_bounds(now: UnixTime, ranked: &[Arc<Registration>], presence: &impl Presence) -> Vec<Entry> {
+    let mut room = REPLY_LEN_MAX - FOUND_FRAMING_LEN;
+    let mut fits = |entry: &Entry| {
+        let len = entry.identity.len() + entry.presence.as_ref().map_or(0, Vec::len) + FOUND_FRAMING_LEN;
+        room.checked_sub(len).map(|rest| room = rest).is_some()
+    };
+    let entries = ranked.iter().map(|registration| entry(now, registration, presence));
+    entries.take_while(|entry| fits(entry)).collect()
+}
+
+/// How much an agent says about the words: a label is chosen with more care than a sentence.
+fn score(identity: &IdentityRecord, need: &[String]) -> u32 {
+    const LABEL: u32 = 4;
+    const OFFER: u32 = 2;
+    const DESCRIPTION: u32 = 1;
+    let labels = identity.tags.iter().chain(&identity.groups).chain([&identity.name]).map(|text| (LABEL, text));
+    let offers = identity.offers.iter().flat_map(|offer| [(LABEL, &offer.service), (OFFER, &offer.description)]);
+    let texts = labels.chain(offers).chain([(DESCRIPTION, &identity.description)]);
+    let mut best: BTreeMap<&String, u32> = need.iter().map(|word| (word, 0)).collect();
+    for (weight, word) in texts.flat_map(|(weight, text)| words(text).map(move |word| (weight, word))) {
+        if let Some(score) = best.get_mut(&word) {
+            *score = weight.max(*score);
+        }
+    }
+    best.into_values().sum()
+}
+
+/// Optimal string alignment distance: edits of a typist, a swap of neighbours being one.
+fn edits(a: &str, b: &str) -> usize {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
+    for i in 0..=a.len() {
+        for j in 0..=b.len() {
+            rows[i][j] = if i == 0 || j == 0 {
+                i + j
+            } else {
+                let substitution = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+                let swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
+                let swap = if swapped { rows[i - 2][j - 2] + 1 } else { usize::MAX };
+                substitution.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(swap)
+            };
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+fn bad_record(reason: &RecordError) -> Reply {
+    error(ErrorCode::BadRequest, &reason.to_string())
+}
+
+fn error(code: ErrorCode, message: &str) -> Reply {
+    Reply::Error { code, message: message.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use pilot_core::directory::{Asked, Pins};
+    use pilot_core::id::InstanceId;
+    use pilot_core::identity::{Certificate, Identity, TransportKey};
+    use pilot_core::record::Offer;
+    use pilot_core::time::Mono;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn at(secs: u64) -> Now {
+        Now { mono: Mono(secs * 1_000_000_000), unix: UnixTime::from_secs(1_800_000_000 + secs) }
+    }
+
+    impl Presence for BTreeSet<IdentityKey> {
+        fn is_connected(&self, key: &IdentityKey) -> bool {
+            self.contains(key)
+        }
+    }
+
+    struct Agent {
+        identity: Identity,
+        record: IdentityRecord,
+        presence: PresenceRecord,
+    }
+
+    impl Agent {
+        fn new(seed: u8, name: &str) -> Self {
+            let identity = Identity::generate([seed; 32]);
+            let (instance, transport) = (InstanceId([seed; 8]), TransportKey::from_secret([seed; 32]));
+            let now = at(0).unix;
+            let record = IdentityRecord {
+                key: identity.key(),
+                modifier: identity.modifier(),
+                sequence: 1,
+                name: name.into(),
+                tags: vec![],
+                groups: vec!["research".into()],
+                description: String::new(),
+                offers: vec![],
+                issued: now,
+                expires: now + 7 * DAY,
+            };
+            let presence = PresenceRecord {
+                key: identity.key(),
+                instance,
+                sequence: 1,
+                certificate: Certificate::issue(&identity, &transport, instance, 1, now).encode().to_vec(),
+                homes: vec![],
+                issued: now,
+                expires: now + DAY / 24,
+            };
+            Self { identity, record, presence }
+        }
+
+        fn key(&self) -> IdentityKey {
+            self.identity.key()
+        }
+
+        fn request(&self) -> Request {
+            Request::Register {
+                identity: self.record.sign(&self.identity).unwrap(),
+                presence: self.presence.sign(&self.identity).unwrap(),
+            }
+        }
+    }
+
+    /// A directory, and who is connected to its node.
+    struct Node {
+        directory: Directory<MemoryStore>,
+        connected: BTreeSet<IdentityKey>,
+    }
+
+    impl Node {
+        fn with(agents: &[&Agent]) -> Self {
+            let mut node = Self { directory: Directory::new(MemoryStore::new()), connected: BTreeSet::new() };
+            for agent in agents {
+                node.connected.insert(agent.key());
+                let reply = node.ask(at(0), agent, agent.request());
+                assert!(matches!(reply, Reply::Registered { .. }), "{reply:?}");
+            }
+            node
+        }
+
+        fn ask(&mut self, now: Now, caller: &Agent, request: Request) -> Reply {
+            self.directory.handle_request(now, &caller.key(), request, &self.connected)
+        }
+
+        fn resolve(&mut self, now: Now, caller: &Agent, name: &str) -> Reply {
+            self.ask(now, caller, Request::Resolve { by: Target::Name(name.into()) })
+        }
+
+        fn find(&mut self, caller: &Agent, need: &str, limit: u16) -> Vec<String> {
+            let find = Find { need: vec![need.into()], limit, ..Find::default() };
+            let Reply::Found(entries) = self.ask(at(0), caller, Request::Find(find.clone())) else {
+                panic!("a search was not answered")
+            };
+            let mut pins = Pins::new();
+            let verified = entries.iter().map(|entry| pins.check(entry, Asked::Find(&find), at(0).unix).unwrap());
+            verified.map(|agent| agent.name).collect()
+        }
+    }
+
+    fn code(reply: &Reply) -> Option<ErrorCode> {
+        if let Reply::Error { code, .. } = reply { Some(*code) } else { None }
+    }
+
+    #[test]
+    fn what_is_registered_is_served_as_it_was_signed() {
+        let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
+        let mut node = Node::with(&[&alice, &bob]);
+        let Reply::Resolved(entry) = node.resolve(at(1), &bob, "alice") else { panic!("not found") };
+        let asked = Target::Name("alice".into());
+        let verified = Pins::new().check(&entry, Asked::Resolve(&asked), at(1).unix).unwrap();
+        assert!(verified.reachable);
+        assert_eq!(verified.key, alice.key());
+        let by_address = Request::Resolve { by: Target::Address(alice.identity.address()) };
+        assert_eq!(node.ask(at(1), &bob, by_address), Reply::Resolved(entry));
+    }
+
+    #[test]
+    fn nobody_registers_for_another() {
+        let (alice, mallory) = (Agent::new(1, "alice"), Agent::new(3, "mallory"));
+        let mut node = Node::with(&[]);
+        assert_eq!(code(&node.ask(at(0), &mallory, alice.request())), Some(ErrorCode::NotYours));
+        let mixed = Request::Register {
+            identity: mallory.record.sign(&mallory.identity).unwrap(),
+            presence: alice.presence.sign(&alice.identity).unwrap(),
+        };
+        assert_eq!(code(&node.ask(at(0), &mallory, mixed)), Some(ErrorCode::BadRequest));
+        assert!(node.directory.store().is_empty());
+    }
+
+    #[test]
+    fn a_record_that_clients_would_refuse_is_not_taken() {
+        let alice = Agent::new(1, "alice");
+        let mut node = Node::with(&[]);
+        let Request::Register { mut identity, presence } = alice.request() else { panic!("not a registration") };
+        identity[10] ^= 1;
+        let reply = node.ask(at(0), &alice, Request::Register { identity, presence });
+        assert_eq!(code(&reply), Some(ErrorCode::BadRequest));
+    }
+
+    #[test]
+    fn a_taken_name_says_until_when_and_is_free_after_that() {
+        let (alice, mut second) = (Agent::new(1, "alice"), Agent::new(2, "alice"));
+        let mut node = Node::with(&[&alice]);
+        let lease_until = at(0).unix + 7 * DAY;
+        assert_eq!(node.ask(at(5), &second, second.request()), Reply::NameTaken { lease_until });
+        let later = at(7 * 86_400);
+        node.directory.handle_timeout(later);
+        assert_eq!(node.directory.next_expiry(), None);
+        let transport = TransportKey::from_secret([2; 32]);
+        let renewed = Certificate::issue(&second.identity, &transport, second.presence.instance, 2, later.unix);
+        second.presence.certificate = renewed.encode().to_vec();
+        (second.presence.issued, second.presence.expires) = (later.unix, later.unix + DAY / 24);
+        (second.record.issued, second.record.expires) = (later.unix, later.unix + DAY);
+        assert!(matches!(node.ask(later, &second, second.request()), Reply::Registered { .. }));
+    }
+
+    #[test]
+    fn an_agent_whose_tunnel_is_gone_is_unreachable_at_once() {
+        let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
+        let mut node = Node::with(&[&alice, &bob]);
+        node.connected.remove(&alice.key());
+        let Reply::Resolved(entry) = node.resolve(at(1), &bob, "alice") else { panic!("not found") };
+        assert!(!entry.reachable);
+    }
+
+    #[test]
+    fn presence_ends_although_the_tunnel_lives() {
+        let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
+        let mut node = Node::with(&[&alice, &bob]);
+        let Reply::Resolved(entry) = node.resolve(at(3_600), &bob, "alice") else { panic!("not found") };
+        assert_eq!((entry.presence, entry.reachable), (None, false));
+    }
+
+    #[test]
+    fn a_withdrawn_agent_is_gone_and_only_it_can_withdraw() {
+        let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
+        let mut node = Node::with(&[&alice, &bob]);
+        let withdrawal = Withdrawal { key: alice.key(), sequence: 1, issued: at(0).unix };
+        let signed = withdrawal.sign(&alice.identity).unwrap();
+        let stolen = node.ask(at(1), &bob, Request::Withdraw { signed: signed.clone() });
+        assert_eq!(code(&stolen), Some(ErrorCode::NotYours));
+        assert_eq!(node.ask(at(1), &alice, Request::Withdraw { signed }), Reply::Withdrawn);
+        assert!(matches!(node.resolve(at(1), &bob, "alice"), Reply::NotFound { .. }));
+    }
+
+    #[test]
+    fn a_misspelt_name_has_suggestions() {
+        let agents = [Agent::new(1, "agent-alpha"), Agent::new(2, "agent-beta"), Agent::new(3, "zulu")];
+        let mut node = Node::with(&agents.each_ref());
+        let suggestions = |reply| if let Reply::NotFound { suggestions } = reply { suggestions } else { vec![] };
+        assert_eq!(suggestions(node.resolve(at(0), &agents[2], "agent-alhpa")), ["agent-alpha"]);
+        assert_eq!(suggestions(node.resolve(at(0), &agents[2], "agent-betta")), ["agent-beta"]);
+        assert_eq!(suggestions(node.resolve(at(0), &agents[2], "weather")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_search_ranks_by_words_then_reachability_then_name() {
+        let mut agents: Vec<_> =
+            (1..).zip(["delta", "charlie", "bravo", "alpha"]).map(|(i, n)| Agent::new(i, n)).collect();
+        agents[0].record.tags = vec!["citations".into()];
+        agents[1].record.description = "Resolves academic citations".into();
+        agents[2].record.description = "Resolves academic citations".into();
+        agents[3].record.offers = vec![Offer { service: "query".into(), description: "Academic citations!".into() }];
+        let mut node = Node::with(&agents.iter().collect::<Vec<_>>());
+        assert_eq!(node.find(&agents[0], "resolve citations", 10), ["delta", "alpha", "bravo", "charlie"]);
+        assert_eq!(node.find(&agents[0], "academic", 10), ["alpha", "bravo", "charlie"]);
+        node.connected.remove(&agents[2].key());
+        assert_eq!(node.find(&agents[0], "resolves", 10), ["charlie", "bravo"]);
+        assert_eq!(node.find(&agents[0], "citations", 1), ["delta"]);
+        assert_eq!(node.find(&agents[0], "weather", 10), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_client_that_asks_too_often_is_busy_and_no_other_is() {
+        let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
+        let mut node = Node::with(&[&alice, &bob]);
+        let replies: Vec<_> = (0..CLIENT_RATE.burst).map(|_| node.resolve(at(0), &alice, "bob")).collect();
+        assert_eq!(replies.iter().filter(|reply| code(reply) == Some(ErrorCode::Busy)).count(), 1);
+        assert!(matches!(node.resolve(at(0), &bob, "alice"), Reply::Resolved(_)));
+        node.directory.client_gone(at(0), &alice.key());
+        assert_eq!(code(&node.resolve(at(0), &alice, "bob")), Some(ErrorCode::Busy), "leaving does not clear the debt");
+    }
+
+    #[test]
+    fn edits_count_a_swap_as_one() {
+        assert_eq!(
+            [edits("alpha", "alpha"), edits("alhpa", "alpha"), edits("", "abc"), edits("beta", "bet")],
+            [0, 1, 3, 1]
+        );
+    }
+}

@@ -1,0 +1,262 @@
+//! Forwarding of RELAY packets between the two ends of a circuit (spec/backbone.md §3).
+//!
+//! The node swaps the circuit id and sends the sealed packet on, untouched, with its ECN field. It believes only a packet that comes from
+//! the address which its owner's tunnel has proved; it opens nothing, repeats nothing and paces nothing. Who sends more than
+//! [`CLIENT_RATE`] loses the tail.
+
+use std::collections::BTreeMap;
+
+use pilot_core::id::IdentityKey;
+use pilot_core::route::{Ecn, Route, Transmit};
+use pilot_core::time::{Mono, Now};
+use pilot_core::wire::RelayHeader;
+
+use crate::circuits::Circuits;
+use crate::limits::{Rate, TokenBucket};
+use crate::train::TrainQueue;
+
+/// Bytes that one client may send through the node: 1 Gbit/s, and 32 ms of it at once.
+pub const CLIENT_RATE: Rate = Rate { per_second: 125_000_000, burst: 4_000_000 };
+/// What a packet costs beside its bytes, so that a flood of tiny packets is limited too.
+const PACKET_COST_BYTES: u64 = 64;
+
+/// Where a client can be reached and must send from: the route that its tunnel has proved.
+pub trait Routes {
+    /// The proved route of a client with a live tunnel.
+    fn validated_remote(&self, client: &IdentityKey) -> Option<Route>;
+}
+
+/// Why a RELAY packet is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum RelayDrop {
+    /// Shorter than its header, or with reserved flags.
+    #[error("malformed relay packet")]
+    Malformed,
+    /// No circuit has an end of this id.
+    #[error("unknown circuit")]
+    UnknownCircuit,
+    /// It does not come from where the end's owner is.
+    #[error("relay packet from a foreign address")]
+    ForeignSource,
+    /// The client at the other end has no live tunnel.
+    #[error("other end is not connected")]
+    NotConnected,
+    /// The sender is over its rate.
+    #[error("client is over its rate")]
+    OverRate,
+    /// The send queue is full.
+    #[error("send queue is full")]
+    QueueFull,
+}
+
+impl RelayDrop {
+    /// Name of the counter.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "relay_malformed",
+            Self::UnknownCircuit => "relay_unknown_circuit",
+            Self::ForeignSource => "relay_foreign_source",
+            Self::NotConnected => "relay_not_connected",
+            Self::OverRate => "relay_over_rate",
+            Self::QueueFull => "relay_queue_full",
+        }
+    }
+}
+
+/// What was forwarded and what was not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RelayStats {
+    /// Packets forwarded.
+    pub packets: u64,
+    /// Bytes forwarded, RELAY headers included.
+    pub bytes: u64,
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<RelayDrop, u64>,
+}
+
+/// The forwarder: circuits, rates and the send queue.
+#[derive(Debug, Default)]
+pub struct Relay {
+    /// The circuits it forwards along.
+    pub circuits: Circuits,
+    buckets: BTreeMap<IdentityKey, TokenBucket>,
+    queue: TrainQueue,
+    stats: RelayStats,
+}
+
+impl Relay {
+    /// A forwarder without circuits.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Queues a RELAY packet for the other end of its circuit, or counts why not.
+    pub fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &[u8], routes: &impl Routes) {
+        match self.forward(now.mono, from, ecn, datagram, routes) {
+            Ok(()) => {
+                self.stats.packets += 1;
+                self.stats.bytes += datagram.len() as u64;
+            }
+            Err(reason) => *self.stats.drops.entry(reason).or_default() += 1,
+        }
+    }
+
+    /// Closes idle circuits.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.circuits.handle_timeout(now.mono);
+    }
+
+    /// Appends the next train of forwarded packets to `buf`.
+    pub fn poll_transmit(&mut self, buf: &mut Vec<u8>) -> Option<Transmit> {
+        self.queue.poll_transmit(buf)
+    }
+
+    /// Forgets the rate of a client that has gone. Its circuits stay, for it may return.
+    pub fn client_gone(&mut self, client: &IdentityKey) {
+        self.buckets.remove(client);
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> &RelayStats {
+        &self.stats
+    }
+
+    fn forward(
+        &mut self,
+        now: Mono,
+        from: Route,
+        ecn: Ecn,
+        datagram: &[u8],
+        routes: &impl Routes,
+    ) -> Result<(), RelayDrop> {
+        let (header, packet) = RelayHeader::decode(datagram).map_err(|_| RelayDrop::Malformed)?;
+        let end = *self.circuits.end(header.circuit).ok_or(RelayDrop::UnknownCircuit)?;
+        let owner = routes.validated_remote(&end.owner).ok_or(RelayDrop::ForeignSource)?;
+        if (owner.socket, owner.remote) != (from.socket, from.remote) {
+            return Err(RelayDrop::ForeignSource);
+        }
+        self.circuits.touch(now, header.circuit);
+        let to = routes.validated_remote(&end.peer).ok_or(RelayDrop::NotConnected)?;
+        let cost = datagram.len() as u64 + PACKET_COST_BYTES;
+        if !self.buckets.entry(end.owner).or_default().take(now, CLIENT_RATE, cost) {
+            return Err(RelayDrop::OverRate);
+        }
+        let header = RelayHeader { circuit: end.peer_id }.encode();
+        if self.queue.push(to, ecn, &header, packet) { Ok(()) } else { Err(RelayDrop::QueueFull) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::circuits::Opened;
+    use pilot_core::id::CircuitId;
+    use pilot_core::rng::Rng;
+    use pilot_core::time::UnixTime;
+
+    const ALICE: IdentityKey = IdentityKey([1; 32]);
+    const BOB: IdentityKey = IdentityKey([2; 32]);
+    const PACKET: &[u8] = &[0xc0, 1, 2, 3, 4, 5];
+
+    struct Tunnels(BTreeMap<IdentityKey, Route>);
+
+    impl Routes for Tunnels {
+        fn validated_remote(&self, client: &IdentityKey) -> Option<Route> {
+            self.0.get(client).copied()
+        }
+    }
+
+    fn route(host: u8) -> Route {
+        Route::to(([192, 0, 2, host], 4_000).into())
+    }
+
+    fn now() -> Now {
+        Now { mono: Mono(1_000_000_000), unix: UnixTime::from_secs(1_800_000_000) }
+    }
+
+    fn relay() -> (Relay, Tunnels, Opened) {
+        let mut relay = Relay::new();
+        let opened = relay.circuits.open(now().mono, ALICE, BOB, &mut Rng::new([3; 32])).unwrap();
+        (relay, Tunnels(BTreeMap::from([(ALICE, route(1)), (BOB, route(2))])), opened)
+    }
+
+    fn relayed(circuit: CircuitId, packet: &[u8]) -> Vec<u8> {
+        [&RelayHeader { circuit }.encode()[..], packet].concat()
+    }
+
+    fn only_drop(relay: &mut Relay) -> RelayDrop {
+        assert_eq!(relay.poll_transmit(&mut Vec::new()), None);
+        assert_eq!((relay.stats().packets, relay.stats().drops.len()), (0, 1));
+        *relay.stats().drops.keys().next().unwrap()
+    }
+
+    #[test]
+    fn a_packet_goes_to_the_other_end_under_its_id_with_its_ecn_field() {
+        let (mut relay, tunnels, opened) = relay();
+        for (from, to, id_in, id_out) in [(1, 2, opened.caller, opened.callee), (2, 1, opened.callee, opened.caller)] {
+            relay.handle_datagram(now(), route(from), Ecn::Ce, &relayed(id_in, PACKET), &tunnels);
+            let mut buf = Vec::new();
+            let transmit = relay.poll_transmit(&mut buf).unwrap();
+            assert_eq!((transmit.route, transmit.ecn), (route(to), Ecn::Ce));
+            assert_eq!(buf, relayed(id_out, PACKET));
+        }
+        assert_eq!((relay.stats().packets, relay.stats().bytes), (2, 28));
+    }
+
+    #[test]
+    fn who_knows_an_id_but_sends_from_elsewhere_is_not_believed() {
+        let (mut relay, tunnels, opened) = relay();
+        relay.handle_datagram(now(), route(2), Ecn::NotEct, &relayed(opened.caller, PACKET), &tunnels);
+        assert_eq!(only_drop(&mut relay), RelayDrop::ForeignSource);
+    }
+
+    #[test]
+    fn a_client_without_tunnel_sends_and_receives_nothing() {
+        let (mut relay, mut tunnels, opened) = relay();
+        tunnels.0.remove(&BOB);
+        relay.handle_datagram(now(), route(1), Ecn::NotEct, &relayed(opened.caller, PACKET), &tunnels);
+        assert_eq!(only_drop(&mut relay), RelayDrop::NotConnected);
+        relay.handle_datagram(now(), route(2), Ecn::NotEct, &relayed(opened.callee, PACKET), &tunnels);
+        assert_eq!(relay.stats().drops[&RelayDrop::ForeignSource], 1);
+    }
+
+    #[test]
+    fn a_circuit_follows_its_client_to_a_new_address() {
+        let (mut relay, mut tunnels, opened) = relay();
+        tunnels.0.insert(BOB, route(9));
+        relay.handle_datagram(now(), route(1), Ecn::NotEct, &relayed(opened.caller, PACKET), &tunnels);
+        assert_eq!(relay.poll_transmit(&mut Vec::new()).unwrap().route, route(9));
+        relay.handle_datagram(now(), route(9), Ecn::NotEct, &relayed(opened.callee, PACKET), &tunnels);
+        assert_eq!(relay.poll_transmit(&mut Vec::new()).unwrap().route, route(1));
+    }
+
+    #[test]
+    fn unknown_circuits_and_truncations_are_dropped() {
+        let (mut relay, tunnels, opened) = relay();
+        let unknown = CircuitId(opened.caller.0 ^ opened.callee.0 ^ 1);
+        relay.handle_datagram(now(), route(1), Ecn::NotEct, &relayed(unknown, PACKET), &tunnels);
+        assert_eq!(only_drop(&mut relay), RelayDrop::UnknownCircuit);
+        for len in 0..RelayHeader::LEN {
+            let packet = relayed(opened.caller, PACKET);
+            relay.handle_datagram(now(), route(1), Ecn::NotEct, &packet[..len], &tunnels);
+        }
+        assert_eq!(relay.stats().drops[&RelayDrop::Malformed], RelayHeader::LEN as u64);
+    }
+
+    #[test]
+    fn a_client_over_its_rate_loses_the_tail_and_no_other_client_does() {
+        let (mut relay, tunnels, opened) = relay();
+        let big = relayed(opened.caller, &[0xc0; 1_192]);
+        let mut buf = Vec::new();
+        for _ in 0..4_000 {
+            relay.handle_datagram(now(), route(1), Ecn::NotEct, &big, &tunnels);
+            while relay.poll_transmit(&mut buf).is_some() {
+                buf.clear();
+            }
+        }
+        assert_eq!(relay.stats().packets, CLIENT_RATE.burst / (1_200 + PACKET_COST_BYTES));
+        let before = relay.stats().packets;
+        relay.handle_datagram(now(), route(2), Ecn::NotEct, &relayed(opened.callee, PACKET), &tunnels);
+        assert_eq!(relay.stats().packets, before + 1);
+    }
+}
