@@ -78,7 +78,7 @@ pub(crate) struct Incoming {
 impl Daemon {
     /// The daemon of an agent, if it runs.
     pub(crate) async fn connect_to(context: &Context, name: &str) -> Result<Option<Self>> {
-        match Client::connect(home::api_socket(&context.home, name)?).await {
+        match Client::connect(home::agent(&context.home, name)?.socket_path()?).await {
             Ok(client) => Ok(Some(Self { name: name.to_owned(), client })),
             Err(error) if error.code == ErrorCode::NotRunning => Ok(None),
             Err(error) => Err(error.into()),
@@ -119,9 +119,7 @@ impl Daemon {
     }
 
     pub(crate) async fn set(&self, settings: &Settings) -> Result<()> {
-        let done: Done = within(CALL_TIMEOUT, self.client.put("/v1/settings", settings)).await?;
-        drop(done);
-        Ok(())
+        within(CALL_TIMEOUT, self.client.put("/v1/settings", settings)).await.map(|Done {}| ())
     }
 
     /// Asks the daemon to end. It answers first.
@@ -257,8 +255,10 @@ fn target_request(target: &str, timeout: Duration) -> TargetRequest {
 async fn within<T>(patience: Duration, call: impl Future<Output = Result<T, ApiError>>) -> Result<T> {
     match tokio::time::timeout(patience, call).await {
         Ok(answered) => Ok(answered?),
-        Err(_) => Err(Failure::new(ExitCode::Timeout, format!("no answer within {}", duration::display_short(patience)))
-            .hint("--timeout gives it longer; `pilotctl daemon logs` may say more")),
+        Err(_) => {
+            Err(Failure::new(ExitCode::Timeout, format!("no answer within {}", duration::display_short(patience)))
+                .hint("--timeout gives it longer; `pilotctl daemon logs` may say more"))
+        }
     }
 }
 

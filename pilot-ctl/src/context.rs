@@ -56,7 +56,7 @@ impl Context {
     /// Every agent of this home that runs.
     pub(crate) async fn running(&self) -> Result<Vec<Daemon>> {
         let mut running = Vec::new();
-        for name in home::agent_names(&self.home)? {
+        for name in home::agent_names(&self.home) {
             running.extend(Daemon::connect_to(self, &name).await?);
         }
         Ok(running)
@@ -85,7 +85,7 @@ impl Context {
 
     fn not_running(&self, name: &str) -> Result<Failure> {
         let failure = Failure::new(ExitCode::NotRunning, format!("agent '{name}' is not running"));
-        let known = home::agent_names(&self.home)?;
+        let known = home::agent_names(&self.home);
         if known.iter().any(|other| other == name) {
             return Ok(failure.hint(format!("`pilotctl daemon start --hostname {name}` starts it")));
         }

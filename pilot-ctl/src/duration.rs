@@ -16,7 +16,8 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         other => return Err(format!("unknown unit '{other}': use ms, s, m or h")),
     };
-    let duration = Duration::try_from_secs_f64(number * unit_secs).map_err(|_| "a duration is not negative".to_owned())?;
+    let duration =
+        Duration::try_from_secs_f64(number * unit_secs).map_err(|_| "a duration is not negative".to_owned())?;
     if duration.is_zero() || duration > DURATION_MAX {
         return Err("between 1ms and 24h".to_owned());
     }
@@ -36,7 +37,11 @@ pub(crate) fn display(duration: Duration) -> String {
 
 /// `30 s`, `500 ms`: how long something was waited for.
 pub(crate) fn display_short(duration: Duration) -> String {
-    if duration < Duration::from_secs(1) { format!("{} ms", duration.as_millis()) } else { format!("{} s", duration.as_secs()) }
+    if duration < Duration::from_secs(1) {
+        format!("{} ms", duration.as_millis())
+    } else {
+        format!("{} s", duration.as_secs())
+    }
 }
 
 /// Whole milliseconds, for headers of the local API.
@@ -50,7 +55,9 @@ mod tests {
 
     #[test]
     fn units_are_understood() {
-        for (text, millis) in [("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000), ("5", 5_000), ("0.5s", 500)] {
+        for (text, millis) in
+            [("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("1h", 3_600_000), ("5", 5_000), ("0.5s", 500)]
+        {
             assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
         }
     }

@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn prints_two_lines_without_a_blank_one() {
-        let failure = Failure::new(ExitCode::NotFound, "no agent named 'agent-alhpa'").hint("did you mean 'agent-alpha'?");
+        let failure =
+            Failure::new(ExitCode::NotFound, "no agent named 'agent-alhpa'").hint("did you mean 'agent-alpha'?");
         assert_eq!(failure.to_string(), "error: no agent named 'agent-alhpa'\nhint: did you mean 'agent-alpha'?");
     }
 

@@ -1,48 +1,57 @@
-//! What lies where under `PILOT_HOME`, as far as commands need to know.
+//! Where `PILOT_HOME` is, and what lies where in it, as far as commands need to know.
 
 use std::path::{Path, PathBuf};
 
+use pilot_daemon::home::{AgentHome, Home, HomeError};
+
+use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 
 /// `PILOT_HOME` as an absolute path, for processes with another working directory get it too.
 pub(crate) fn locate(flag: Option<PathBuf>) -> Result<PathBuf> {
     let home = match flag {
         Some(home) => home,
-        None => std::env::home_dir().filter(|home| !home.as_os_str().is_empty()).ok_or_else(no_home)?.join(".pilot"),
+        None => Home::from_env()?.path().to_owned(),
     };
-    std::path::absolute(&home).map_err(|error| Failure::failed(format!("cannot use {} as PILOT_HOME: {error}", home.display())))
+    std::path::absolute(&home)
+        .map_err(|error| Failure::failed(format!("cannot use {} as PILOT_HOME: {error}", home.display())))
 }
 
-fn no_home() -> Failure {
-    Failure::failed("neither PILOT_HOME nor HOME is set, so there is no place for an agent's files")
-        .hint("set PILOT_HOME to a directory that is yours, or give --home DIR")
+/// One agent's part of the home.
+pub(crate) fn agent(home: &Path, name: &str) -> Result<AgentHome> {
+    Ok(Home::at(home).agent(name)?)
 }
 
 /// The names of the agents that have a directory in `home`, sorted.
-pub(crate) fn agent_names(home: &Path) -> Result<Vec<String>> {
-    let directory = home.join("agents");
-    let entries = match std::fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Failure::failed(format!("cannot read {}: {error}", directory.display()))),
-    };
-    let directories = entries.filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()));
-    let mut names: Vec<String> = directories.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    Ok(names)
+pub(crate) fn agent_names(home: &Path) -> Vec<String> {
+    Home::at(home).agents().iter().map(|agent| agent.name().to_owned()).collect()
 }
 
-/// The socket of an agent's local API.
-pub(crate) fn api_socket(home: &Path, name: &str) -> Result<PathBuf> {
-    Ok(home.join("agents").join(name).join("api.sock"))
+impl From<HomeError> for Failure {
+    fn from(error: HomeError) -> Self {
+        let code = match &error {
+            HomeError::Name(_) => ExitCode::Usage,
+            _ => ExitCode::Failed,
+        };
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::new(code, format!("{error}{cause}")).hint(error.hint())
+    }
 }
 
-/// The log of an agent's daemon.
-pub(crate) fn agent_log(home: &Path, name: &str) -> PathBuf {
-    home.join("agents").join(name).join("log")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The lock that an agent's daemon holds as long as it lives.
-pub(crate) fn agent_lock(home: &Path, name: &str) -> PathBuf {
-    home.join("agents").join(name).join("lock")
+    #[test]
+    fn a_fresh_home_has_no_agents() {
+        let directory = tempfile::tempdir().expect("directory");
+        assert_eq!(agent_names(directory.path()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_a_mistake_of_usage() {
+        let failure = agent(Path::new("/tmp"), "../x").expect_err("no hostname");
+        assert_eq!(failure.code, ExitCode::Usage);
+        assert!(failure.hint.is_some());
+    }
 }

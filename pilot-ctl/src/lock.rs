@@ -73,7 +73,8 @@ impl Lock {
 
     /// Replaces the content of the locked file.
     pub(crate) fn write(&mut self, text: &str) -> Result<()> {
-        let written = self.file.set_len(0).and_then(|()| self.file.rewind()).and_then(|()| self.file.write_all(text.as_bytes()));
+        let written =
+            self.file.set_len(0).and_then(|()| self.file.rewind()).and_then(|()| self.file.write_all(text.as_bytes()));
         written.map_err(|error| Failure::failed(format!("cannot write beside the lock: {error}")))
     }
 }
@@ -87,7 +88,13 @@ fn open(path: &Path) -> Result<File> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(|error| unusable(directory, &error))?;
     }
-    OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(|error| unusable(path, &error))
+    OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|error| unusable(path, &error))
 }
 
 fn unusable(path: &Path, error: &dyn std::fmt::Display) -> Failure {

@@ -55,7 +55,8 @@ impl Output {
     }
 
     fn json_line(self, value: &impl Serialize) -> Result<()> {
-        let text = serde_json::to_string(value).map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
+        let text =
+            serde_json::to_string(value).map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
         self.line(text)
     }
 }
@@ -123,7 +124,11 @@ pub(crate) fn byte_count(bytes: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    if unit == 0 || value >= 9.95 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.1} {}", UNITS[unit]) }
+    if unit == 0 || value >= 9.95 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 #[cfg(test)]
@@ -132,7 +137,9 @@ mod tests {
 
     #[test]
     fn round_trips_print_as_promised() {
-        for (rtt_ms, text) in [(38.2, "38ms"), (0.4, "0.4ms"), (0.02, "0.1ms"), (0.96, "1ms"), (1.4, "1ms"), (120.6, "121ms")] {
+        for (rtt_ms, text) in
+            [(38.2, "38ms"), (0.4, "0.4ms"), (0.02, "0.1ms"), (0.96, "1ms"), (1.4, "1ms"), (120.6, "121ms")]
+        {
             assert_eq!(milliseconds(rtt_ms), text, "{rtt_ms}");
         }
     }
@@ -147,7 +154,14 @@ mod tests {
 
     #[test]
     fn byte_counts_keep_two_digits() {
-        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1_000, "1.0 kB"), (1_240_000, "1.2 MB"), (200_000_000, "200 MB"), (999_999, "1.0 MB")] {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1_000, "1.0 kB"),
+            (1_240_000, "1.2 MB"),
+            (200_000_000, "200 MB"),
+            (999_999, "1.0 MB"),
+        ] {
             assert_eq!(byte_count(bytes), text);
         }
     }

@@ -46,7 +46,8 @@ pub(crate) async fn spawn_detached<T: DeserializeOwned>(argv: &[OsString], log: 
 
 /// The path of this program, to run it again.
 pub(crate) fn own_executable() -> Result<std::path::PathBuf> {
-    std::env::current_exe().map_err(|error| Failure::failed(format!("cannot find the path of pilotctl itself: {error}")))
+    std::env::current_exe()
+        .map_err(|error| Failure::failed(format!("cannot find the path of pilotctl itself: {error}")))
 }
 
 fn detached_command(argv: &[OsString], log: &Path) -> Result<Command> {

@@ -34,10 +34,15 @@ impl Service {
     /// Handles requests until SIGINT or SIGTERM, or until the daemon goes away, which is a failure.
     ///
     /// `ready` runs once the daemon knows the service.
-    pub(crate) async fn run<H, F>(self, daemon: Arc<Daemon>, ready: impl FnOnce() -> Result<()>, handle: H) -> Result<()>
+    pub(crate) async fn run<H, F>(
+        self,
+        daemon: Arc<Daemon>,
+        ready: impl FnOnce() -> Result<()>,
+        handle: H,
+    ) -> Result<()>
     where
         H: Fn(Incoming, Stop) -> F + Clone + Send + 'static,
-        F: Future<Output = ()> + Send,
+        F: Future<Output = ()> + Send + 'static,
     {
         let mut interrupt = Interrupt::new()?;
         let (stop, stopped) = watch::channel(false);

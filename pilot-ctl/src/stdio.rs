@@ -50,7 +50,7 @@ impl PolledFd {
     /// Gives the descriptor back if the system cannot poll it.
     fn new(fd: OwnedFd) -> io::Result<std::result::Result<Self, OwnedFd>> {
         let spare = fd.try_clone()?;
-        match AsyncFd::try_new(NonBlocking::new(fd)?) {
+        match AsyncFd::register(NonBlocking::new(fd)?) {
             Ok(fd) => Ok(Ok(Self { fd })),
             Err(_cannot_be_polled) => Ok(Err(spare)),
         }
@@ -76,9 +76,9 @@ impl Drop for NonBlocking {
     }
 }
 
-impl std::os::fd::AsRawFd for NonBlocking {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.fd.as_raw_fd()
+impl AsFd for NonBlocking {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -26,7 +26,8 @@ pub(crate) struct FindArgs {
 }
 
 pub(crate) async fn run(args: &FindArgs, context: &Context) -> Result<()> {
-    let request = FindRequest { tag: args.tag.clone(), group: args.group.clone(), need: args.need.clone(), limit: None };
+    let request =
+        FindRequest { tag: args.tag.clone(), group: args.group.clone(), need: args.need.clone(), limit: None };
     let reply = context.daemon().await?.find(&request).await?;
     if reply.agents.is_empty() {
         return Err(nobody(args));
@@ -55,6 +56,10 @@ fn nobody(args: &FindArgs) -> Failure {
     let asked = [("tag", tag), ("group", group), ("need", need)];
     let asked: Vec<String> =
         asked.into_iter().filter_map(|(what, value)| Some(format!("{what} '{}'", value.as_ref()?))).collect();
-    let what = if asked.is_empty() { "no agent is registered".to_owned() } else { format!("no agent with {}", asked.join(" and ")) };
+    let what = if asked.is_empty() {
+        "no agent is registered".to_owned()
+    } else {
+        format!("no agent with {}", asked.join(" and "))
+    };
     Failure::new(ExitCode::NotFound, what).hint("agents name theirs with `pilotctl daemon start --tags … --groups …`")
 }

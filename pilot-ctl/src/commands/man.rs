@@ -32,8 +32,7 @@ fn find(root: &clap::Command, path: &[String]) -> Result<clap::Command> {
     for verb in path {
         command = command.find_subcommand(verb).ok_or_else(|| no_such_verb(command, verb))?;
     }
-    let name = command.get_display_name().unwrap_or("pilotctl").to_owned();
-    Ok(command.clone().name(name))
+    Ok(command.clone())
 }
 
 fn no_such_verb(command: &clap::Command, verb: &str) -> Failure {

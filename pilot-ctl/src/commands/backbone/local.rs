@@ -67,6 +67,13 @@ async fn spawn(context: &Context) -> Result<String> {
     let ready: Result<Ready> = process::spawn_detached(&argv, &log(context)).await;
     match ready {
         Ok(ready) => Ok(ready.ticket),
-        Err(failure) => Err(Failure { message: format!("the local backbone does not start: {}", failure.message), ..failure }),
+        Err(failure) => {
+            Err(Failure { message: format!("the local backbone does not start: {}", failure.message), ..failure })
+        }
     }
+}
+
+/// Where the running backbone writes its process id.
+pub(super) fn pid_path(context: &Context) -> PathBuf {
+    directory(context).join("pid")
 }

@@ -28,7 +28,7 @@ pub(crate) struct LogsArgs {
 }
 
 pub(super) async fn run(args: &LogsArgs, context: &Context) -> Result<()> {
-    let path = home::agent_log(&context.home, &agent(context).await?);
+    let path = home::agent(&context.home, &agent(context).await?)?.log_path();
     let mut file = open(&path)?;
     let text = read_on(&mut file, &path)?;
     show(context.output, last_lines(&text, args.lines))?;
@@ -47,7 +47,7 @@ async fn agent(context: &Context) -> Result<String> {
     if let Some(name) = &context.agent {
         return Ok(name.clone());
     }
-    match home::agent_names(&context.home)?.as_slice() {
+    match home::agent_names(&context.home).as_slice() {
         [only] => Ok(only.clone()),
         _ => Ok(context.daemon().await?.name),
     }

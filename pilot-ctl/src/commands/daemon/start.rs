@@ -68,7 +68,7 @@ async fn spawn(argv: Vec<String>, name: &str, context: &Context) -> Result<Start
     })?;
     let mut full: Vec<OsString> = vec!["--home".into(), context.home.clone().into()];
     full.extend(argv.iter().map(OsString::from));
-    let started = process::spawn_detached(&full, &home::agent_log(&context.home, name)).await?;
+    let started = process::spawn_detached(&full, &home::agent(&context.home, name)?.log_path()).await?;
     save(&argv, name, context)?;
     Ok(started)
 }
@@ -100,7 +100,7 @@ pub(super) fn hostname(args: &StartArgs, context: &Context) -> Result<String> {
     if let Some(name) = args.hostname.as_ref().or(context.agent.as_ref()) {
         return checked(name);
     }
-    match home::agent_names(&context.home)?.as_slice() {
+    match home::agent_names(&context.home).as_slice() {
         [] => Ok(machine_name()),
         [only] => Ok(only.clone()),
         several => Err(Failure::usage(format!("several agents live here: {}", several.join(", ")))

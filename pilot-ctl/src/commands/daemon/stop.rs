@@ -8,7 +8,6 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::client::Daemon;
 use crate::context::Context;
 use crate::hint::Result;
-use crate::home;
 use crate::lock::Lock;
 
 /// How long an agent may take to say goodbye to its peers.
@@ -40,7 +39,7 @@ pub(super) async fn run(args: &StopArgs, context: &Context) -> Result<()> {
 
 /// Asks, and insists with a daemon that does not end. Its lock tells when it has.
 pub(super) async fn stop(daemon: &Daemon, context: &Context) -> Result<()> {
-    let lock = home::agent_lock(&context.home, &daemon.name);
+    let lock = context.agent_dir(&daemon.name).join("lock");
     let pid = daemon.status().await.ok().and_then(|status| Pid::from_raw(i32::try_from(status.pid).ok()?));
     let asked = daemon.shut_down().await;
     let ended = Lock::take(&lock, GOODBYE_TIMEOUT).await;

@@ -182,7 +182,8 @@ async fn wait_for_path(daemon: &Daemon, peer: &str, path: Path) -> Result<()> {
 }
 
 async fn transfer(stage: &Stage, peer: &str) -> Result<()> {
-    stage.explain(&format!("200 MB over one stream, alpha to {peer}, through the local API sockets of both daemons."))?;
+    stage
+        .explain(&format!("200 MB over one stream, alpha to {peer}, through the local API sockets of both daemons."))?;
     let moved = transfer::run(&agent(stage, "alpha").await?, &agent(stage, peer).await?).await?;
     let rate = moved.len as f64 / moved.elapsed.as_secs_f64();
     let summary = format!(

@@ -35,7 +35,8 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn new(output: Output) -> Result<Self> {
         let home = std::env::temp_dir().join(format!("pilot-demo-{}", std::process::id()));
-        std::fs::create_dir(&home).map_err(|error| Failure::failed(format!("cannot make {}: {error}", home.display())))?;
+        std::fs::create_dir(&home)
+            .map_err(|error| Failure::failed(format!("cannot make {}: {error}", home.display())))?;
         Ok(Self { output, home, program: process::own_executable()?, handlers: Vec::new() })
     }
 
@@ -69,7 +70,8 @@ impl Stage {
             child.wait_with_output().await
         };
         let ended = tokio::time::timeout(COMMAND_TIMEOUT, running).await;
-        let ended = ended.map_err(|_| Failure::new(ExitCode::Timeout, format!("`{}` does not end", shown(arguments))))?;
+        let ended =
+            ended.map_err(|_| Failure::new(ExitCode::Timeout, format!("`{}` does not end", shown(arguments))))?;
         let ended = ended.map_err(|error| cannot_run(&error))?;
         let said = Said { stdout: text(&ended.stdout), stderr: text(&ended.stderr) };
         if ended.status.success() { Ok(said) } else { Err(unexpected(arguments, ended.status, &said)) }
@@ -107,7 +109,8 @@ impl Stage {
         let stopped = self.quietly(&["daemon", "stop", "--all"], None).await.map(drop);
         let stopped = stopped.and(self.quietly(&["backbone", "stop"], None).await.map(drop));
         let removed = std::fs::remove_dir_all(&self.home);
-        let removed = removed.map_err(|error| Failure::failed(format!("cannot remove {}: {error}", self.home.display())));
+        let removed =
+            removed.map_err(|error| Failure::failed(format!("cannot remove {}: {error}", self.home.display())));
         ignore_what_never_ran(stopped).and(removed)
     }
 
@@ -167,7 +170,11 @@ fn shown(arguments: &[&str]) -> String {
 /// As one would type it in a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=".contains(c);
-    if !word.is_empty() && word.chars().all(plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 fn unexpected(arguments: &[&str], status: ExitStatus, said: &Said) -> Failure {

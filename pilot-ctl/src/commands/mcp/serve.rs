@@ -77,7 +77,8 @@ pub(crate) async fn run(args: &ServeArgs, context: &Context) -> Result<()> {
 
 async fn detach(args: &ServeArgs, context: &Context) -> Result<()> {
     let daemon = context.daemon().await?;
-    let serving: Serving = process::spawn_detached(&argv(args, context, &daemon.name), &log(context, &daemon.name)).await?;
+    let serving: Serving =
+        process::spawn_detached(&argv(args, context, &daemon.name), &log(context, &daemon.name)).await?;
     context.output.result(&serving, || format!("MCP server of {} running (pid {})", serving.agent, serving.pid))
 }
 
@@ -113,7 +114,13 @@ fn offer(args: &ServeArgs) -> String {
 }
 
 /// One connection: starts a server and passes bytes until either side has ended.
-async fn connection(daemon: Arc<Daemon>, command: Arc<HandlerCommand>, output: Output, mut incoming: Incoming, stop: Stop) {
+async fn connection(
+    daemon: Arc<Daemon>,
+    command: Arc<HandlerCommand>,
+    output: Output,
+    mut incoming: Incoming,
+    stop: Stop,
+) {
     let ended = match command.start(&incoming) {
         Ok(mut handler) => pass_bytes(&mut handler, &mut incoming, stop).await,
         Err(failure) => Err(failure),
@@ -123,33 +130,39 @@ async fn connection(daemon: Arc<Daemon>, command: Arc<HandlerCommand>, output: O
     }
 }
 
-async fn pass_bytes(handler: &mut Handler, incoming: &mut Incoming, mut stop: Stop) -> Result<()> {
+async fn pass_bytes(handler: &mut Handler, incoming: &mut Incoming, stop: Stop) -> Result<()> {
+    let status = serve_connection(handler, incoming, stop).await?;
+    if !status.success() {
+        return Err(Failure::failed(format!("the MCP server failed: {status}")));
+    }
+    let ended = incoming.io.shutdown().await;
+    ended.map_err(|error| Failure::failed(format!("the client has gone: {error}")))
+}
+
+/// Returns how the server took it that the connection, or itself, has ended.
+async fn serve_connection(handler: &mut Handler, incoming: &mut Incoming, mut stop: Stop) -> Result<ExitStatus> {
     let (stdin, mut stdout) = handler.take_pipes()?;
     let (from_client, mut to_client) = incoming.io.split();
     let down = tokio::io::copy(&mut stdout, &mut to_client);
     tokio::pin!(down);
-    let status = tokio::select! {
-        _server_ended = &mut down => handler.end().await?,
+    tokio::select! {
+        _server_ended = &mut down => handler.end().await,
         status = handler.wait() => {
             // What the server wrote last is still in the pipe; a child of its own may hold that open for ever.
             let _rest = tokio::time::timeout(GRACE, &mut down).await;
-            status?
+            status
         }
         _client_ended = bridge::pump(from_client, stdin) => {
             let ended = async { tokio::join!(&mut down, handler.end()) };
             // The client is the one that ended: how the server takes it is no failure.
             let _ended = tokio::time::timeout(GRACE * 3, ended).await;
-            ExitStatus::default()
+            Ok(ExitStatus::default())
         }
         () = stop.requested() => {
             handler.end_now().await?;
-            return Err(Failure::failed("the MCP server is shutting down"));
+            Err(Failure::failed("the MCP server is shutting down"))
         }
-    };
-    if !status.success() {
-        return Err(Failure::failed(format!("the MCP server failed: {status}")));
     }
-    to_client.shutdown().await.map_err(|error| Failure::failed(format!("the client has gone: {error}")))
 }
 
 /// What `daemon restart` needs to start a server again.
@@ -164,7 +177,8 @@ pub(crate) fn running_detached(context: &Context, agent: &str) -> Result<Option<
     if Lock::is_free(&path)? {
         return Ok(None);
     }
-    let text = std::fs::read_to_string(&path).map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
     Ok(serde_json::from_str(&text).ok())
 }
 
@@ -183,7 +197,8 @@ fn take_record(args: &ServeArgs, context: &Context, agent: &str) -> Result<Lock>
     let path = record_path(context, agent);
     let Some(mut lock) = Lock::try_take(&path)? else {
         let message = format!("an MCP server of {agent} already runs in the background");
-        return Err(Failure::new(ExitCode::Failed, message).hint("`pilotctl daemon restart` ends and restarts it with the agent"));
+        return Err(Failure::new(ExitCode::Failed, message)
+            .hint("`pilotctl daemon restart` ends and restarts it with the agent"));
     };
     lock.write(&serde_json::json!({ "argv": argv }).to_string())?;
     Ok(lock)
