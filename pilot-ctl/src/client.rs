@@ -228,7 +228,7 @@ impl From<ErrorCode> for ExitCode {
             ErrorCode::Timeout => Self::Timeout,
             ErrorCode::Unreachable => Self::Unreachable,
             // A newer daemon may know more: they are failures.
-            _ => Self::Failed,
+            ErrorCode::Failed | _ => Self::Failed,
         }
     }
 }

@@ -13,7 +13,6 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::client::Incoming;
 use crate::context::Context;
 use crate::env_vars;
-use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 
 /// How long a handler may take to end by itself, first after the end of its stdin, then after SIGTERM.
@@ -121,11 +120,9 @@ fn provenance(incoming: &Incoming) -> [(&'static str, Option<String>); 7] {
 }
 
 fn cannot_start(program: &OsString, error: &std::io::Error) -> Failure {
-    let program = program.to_string_lossy();
-    let failure = Failure::failed(format!("cannot run '{program}': {error}"));
-    match error.kind() {
-        std::io::ErrorKind::NotFound => Failure { code: ExitCode::Failed, ..failure }
-            .hint("what stands after -- is a program and its arguments; a pipeline needs `sh -c '…'`"),
-        _ => failure,
+    let failure = Failure::failed(format!("cannot run '{}': {error}", program.to_string_lossy()));
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return failure;
     }
+    failure.hint("what stands after -- is a program and its arguments; a pipeline needs `sh -c '…'`")
 }

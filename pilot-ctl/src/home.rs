@@ -29,10 +29,7 @@ pub(crate) fn agent_names(home: &Path) -> Vec<String> {
 
 impl From<HomeError> for Failure {
     fn from(error: HomeError) -> Self {
-        let code = match &error {
-            HomeError::Name(_) => ExitCode::Usage,
-            _ => ExitCode::Failed,
-        };
+        let code = if matches!(error, HomeError::Name(_)) { ExitCode::Usage } else { ExitCode::Failed };
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         Self::new(code, format!("{error}{cause}")).hint(error.hint())
     }

@@ -53,14 +53,15 @@ fn main() -> std::process::ExitCode {
 /// `--help` and `--version` are data; no verb at all is help too, but a mistake.
 fn not_a_command(error: clap::Error) -> ExitCode {
     let json = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json");
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => print_help(&error, ExitCode::Ok),
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand if !json => print_help(&error, ExitCode::Usage),
-        _ => {
-            Output::new(json).failure(&Failure::from(error));
-            ExitCode::Usage
-        }
+    let kind = error.kind();
+    if matches!(kind, ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return print_help(&error, ExitCode::Ok);
     }
+    if kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && !json {
+        return print_help(&error, ExitCode::Usage);
+    }
+    Output::new(json).failure(&Failure::from(error));
+    ExitCode::Usage
 }
 
 fn print_help(error: &clap::Error, code: ExitCode) -> ExitCode {

@@ -20,6 +20,13 @@ impl Interrupt {
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
+    /// Whether somebody wanted us to end before now.
+    pub(crate) fn was_received(&mut self) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut has_come = |signal: &mut Signal| signal.poll_recv(&mut context).is_ready();
+        has_come(&mut self.interrupt) || has_come(&mut self.terminate)
+    }
+
     /// Returns when somebody wants us to end.
     pub(crate) async fn received(&mut self) {
         tokio::select! {

@@ -1,72 +1,115 @@
-//! stdin and stdout without threads: non-blocking descriptors on the event loop, so that a byte takes one wake-up from the
-//! MCP client to the tunnel and back.
+//! stdin and stdout without threads, where it matters: MCP clients give pipes or sockets, and those are driven by the event
+//! loop, so that a byte takes one wake-up to the tunnel and back. Terminals and files go through tokio's threads: a terminal
+//! hands out one line a read, which edge-triggered readiness cannot tell from having no more, and files have none.
 //!
-//! The flag belongs to the open file, which a shell or a parent may share: it is put back when the command ends. Files
-//! and `/dev/null` cannot be polled and are always ready; tokio's file type reads those.
+//! The non-blocking flag belongs to the open file, which a shell or a parent may share: it is put back in the end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use tokio::io::unix::AsyncFd;
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 
 use crate::hint::{Failure, Result};
 
-/// A standard stream, driven by readiness where the system allows it.
-pub(crate) enum Stdio {
-    /// Pipe, socket or terminal.
-    Polled(PolledFd),
-    /// File or device without readiness.
-    File(tokio::fs::File),
+/// This process's stdin.
+pub(crate) struct Stdin {
+    input: Box<dyn AsyncRead + Unpin>,
+    _flags: Option<NonBlocking>,
 }
 
-impl Stdio {
-    pub(crate) fn stdin() -> Result<Self> {
-        Self::open(io::stdin().as_fd()).map_err(|error| Failure::failed(format!("cannot use stdin: {error}")))
+/// This process's stdout.
+pub(crate) struct Stdout {
+    output: Box<dyn AsyncWrite + Unpin>,
+    _flags: Option<NonBlocking>,
+}
+
+impl Stdin {
+    pub(crate) fn open() -> Result<Self> {
+        Self::of(io::stdin().as_fd()).map_err(|error| Failure::failed(format!("cannot use stdin: {error}")))
     }
 
-    pub(crate) fn stdout() -> Result<Self> {
-        Self::open(io::stdout().as_fd()).map_err(|error| Failure::failed(format!("cannot use stdout: {error}")))
+    fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let (input, flags): (Box<dyn AsyncRead + Unpin>, _) = match Polled::of(fd)? {
+            Some(Polled::Pipe(fd, flags)) => (Box::new(pipe::Receiver::from_owned_fd_unchecked(fd)?), Some(flags)),
+            Some(Polled::Socket(stream, flags)) => (Box::new(stream), Some(flags)),
+            None => (Box::new(tokio::io::stdin()), None),
+        };
+        Ok(Self { input, _flags: flags })
+    }
+}
+
+impl Stdout {
+    pub(crate) fn open() -> Result<Self> {
+        Self::of(io::stdout().as_fd()).map_err(|error| Failure::failed(format!("cannot use stdout: {error}")))
     }
 
-    fn open(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        let own = fd.try_clone_to_owned()?;
-        match PolledFd::new(own)? {
-            Ok(polled) => Ok(Self::Polled(polled)),
-            Err(own) => Ok(Self::File(tokio::fs::File::from_std(own.into()))),
+    fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let (output, flags): (Box<dyn AsyncWrite + Unpin>, _) = match Polled::of(fd)? {
+            Some(Polled::Pipe(fd, flags)) => (Box::new(pipe::Sender::from_owned_fd_unchecked(fd)?), Some(flags)),
+            Some(Polled::Socket(stream, flags)) => (Box::new(stream), Some(flags)),
+            None => (Box::new(tokio::io::stdout()), None),
+        };
+        Ok(Self { output, _flags: flags })
+    }
+}
+
+impl AsyncRead for Stdin {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.input).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stdout {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.output).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.output).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.output).poll_shutdown(cx)
+    }
+}
+
+/// A descriptor that the event loop can drive, in non-blocking mode.
+enum Polled {
+    Pipe(OwnedFd, NonBlocking),
+    Socket(UnixStream, NonBlocking),
+}
+
+impl Polled {
+    /// None for a terminal, a file, a device.
+    fn of(fd: BorrowedFd<'_>) -> io::Result<Option<Self>> {
+        let kind = FileType::from_raw_mode(fstat(fd)?.st_mode);
+        if kind != FileType::Fifo && kind != FileType::Socket {
+            return Ok(None);
         }
-    }
-}
-
-/// A descriptor in non-blocking mode until dropped.
-pub(crate) struct PolledFd {
-    fd: AsyncFd<NonBlocking>,
-}
-
-impl PolledFd {
-    /// Gives the descriptor back if the system cannot poll it.
-    fn new(fd: OwnedFd) -> io::Result<std::result::Result<Self, OwnedFd>> {
-        let spare = fd.try_clone()?;
-        match AsyncFd::register(NonBlocking::new(fd)?) {
-            Ok(fd) => Ok(Ok(Self { fd })),
-            Err(_cannot_be_polled) => Ok(Err(spare)),
+        let (own, flags) = (fd.try_clone_to_owned()?, NonBlocking::new(fd)?);
+        if kind == FileType::Fifo {
+            return Ok(Some(Self::Pipe(own, flags)));
         }
+        Ok(Some(Self::Socket(UnixStream::from_std(own.into())?, flags)))
     }
 }
 
+/// Puts the flags back when dropped.
 struct NonBlocking {
     fd: OwnedFd,
     flags_before: OFlags,
 }
 
 impl NonBlocking {
-    fn new(fd: OwnedFd) -> io::Result<Self> {
-        let flags_before = fcntl_getfl(&fd)?;
-        fcntl_setfl(&fd, flags_before | OFlags::NONBLOCK)?;
-        Ok(Self { fd, flags_before })
+    fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        let flags_before = fcntl_getfl(fd)?;
+        fcntl_setfl(fd, flags_before | OFlags::NONBLOCK)?;
+        Ok(Self { fd: fd.try_clone_to_owned()?, flags_before })
     }
 }
 
@@ -76,99 +119,46 @@ impl Drop for NonBlocking {
     }
 }
 
-impl AsFd for NonBlocking {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl AsyncRead for Stdio {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Polled(polled) => polled.poll_read(cx, buf),
-            Self::File(file) => Pin::new(file).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Stdio {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Polled(polled) => polled.poll_write(cx, buf),
-            Self::File(file) => Pin::new(file).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Polled(_) => Poll::Ready(Ok(())),
-            Self::File(file) => Pin::new(file).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_flush(cx)
-    }
-}
-
-impl PolledFd {
-    fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let mut guard = ready!(self.fd.poll_read_ready(cx))?;
-            let unfilled = buf.initialize_unfilled();
-            match guard.try_io(|fd| Ok(rustix::io::read(&fd.get_ref().fd, unfilled)?)) {
-                Ok(read) => return Poll::Ready(read.map(|len| buf.advance(len))),
-                Err(_would_block) => {}
-            }
-        }
-    }
-
-    fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        loop {
-            let mut guard = ready!(self.fd.poll_write_ready(cx))?;
-            match guard.try_io(|fd| Ok(rustix::io::write(&fd.get_ref().fd, bytes)?)) {
-                Ok(written) => return Poll::Ready(written),
-                Err(_would_block) => {}
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
-    #[tokio::test]
-    async fn a_pipe_carries_more_than_it_holds_and_gets_its_flags_back() {
-        let (reader, writer) = io::pipe().expect("pipe");
-        let flags_before = fcntl_getfl(&reader).expect("flags");
-        let mut input = Stdio::open(reader.as_fd()).expect("reader");
-        let mut output = Stdio::open(writer.as_fd()).expect("writer");
-        drop(writer);
-        assert!(matches!(input, Stdio::Polled(_)));
+    const LEN: usize = 1 << 20;
 
-        let sent = vec![7_u8; 1 << 20];
-        let expected = sent.clone();
+    async fn carry(mut input: Stdin, mut output: Stdout) -> Vec<u8> {
         let write = async move {
-            output.write_all(&sent).await.expect("write");
-            drop(output);
+            output.write_all(&vec![7; LEN]).await.expect("write");
+            output.shutdown().await.expect("shutdown");
         };
         let mut received = Vec::new();
         let ((), read) = tokio::join!(write, input.read_to_end(&mut received));
         read.expect("read");
-        drop(input);
+        received
+    }
 
-        assert!(received == expected);
+    #[tokio::test]
+    async fn a_pipe_carries_more_than_it_holds_and_gets_its_flags_back() {
+        let (reader, writer) = io::pipe().expect("pipe");
+        let flags_before = fcntl_getfl(&reader).expect("flags");
+        let (input, output) = (Stdin::of(reader.as_fd()).expect("reader"), Stdout::of(writer.as_fd()).expect("writer"));
+        assert!(input._flags.is_some());
+        drop(writer);
+        assert!(carry(input, output).await == vec![7; LEN]);
         assert_eq!(fcntl_getfl(&reader).expect("flags"), flags_before);
     }
 
     #[tokio::test]
-    async fn what_cannot_be_polled_is_read_as_a_file() {
+    async fn a_socket_carries_more_than_it_holds() {
+        let (reader, writer) = std::os::unix::net::UnixStream::pair().expect("pair");
+        let (input, output) = (Stdin::of(reader.as_fd()).expect("reader"), Stdout::of(writer.as_fd()).expect("writer"));
+        assert!(carry(input, output).await == vec![7; LEN]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_polled_is_left_to_threads() {
         let null = std::fs::File::open("/dev/null").expect("open");
-        let mut input = Stdio::open(null.as_fd()).expect("open");
-        let mut received = Vec::new();
-        assert_eq!(input.read_to_end(&mut received).await.expect("read"), 0);
+        assert!(Stdin::of(null.as_fd()).expect("open")._flags.is_none());
     }
 }

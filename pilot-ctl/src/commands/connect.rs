@@ -14,7 +14,7 @@ use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 use crate::output::{Output, milliseconds};
-use crate::stdio::Stdio;
+use crate::stdio::{Stdin, Stdout};
 use crate::{duration, env_vars};
 
 /// The service that people and agents talk on.
@@ -62,8 +62,8 @@ async fn converse(daemon: &Daemon, output: Output, target: &str, timeout: Durati
         output.talk(established);
     }
     let (from_agent, to_agent) = io.into_split();
-    let stdin = Stdio::stdin()?;
-    let stdout = Stdio::stdout()?;
+    let stdin = Stdin::open()?;
+    let stdout = Stdout::open()?;
     let down = bridge::pump(from_agent, stdout);
     tokio::pin!(down);
     let ended = tokio::select! {

@@ -9,6 +9,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pilot_daemon::home::AgentHome;
+
 use crate::context::Context;
 use crate::hint::{Failure, Result};
 use crate::lock::Lock;
@@ -31,7 +33,7 @@ pub(crate) struct LocalBackbone {
 pub(crate) async fn ensure(context: &Context) -> Result<LocalBackbone> {
     let starting = Lock::take_shared(&directory(context).join("starting"), LOCK_TIMEOUT).await?;
     let spawning = Lock::take(&directory(context).join("spawning"), LOCK_TIMEOUT).await?;
-    let ticket = if is_running(context)? { read_ticket(context)? } else { spawn(context).await? };
+    let ticket = if running_pid(context).is_some() { read_ticket(context)? } else { spawn(context).await? };
     drop(spawning);
     Ok(LocalBackbone { ticket, _starting: starting })
 }
@@ -41,8 +43,9 @@ pub(super) fn may_end(context: &Context) -> Result<Option<Lock>> {
     Lock::try_take(&directory(context).join("starting"))
 }
 
-pub(super) fn is_running(context: &Context) -> Result<bool> {
-    Ok(!Lock::is_free(&directory(context).join("lock"))?)
+/// The process that holds the backbone's lock; 0 if it has not yet said which.
+pub(super) fn running_pid(context: &Context) -> Option<u32> {
+    AgentHome::at(directory(context)).running_pid()
 }
 
 pub(super) fn directory(context: &Context) -> PathBuf {
@@ -71,9 +74,4 @@ async fn spawn(context: &Context) -> Result<String> {
             Err(Failure { message: format!("the local backbone does not start: {}", failure.message), ..failure })
         }
     }
-}
-
-/// Where the running backbone writes its process id.
-pub(super) fn pid_path(context: &Context) -> PathBuf {
-    directory(context).join("pid")
 }

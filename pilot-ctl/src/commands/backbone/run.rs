@@ -1,8 +1,9 @@
 //! The backbone in this process, in the foreground or as what `--detach` started.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
+use pilot_relay::driver::{self, ServeError, ServeOptions};
 use serde::{Deserialize, Serialize};
 
 use super::{ListenArgs, RunArgs, StartArgs, local};
@@ -10,6 +11,7 @@ use crate::context::Context;
 use crate::hint::{Failure, Result};
 use crate::output::Output;
 use crate::process::{self, child};
+use crate::signals::Interrupt;
 
 /// What a backbone tells when it is ready.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,8 +23,9 @@ pub(crate) struct Ready {
 
 pub(super) async fn start_detached(args: &StartArgs, context: &Context) -> Result<()> {
     refuse_second(context)?;
-    std::fs::create_dir_all(local::directory(context)).map_err(|error| {
-        Failure::failed(format!("cannot make {}: {error}", local::directory(context).display()))
+    let directory = local::directory(context);
+    std::fs::create_dir_all(&directory).map_err(|error| {
+        Failure::failed(format!("cannot make {}: {error}", directory.display()))
             .hint("PILOT_HOME must be a directory that you may write to; --home DIR names another")
     })?;
     let mut argv: Vec<OsString> = vec!["--home".into(), context.home.clone().into()];
@@ -45,10 +48,43 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
     served
 }
 
-async fn serve(_args: &RunArgs, context: &Context) -> Result<()> {
+/// Serves until told to end. Out of idleness it ends only if no agent is about to come (see [`local`]).
+async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     refuse_second(context)?;
-    let _ = local::may_end(context)?;
-    Err(Failure::failed("WIP"))
+    let mut interrupt = Interrupt::new()?;
+    let mut announced = Ok(());
+    let mut is_announced = false;
+    loop {
+        let announce = |ready: &driver::Ready| {
+            if !std::mem::replace(&mut is_announced, true) {
+                announced = announce(args, context, ready);
+            }
+        };
+        driver::serve(options(args, context), announce).await.map_err(serve_failure)?;
+        announced.clone()?;
+        if interrupt.was_received() {
+            return Ok(());
+        }
+        if let Some(permission) = local::may_end(context)? {
+            // Kept until the process has gone: who starts next must not find this one half alive.
+            std::mem::forget(permission);
+            return Ok(());
+        }
+    }
+}
+
+fn options(args: &RunArgs, context: &Context) -> ServeOptions {
+    ServeOptions {
+        listen: args.listen.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+        home_dir: local::directory(context),
+        advertise: args.listen.advertise.clone(),
+        idle_exit: args.idle_exit,
+    }
+}
+
+fn announce(args: &RunArgs, context: &Context, ready: &driver::Ready) -> Result<()> {
+    let ready = Ready { pid: std::process::id(), ticket: ready.ticket.to_string(), listen: ready.local_addr };
+    if args.detached { child::report_ready(&ready) } else { print(context.output, &ready) }
 }
 
 /// The ticket is the data, alone on its line; the rest is talk.
@@ -60,12 +96,20 @@ fn print(output: Output, ready: &Ready) -> Result<()> {
 }
 
 fn refuse_second(context: &Context) -> Result<()> {
-    if !local::is_running(context)? {
-        return Ok(());
-    }
-    let pid = std::fs::read_to_string(local::pid_path(context)).unwrap_or_default();
-    let failure = Failure::failed(format!("a backbone already runs in this home (pid {})", pid.trim()));
+    let Some(pid) = local::running_pid(context) else { return Ok(()) };
+    let failure = Failure::failed(format!("a backbone already runs in this home (pid {pid})"));
     Err(failure.hint("`pilotctl backbone stop` ends it; `pilotctl backbone status` prints its ticket"))
+}
+
+fn serve_failure(error: ServeError) -> Failure {
+    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let failure = Failure::failed(format!("{error}{cause}"));
+    match error {
+        ServeError::Home(error) => error.into(),
+        ServeError::Bind { .. } => failure.hint("--listen ADDR names another address; port 0 takes any free one"),
+        ServeError::Ticket(_) => failure.hint("--advertise takes a host name or an address, without a port"),
+        _ => failure,
+    }
 }
 
 impl ListenArgs {

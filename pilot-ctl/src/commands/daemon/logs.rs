@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -32,14 +32,18 @@ pub(super) async fn run(args: &LogsArgs, context: &Context) -> Result<()> {
     let mut file = open(&path)?;
     let text = read_on(&mut file, &path)?;
     show(context.output, last_lines(&text, args.lines))?;
-    while args.follow {
+    if args.follow { follow(file, &path, context.output).await } else { Ok(()) }
+}
+
+/// Shows what is added, until interrupted.
+async fn follow(mut file: File, path: &Path, output: Output) -> Result<()> {
+    loop {
         tokio::time::sleep(FOLLOW_POLL).await;
-        show(context.output, &read_on(&mut file, &path)?)?;
-        if was_replaced(&file, &path) {
-            file = open(&path)?;
+        show(output, &read_on(&mut file, path)?)?;
+        if was_replaced(&file, path) {
+            file = open(path)?;
         }
     }
-    Ok(())
 }
 
 /// The log can be read after the agent has ended: that is when it is wanted most.
@@ -61,7 +65,7 @@ fn open(path: &Path) -> Result<File> {
 }
 
 /// What was added since the last time. A log is bounded by its rotation, so this fits in memory.
-fn read_on(file: &mut File, path: &PathBuf) -> Result<String> {
+fn read_on(file: &mut File, path: &Path) -> Result<String> {
     let unreadable = |error| Failure::failed(format!("cannot read the log {}: {error}", path.display()));
     let position = file.stream_position().map_err(unreadable)?;
     if file.metadata().map_err(unreadable)?.len() < position {

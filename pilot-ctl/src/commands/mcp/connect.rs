@@ -10,7 +10,7 @@ use crate::bridge;
 use crate::client::{OpenOptions, Outgoing};
 use crate::context::Context;
 use crate::hint::Result;
-use crate::stdio::Stdio;
+use crate::stdio::{Stdin, Stdout};
 use crate::{duration, env_vars};
 
 /// How long to wait for the tunnel.
@@ -36,14 +36,14 @@ pub(crate) async fn run(args: &McpConnectArgs, context: &Context) -> Result<()> 
     let mut options = OpenOptions::new(&args.target, SERVICE, context.timeout(args.timeout, TIMEOUT_DEFAULT));
     options.content_type = Some("application/json");
     let Outgoing { stream, io, .. } = daemon.open(&options).await?;
-    match join(io, Stdio::stdin()?, Stdio::stdout()?).await {
+    match join(io, Stdin::open()?, Stdout::open()?).await {
         Ok(()) => daemon.ended_well(stream).await,
         Err(error) => Err(daemon.why_ended(stream, &error).await),
     }
 }
 
 /// Bytes both ways until either side has ended.
-async fn join(stream: UnixStream, stdin: Stdio, stdout: Stdio) -> std::io::Result<()> {
+async fn join(stream: UnixStream, stdin: Stdin, stdout: Stdout) -> std::io::Result<()> {
     let (from_server, to_server) = stream.into_split();
     let down = async {
         match bridge::pump(from_server, stdout).await {
