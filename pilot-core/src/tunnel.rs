@@ -5,7 +5,9 @@
 
 use crate::handshake::Established;
 use crate::id::{IdentityKey, PacketNumber, SessionIndex, TunnelId};
-use crate::limits::{PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY};
+use crate::limits::{
+    PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY,
+};
 use crate::session::replay::ReplayWindow;
 use crate::session::{OpenError, Session};
 use crate::time::Mono;
@@ -22,6 +24,8 @@ pub(crate) struct LiveSession {
     since: Mono,
     is_initiator: bool,
     next_psk: [u8; 32],
+    /// The receive key's generation, and since when.
+    generation: (u64, Mono),
 }
 
 /// What a handshake has agreed on, ready to become a tunnel's session.
@@ -56,7 +60,19 @@ impl Agreed {
         let next_psk = *established.keys.next_psk;
         let remote_index = established.remote_index;
         let session = Session::new(established, index);
-        Self { live: LiveSession { session, index, remote_index, since: now, is_initiator, next_psk }, tunnel, limits }
+        Self {
+            live: LiveSession {
+                session,
+                index,
+                remote_index,
+                since: now,
+                is_initiator,
+                next_psk,
+                generation: (0, now),
+            },
+            tunnel,
+            limits,
+        }
     }
 }
 
@@ -75,6 +91,16 @@ impl LiveSession {
         self.session.open(packet)
     }
 
+    /// Forgets the receive key before the current one when nothing late is to be expected under it any more.
+    fn age_keys(&mut self, now: Mono) {
+        let generation = self.session.receive_generation();
+        if generation != self.generation.0 {
+            self.generation = (generation, now);
+        } else if self.session.has_previous_keys() && now.since(self.generation.1) >= PREVIOUS_KEYS_LIFETIME {
+            self.session.discard_previous_keys();
+        }
+    }
+
     fn is_expired(&self, now: Mono) -> bool {
         now.since(self.since) >= REJECT_AFTER_TIME
     }
@@ -82,7 +108,13 @@ impl LiveSession {
 
 impl Tunnel {
     /// A tunnel without keys: streams can be opened on it, nothing is sent until [`Tunnel::adopt`].
-    pub(crate) fn new(config: &TransportConfig, generation: u32, own: &IdentityKey, peer: &IdentityKey, now: Mono) -> Self {
+    pub(crate) fn new(
+        config: &TransportConfig,
+        generation: u32,
+        own: &IdentityKey,
+        peer: &IdentityKey,
+        now: Mono,
+    ) -> Self {
         let nothing = PeerLimits { max_data: 0, max_stream_data: 0, max_streams: STREAMS_BEFORE_HANDSHAKE_MAX };
         Self {
             id: TunnelId([0; 16]),
@@ -112,12 +144,18 @@ impl Tunnel {
     }
 
     /// Opens a data packet. Nothing of the tunnel has changed if this fails.
-    pub(crate) fn open<'a>(&mut self, now: Mono, index: SessionIndex, packet: &'a mut [u8]) -> Result<(PacketNumber, &'a mut [u8]), TunnelOpenError> {
+    pub(crate) fn open<'a>(
+        &mut self,
+        now: Mono,
+        index: SessionIndex,
+        packet: &'a mut [u8],
+    ) -> Result<(PacketNumber, &'a mut [u8]), TunnelOpenError> {
         let sessions = [self.current.as_mut(), self.previous.as_mut()];
         let live = sessions.into_iter().flatten().find(|live| live.index == index).ok_or(TunnelOpenError::Unknown)?;
         if live.is_expired(now) {
             return Err(TunnelOpenError::Expired);
         }
+        live.age_keys(now);
         let (number, frames) = live.session.open(packet)?;
         if !self.replay.check(number) {
             return Err(TunnelOpenError::Replay);
