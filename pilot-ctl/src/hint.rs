@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use clap::error::{ContextKind, ContextValue};
 use serde::Serialize;
 
 use crate::exit_code::ExitCode;
@@ -67,19 +68,29 @@ impl fmt::Display for Failure {
 }
 
 impl From<clap::Error> for Failure {
-    /// Takes clap's first paragraph as the message and its tip, if it has one, as the hint.
+    /// Takes clap's first paragraph as the message. The hint is its suggestion, if it has one, else where to look.
     fn from(error: clap::Error) -> Self {
         let rendered = error.render().to_string();
         let first = rendered.split("\n\n").next().unwrap_or_default();
-        let message = one_line(first.strip_prefix("error: ").unwrap_or(first));
-        let tip = rendered.lines().find_map(|line| line.trim_start().strip_prefix("tip: "));
-        let usage = rendered.lines().find_map(|line| line.strip_prefix("Usage: "));
-        let hint = tip
-            .map(str::to_owned)
-            .or_else(|| usage.map(|usage| format!("usage is `{}`", usage.trim())))
-            .unwrap_or_else(|| "`pilotctl --help` lists what there is".to_owned());
-        Self::usage(message).hint(hint)
+        let failure = Self::usage(one_line(first.strip_prefix("error: ").unwrap_or(first)));
+        if let Some(suggestion) = suggestion(&error) {
+            return failure.hint(format!("did you mean '{suggestion}'?"));
+        }
+        let usage = rendered.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("pilotctl");
+        let is_verb = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-');
+        let verb: Vec<&str> = usage.split_whitespace().take_while(is_verb).collect();
+        failure.hint(format!("`{} --help` shows how", verb.join(" ")))
     }
+}
+
+/// What clap thinks was meant.
+fn suggestion(error: &clap::Error) -> Option<String> {
+    let kinds = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];
+    kinds.into_iter().find_map(|kind| match error.get(kind)? {
+        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::Strings(texts) => texts.first().cloned(),
+        ContextValue::None | _ => None,
+    })
 }
 
 /// The candidate that `typed` was probably meant to be: at most a third of the letters differ.

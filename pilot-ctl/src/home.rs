@@ -1,5 +1,7 @@
 //! Where `PILOT_HOME` is, and what lies where in it, as far as commands need to know.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use pilot_daemon::home::{AgentHome, Home, HomeError};
@@ -15,6 +17,15 @@ pub(crate) fn locate(flag: Option<PathBuf>) -> Result<PathBuf> {
     };
     std::path::absolute(&home)
         .map_err(|error| Failure::failed(format!("cannot use {} as PILOT_HOME: {error}", home.display())))
+}
+
+/// Makes a directory of the home, for its owner alone.
+pub(crate) fn make_directory(path: &Path) -> Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| {
+        Failure::failed(format!("cannot make {}: {error}", path.display()))
+            .hint("PILOT_HOME must be a directory that you may write to; --home DIR names another")
+    })
 }
 
 /// One agent's part of the home.

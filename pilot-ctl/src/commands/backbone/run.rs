@@ -108,7 +108,7 @@ fn serve_failure(error: ServeError) -> Failure {
         ServeError::Home(error) => error.into(),
         ServeError::Bind { .. } => failure.hint("--listen ADDR names another address; port 0 takes any free one"),
         ServeError::Ticket(_) => failure.hint("--advertise takes a host name or an address, without a port"),
-        _ => failure,
+        ServeError::Api { .. } | ServeError::Io(_) | _ => failure,
     }
 }
 

@@ -9,11 +9,11 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::local;
 use crate::context::Context;
+use crate::duration;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 use crate::lock::Lock;
 use crate::output::byte_count;
-use crate::duration;
 
 /// How long a backbone may take to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,7 +22,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn stop(context: &Context) -> Result<()> {
     let pid = local::running_pid(context).ok_or_else(not_running)?;
     let process = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    let process = process.ok_or_else(|| Failure::failed("a backbone is running, but it has not written its pid yet"))?;
+    let process =
+        process.ok_or_else(|| Failure::failed("a backbone is running, but it has not written its pid yet"))?;
     // An error means that it has ended meanwhile.
     let _ended = kill_process(process, Signal::TERM);
     drop(Lock::take(&local::directory(context).join("lock"), STOP_TIMEOUT).await?);
