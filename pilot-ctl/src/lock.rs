@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
+use crate::home;
 
 /// A lock on a file, held until dropped or until the process ends in whatever way.
 pub(crate) struct Lock {
@@ -86,7 +87,7 @@ const POLL_LAST: Duration = Duration::from_millis(50);
 
 fn open(path: &Path) -> Result<File> {
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(|error| unusable(directory, &error))?;
+        home::make_directory(directory)?;
     }
     OpenOptions::new()
         .create(true)

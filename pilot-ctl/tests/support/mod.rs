@@ -1,6 +1,6 @@
 //! Real processes in a home of their own: what a user would type, and what it said.
 
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -91,11 +91,7 @@ impl Home {
     /// Starts a command that goes on; `ready` is on the line by which it says that it is ready, on stderr.
     #[track_caller]
     pub fn spawn(&self, arguments: &[&str], ready: &str) -> Running {
-        let mut child = self.command(arguments).stdin(Stdio::null()).spawn().expect("spawn");
-        let (sender, lines) = mpsc::channel();
-        forward_lines(child.stderr.take().expect("stderr"), sender.clone());
-        forward_lines(child.stdout.take().expect("stdout"), sender);
-        let running = Running { child, lines };
+        let running = Running::start(self.command(arguments));
         running.wait_for_line(ready);
         running
     }
@@ -118,6 +114,15 @@ impl Said {
 }
 
 impl Running {
+    /// Starts a command with an empty stdin.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).spawn().expect("spawn");
+        let (sender, lines) = mpsc::channel();
+        forward_lines(child.stderr.take().expect("stderr"), sender.clone());
+        forward_lines(child.stdout.take().expect("stdout"), sender);
+        Self { child, lines }
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

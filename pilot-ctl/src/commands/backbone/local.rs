@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pilot_core::ticket::BackboneTicket;
 use pilot_daemon::home::AgentHome;
 
 use crate::context::Context;
@@ -54,6 +55,12 @@ pub(super) fn directory(context: &Context) -> PathBuf {
 
 pub(super) fn log(context: &Context) -> PathBuf {
     directory(context).join("log")
+}
+
+/// Whether the ticket is the local backbone's, of whatever port: then it can be started if it does not run.
+pub(crate) fn is_key_of(ticket: &BackboneTicket, context: &Context) -> bool {
+    let local = read_ticket(context).ok().and_then(|text| text.parse::<BackboneTicket>().ok());
+    local.is_some_and(|local| local.identity == ticket.identity)
 }
 
 /// The ticket that the running backbone has written before it took calls.

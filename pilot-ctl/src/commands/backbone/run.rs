@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{ListenArgs, RunArgs, StartArgs, local};
 use crate::context::Context;
 use crate::hint::{Failure, Result};
+use crate::home;
 use crate::output::Output;
 use crate::process::{self, child};
 use crate::signals::Interrupt;
@@ -23,11 +24,7 @@ pub(crate) struct Ready {
 
 pub(super) async fn start_detached(args: &StartArgs, context: &Context) -> Result<()> {
     refuse_second(context)?;
-    let directory = local::directory(context);
-    std::fs::create_dir_all(&directory).map_err(|error| {
-        Failure::failed(format!("cannot make {}: {error}", directory.display()))
-            .hint("PILOT_HOME must be a directory that you may write to; --home DIR names another")
-    })?;
+    home::make_directory(&local::directory(context))?;
     let mut argv: Vec<OsString> = vec!["--home".into(), context.home.clone().into()];
     argv.extend(["backbone", "run", "--detached"].map(OsString::from));
     argv.extend(args.listen.to_argv());

@@ -35,7 +35,8 @@ impl Started {
 
 pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
     let name = hostname(args, context)?;
-    let started = spawn(args.to_argv(&name), &name, context).await?;
+    let started = spawn(&args.to_argv(&name), &name, context).await?;
+    save(args, &name, context)?;
     context.output.result(&started, || started.lines())
 }
 
@@ -45,7 +46,7 @@ pub(super) async fn restart(context: &Context) -> Result<()> {
     if let Some(daemon) = crate::client::Daemon::connect_to(context, &name).await? {
         stop::stop(&daemon, context).await?;
     }
-    let started = spawn(saved_argv(&name, context)?, &name, context).await?;
+    let started = spawn(&saved_argv(&name, context), &name, context).await?;
     if let Some(server) = server {
         mcp::restart_detached(&server, context, &name).await?;
     }
@@ -60,17 +61,11 @@ async fn agent_to_restart(context: &Context) -> Result<String> {
     }
 }
 
-async fn spawn(argv: Vec<String>, name: &str, context: &Context) -> Result<Started> {
-    let directory = context.agent_dir(name);
-    std::fs::create_dir_all(&directory).map_err(|error| {
-        Failure::failed(format!("cannot make {}: {error}", directory.display()))
-            .hint("PILOT_HOME must be a directory that you may write to; --home DIR names another")
-    })?;
+async fn spawn(argv: &[String], name: &str, context: &Context) -> Result<Started> {
+    home::make_directory(&context.agent_dir(name))?;
     let mut full: Vec<OsString> = vec!["--home".into(), context.home.clone().into()];
     full.extend(argv.iter().map(OsString::from));
-    let started = process::spawn_detached(&full, &home::agent(&context.home, name)?.log_path()).await?;
-    save(&argv, name, context)?;
-    Ok(started)
+    process::spawn_detached(&full, &home::agent(&context.home, name)?.log_path()).await
 }
 
 impl StartArgs {
@@ -137,28 +132,30 @@ fn as_label(name: &str) -> String {
     mapped.trim_matches('-').chars().take(HOSTNAME_LEN_MAX).collect::<String>().trim_end_matches('-').to_owned()
 }
 
+/// Where `start` leaves for `restart` what the agent's own config file does not hold.
 fn saved_path(name: &str, context: &Context) -> PathBuf {
     context.agent_dir(name).join("start.json")
 }
 
-/// Remembers what the agent was started with, for `restart`.
-fn save(argv: &[String], name: &str, context: &Context) -> Result<()> {
+fn save(args: &StartArgs, name: &str, context: &Context) -> Result<()> {
+    // The agent keeps these itself, and they may change while it runs.
+    let kept = StartArgs { tags: None, groups: None, description: None, direct: None, ..args.clone() };
     let path = saved_path(name, context);
-    let text = serde_json::json!({ "argv": argv }).to_string();
     let aside = path.with_extension("json.new");
+    let text = serde_json::json!({ "argv": kept.to_argv(name) }).to_string();
     let saved = std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, &path));
     saved.map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
 }
 
-fn saved_argv(name: &str, context: &Context) -> Result<Vec<String>> {
+/// An agent that was run in the foreground left no word: its name is all there is.
+fn saved_argv(name: &str, context: &Context) -> Vec<String> {
     #[derive(Deserialize)]
     struct Saved {
         argv: Vec<String>,
     }
-    let path = saved_path(name, context);
-    let saved = std::fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<Saved>(&text).ok());
-    // An agent that was run in the foreground left no word: its config file and its name are all there is.
-    Ok(saved.map_or_else(|| StartArgs::default().to_argv(name), |saved| saved.argv))
+    let text = std::fs::read_to_string(saved_path(name, context)).ok();
+    let saved = text.and_then(|text| serde_json::from_str::<Saved>(&text).ok());
+    saved.map_or_else(|| StartArgs::default().to_argv(name), |saved| saved.argv)
 }
 
 #[cfg(test)]
