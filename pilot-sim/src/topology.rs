@@ -1,0 +1,73 @@
+//! The networks that most scenarios start from.
+
+use pilot_core::config::{Config, Role};
+
+use crate::invariants::Failure;
+use crate::link::LinkConfig;
+use crate::world::{HostId, World};
+
+/// Two agents that hold each other's ticket, and nothing else.
+pub struct Pair {
+    /// The network.
+    pub world: World,
+    /// One agent.
+    pub alice: HostId,
+    /// The other.
+    pub bob: HostId,
+}
+
+/// Two agents with a home node, who know each other from its directory.
+pub struct Relayed {
+    /// The network.
+    pub world: World,
+    /// One agent.
+    pub alice: HostId,
+    /// The other.
+    pub bob: HostId,
+    /// The home node of both.
+    pub backbone: HostId,
+}
+
+/// Two agents with every default.
+pub fn pair(seed: u64, link: LinkConfig) -> Pair {
+    pair_with(seed, link, Config::new(Role::Agent), Config::new(Role::Agent))
+}
+
+/// Two agents with these settings.
+pub fn pair_with(seed: u64, link: LinkConfig, alice: Config, bob: Config) -> Pair {
+    let mut world = World::new(seed, link);
+    let (alice, bob) = (world.add_agent(alice), world.add_agent(bob));
+    world.give_ticket(alice, bob);
+    world.give_ticket(bob, alice);
+    Pair { world, alice, bob }
+}
+
+/// Two agents and the backbone node where both are at home. Nothing has been sent yet.
+pub fn relayed(seed: u64, link: LinkConfig) -> Result<Relayed, Failure> {
+    let mut world = World::new(seed, link);
+    let (alice, bob) = (world.add_agent(Config::new(Role::Agent)), world.add_agent(Config::new(Role::Agent)));
+    let backbone = world.add_backbone();
+    world.give_record(alice, bob, &[backbone]);
+    world.give_record(bob, alice, &[backbone]);
+    world.set_home(alice, backbone)?;
+    world.set_home(bob, backbone)?;
+    Ok(Relayed { world, alice, bob, backbone })
+}
+
+impl Relayed {
+    /// Closes or opens the direct way between the two agents, as a firewall between them would.
+    pub fn block_direct(&mut self, is_blocked: bool) {
+        self.world.change_link(self.alice, self.bob, |link| link.cut(is_blocked));
+    }
+
+    /// RELAY packets that the agents have sent to the backbone node so far.
+    pub fn relayed_packets(&self) -> u64 {
+        [self.alice, self.bob].map(|agent| self.world.link_stats(agent, self.backbone).offered_relayed).iter().sum()
+    }
+
+    /// Datagrams that the agents have sent to each other directly so far.
+    pub fn direct_packets(&self) -> u64 {
+        let ways = [(self.alice, self.bob), (self.bob, self.alice)];
+        ways.map(|(from, to)| self.world.link_stats(from, to).offered).iter().sum()
+    }
+}
