@@ -156,6 +156,7 @@ fn parse_group(text: &str) -> Result<[u8; 2], AddressError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors;
 
     const ADDRESS: Address = Address([0xA9, 0x1F, 0x3C, 0x07, 0x7C, 0x2E]);
 
@@ -184,6 +185,20 @@ mod tests {
             assert_eq!(text.parse::<Address>(), Err(AddressError::Layout), "{text}");
         }
         assert_eq!("1:A91F.3C07.7C2E".parse::<Address>(), Err(AddressError::NotBackbone(1)));
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_spec() {
+        let cases = vectors::cases(include_str!("../../spec/vectors/address.txt"));
+        assert!(cases.len() >= 5);
+        for case in cases {
+            let key = IdentityKey(case.array("key"));
+            let expected = case.text("address").parse().expect("an address");
+            let (start, modifier) = (case.number("start"), case.number("modifier"));
+            assert_eq!(derive(&key, start), (expected, modifier));
+            assert_eq!(verify(&key, modifier), Some(expected));
+            assert_eq!(crate::crypto::ed25519_public(&case.array("seed")), key.0);
+        }
     }
 
     #[test]

@@ -440,17 +440,22 @@ fn decode_date(reader: &mut Reader<'_>) -> Result<UnixTime, DecodeError> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::vectors;
 
     /// A fixed moment for tests.
     pub(crate) const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
 
-    /// An identity whose search was done once (spec/vectors/address.txt).
+    /// An identity whose search was done once (spec/vectors/address.txt), and so are the other two.
     pub(crate) fn alice() -> Identity {
-        Identity::generate([1; 32])
+        Identity::restore([1; 32], 1_459_568).expect("committed")
     }
 
     pub(crate) fn bob() -> Identity {
-        Identity::generate([2; 32])
+        Identity::restore([2; 32], 115_065).expect("committed")
+    }
+
+    pub(crate) fn mallory() -> Identity {
+        Identity::restore([3; 32], 951_517).expect("committed")
     }
 
     pub(crate) fn certificate(identity: &Identity, transport: &TransportKey) -> Certificate {
@@ -532,6 +537,21 @@ pub(crate) mod tests {
         assert_eq!(verified.address(), alice.address());
         assert_eq!((verified.key_id, verified.transport_public), (transport.id(), transport.public()));
         assert_eq!(verified.hash(), issued.hash());
+    }
+
+    #[test]
+    fn certificates_are_those_of_the_spec() {
+        for case in vectors::cases(include_str!("../../spec/vectors/certificate.txt")) {
+            let identity = Identity::restore(case.array("identity_seed"), case.number("modifier")).expect("valid");
+            let transport = TransportKey::from_secret(case.array("transport_secret"));
+            let now = UnixTime::from_secs(case.number("issued_at"));
+            let instance = InstanceId(case.array("instance"));
+            let issued = Certificate::issue(&identity, &transport, instance, case.number("serial"), now);
+            assert_eq!(issued.key_id.0, case.array("key_id"));
+            assert_eq!(issued.encode(), case.array("certificate"));
+            assert_eq!(issued.hash(), case.array("hash"));
+            assert_eq!(Certificate::verify(&case.bytes("certificate"), now), Ok(issued));
+        }
     }
 
     #[test]

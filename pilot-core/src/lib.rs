@@ -26,4 +26,6 @@ pub mod ticket;
 pub mod time;
 pub mod transport;
 mod tunnel;
+#[cfg(test)]
+mod vectors;
 pub mod wire;

@@ -197,11 +197,17 @@ impl Paths {
     /// Chooses the path for data and returns it if it is another than before. Of equals, the one in use stays, unless the peer has
     /// moved: it is heard by another one only. `follow_after` is how long a switch rests before the next of that kind; it differs
     /// between the two sides, so that they do not follow each other in circles.
-    pub(crate) fn choose(&mut self, now: Mono, follow_after: Duration, is_relay_up: impl Fn(u32) -> bool) -> Option<PathId> {
+    pub(crate) fn choose(
+        &mut self,
+        now: Mono,
+        follow_after: Duration,
+        is_relay_up: impl Fn(u32) -> bool,
+    ) -> Option<PathId> {
         let heard = self.active().and_then(|active| active.last_received);
         let may_follow = now.since(self.switched) >= follow_after;
         let best = self.paths.iter().filter(|path| path.proved).max_by_key(|path| {
-            let has_peer_moved = may_follow && path.last_received.unwrap_or_default().since(heard.unwrap_or(now)) >= PEER_MOVED_AFTER;
+            let has_peer_moved =
+                may_follow && path.last_received.unwrap_or_default().since(heard.unwrap_or(now)) >= PEER_MOVED_AFTER;
             let is_active = Some(path.id) == self.active;
             (path.score(now, &is_relay_up), has_peer_moved, is_active, path.last_received)
         })?;

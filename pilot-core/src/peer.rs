@@ -8,7 +8,10 @@ use crate::event::PathKind;
 use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, PathId};
 use crate::identity::Certificate;
-use crate::limits::{ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HOMES_MAX, HOME_KEEPALIVE, MTU_PROBE_MAX, LIVENESS_PROBE_AFTER, UNCONFIRMED_SESSION_LIFETIME};
+use crate::limits::{
+    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER,
+    MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+};
 use crate::path::{Hop, Paths};
 use crate::time::Mono;
 use crate::transport::PathParams;
@@ -209,7 +212,12 @@ impl Peer {
     }
 
     /// Lets the best path carry the data. Returns it if that is news.
-    pub(crate) fn choose_path(&mut self, now: Mono, own: &IdentityKey, is_relay_up: impl Fn(u32) -> bool) -> Option<Hop> {
+    pub(crate) fn choose_path(
+        &mut self,
+        now: Mono,
+        own: &IdentityKey,
+        is_relay_up: impl Fn(u32) -> bool,
+    ) -> Option<Hop> {
         let follow_after = if *own < self.key { FOLLOW_AFTER_SMALLER } else { FOLLOW_AFTER_GREATER };
         let chosen = self.paths.choose(now, follow_after, is_relay_up)?;
         if let Some(tunnel) = &mut self.tunnel {

@@ -157,7 +157,8 @@ mod tests {
             assert_eq!(reason as usize, position);
             stats.drop(reason);
         }
-        let mut names: Vec<_> = stats.drop_counters().inspect(|&(_, count)| assert_eq!(count, 1)).map(|c| c.0).collect();
+        let mut names: Vec<_> =
+            stats.drop_counters().inspect(|&(_, count)| assert_eq!(count, 1)).map(|c| c.0).collect();
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), DropReason::ALL.len());

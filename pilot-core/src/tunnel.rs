@@ -82,7 +82,13 @@ impl LiveSession {
 
 impl Tunnel {
     /// A tunnel without keys: streams can be opened on it, nothing is sent until [`Tunnel::adopt`].
-    pub(crate) fn new(config: &TransportConfig, generation: u32, own: &IdentityKey, peer: &IdentityKey, now: Mono) -> Self {
+    pub(crate) fn new(
+        config: &TransportConfig,
+        generation: u32,
+        own: &IdentityKey,
+        peer: &IdentityKey,
+        now: Mono,
+    ) -> Self {
         let nothing = PeerLimits { max_data: 0, max_stream_data: 0, max_streams: STREAMS_BEFORE_HANDSHAKE_MAX };
         Self {
             id: TunnelId([0; 16]),
@@ -112,7 +118,12 @@ impl Tunnel {
     }
 
     /// Opens a data packet. Nothing of the tunnel has changed if this fails.
-    pub(crate) fn open<'a>(&mut self, now: Mono, index: SessionIndex, packet: &'a mut [u8]) -> Result<(PacketNumber, &'a mut [u8]), TunnelOpenError> {
+    pub(crate) fn open<'a>(
+        &mut self,
+        now: Mono,
+        index: SessionIndex,
+        packet: &'a mut [u8],
+    ) -> Result<(PacketNumber, &'a mut [u8]), TunnelOpenError> {
         let sessions = [self.current.as_mut(), self.previous.as_mut()];
         let live = sessions.into_iter().flatten().find(|live| live.index == index).ok_or(TunnelOpenError::Unknown)?;
         if live.is_expired(now) {

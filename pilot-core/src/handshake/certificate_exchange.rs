@@ -19,8 +19,7 @@ pub fn certificate_request(identity: &IdentityKey, nonce: [u8; 8]) -> Vec<u8> {
 /// # Errors
 /// If it is malformed or for another identity.
 pub fn answer_certificate_request(datagram: &[u8], own: &Certificate) -> Result<Vec<u8>, HandshakeError> {
-    let request =
-        CertRequest::decode(datagram, &Mac1Key::new(&own.identity))?.ok_or(HandshakeError::Mac1)?;
+    let request = CertRequest::decode(datagram, &Mac1Key::new(&own.identity))?.ok_or(HandshakeError::Mac1)?;
     Ok(Cert { nonce: request.nonce, certificate: &own.encode() }.encode())
 }
 

@@ -43,8 +43,7 @@ impl Initiator {
     ) -> Result<(Self, Vec<u8>), HandshakeError> {
         let ephemeral = rng.secret_key();
         let ephemeral_public = x25519_public(&ephemeral);
-        let mut state =
-            Symmetric::new(&prologue(remote.key_id, index, &remote.identity), &remote.transport_public);
+        let mut state = Symmetric::new(&prologue(remote.key_id, index, &remote.identity), &remote.transport_public);
         state.mix_ephemeral(&ephemeral_public);
         state.mix_key(&*x25519(&ephemeral, &remote.transport_public)?);
         let sealed_static = state.seal(&local.transport.public());
@@ -52,8 +51,7 @@ impl Initiator {
         let sealed_payload = state.seal(&encode_payload(local.certificate, tunnel, now, parameters));
 
         let responder = Mac1Key::new(&remote.identity);
-        let packet =
-            encode_init(index, remote.key_id, &ephemeral_public, &sealed_static, &sealed_payload, &responder);
+        let packet = encode_init(index, remote.key_id, &ephemeral_public, &sealed_static, &sealed_payload, &responder);
         let initiator = Self {
             state,
             ephemeral,

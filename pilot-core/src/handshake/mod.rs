@@ -26,7 +26,9 @@ mod tests;
 
 use zeroize::Zeroizing;
 
-pub use certificate_exchange::{accept_certificate, answer_certificate_request, answer_stale_init, certificate_request};
+pub use certificate_exchange::{
+    accept_certificate, answer_certificate_request, answer_stale_init, certificate_request,
+};
 pub use initiator::Initiator;
 pub use parameters::Parameters;
 pub use responder::Incoming;
@@ -130,38 +132,6 @@ pub enum HandshakeError {
     /// The message answers no question of ours.
     #[error("answers no handshake of ours")]
     Unasked,
-}
-
-impl HandshakeError {
-    /// The name under which the dropped datagram is counted.
-    pub fn drop_reason(&self) -> &'static str {
-        match self {
-            Self::Decode(_) => "handshake_malformed",
-            Self::Mac1 => "handshake_not_for_us",
-            Self::Forged => "handshake_forged",
-            Self::SmallOrder(_) => "handshake_small_order",
-            Self::Payload(_) => "handshake_payload",
-            Self::Certificate(error) => certificate_drop_reason(error),
-            Self::ForeignTransportKey => "handshake_foreign_transport_key",
-            Self::ForeignIdentity => "handshake_foreign_identity",
-            Self::OwnIdentity => "handshake_own_identity",
-            Self::UnknownKey { .. } => "handshake_unknown_key",
-            Self::Unasked => "handshake_unasked",
-        }
-    }
-}
-
-fn certificate_drop_reason(error: &CertificateError) -> &'static str {
-    match error {
-        CertificateError::Decode(_) => "certificate_malformed",
-        CertificateError::Address => "certificate_address_mismatch",
-        CertificateError::KeyId => "certificate_key_id",
-        CertificateError::Validity => "certificate_validity",
-        CertificateError::NotYetValid { .. } | CertificateError::Expired { .. } => "certificate_out_of_date",
-        CertificateError::Version { .. } => "certificate_version",
-        CertificateError::Suites(_) => "certificate_suites",
-        CertificateError::Signature(_) => "certificate_signature",
-    }
 }
 
 /// What both sides must agree on before the first byte: `pilot/1`, version, suite, flags, key id, initiator index, identity key of

@@ -52,10 +52,10 @@ impl Incoming {
         if !message.is_for(&Mac1Key::new(&identity)) {
             return Err(HandshakeError::Mac1);
         }
-        let key = keys.iter().find(|key| key.id() == message.key_id).ok_or(HandshakeError::UnknownKey {
-            key_id: message.key_id,
-            initiator: message.initiator,
-        })?;
+        let key = keys
+            .iter()
+            .find(|key| key.id() == message.key_id)
+            .ok_or(HandshakeError::UnknownKey { key_id: message.key_id, initiator: message.initiator })?;
 
         let mut state = Symmetric::new(&prologue(key.id(), message.initiator, &identity), &key.public());
         state.mix_ephemeral(&message.ephemeral);
@@ -102,8 +102,8 @@ impl Incoming {
         let ephemeral = rng.secret_key();
         let ephemeral_public = x25519_public(&ephemeral);
         state.mix_ephemeral(&ephemeral_public);
-        state.mix_key(&*x25519(&ephemeral, &self.ephemeral).expect(CHECKED_BY_OPEN));
-        state.mix_key(&*x25519(&ephemeral, &self.certificate.transport_public).expect(CHECKED_BY_OPEN));
+        state.mix_key(&x25519(&ephemeral, &self.ephemeral).expect(CHECKED_BY_OPEN));
+        state.mix_key(&x25519(&ephemeral, &self.certificate.transport_public).expect(CHECKED_BY_OPEN));
         state.mix_psk(psk);
         let newer = (local.certificate.key_id != self.key_id).then_some(local.certificate);
         let sealed_payload = state.seal(&encode_payload(index, newer, parameters));

@@ -23,11 +23,8 @@ pub(super) struct Symmetric {
 impl Symmetric {
     /// The state after the pre-message `<- s`.
     pub(super) fn new(prologue: &[u8], responder_static: &[u8; 32]) -> Self {
-        let mut state = Self {
-            chaining_key: Zeroizing::new(*PROTOCOL_NAME),
-            hash: *PROTOCOL_NAME,
-            key: Zeroizing::new([0; 32]),
-        };
+        let mut state =
+            Self { chaining_key: Zeroizing::new(*PROTOCOL_NAME), hash: *PROTOCOL_NAME, key: Zeroizing::new([0; 32]) };
         state.mix_hash(prologue);
         state.mix_hash(responder_static);
         state

@@ -15,7 +15,9 @@ use crate::route::{Ecn, Route};
 use crate::time::{Mono, Now};
 use crate::transport::{Candidate, CandidateKind, Code, PathFrame};
 use crate::tunnel::Agreed;
-use crate::wire::circuit::{self, CIRCUIT_MESSAGE_LEN_MAX, CircuitAnswer, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus};
+use crate::wire::circuit::{
+    self, CIRCUIT_MESSAGE_LEN_MAX, CircuitAnswer, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus,
+};
 use crate::wire::stream_header::StreamHeader;
 
 use super::Node;
@@ -102,10 +104,15 @@ impl Node {
         let certificate = peer.certificate.as_ref().filter(|certificate| certificate.check_dates(now.unix).is_ok());
         let running = peer.tunnel.as_ref().filter(|tunnel| tunnel.is_established());
         let tunnel = running.map_or_else(|| TunnelId(self.rng.array()), |tunnel| tunnel.id);
-        let local = Local { identity: &self.keys.identity, certificate: &self.keys.certificate, transport: &self.keys.transport[0] };
+        let local = Local {
+            identity: &self.keys.identity,
+            certificate: &self.keys.certificate,
+            transport: &self.keys.transport[0],
+        };
         let parameters = self.config.parameters();
-        let message_1 = certificate
-            .and_then(|certificate| Initiator::start(&local, certificate, local_index, tunnel, &parameters, now.unix, &mut self.rng).ok());
+        let message_1 = certificate.and_then(|certificate| {
+            Initiator::start(&local, certificate, local_index, tunnel, &parameters, now.unix, &mut self.rng).ok()
+        });
         let (stage, datagram) = if let Some((initiator, datagram)) = message_1 {
             (Stage::Handshake { initiator: Box::new(initiator), index: local_index }, datagram)
         } else {
@@ -267,7 +274,8 @@ impl Node {
         if peer.is_backbone || peer.wants_circuit || peer.homes.is_empty() {
             return;
         }
-        let homes: Vec<u32> = peer.homes.clone().into_iter().filter_map(|home| self.learn_backbone(now.mono, home)).collect();
+        let homes: Vec<u32> =
+            peer.homes.clone().into_iter().filter_map(|home| self.learn_backbone(now.mono, home)).collect();
         let Some(&first) = homes.first() else { return };
         self.peers[index as usize].wants_circuit = true;
         if let Some(&backbone) = homes.iter().find(|&&home| self.peers[home as usize].is_connected()) {
@@ -516,5 +524,9 @@ impl Node {
 fn is_probeable(address: &SocketAddr, is_same_host: bool) -> bool {
     let ip = address.ip();
     let is_broadcast = matches!(ip, std::net::IpAddr::V4(v4) if v4.is_broadcast());
-    address.port() != 0 && !ip.is_multicast() && !ip.is_unspecified() && !is_broadcast && (is_same_host || !ip.is_loopback())
+    address.port() != 0
+        && !ip.is_multicast()
+        && !ip.is_unspecified()
+        && !is_broadcast
+        && (is_same_host || !ip.is_loopback())
 }

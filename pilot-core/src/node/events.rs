@@ -44,8 +44,7 @@ impl Node {
 
     /// Takes over everything that the peer's transport reports, until it reports nothing more.
     pub(super) fn drain_peer(&mut self, now: Now, index: u32) {
-        loop {
-            let Some(tunnel) = &mut self.peers[index as usize].tunnel else { break };
+        while let Some(tunnel) = &mut self.peers[index as usize].tunnel {
             let generation = tunnel.generation;
             let Some(event) = tunnel.transport.poll_event() else { break };
             self.handle_transport_event(now, index, generation, event);

@@ -26,13 +26,15 @@ use crate::event::{Event, PathKind, StreamHandle};
 use crate::id::{IdentityKey, ServicePort, SessionIndex};
 use crate::limits::PEERS_MAX;
 use crate::path::Hop;
-pub use crate::peer::{Home, PeerInfo, PeerStatus};
 use crate::peer::Peer;
+pub use crate::peer::{Home, PeerInfo, PeerStatus};
 use crate::rng::Rng;
 use crate::route::Route;
 use crate::stats::Stats;
 use crate::time::{Mono, Now};
-use crate::transport::{Audit, Code, DatagramError, OpenStreamError as TransportOpenError, Read, ReadError, WriteError};
+use crate::transport::{
+    Audit, Code, DatagramError, OpenStreamError as TransportOpenError, Read, ReadError, WriteError,
+};
 use crate::tunnel::Tunnel;
 use crate::wire::stream_header::StreamHeader;
 
@@ -196,7 +198,12 @@ impl Node {
     }
 
     /// Opens a stream, dialling if there is no tunnel yet; data may be written at once.
-    pub fn open_stream(&mut self, now: Now, peer: &IdentityKey, header: &StreamHeader) -> Result<StreamHandle, OpenStreamError> {
+    pub fn open_stream(
+        &mut self,
+        now: Now,
+        peer: &IdentityKey,
+        header: &StreamHeader,
+    ) -> Result<StreamHandle, OpenStreamError> {
         let index = self.index_of(peer)?;
         let tunnel = self.tunnel_or_new(now.mono, index);
         let stream = tunnel.transport.open_stream(header)?;
@@ -248,7 +255,12 @@ impl Node {
     }
 
     /// Sends an unreliable message to a connected peer.
-    pub fn send_datagram(&mut self, peer: &IdentityKey, port: ServicePort, data: Bytes) -> Result<(), SendDatagramError> {
+    pub fn send_datagram(
+        &mut self,
+        peer: &IdentityKey,
+        port: ServicePort,
+        data: Bytes,
+    ) -> Result<(), SendDatagramError> {
         let index = self.index_of(peer).map_err(|_| SendDatagramError::NotConnected)?;
         let tunnel = self.peers[index as usize].tunnel.as_mut().filter(|tunnel| tunnel.is_established());
         tunnel.ok_or(SendDatagramError::NotConnected)?.transport.queue_datagram(port, data)?;

@@ -75,7 +75,9 @@ impl Node {
 
     /// The backbone node whose validated address this is.
     fn backbone_at(&self, from: &Route) -> Option<u32> {
-        let is_there = |&&index: &&u32| self.validated_remote(&self.peers[index as usize].key).is_some_and(|route| route.remote == from.remote);
+        let is_there = |&&index: &&u32| {
+            self.validated_remote(&self.peers[index as usize].key).is_some_and(|route| route.remote == from.remote)
+        };
         self.backbones.iter().find(is_there).copied()
     }
 
@@ -118,9 +120,19 @@ impl Node {
 
     /// If the packet is the first of a session that we answered, its initiator has the keys: the session takes over. The packet itself is
     /// opened as any other afterwards, so here only a copy is.
-    fn confirm(&mut self, now: Now, index: u32, receiver: SessionIndex, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
+    fn confirm(
+        &mut self,
+        now: Now,
+        index: u32,
+        receiver: SessionIndex,
+        hop: Hop,
+        packet: &[u8],
+    ) -> Result<(), DropReason> {
         let peer = &mut self.peers[index as usize];
-        let Some(unconfirmed) = peer.unconfirmed.as_mut().filter(|session| session.agreed.live.index() == receiver) else { return Ok(()) };
+        let Some(unconfirmed) = peer.unconfirmed.as_mut().filter(|session| session.agreed.live.index() == receiver)
+        else {
+            return Ok(());
+        };
         let mut copy = packet.to_vec();
         unconfirmed.agreed.live.open(&mut copy).map_err(|_| DropReason::Authentication)?;
         let Unconfirmed { agreed, continues, .. } = peer.unconfirmed.take().expect("found above");
@@ -160,9 +172,16 @@ impl Node {
         let local_index = self.new_index();
         let transcript = incoming.transcript;
         let certificate = incoming.certificate.clone();
-        let tunnel = self.peers[index as usize].tunnel.as_ref().filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel);
+        let tunnel = self.peers[index as usize]
+            .tunnel
+            .as_ref()
+            .filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel);
         let psk = tunnel.and_then(|tunnel| tunnel.rekey_psks().next());
-        let local = Local { identity: &self.keys.identity, certificate: &self.keys.certificate, transport: &self.keys.transport[0] };
+        let local = Local {
+            identity: &self.keys.identity,
+            certificate: &self.keys.certificate,
+            transport: &self.keys.transport[0],
+        };
         let parameters = self.config.parameters();
         let (established, response) =
             incoming.respond(&local, local_index, &psk.unwrap_or(handshake::NO_PSK), &parameters, &mut self.rng);
@@ -170,7 +189,12 @@ impl Node {
         let agreed = Agreed::new(established, local_index, false, now.mono);
         let replaced = peer.unconfirmed.replace(Unconfirmed::new(agreed, psk.is_some(), now.mono));
         peer.answered = Some(Answered { transcript, response: response.clone() });
-        peer.learn(PeerInfo { key: certificate.identity, certificate: Some(certificate), addresses: Vec::new(), homes: Vec::new() });
+        peer.learn(PeerInfo {
+            key: certificate.identity,
+            certificate: Some(certificate),
+            addresses: Vec::new(),
+            homes: Vec::new(),
+        });
         if let Some(replaced) = replaced {
             self.by_index.remove(&replaced.agreed.live.index());
         }
@@ -186,12 +210,18 @@ impl Node {
         self.check_direct(index, &hop)?;
         let peer = &mut self.peers[index as usize];
         let psks = peer.rekey_psks();
-        let initiator = peer.dial.as_mut().and_then(|dial| dial.initiator(resp.initiator)).ok_or(DropReason::Unsolicited)?;
+        let initiator =
+            peer.dial.as_mut().and_then(|dial| dial.initiator(resp.initiator)).ok_or(DropReason::Unsolicited)?;
         let local_index = resp.initiator;
         let established = initiator.finish(packet, &psks, now.unix).map_err(|error| drop_reason(&error))?;
         let continues = established.psk_index + 1 < psks.len();
         peer.dial = None;
-        let info = PeerInfo { key: peer.key, certificate: Some(established.remote.clone()), addresses: Vec::new(), homes: Vec::new() };
+        let info = PeerInfo {
+            key: peer.key,
+            certificate: Some(established.remote.clone()),
+            addresses: Vec::new(),
+            homes: Vec::new(),
+        };
         peer.learn(info);
         let agreed = Agreed::new(established, local_index, true, now.mono);
         self.establish(now, index, agreed, continues, hop);
@@ -206,7 +236,8 @@ impl Node {
     }
 
     fn handle_cert_request(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
-        let answer = handshake::answer_certificate_request(packet, &self.keys.certificate).map_err(|error| drop_reason(&error))?;
+        let answer = handshake::answer_certificate_request(packet, &self.keys.certificate)
+            .map_err(|error| drop_reason(&error))?;
         self.spend_reply(now)?;
         self.queue(hop, answer);
         Ok(())
@@ -217,7 +248,8 @@ impl Node {
         let nonce = Cert::decode(packet).map_err(|_| DropReason::Malformed)?.nonce;
         let index = self.dial_with_nonce(&nonce).ok_or(DropReason::Unsolicited)?;
         let peer = &mut self.peers[index as usize];
-        let certificate = handshake::accept_certificate(packet, nonce, &peer.key, now.unix).map_err(|error| drop_reason(&error))?;
+        let certificate =
+            handshake::accept_certificate(packet, nonce, &peer.key, now.unix).map_err(|error| drop_reason(&error))?;
         let is_known = peer.certificate.as_ref().is_some_and(|known| known.key_id == certificate.key_id);
         if is_known && peer.dial.as_ref().is_some_and(Dial::is_in_handshake) {
             return Err(DropReason::Unsolicited);
@@ -233,7 +265,10 @@ impl Node {
         let unknown = Unknown::decode(packet).map_err(|_| DropReason::Malformed)?;
         let &index = self.by_remote_index.get(&unknown.receiver).ok_or(DropReason::Unsolicited)?;
         let peer = &mut self.peers[index as usize];
-        let is_ours = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.transport.is_in_flight(unknown.packet_number, unknown.tag8));
+        let is_ours = peer
+            .tunnel
+            .as_ref()
+            .is_some_and(|tunnel| tunnel.transport.is_in_flight(unknown.packet_number, unknown.tag8));
         if !is_ours {
             return Err(DropReason::Unsolicited);
         }
@@ -298,9 +333,10 @@ fn drop_reason(error: &HandshakeError) -> DropReason {
             CertificateError::Address => DropReason::CertificateAddress,
             CertificateError::NotYetValid { .. } | CertificateError::Expired { .. } => DropReason::CertificateExpired,
             CertificateError::Version { .. } | CertificateError::Suites(_) => DropReason::Version,
-            CertificateError::Decode(_) | CertificateError::KeyId | CertificateError::Validity | CertificateError::Signature(_) => {
-                DropReason::Certificate
-            }
+            CertificateError::Decode(_)
+            | CertificateError::KeyId
+            | CertificateError::Validity
+            | CertificateError::Signature(_) => DropReason::Certificate,
         },
     }
 }

@@ -4,7 +4,7 @@ use crate::id::{PathId, StreamId};
 use crate::time::Mono;
 
 /// The state that invariants are checked on. Every number that the transport also counts along stands beside its recount.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Audit {
     /// One entry a path.
     pub paths: Vec<PathAudit>,
@@ -166,11 +166,12 @@ impl Audit {
     }
 
     fn check_buffers(&self) -> Result<(), Violation> {
-        let bounded = |what, len: u64, max: u64| if len <= max { Ok(()) } else { Err(Violation::Buffer { what, len, max }) };
+        let bounded =
+            |what, len: u64, max: u64| if len <= max { Ok(()) } else { Err(Violation::Buffer { what, len, max }) };
         bounded("gap chunks", self.gap_chunks as u64, self.gap_chunks_max as u64)?;
         self.streams.iter().try_for_each(|stream| {
             bounded("send buffer", stream.send_buffered as u64, stream.send_buffered_max as u64)?;
-            bounded("receive buffer", stream.receive_buffered, stream.received_max - stream.read)
+            bounded("receive buffer", stream.receive_buffered, stream.received_max.saturating_sub(stream.read))
         })
     }
 }

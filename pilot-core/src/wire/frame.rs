@@ -316,7 +316,9 @@ impl<'a> Frame<'a> {
             kind::MAX_STREAM_DATA => Ok(Self::MaxStreamData { stream: reader.varint()?, max: reader.varint()? }),
             kind::MAX_STREAMS => Ok(Self::MaxStreams(reader.varint()?)),
             kind::DATA_BLOCKED => Ok(Self::DataBlocked(reader.varint()?)),
-            kind::STREAM_DATA_BLOCKED => Ok(Self::StreamDataBlocked { stream: reader.varint()?, max: reader.varint()? }),
+            kind::STREAM_DATA_BLOCKED => {
+                Ok(Self::StreamDataBlocked { stream: reader.varint()?, max: reader.varint()? })
+            }
             kind::STREAMS_BLOCKED => Ok(Self::StreamsBlocked(reader.varint()?)),
             kind::PATH_CHALLENGE => Ok(Self::PathChallenge(reader.array()?)),
             kind::PATH_RESPONSE => Ok(Self::PathResponse(reader.array()?)),
@@ -451,7 +453,10 @@ pub fn put_ack(
     let fixed = 1 + varint::len(largest) + varint::len(delay_us) + 2 + varint::len(first_len) + ecn_len;
     let mut left = room.checked_sub(fixed)?;
     let pairs = || {
-        ranges.windows(2).rev().map(|pair| (pair[1].start - pair[0].end - 1, pair[0].end - pair[0].start - 1, pair[0].start))
+        ranges
+            .windows(2)
+            .rev()
+            .map(|pair| (pair[1].start - pair[0].end - 1, pair[0].end - pair[0].start - 1, pair[0].start))
     };
     let more = pairs()
         .take_while(|(gap, len, _)| {
@@ -697,7 +702,9 @@ mod tests {
                 ranges.reverse();
                 assert!(put_ack(&mut buf, usize::MAX, &ranges, ack.delay_us, ack.ce_count.unwrap_or(0)).is_some());
             }
-            Frame::Reset { stream, code, final_size, reason } => put_reset(&mut buf, *stream, *code, *final_size, reason),
+            Frame::Reset { stream, code, final_size, reason } => {
+                put_reset(&mut buf, *stream, *code, *final_size, reason)
+            }
             Frame::StopSending { stream, code, reason } => put_stop_sending(&mut buf, *stream, *code, reason),
             Frame::Stream(StreamData { stream, offset, data, fin }) => {
                 put_stream_header(&mut buf, *stream, *offset, data.len(), *fin, false);
@@ -730,7 +737,11 @@ mod tests {
             assert!(reader.is_empty(), "{name}");
             assert_eq!(encode(&frame), bytes, "{name}");
             for end in 0..bytes.len() {
-                assert_eq!(Frame::decode(&mut Reader::new(&bytes[..end])), Err(DecodeError::Truncated), "{name} cut at {end}");
+                assert_eq!(
+                    Frame::decode(&mut Reader::new(&bytes[..end])),
+                    Err(DecodeError::Truncated),
+                    "{name} cut at {end}"
+                );
             }
         }
     }

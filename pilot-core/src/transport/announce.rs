@@ -1,0 +1,93 @@
+//! CANDIDATES and OBSERVED_ADDRESS: reliable frames that belong to no stream.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crate::wire::frame::{self, CANDIDATES_MAX, Candidate};
+
+/// Announcements kept until acknowledged; older ones are overtaken by newer ones anyway.
+const ANNOUNCEMENTS_MAX: usize = 8;
+
+/// The largest announcement: a full list of IPv6 candidates.
+const ANNOUNCEMENT_LEN_MAX: usize = 1 + 8 + 1 + CANDIDATES_MAX * (1 + 1 + 16 + 2);
+
+#[derive(Debug)]
+enum Content {
+    Candidates(Vec<Candidate>),
+    ObservedAddress(SocketAddr),
+}
+
+#[derive(Debug)]
+struct Announcement {
+    number: u64,
+    content: Content,
+    is_queued: bool,
+}
+
+/// Announcements that the peer has not acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    waiting: VecDeque<Announcement>,
+    next_number: u64,
+    /// Generation of the newest list that the peer has sent, plus one.
+    peer_generation: u64,
+}
+
+impl Announcements {
+    /// Announces a list; it replaces the one before.
+    pub(super) fn candidates(&mut self, mut candidates: Vec<Candidate>) {
+        candidates.truncate(CANDIDATES_MAX);
+        self.waiting.retain(|waiting| matches!(waiting.content, Content::ObservedAddress(_)));
+        self.push(Content::Candidates(candidates));
+    }
+
+    /// Announces an address.
+    pub(super) fn observed_address(&mut self, address: SocketAddr) {
+        self.push(Content::ObservedAddress(address));
+    }
+
+    /// Whether a list from the peer is newer than all before.
+    pub(super) fn is_news(&mut self, generation: u64) -> bool {
+        let is_news = generation >= self.peer_generation;
+        if is_news {
+            self.peer_generation = generation + 1;
+        }
+        is_news
+    }
+
+    pub(super) fn has_queued(&self) -> bool {
+        self.waiting.iter().any(|waiting| waiting.is_queued)
+    }
+
+    /// Appends the next announcement, if it fits: the number to acknowledge it by. The number serves as generation too.
+    pub(super) fn write_next(&mut self, buf: &mut Vec<u8>, end: usize) -> Option<u64> {
+        if buf.len() + ANNOUNCEMENT_LEN_MAX > end {
+            return None;
+        }
+        let announcement = self.waiting.iter_mut().find(|waiting| waiting.is_queued)?;
+        announcement.is_queued = false;
+        match &announcement.content {
+            Content::Candidates(candidates) => frame::put_candidates(buf, announcement.number, candidates),
+            Content::ObservedAddress(address) => frame::put_observed_address(buf, *address),
+        }
+        Some(announcement.number)
+    }
+
+    pub(super) fn on_acked(&mut self, number: u64) {
+        self.waiting.retain(|waiting| waiting.number != number);
+    }
+
+    pub(super) fn on_lost(&mut self, number: u64) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|waiting| waiting.number == number) {
+            waiting.is_queued = true;
+        }
+    }
+
+    fn push(&mut self, content: Content) {
+        if self.waiting.len() == ANNOUNCEMENTS_MAX {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(Announcement { number: self.next_number, content, is_queued: true });
+        self.next_number += 1;
+    }
+}

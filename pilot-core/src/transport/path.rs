@@ -1,0 +1,193 @@
+//! What a transport keeps for each path: recovery, congestion control, pacing and packet size (RFC 9002; spec/streams.md §7).
+
+use std::collections::VecDeque;
+
+use super::audit::TimerKind;
+use super::congestion::{Controller, NewReno};
+use super::event::{PathFrame, PathParams, PathStats};
+use super::mtu::MtuDiscovery;
+use super::pacing::Pacer;
+use super::rtt::RttEstimator;
+use super::sent::{PathList, SentPacket};
+use crate::id::PathId;
+use crate::time::Mono;
+
+/// Challenges and responses that wait for a packet of the path; older ones are forgotten, a probe is repeated anyway.
+const FRAMES_MAX: usize = 16;
+
+/// Later packets of the same path after which one counts as lost (RFC 9002 §6.1.1).
+const PACKET_THRESHOLD: u64 = 3;
+
+/// Packets that a probe timeout sends (RFC 9002 §6.2.4).
+const PROBE_PACKETS: u8 = 2;
+
+/// One way to the peer.
+#[derive(Debug)]
+pub(super) struct Path {
+    pub(super) id: PathId,
+    pub(super) rtt: RttEstimator,
+    pub(super) controller: Box<dyn Controller>,
+    pub(super) pacer: Pacer,
+    pub(super) mtu: MtuDiscovery,
+    pub(super) bytes_in_flight: u64,
+    /// Packets in flight, oldest first.
+    pub(super) list: PathList,
+    next_seq: u64,
+    largest_acked_seq: Option<u64>,
+    /// When the oldest packet that a later one has overtaken counts as lost.
+    pub(super) loss_time: Option<Mono>,
+    /// When the probe timeout began to run.
+    pto_base: Mono,
+    pub(super) pto_count: u32,
+    /// Packets that may go whatever the window says.
+    pub(super) probes: u8,
+    pub(super) is_ping_queued: bool,
+    pub(super) frames: VecDeque<PathFrame>,
+    loss_run: Option<LossRun>,
+    delivered: u64,
+    lost_packets: u64,
+    sent_packets: u64,
+    sent_bytes: u64,
+}
+
+/// Packets of consecutive numbers in the path, all of them lost (RFC 9002 §7.6.2).
+#[derive(Clone, Copy, Debug)]
+struct LossRun {
+    first_sent_at: Mono,
+    last_seq: u64,
+}
+
+impl Path {
+    pub(super) fn new(id: PathId, params: PathParams) -> Self {
+        let mtu = params.max_packet as u64;
+        Self {
+            id,
+            rtt: RttEstimator::new(params.initial_rtt),
+            controller: Box::new(NewReno::new(mtu)),
+            pacer: Pacer::new(mtu),
+            mtu: MtuDiscovery::new(params.max_packet, params.probe_mtu_to),
+            bytes_in_flight: 0,
+            list: PathList::default(),
+            next_seq: 0,
+            largest_acked_seq: None,
+            loss_time: None,
+            pto_base: Mono(0),
+            pto_count: 0,
+            probes: 0,
+            is_ping_queued: false,
+            frames: VecDeque::new(),
+            loss_run: None,
+            delivered: 0,
+            lost_packets: 0,
+            sent_packets: 0,
+            sent_bytes: 0,
+        }
+    }
+
+    /// Queues a challenge or a response.
+    pub(super) fn queue_frame(&mut self, frame: PathFrame) {
+        if self.frames.len() == FRAMES_MAX {
+            self.frames.pop_front();
+        }
+        self.frames.push_back(frame);
+    }
+
+    /// Whether the window and the pacer let another packet of data go.
+    pub(super) fn may_send_data(&self) -> bool {
+        self.probes > 0 || (self.has_window() && self.pacer.can_send())
+    }
+
+    /// Whether the window lets another packet go.
+    pub(super) fn has_window(&self) -> bool {
+        self.bytes_in_flight < self.controller.window()
+    }
+
+    /// Fills the pacer's bucket.
+    pub(super) fn refill_pacer(&mut self, now: Mono) {
+        let rate = self.controller.pacing_rate(&self.rtt);
+        self.pacer.refill(now, rate, self.mtu.current() as u64);
+    }
+
+    /// The number that the next ack-eliciting packet has in this path.
+    pub(super) fn next_seq(&mut self) -> u64 {
+        self.next_seq += 1;
+        self.next_seq - 1
+    }
+
+    /// Counts a packet, whatever it carries.
+    pub(super) fn count_sent(&mut self, size: u64) {
+        self.sent_packets += 1;
+        self.sent_bytes += size;
+    }
+
+    /// An ack-eliciting packet is in flight now.
+    pub(super) fn on_packet_in_flight(&mut self, now: Mono, size: u64) {
+        self.bytes_in_flight += size;
+        self.pto_base = now;
+        self.probes = self.probes.saturating_sub(1);
+        self.pacer.on_packet_sent(size);
+        self.controller.on_packet_sent(now, size, self.bytes_in_flight);
+    }
+
+    /// A packet left the flight, acknowledged or lost.
+    pub(super) fn on_packet_gone(&mut self, packet: &SentPacket) {
+        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(u64::from(packet.size));
+    }
+
+    /// Counts delivered bytes; returns all of them so far.
+    pub(super) fn on_packet_acked(&mut self, packet: &SentPacket) -> u64 {
+        self.largest_acked_seq = self.largest_acked_seq.max(Some(packet.path_seq));
+        self.pto_count = 0;
+        self.probes = 0;
+        self.delivered += u64::from(packet.size);
+        self.delivered
+    }
+
+    /// When a packet that a later one of this path has overtaken is lost; none if none has. At once: the packet threshold.
+    pub(super) fn lost_at(&self, packet: &SentPacket) -> Option<Mono> {
+        let largest = self.largest_acked_seq.filter(|largest| *largest > packet.path_seq)?;
+        let is_over_threshold = largest - packet.path_seq >= PACKET_THRESHOLD;
+        Some(if is_over_threshold { packet.sent_at } else { packet.sent_at + self.rtt.loss_delay() })
+    }
+
+    /// Counts a lost packet; says whether the loss is persistent congestion.
+    pub(super) fn on_packet_lost(&mut self, packet: &SentPacket) -> bool {
+        self.lost_packets += 1;
+        let run = match self.loss_run {
+            Some(run) if run.last_seq + 1 == packet.path_seq => LossRun { last_seq: packet.path_seq, ..run },
+            Some(_) | None => LossRun { first_sent_at: packet.sent_at, last_seq: packet.path_seq },
+        };
+        self.loss_run = Some(run);
+        self.rtt.measured().is_some() && packet.sent_at.since(run.first_sent_at) >= self.rtt.persistent_congestion()
+    }
+
+    /// A probe timeout has passed.
+    pub(super) fn on_pto(&mut self, now: Mono) {
+        self.pto_count += 1;
+        self.probes = PROBE_PACKETS;
+        self.pto_base = now;
+    }
+
+    /// The timer that runs for this path's packets (RFC 9002 §A.8).
+    pub(super) fn timer(&self) -> Option<(TimerKind, Mono)> {
+        if let Some(loss_time) = self.loss_time {
+            return Some((TimerKind::Loss, loss_time));
+        }
+        self.list.oldest().map(|_| (TimerKind::Pto, self.pto_base + self.rtt.pto(self.pto_count)))
+    }
+
+    pub(super) fn stats(&self) -> PathStats {
+        let measured = self.rtt.measured();
+        PathStats {
+            rtt: measured.map(|(_, smoothed)| smoothed),
+            min_rtt: measured.map(|(min, _)| min),
+            cwnd: self.controller.window(),
+            bytes_in_flight: self.bytes_in_flight,
+            mtu: self.mtu.current(),
+            pto_count: self.pto_count,
+            lost_packets: self.lost_packets,
+            sent_packets: self.sent_packets,
+            sent_bytes: self.sent_bytes,
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Puts a stream's data in order. Everything up to the credit granted is kept, in bytes, whatever the size of its pieces.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+/// First and largest size of the chunks that data in order is gathered in: small streams stay small.
+const CHUNK_LEN_MIN: usize = 2 * 1024;
+const CHUNK_LEN_MAX: usize = 64 * 1024;
+
+/// The data cannot be kept: it would take one more stretch beyond a gap than there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooManyGaps;
+
+/// Data of one stream between the network and its reader.
+#[derive(Debug, Default)]
+pub(super) struct Assembler {
+    /// Offset of the next byte to be read.
+    read: u64,
+    /// Offset behind the data in order.
+    end: u64,
+    /// Full chunks of data in order.
+    ready: VecDeque<Bytes>,
+    /// The chunk that data in order is appended to, behind `ready`.
+    tail: BytesMut,
+    chunk_len: usize,
+    /// Data beyond a gap, by offset, without overlaps.
+    beyond: VecDeque<(u64, BytesMut)>,
+    beyond_len: u64,
+}
+
+impl Assembler {
+    /// Takes data that lies within the credit. `gaps_left` more stretches beyond gaps are allowed.
+    ///
+    /// # Errors
+    /// If a new stretch would be needed: the packet must not be acknowledged then. Parts of the data may have been kept.
+    pub(super) fn insert(&mut self, offset: u64, data: &[u8], gaps_left: usize) -> Result<(), TooManyGaps> {
+        if offset > self.end {
+            return self.insert_beyond(offset, data, gaps_left);
+        }
+        let known = usize::try_from(self.end - offset).unwrap_or(usize::MAX);
+        if known < data.len() {
+            self.append(&data[known..]);
+            self.join();
+        }
+        Ok(())
+    }
+
+    /// Takes data as if no byte before it were missing.
+    #[cfg(feature = "sabotage")]
+    pub(super) fn insert_out_of_order(&mut self, data: &[u8]) {
+        self.append(data);
+    }
+
+    /// The next bytes in order, at most `max`; none if there are none.
+    pub(super) fn read(&mut self, max: usize) -> Option<Bytes> {
+        let data = match self.ready.front_mut() {
+            Some(chunk) if chunk.len() > max => chunk.split_to(max),
+            Some(_) => self.ready.pop_front()?,
+            None => self.tail.split_to(max.min(self.tail.len())).freeze(),
+        };
+        self.read += data.len() as u64;
+        (!data.is_empty()).then_some(data)
+    }
+
+    /// Copies up to `max` of the next bytes in order, without reading them.
+    pub(super) fn peek(&self, max: usize) -> Vec<u8> {
+        let chunks = self.ready.iter().map(|chunk| &chunk[..]).chain([&self.tail[..]]);
+        chunks.flatten().copied().take(max).collect()
+    }
+
+    /// Forgets all data: nobody will read it.
+    pub(super) fn discard(&mut self) {
+        *self = Self { read: self.end, end: self.end, ..Self::default() };
+    }
+
+    /// Offset of the next byte to be read.
+    pub(super) fn read_offset(&self) -> u64 {
+        self.read
+    }
+
+    /// Offset behind the data in order.
+    pub(super) fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// Bytes held.
+    pub(super) fn len(&self) -> u64 {
+        self.end - self.read + self.beyond_len
+    }
+
+    /// Stretches of data beyond a gap.
+    pub(super) fn gap_chunks(&self) -> usize {
+        self.beyond.len()
+    }
+
+    fn append(&mut self, data: &[u8]) {
+        if self.tail.capacity() - self.tail.len() < data.len() {
+            if !self.tail.is_empty() {
+                self.ready.push_back(self.tail.split().freeze());
+            }
+            self.chunk_len = (self.chunk_len * 4).clamp(CHUNK_LEN_MIN, CHUNK_LEN_MAX);
+            self.tail.reserve(self.chunk_len.max(data.len()));
+        }
+        self.tail.extend_from_slice(data);
+        self.end += data.len() as u64;
+    }
+
+    /// Moves what is no longer beyond a gap to the data in order. Large stretches move without a copy.
+    fn join(&mut self) {
+        while let Some((start, _)) = self.beyond.front()
+            && *start <= self.end
+            && let Some((start, mut chunk)) = self.beyond.pop_front()
+        {
+            self.beyond_len -= chunk.len() as u64;
+            let known = usize::try_from(self.end - start).unwrap_or(usize::MAX).min(chunk.len());
+            let fresh = chunk.split_off(known);
+            if fresh.len() <= CHUNK_LEN_MIN {
+                self.append(&fresh);
+                continue;
+            }
+            if !self.tail.is_empty() {
+                self.ready.push_back(self.tail.split().freeze());
+            }
+            self.end += fresh.len() as u64;
+            self.ready.push_back(fresh.freeze());
+        }
+    }
+
+    fn insert_beyond(&mut self, offset: u64, data: &[u8], gaps_left: usize) -> Result<(), TooManyGaps> {
+        let chunks_max = self.beyond.len() + gaps_left;
+        let end = offset + data.len() as u64;
+        let mut position = offset;
+        while position < end {
+            let index = self.beyond.partition_point(|(start, _)| *start <= position);
+            let known_to = index.checked_sub(1).map_or(0, |before| chunk_range(&self.beyond[before]).end);
+            position = position.max(known_to);
+            let free_to = self.beyond.get(index).map_or(end, |(start, _)| end.min(*start));
+            if position < free_to {
+                self.put_beyond(
+                    index,
+                    position,
+                    &data[within(position - offset)..within(free_to - offset)],
+                    chunks_max,
+                )?;
+                position = free_to;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts data into the free place before the chunk `index`: on to the chunk before it if that ends there.
+    fn put_beyond(&mut self, index: usize, offset: u64, data: &[u8], chunks_max: usize) -> Result<(), TooManyGaps> {
+        let before = index.checked_sub(1).and_then(|before| self.beyond.get_mut(before));
+        match before {
+            Some(chunk) if chunk_range(chunk).end == offset && chunk.1.len() < CHUNK_LEN_MAX => {
+                // BytesMut doubles its capacity here, up to the largest chunk.
+                chunk.1.extend_from_slice(data);
+            }
+            Some(_) | None => {
+                if self.beyond.len() >= chunks_max {
+                    return Err(TooManyGaps);
+                }
+                self.beyond.insert(index, (offset, BytesMut::from(data)));
+            }
+        }
+        self.beyond_len += data.len() as u64;
+        Ok(())
+    }
+}
+
+fn chunk_range(chunk: &(u64, BytesMut)) -> Range<u64> {
+    chunk.0..chunk.0 + chunk.1.len() as u64
+}
+
+/// An offset within one packet's data.
+fn within(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read_all(assembler: &mut Assembler, max: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while let Some(data) = assembler.read(max) {
+            assert!(!data.is_empty() && data.len() <= max);
+            all.extend_from_slice(&data);
+        }
+        all
+    }
+
+    fn pattern(range: Range<u64>) -> Vec<u8> {
+        range.map(|offset| (offset * 31 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn data_in_order_is_handed_out_in_large_pieces() {
+        let mut assembler = Assembler::default();
+        for offset in (0..400_000).step_by(1_000) {
+            assembler.insert(offset, &pattern(offset..offset + 1_000), 0).unwrap();
+        }
+        assert!(assembler.ready.len() < 12, "{} chunks", assembler.ready.len());
+        assert_eq!(read_all(&mut assembler, 1 << 20), pattern(0..400_000));
+        assert_eq!(assembler.len(), 0);
+    }
+
+    #[test]
+    fn one_loss_costs_one_retransmission_not_the_window() {
+        let mut assembler = Assembler::default();
+        for offset in (1_000..8_000_000).step_by(1_000) {
+            assembler.insert(offset, &pattern(offset..offset + 1_000), 200).unwrap();
+        }
+        assert_eq!(assembler.len(), 7_999_000);
+        assert_eq!(assembler.read(10), None);
+        assembler.insert(0, &pattern(0..1_000), 0).unwrap();
+        assert_eq!(read_all(&mut assembler, 100_000), pattern(0..8_000_000));
+    }
+
+    #[test]
+    fn a_stretch_too_many_is_refused_and_comes_again() {
+        let mut assembler = Assembler::default();
+        assembler.insert(10, b"a", 2).unwrap();
+        assembler.insert(20, b"b", 1).unwrap();
+        assert_eq!(assembler.insert(30, b"c", 0), Err(TooManyGaps));
+        assert_eq!(assembler.insert(21, b"d", 0), Ok(()), "it joins a stretch");
+        assert_eq!((assembler.gap_chunks(), assembler.len()), (2, 3));
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_and_overlap_gives_the_same_bytes(
+            mut pieces in proptest::collection::vec((0..300u64, 1..40u64), 1..80),
+            max in 1..50usize,
+        ) {
+            let mut assembler = Assembler::default();
+            let mut read = Vec::new();
+            pieces.extend((0..340).step_by(20).map(|start| (start, 20)));
+            for (start, len) in pieces {
+                assembler.insert(start, &pattern(start..start + len), 1_000).unwrap();
+                let chunks: Vec<_> = assembler.beyond.iter().map(chunk_range).collect();
+                prop_assert!(chunks.windows(2).all(|pair| pair[0].end <= pair[1].start));
+                prop_assert_eq!(assembler.beyond_len, chunks.iter().map(|chunk| chunk.end - chunk.start).sum::<u64>());
+                read.extend(read_all(&mut assembler, max));
+            }
+            prop_assert_eq!(read, pattern(0..340));
+            prop_assert_eq!(assembler.gap_chunks(), 0);
+        }
+    }
+}
