@@ -16,6 +16,8 @@ pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
 pub const REKEY_RESPONDER_DELAY: Duration = Duration::from_secs(10);
 /// A session this old neither seals nor opens any more.
 pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+/// The key before a change of phase still opens what is late for this long: three probe timeouts of most paths.
+pub const PREVIOUS_KEYS_LIFETIME: Duration = Duration::from_secs(3);
 /// A replaced session still opens what is late for this long.
 pub const PREVIOUS_SESSION_LIFETIME: Duration = Duration::from_secs(10);
 /// A responder's unconfirmed session is forgotten after this; the initiator retries by then.

@@ -5,7 +5,9 @@
 
 use crate::handshake::Established;
 use crate::id::{IdentityKey, PacketNumber, SessionIndex, TunnelId};
-use crate::limits::{PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY};
+use crate::limits::{
+    PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY,
+};
 use crate::session::replay::ReplayWindow;
 use crate::session::{OpenError, Session};
 use crate::time::Mono;
@@ -22,6 +24,8 @@ pub(crate) struct LiveSession {
     since: Mono,
     is_initiator: bool,
     next_psk: [u8; 32],
+    /// The receive key's generation, and since when.
+    generation: (u64, Mono),
 }
 
 /// What a handshake has agreed on, ready to become a tunnel's session.
@@ -56,7 +60,19 @@ impl Agreed {
         let next_psk = *established.keys.next_psk;
         let remote_index = established.remote_index;
         let session = Session::new(established, index);
-        Self { live: LiveSession { session, index, remote_index, since: now, is_initiator, next_psk }, tunnel, limits }
+        Self {
+            live: LiveSession {
+                session,
+                index,
+                remote_index,
+                since: now,
+                is_initiator,
+                next_psk,
+                generation: (0, now),
+            },
+            tunnel,
+            limits,
+        }
     }
 }
 
@@ -73,6 +89,16 @@ impl LiveSession {
     /// Opens a packet of a session whose tunnel has received nothing yet.
     pub(crate) fn open<'a>(&mut self, packet: &'a mut [u8]) -> Result<(PacketNumber, &'a mut [u8]), OpenError> {
         self.session.open(packet)
+    }
+
+    /// Forgets the receive key before the current one when nothing late is to be expected under it any more.
+    fn age_keys(&mut self, now: Mono) {
+        let generation = self.session.receive_generation();
+        if generation != self.generation.0 {
+            self.generation = (generation, now);
+        } else if self.session.has_previous_keys() && now.since(self.generation.1) >= PREVIOUS_KEYS_LIFETIME {
+            self.session.discard_previous_keys();
+        }
     }
 
     fn is_expired(&self, now: Mono) -> bool {
@@ -129,6 +155,7 @@ impl Tunnel {
         if live.is_expired(now) {
             return Err(TunnelOpenError::Expired);
         }
+        live.age_keys(now);
         let (number, frames) = live.session.open(packet)?;
         if !self.replay.check(number) {
             return Err(TunnelOpenError::Replay);

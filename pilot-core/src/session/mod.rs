@@ -6,7 +6,7 @@
 //! [`Session::discard_previous_keys`].
 //!
 //! Packet numbers belong to the tunnel, which outlives its sessions, so the caller passes them in, never twice the same, and keeps
-//! the [`replay::ReplayWindow`]: ask it before opening, tell it after.
+//! the [`replay::ReplayWindow`], which changes only when a packet has opened.
 
 pub mod replay;
 #[cfg(test)]

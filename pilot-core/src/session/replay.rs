@@ -15,7 +15,7 @@ const WORD_BITS: u64 = u64::BITS as u64;
 
 /// Which packet numbers have been received.
 ///
-/// Ask [`Self::check`] before opening a packet, call [`Self::mark`] only after it opened.
+/// [`Self::check`] may be asked at any time; [`Self::mark`] is for packets that opened.
 #[derive(Clone, Debug)]
 pub struct ReplayWindow {
     /// Ring of bits by packet number; a set bit has been received.
