@@ -1,10 +1,16 @@
 //! The networks that most scenarios start from.
 
+use std::time::Duration;
+
 use pilot_core::config::{Config, Role};
+use pilot_core::node::Node;
 
 use crate::invariants::Failure;
 use crate::link::LinkConfig;
 use crate::world::{HostId, World};
+
+/// By then an agent has reached its home node, whatever the network does.
+const HOME_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Two agents that hold each other's ticket, and nothing else.
 pub struct Pair {
@@ -42,7 +48,7 @@ pub fn pair_with(seed: u64, link: LinkConfig, alice: Config, bob: Config) -> Pai
     Pair { world, alice, bob }
 }
 
-/// Two agents and the backbone node where both are at home. Nothing has been sent yet.
+/// Two agents and the backbone node where both are at home and connected. Between the two, nothing has been sent yet.
 pub fn relayed(seed: u64, link: LinkConfig) -> Result<Relayed, Failure> {
     let mut world = World::new(seed, link);
     let (alice, bob) = (world.add_agent(Config::new(Role::Agent)), world.add_agent(Config::new(Role::Agent)));
@@ -51,6 +57,8 @@ pub fn relayed(seed: u64, link: LinkConfig) -> Result<Relayed, Failure> {
     world.give_record(bob, alice, &[backbone]);
     world.set_home(alice, backbone)?;
     world.set_home(bob, backbone)?;
+    let is_home = |world: &World, agent| world.node(agent).is_some_and(Node::is_home_connected);
+    world.run_until("both agents at home", HOME_PATIENCE, |world| is_home(world, alice) && is_home(world, bob))?;
     Ok(Relayed { world, alice, bob, backbone })
 }
 
