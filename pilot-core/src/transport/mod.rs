@@ -64,6 +64,9 @@ pub const PACKET_OVERHEAD: usize = 13 + 16;
 /// Smallest packet size of a path: what every path carries (spec/wire.md §2).
 pub const PACKET_LEN_MIN: usize = 1_152;
 
+/// Longest unreliable message: it fits every path's packets, beside anything small.
+pub const DATAGRAM_LEN_MAX: usize = 1_024;
+
 /// Datagrams that wait to be sent: they are for what is worthless when late.
 const DATAGRAMS_MAX: usize = 64;
 
@@ -279,9 +282,9 @@ impl Transport {
     /// Queues an unreliable message for the active path.
     ///
     /// # Errors
-    /// If it is longer than every path carries, or too many wait.
+    /// If it is longer than [`DATAGRAM_LEN_MAX`], or too many wait.
     pub fn queue_datagram(&mut self, port: ServicePort, data: Bytes) -> Result<(), DatagramError> {
-        let max = PACKET_LEN_MIN / 2;
+        let max = DATAGRAM_LEN_MAX;
         if data.len() > max {
             return Err(DatagramError::TooLong { len: data.len(), max });
         }

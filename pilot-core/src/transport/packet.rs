@@ -125,8 +125,8 @@ impl Transport {
     fn write_ack(&mut self, now: Mono, draft: &mut Draft, buf: &mut Vec<u8>, carries_more: bool) {
         // Half the packet at most: an acknowledgement of very many ranges must not keep data back.
         let room = (draft.end - buf.len()) / 2;
-        let Some((smallest, largest)) = self.received.write_ack(now, buf, room) else { return };
-        self.draft_frames.push(SentFrame::Ack { smallest, largest });
+        let Some(reported) = self.received.write_ack(now, buf, room) else { return };
+        self.draft_frames.push(SentFrame::Ack(reported));
         if !carries_more && self.received.wants_ping() {
             frame::put_ping(buf);
             draft.is_ack_eliciting = true;

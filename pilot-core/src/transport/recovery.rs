@@ -145,7 +145,7 @@ impl Transport {
         for number in self.sent.frame_numbers(pn) {
             let Some(frame) = self.sent.frame(number) else { continue };
             match frame {
-                SentFrame::Ack { smallest, largest } => self.received.on_ack_acked(smallest, largest),
+                SentFrame::Ack(reported) => self.received.on_ack_acked(reported),
                 SentFrame::Announcement(number) => self.announcements.on_acked(number),
                 SentFrame::Stream { .. }
                 | SentFrame::Reset(_)

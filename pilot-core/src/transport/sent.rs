@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::received::Reported;
 use crate::id::{PacketNumber, PathId};
 use crate::time::Mono;
 
@@ -21,8 +22,8 @@ const NONE: u64 = u64::MAX;
 /// What a packet carried that has to be repaired when it is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SentFrame {
-    /// Acknowledgement of everything received from `smallest` to `largest`.
-    Ack { smallest: u64, largest: u64 },
+    /// An acknowledgement.
+    Ack(Reported),
     /// Data of a stream.
     Stream { key: StreamKey, offset: u64, len: u32, fin: bool },
     /// RESET of a stream.

@@ -232,12 +232,11 @@ impl Streams {
 
     pub(super) fn on_reset(&mut self, id: u64, code: Code, final_size: u64, reason: &str) -> FrameResult {
         let Some(slot) = self.slot_for_frame(id)? else { return Ok(Ok(())) };
-        self.note_received(slot, final_size, true)?;
         let Some(stream) = self.stream_mut(slot) else { return Ok(Ok(())) };
         // Once everything is here the reset comes too late to matter (RFC 9000 §3.2, "Data Recvd").
-        if stream.receive.reset.is_some() || (stream.receive.is_complete() && !stream.receive.discards()) {
-            return Ok(Ok(()));
-        }
+        let is_late = stream.receive.reset.is_some() || (stream.receive.is_complete() && !stream.receive.discards());
+        self.note_received(slot, final_size, true)?;
+        let Some(stream) = self.stream_mut(slot).filter(|_| !is_late) else { return Ok(Ok(())) };
         stream.receive.reset = Some((code, reason.to_owned()));
         let (is_known, is_stopped) = (!stream.awaits_header, stream.receive.stop != Delivery::None);
         self.discard(slot);
@@ -335,7 +334,7 @@ impl Streams {
             SentFrame::MaxStreamData(_)
             | SentFrame::MaxData
             | SentFrame::MaxStreams
-            | SentFrame::Ack { .. }
+            | SentFrame::Ack(_)
             | SentFrame::Announcement(_) => {}
         }
     }
@@ -352,7 +351,7 @@ impl Streams {
             SentFrame::MaxStreamData(key) => self.update_keyed(key, |stream| stream.receive.max_data_update.on_lost()),
             SentFrame::MaxData => self.max_data_update.on_lost(),
             SentFrame::MaxStreams => self.max_streams_update.on_lost(),
-            SentFrame::Ack { .. } | SentFrame::Announcement(_) => {}
+            SentFrame::Ack(_) | SentFrame::Announcement(_) => {}
         }
     }
 
