@@ -4,6 +4,7 @@
 //! when a PATH_RESPONSE has come back over it, which proves both directions, and left on evidence only: probe timeouts in a row.
 //! States of a path: `unproved -> proved -> unproved (failed) -> proved ..`; an unproved one carries nothing but probes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::id::{CircuitId, PathId};
@@ -120,6 +121,15 @@ impl Paths {
             .min_by_key(|(_, path)| (path.proved, path.last_received))
             .map(|(position, _)| position)?;
         Some(self.paths.remove(position).id)
+    }
+
+    /// Lets the system choose the local address of direct paths that used one which is gone: nothing can be sent from there any more.
+    pub(crate) fn forget_local_ips(&mut self, is_there: impl Fn(IpAddr) -> bool) {
+        for path in &mut self.paths {
+            if let Hop::Direct(route) = &mut path.hop {
+                route.local_ip = route.local_ip.filter(|&ip| is_there(ip));
+            }
+        }
     }
 
     /// Forgets a path.
