@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::id::{CircuitId, PathId};
-use crate::limits::{DIRECT_FRESH, PATHS_MAX, PROBES_PER_PATH_MAX, REPROBE_MAX, REPROBE_MIN};
+use crate::limits::{DIRECT_FRESH, PATHS_MAX, PROBES_PER_PATH_MAX, PROBES_WHILE_IDLE_MAX, REPROBE_MAX, REPROBE_MIN};
 use crate::rng::Rng;
 use crate::route::Route;
 use crate::time::Mono;
@@ -276,6 +276,6 @@ impl Path {
 
 impl Probe {
     fn may_go_on(&self, is_in_use: bool) -> bool {
-        is_in_use || !self.needs_use || self.sent > 0
+        is_in_use || (!self.needs_use && self.sent < PROBES_WHILE_IDLE_MAX)
     }
 }
