@@ -139,7 +139,9 @@ impl HomeError {
                 "make the file yours: it was perhaps written by another user (sudo?)".into()
             }
             Self::Read { .. } => "check the disk and the file".into(),
-            Self::Write { .. } => "check the permissions and the free space, or set PILOT_HOME to a directory of yours".into(),
+            Self::Write { .. } => {
+                "check the permissions and the free space, or set PILOT_HOME to a directory of yours".into()
+            }
             Self::Damaged { path, .. } => {
                 format!("restore it from a backup; without one, move it away: mv {0} {0}.damaged", path.display())
             }
@@ -198,6 +200,11 @@ impl Home {
         agents
     }
 
+    /// The agent of that key.
+    pub fn agent_of(&self, key: &IdentityKey) -> Option<AgentHome> {
+        self.agents().into_iter().find(|agent| matches!(agent.public_identity(), Ok(Some((found, _))) if found == *key))
+    }
+
     /// The keys of those agents: they are one user's, and trust each other.
     pub fn identity_keys(&self) -> Vec<IdentityKey> {
         self.agents().iter().filter_map(|agent| Some(agent.public_identity().ok()??.0)).collect()
@@ -205,6 +212,13 @@ impl Home {
 }
 
 impl AgentHome {
+    /// The home of what lives in `dir`, which is not one of the agents: a backbone node.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { name, dir }
+    }
+
     /// The agent's host name.
     pub fn name(&self) -> &str {
         &self.name
@@ -264,7 +278,7 @@ impl AgentHome {
         let path = self.dir.join("lock");
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let file = file.map_err(|source| HomeError::Write { path, source })?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !take_lock(&file) {
             return Err(HomeError::AlreadyRunning { name: self.name.clone(), pid: self.pid_in_file() });
         }
         // Whatever pid file is there now is stale: its daemon no longer holds the lock.
@@ -382,7 +396,8 @@ impl AgentHome {
             return Ok(None);
         };
         let text = String::from_utf8_lossy(&bytes);
-        let parsed = text.trim().split_once(' ').and_then(|(key, modifier)| Some((key.parse().ok()?, modifier.parse().ok()?)));
+        let parsed =
+            text.trim().split_once(' ').and_then(|(key, modifier)| Some((key.parse().ok()?, modifier.parse().ok()?)));
         parsed.map(Some).ok_or_else(|| self.damaged("identity.pub", &"not a key and a modifier"))
     }
 
@@ -402,7 +417,9 @@ impl AgentHome {
         let text = secret_text(stored).map_err(|what| self.damaged("transport.keys", &what))?;
         let mut keys = Vec::new();
         for line in text.lines() {
-            keys.push(parse_transport_key(line).ok_or_else(|| self.damaged("transport.keys", &"not a key and its date"))?);
+            keys.push(
+                parse_transport_key(line).ok_or_else(|| self.damaged("transport.keys", &"not a key and its date"))?,
+            );
         }
         let honoured_secs = (CERTIFICATE_LIFETIME + CLOCK_SKEW).as_secs();
         keys.retain(|(_, made)| now.as_secs() < made.saturating_add(honoured_secs));
@@ -451,6 +468,15 @@ pub fn entropy<const N: usize>() -> Result<[u8; N], HomeError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(HomeError::Entropy)?;
     Ok(bytes)
+}
+
+/// Tries a few times: [`AgentHome::running_pid`] of somebody else holds the lock for microseconds.
+fn take_lock(file: &File) -> bool {
+    const TRIES: u32 = 5;
+    (0..TRIES).any(|tried| {
+        std::thread::sleep(std::time::Duration::from_millis(5) * tried);
+        rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
 }
 
 /// Replaces a file so that a crash leaves the old one or the new one, whole.

@@ -1,7 +1,14 @@
 //! The Pilot agent: one event loop that owns one node, its sockets, services and local API.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod api;
+mod backbone_link;
 pub mod clock;
+mod driver;
 pub mod home;
+mod names;
 pub mod net;
+pub mod services;
+pub mod stream;
+mod timer;

@@ -109,14 +109,7 @@ impl UdpSocket {
     ///
     /// Loopback counts only where the socket is bound to it or the machine has nothing else.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        if !self.local.ip().is_unspecified() {
-            return vec![self.local];
-        }
-        let port = self.local.port();
-        let usable = |ip: &IpAddr| ip.is_ipv4() || self.local.is_ipv6();
-        let addresses: Vec<_> =
-            interface_addresses().into_iter().filter(usable).map(|ip| SocketAddr::new(ip, port)).collect();
-        if addresses.is_empty() { vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))] } else { addresses }
+        host_addresses(self.local)
     }
 
     /// What happened so far.
@@ -281,6 +274,17 @@ impl RecvBatch {
             segments.map(move |bytes| Datagram { route, ecn, bytes })
         })
     }
+}
+
+/// As [`UdpSocket::local_addresses`], for a socket bound to `local`: interfaces come and go while it stays.
+pub fn host_addresses(local: SocketAddr) -> Vec<SocketAddr> {
+    if !local.ip().is_unspecified() {
+        return vec![local];
+    }
+    let is_usable = |ip: &IpAddr| ip.is_ipv4() || local.is_ipv6();
+    let usable = interface_addresses().into_iter().filter(is_usable);
+    let addresses: Vec<_> = usable.map(|ip| SocketAddr::new(ip, local.port())).collect();
+    if addresses.is_empty() { vec![SocketAddr::from((Ipv4Addr::LOCALHOST, local.port()))] } else { addresses }
 }
 
 /// One socket for both families, or IPv4 alone where the system has no IPv6.

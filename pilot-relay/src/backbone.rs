@@ -25,6 +25,9 @@ use crate::stun::StunServer;
 /// STUN responses that wait for the socket. Clients repeat requests, so a lost one costs little.
 const STUN_QUEUE_MAX: usize = 256;
 
+/// How often silent clients are looked for: a fraction of the silence that ends them.
+const SILENCE_SWEEP_INTERVAL: Duration = Duration::from_secs(25);
+
 /// What a backbone node tells its driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -61,6 +64,8 @@ pub struct Backbone<D = MemoryStore> {
     stun_dropped: u64,
     /// When the next lease ends, by the boot-time clock as far as can be told now.
     lease_timeout: Option<Mono>,
+    /// When silent clients are looked for, as long as there are clients.
+    silence_timeout: Option<Mono>,
     events: VecDeque<BackboneEvent>,
 }
 
@@ -84,6 +89,7 @@ impl<D: Store> Backbone<D> {
             stun_answered: 0,
             stun_dropped: 0,
             lease_timeout: None,
+            silence_timeout: None,
             events: VecDeque::new(),
         }
     }
@@ -104,6 +110,7 @@ impl<D: Store> Backbone<D> {
     pub fn handle_timeout(&mut self, now: Now) {
         self.node.handle_timeout(now);
         self.control.handle_timeout(now);
+        self.close_silent_clients(now);
         self.drain_node(now);
     }
 
@@ -122,7 +129,7 @@ impl<D: Store> Backbone<D> {
     /// When [`Backbone::handle_timeout`] is to be called.
     pub fn poll_timeout(&self) -> Option<Mono> {
         let circuits = self.control.relay.circuits.poll_timeout();
-        [self.node.poll_timeout(), circuits, self.lease_timeout].into_iter().flatten().min()
+        [self.node.poll_timeout(), circuits, self.lease_timeout, self.silence_timeout].into_iter().flatten().min()
     }
 
     /// What happened.
@@ -133,6 +140,11 @@ impl<D: Store> Backbone<D> {
     /// Says goodbye to every client; drain [`Backbone::poll_transmit`] once afterwards.
     pub fn shutdown(&mut self, now: Now) {
         self.node.shutdown(now);
+    }
+
+    /// Clients with a live tunnel.
+    pub fn client_count(&self) -> usize {
+        self.control.client_count()
     }
 
     /// The identity of the node.
@@ -165,6 +177,26 @@ impl<D: Store> Backbone<D> {
         }
     }
 
+    /// Nobody says goodbye when killed, and no stream of ours to an agent that only waits would find out.
+    fn close_silent_clients(&mut self, now: Now) {
+        if self.silence_timeout.is_none_or(|at| now.mono < at) {
+            return;
+        }
+        let node = &self.node;
+        let bytes_received = |client: &IdentityKey| node.peer_status(client).map_or(0, |status| status.bytes_received);
+        for client in self.control.silent_clients(now, bytes_received) {
+            self.node.close_peer(now, &client, Code::TIMEOUT, "nothing was heard");
+            self.client_gone(now, client);
+        }
+        self.silence_timeout = (self.control.client_count() > 0).then(|| now.mono + SILENCE_SWEEP_INTERVAL);
+    }
+
+    fn client_gone(&mut self, now: Now, client: IdentityKey) {
+        if self.control.client_gone(now, &client) {
+            self.events.push_back(BackboneEvent::ClientGone(client));
+        }
+    }
+
     fn drain_node(&mut self, now: Now) {
         while let Some(event) = self.node.poll_event() {
             self.handle_event(now, event);
@@ -178,13 +210,11 @@ impl<D: Store> Backbone<D> {
     fn handle_event(&mut self, now: Now, event: Event) {
         match event {
             Event::PeerConnected { peer, .. } => {
-                self.control.client_connected(peer);
+                self.control.client_connected(now, peer);
+                self.silence_timeout.get_or_insert(now.mono + SILENCE_SWEEP_INTERVAL);
                 self.events.push_back(BackboneEvent::ClientConnected(peer));
             }
-            Event::PeerClosed { peer, .. } => {
-                self.control.client_gone(now, &peer);
-                self.events.push_back(BackboneEvent::ClientGone(peer));
-            }
+            Event::PeerClosed { peer, .. } => self.client_gone(now, peer),
             Event::StreamOpened { stream, peer, header } => {
                 self.control.stream_opened(now, stream, peer, &header, &mut self.node);
             }

@@ -10,12 +10,13 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use pilot_core::id::{CircuitId, IdentityKey, ServicePort};
 use pilot_core::node::OpenStreamError;
 use pilot_core::rng::Rng;
-use pilot_core::time::{Now, UnixTime};
+use pilot_core::time::{Mono, Now, UnixTime};
 use pilot_core::transport::{Code, Read, ReadError, WriteError};
 use pilot_core::wire::circuit::{
     self, CIRCUIT_MESSAGE_LEN_MAX, CircuitAnswer, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus,
@@ -33,6 +34,8 @@ use crate::store::Store;
 pub const CALLS_PER_CLIENT_MAX: usize = 64;
 /// Circuits that one client may ask for: each one disturbs somebody.
 pub const OPEN_RATE: Rate = Rate { per_second: 20, burst: 200 };
+/// A client that was silent for so long is gone: it keeps its NAT mapping alive every 25 s, and three of those may be lost.
+pub const CLIENT_SILENCE_MAX: Duration = Duration::from_secs(100);
 /// Bytes read from a stream at once. Requests are shorter.
 const READ_LEN_MAX: usize = 16 * 1_024;
 
@@ -103,6 +106,9 @@ struct Call {
 struct Client {
     calls: usize,
     opens: TokenBucket,
+    /// What it had sent when it was last heard.
+    bytes_received: u64,
+    heard: Mono,
 }
 
 /// The services of a backbone node, and the calls to them that are under way.
@@ -132,19 +138,32 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     }
 
     /// A tunnel with a client is up. Calls of the tunnel before it are over.
-    pub fn client_connected(&mut self, client: IdentityKey) {
+    pub fn client_connected(&mut self, now: Now, client: IdentityKey) {
         self.forget_calls(&client);
-        self.clients.insert(client, Client::default());
+        self.clients.insert(client, Client { heard: now.mono, ..Client::default() });
         self.connected.insert(client);
     }
 
     /// The tunnel with a client is over: it is unreachable at once. Its circuits and its name stay, for it may return.
-    pub fn client_gone(&mut self, now: Now, client: &IdentityKey) {
+    /// Tells whether it was there.
+    pub fn client_gone(&mut self, now: Now, client: &IdentityKey) -> bool {
         self.forget_calls(client);
         self.clients.remove(client);
-        self.connected.remove(client);
         self.relay.client_gone(client);
         self.directory.client_gone(now, client);
+        self.connected.remove(client)
+    }
+
+    /// Clients that have sent nothing for [`CLIENT_SILENCE_MAX`], given how many bytes each has sent so far.
+    pub fn silent_clients(&mut self, now: Now, bytes_received: impl Fn(&IdentityKey) -> u64) -> Vec<IdentityKey> {
+        for (key, client) in &mut self.clients {
+            let received = bytes_received(key);
+            if received != client.bytes_received {
+                (client.bytes_received, client.heard) = (received, now.mono);
+            }
+        }
+        let silent = self.clients.iter().filter(|(_, client)| now.mono.since(client.heard) >= CLIENT_SILENCE_MAX);
+        silent.map(|(key, _)| *key).collect()
     }
 
     /// A client opened a stream.
@@ -226,6 +245,11 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     /// When the next lease ends.
     pub fn next_expiry(&self) -> Option<UnixTime> {
         self.directory.next_expiry()
+    }
+
+    /// Clients with a live tunnel.
+    pub fn client_count(&self) -> usize {
+        self.connected.len()
     }
 
     /// How the node fares.
@@ -359,7 +383,6 @@ mod tests {
     use std::collections::VecDeque;
 
     use pilot_core::route::Route;
-    use pilot_core::time::Mono;
     use pilot_core::wire::directory::Target;
 
     use super::*;
@@ -445,7 +468,7 @@ mod tests {
     impl Backbone {
         fn with(clients: &[IdentityKey]) -> Self {
             let mut control = Control::new(MemoryStore::new(), Rng::new([5; 32]), now());
-            clients.iter().for_each(|client| control.client_connected(*client));
+            clients.iter().for_each(|client| control.client_connected(now(), *client));
             let clients = clients.iter().copied().collect();
             let fake = Fake { clients, streams: BTreeMap::new(), opened_to: vec![], window: usize::MAX };
             Self { control, fake, next_stream: 0 }
@@ -536,7 +559,7 @@ mod tests {
         let mut backbone = Backbone::with(&[ALICE, BOB]);
         backbone.open(ALICE, BOB);
         backbone.control.client_gone(now(), &BOB);
-        backbone.control.client_connected(BOB);
+        backbone.control.client_connected(now(), BOB);
         assert_eq!(backbone.circuits(), 1);
     }
 
@@ -620,6 +643,18 @@ mod tests {
         let mut backbone = Backbone::with(&[ALICE]);
         let stream = backbone.begin(ALICE, ServicePort::MCP);
         assert_eq!(backbone.fake.streams[&stream].aborted, Some(Code::NOT_FOUND));
+    }
+
+    #[test]
+    fn a_client_counts_as_silent_only_when_nothing_comes() {
+        let mut control = Backbone::with(&[ALICE, BOB]).control;
+        let later = |secs| Now { mono: now().mono + Duration::from_secs(secs), ..now() };
+        let silent = control.silent_clients(later(60), |client| if *client == ALICE { 500 } else { 0 });
+        assert_eq!(silent, []);
+        let silent = control.silent_clients(later(100), |client| if *client == ALICE { 500 } else { 0 });
+        assert_eq!(silent, [BOB]);
+        let silent = control.silent_clients(later(160), |_| 500);
+        assert_eq!(silent, [ALICE]);
     }
 
     #[test]

@@ -9,14 +9,20 @@
 //!                      control    circuit.open, and the calls to
 //!                        directory  over a store
 //! ```
+//!
+//! With the feature `server`, `driver::serve` gives it a socket, a home directory and an end.
 #![forbid(unsafe_code)]
 
 pub mod backbone;
 pub mod circuits;
 pub mod control;
 pub mod directory;
+#[cfg(feature = "server")]
+pub mod driver;
 pub mod limits;
 pub mod relay;
+#[cfg(feature = "server")]
+pub mod status_api;
 pub mod store;
 pub mod stun;
 pub mod train;

@@ -24,6 +24,7 @@ use self::send::Held;
 use crate::config::{Config, Keys, Role};
 use crate::event::{Event, PathKind, StreamHandle};
 use crate::id::{IdentityKey, ServicePort, SessionIndex};
+use crate::identity::Certificate;
 use crate::limits::PEERS_MAX;
 use crate::path::Hop;
 use crate::peer::Peer;
@@ -279,6 +280,11 @@ impl Node {
     /// One peer, if it is known.
     pub fn peer_status(&self, peer: &IdentityKey) -> Option<PeerStatus> {
         self.index_of(peer).ok().map(|index| self.status_at(index))
+    }
+
+    /// What a record or a handshake has shown of a peer: its address, among others.
+    pub fn peer_certificate(&self, peer: &IdentityKey) -> Option<&Certificate> {
+        self.peers[self.index_of(peer).ok()? as usize].certificate.as_ref()
     }
 
     /// Every peer known.

@@ -1,0 +1,270 @@
+//! The agent as a client of its backbone node: calls to the directory, and the registration that keeps it findable.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pilot_core::id::ServicePort;
+use pilot_core::node::PeerInfo;
+use pilot_core::record::{Home, IdentityRecord, Offer, PresenceRecord, RecordError};
+use pilot_core::ticket::BackboneTicket;
+use pilot_core::wire::directory::{REPLY_LEN_MAX, Reply, Request};
+use pilot_core::wire::stream_header::StreamHeader;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::agent::{Inner, Profile};
+use crate::api::types::{ApiError, ErrorCode};
+use crate::clock;
+
+/// A look-up that nobody answers fails after this, whatever the reason.
+const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a name stays ours without a sign of life.
+const NAME_LEASE: Duration = Duration::from_secs(3 * 86_400);
+/// How long presence is believed without a refresh.
+const PRESENCE_LIFETIME: Duration = Duration::from_secs(2 * 3_600);
+/// Refreshes come at a quarter of that, so that three may fail.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(30 * 60);
+/// First pause after a registration that failed; doubles.
+const RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest pause between attempts.
+const RETRY_MAX: Duration = Duration::from_secs(60);
+/// While the home node does not answer, its host name is looked up again after this.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Whether the directory has this agent's records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Registration {
+    /// Nothing has been answered yet.
+    Pending,
+    /// It has.
+    Registered,
+    /// It has refused them, or could not be asked.
+    Failed(ApiError),
+}
+
+/// Where a backbone ticket leads, as the node wants it.
+///
+/// # Errors
+/// If its host name leads nowhere.
+pub(crate) async fn look_up(ticket: &BackboneTicket) -> Result<PeerInfo, ApiError> {
+    Ok(PeerInfo { key: ticket.identity, certificate: None, addresses: look_up_host(ticket).await?, homes: Vec::new() })
+}
+
+/// One call to the directory of the agent's backbone node.
+///
+/// # Errors
+/// That there is none, or that it has not answered in time.
+pub(crate) async fn call(inner: &Inner, request: &Request) -> Result<Reply, ApiError> {
+    let Some(backbone) = &inner.backbone else {
+        return Err(ApiError::new(ErrorCode::Unreachable, "this agent has no backbone node to ask")
+            .hint("give it one with --backbone TICKET, or use the other agent's ticket (pilotctl ticket)"));
+    };
+    match timeout(CALL_TIMEOUT, exchange(inner, backbone, request)).await {
+        Ok(result) => result,
+        Err(_) => Err(no_answer(backbone)),
+    }
+}
+
+/// Keeps the records at the directory up to date until the agent is gone.
+pub(crate) async fn keep_registered(agent: Weak<Inner>, state: watch::Sender<Registration>) {
+    let mut retry = RETRY_MIN;
+    loop {
+        let Some(inner) = agent.upgrade() else { return };
+        let mut news = News::subscribe(&inner);
+        if !news.link_is_up() {
+            drop(inner);
+            if !wait_for_home(&agent, &mut news).await {
+                return;
+            }
+            continue;
+        }
+        let registration = register(&inner, &news.profile(), &news.offers()).await;
+        drop(inner);
+        let pause = match &registration {
+            Registration::Registered => REFRESH_INTERVAL,
+            Registration::Pending | Registration::Failed(_) => retry,
+        };
+        retry = if registration == Registration::Registered { RETRY_MIN } else { (retry * 2).min(RETRY_MAX) };
+        state.send_if_modified(|known| {
+            let is_new = *known != registration;
+            *known = registration;
+            is_new
+        });
+        // Either way it is time again: something has changed, or the pause is over.
+        if let Ok(false) = timeout(pause, news.changed()).await {
+            return;
+        }
+    }
+}
+
+/// What a registration depends on.
+struct News {
+    link: watch::Receiver<crate::driver::HomeLink>,
+    profile: watch::Receiver<Profile>,
+    offers: watch::Receiver<Vec<Offer>>,
+}
+
+impl News {
+    fn subscribe(inner: &Inner) -> Self {
+        let mut news =
+            Self { link: inner.home_link.clone(), profile: inner.profile.subscribe(), offers: inner.offers.clone() };
+        news.link.mark_unchanged();
+        news.offers.mark_unchanged();
+        news
+    }
+
+    fn link_is_up(&self) -> bool {
+        self.link.borrow().connected
+    }
+
+    fn profile(&self) -> Profile {
+        self.profile.borrow().clone()
+    }
+
+    fn offers(&self) -> Vec<Offer> {
+        self.offers.borrow().clone()
+    }
+
+    /// Waits for a change; false if there will be none any more.
+    async fn changed(&mut self) -> bool {
+        let result = tokio::select! {
+            result = self.link.changed() => result,
+            result = self.profile.changed() => result,
+            result = self.offers.changed() => result,
+        };
+        result.is_ok()
+    }
+}
+
+/// Waits until the tunnel to the home node is up; looks its host name up again meanwhile. False if the agent has ended.
+async fn wait_for_home(agent: &Weak<Inner>, news: &mut News) -> bool {
+    match timeout(LOOKUP_INTERVAL, news.link.wait_for(|link| link.connected)).await {
+        Ok(result) => return result.is_ok(),
+        Err(_) => tracing::debug!("home node does not answer"),
+    }
+    let Some(inner) = agent.upgrade() else { return false };
+    let Some(backbone) = inner.backbone.clone() else { return false };
+    if let Ok(home) = look_up(&backbone).await {
+        inner.apply(move |core, now| core.node.set_home(now, Some(home))).await.ok();
+    }
+    true
+}
+
+async fn register(inner: &Arc<Inner>, profile: &Profile, offers: &[Offer]) -> Registration {
+    let request = match records(inner, profile, offers).await {
+        Ok(request) => request,
+        Err(error) => return Registration::Failed(error),
+    };
+    match call(inner, &request).await {
+        Ok(Reply::Registered { .. }) => {
+            tracing::info!(name = inner.name(), "registered");
+            Registration::Registered
+        }
+        Ok(reply) => Registration::Failed(refusal(inner, reply)),
+        Err(error) => Registration::Failed(error),
+    }
+}
+
+async fn records(inner: &Inner, profile: &Profile, offers: &[Offer]) -> Result<Request, ApiError> {
+    let now = clock::now().unix;
+    let sequence = inner.next_sequence(now)?;
+    let invalid = |error: RecordError| {
+        ApiError::new(ErrorCode::Usage, format!("the directory would not take this agent's record: {error}"))
+            .hint("tags and groups are lower-case words of up to 63 characters, 16 at most")
+    };
+    let identity = IdentityRecord {
+        key: inner.identity.key(),
+        modifier: inner.identity.modifier(),
+        sequence,
+        name: inner.name().to_owned(),
+        tags: profile.tags.clone(),
+        groups: profile.groups.clone(),
+        description: profile.description.clone(),
+        offers: offers.to_vec(),
+        issued: now,
+        expires: now + NAME_LEASE,
+    };
+    let presence = PresenceRecord {
+        key: inner.identity.key(),
+        instance: inner.certificate.instance,
+        sequence,
+        certificate: inner.certificate.encode().to_vec(),
+        homes: own_homes(inner).await,
+        issued: now,
+        expires: now + PRESENCE_LIFETIME,
+    };
+    Ok(Request::Register {
+        identity: identity.sign(&inner.identity).map_err(invalid)?,
+        presence: presence.sign(&inner.identity).map_err(invalid)?,
+    })
+}
+
+async fn own_homes(inner: &Inner) -> Vec<Home> {
+    let Some(backbone) = &inner.backbone else { return Vec::new() };
+    let addresses = look_up_host(backbone).await.unwrap_or_default();
+    vec![Home { key: backbone.identity, addresses }]
+}
+
+async fn look_up_host(ticket: &BackboneTicket) -> Result<Vec<SocketAddr>, ApiError> {
+    let found = timeout(CALL_TIMEOUT, tokio::net::lookup_host((ticket.host.as_str(), ticket.port))).await;
+    let reason = match found {
+        Ok(Ok(addresses)) => return Ok(addresses.take(pilot_core::record::HOME_ADDRESSES_MAX).collect()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the name servers do not answer".to_owned(),
+    };
+    Err(ApiError::new(ErrorCode::Unreachable, format!("the backbone's host '{}' is not known: {reason}", ticket.host)))
+}
+
+async fn exchange(inner: &Inner, backbone: &BackboneTicket, request: &Request) -> Result<Reply, ApiError> {
+    if inner.home_link.clone().wait_for(|link| link.connected).await.is_err() {
+        return Err(no_answer(backbone));
+    }
+    let header = StreamHeader::new(ServicePort::DIRECTORY);
+    let mut stream = inner.open(backbone.identity, header).await?;
+    stream.write_chunk(Bytes::from(request.encode())).await?;
+    stream.finish();
+    let mut reply = Vec::new();
+    while let Some(chunk) = stream.read_chunk().await? {
+        reply.extend_from_slice(&chunk);
+        if reply.len() > REPLY_LEN_MAX {
+            return Err(ApiError::new(ErrorCode::Failed, "the directory's reply is longer than any can be"));
+        }
+    }
+    Reply::decode(&reply).map_err(|error| {
+        ApiError::new(ErrorCode::Failed, format!("the directory's reply makes no sense: {error}"))
+            .hint("backbone and agent are perhaps of different versions")
+    })
+}
+
+fn refusal(inner: &Inner, reply: Reply) -> ApiError {
+    match reply {
+        Reply::NameTaken { .. } => {
+            ApiError::new(ErrorCode::Failed, format!("the name '{}' belongs to another agent", inner.name()))
+                .hint("choose another: pilotctl daemon start --hostname NAME")
+        }
+        Reply::AddressTaken => {
+            let next = inner.agent_home.take_next_address(&inner.identity);
+            let error = ApiError::new(ErrorCode::Failed, "another agent has this address already");
+            match next {
+                Ok(()) => error.hint("restart this agent: it will take its next address"),
+                Err(error) => ApiError::new(ErrorCode::Failed, error.to_string()).hint(error.hint()),
+            }
+        }
+        Reply::Error { message, .. } => ApiError::new(ErrorCode::Failed, format!("the directory refused: {message}")),
+        reply => unexpected(&reply),
+    }
+}
+
+/// A reply that answers another question.
+pub(crate) fn unexpected(reply: &Reply) -> ApiError {
+    tracing::debug!(?reply, "unexpected reply of the directory");
+    ApiError::new(ErrorCode::Failed, "the directory answered another question than was asked")
+}
+
+fn no_answer(backbone: &BackboneTicket) -> ApiError {
+    let BackboneTicket { host, port, .. } = backbone;
+    ApiError::new(ErrorCode::Unreachable, format!("the backbone node at {host}:{port} does not answer"))
+        .hint("see whether it runs (pilotctl backbone status) and UDP gets through; names resolved before still work")
+}

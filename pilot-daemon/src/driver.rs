@@ -1,0 +1,463 @@
+//! The loop: one task owns the node, the socket and the timer.
+//!
+//! Wait for one thing, apply it, settle (streams to the node, events from it, packets out), sleep until the node's next
+//! timer. Everything else in the process talks to it through two doors: [`Command`]s over a bounded channel, and the
+//! queues of streams ([`DirtyList`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pilot_core::event::{ConnectError, Event, StreamHandle};
+use pilot_core::id::{IdentityKey, ServicePort};
+use pilot_core::node::{Node, PeerStatus};
+use pilot_core::route::Transmit;
+use pilot_core::time::{Mono, Now};
+use pilot_core::transport::{Code, Read, ReadError, WriteError};
+use pilot_core::wire::stream_header::StreamHeader;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock;
+use crate::home::Home;
+use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
+use crate::services::{Incoming, Refused, Services, builtin};
+use crate::stream::{DirtyList, EndedBy, QUEUE_MAX, Shared, Stream, StreamError};
+use crate::timer::Timer;
+
+/// Commands that wait; callers wait in turn when it is full.
+pub(crate) const COMMANDS_MAX: usize = 256;
+/// Receive calls per turn: a flood of datagrams must not keep timers and programs waiting (8 x 64 KiB each).
+const RECEIVES_PER_TURN: usize = 4;
+/// Trains sent per round, so that a fast sender still reads its acknowledgements: 1 MiB.
+const TRANSMITS_PER_ROUND: usize = 16;
+/// Rounds per turn, for the same reason.
+const ROUNDS_PER_TURN: usize = 8;
+/// Room for one train.
+const TRANSMIT_BUFFER_LEN: usize = 64 * 1024;
+/// The directories of neighbours are read again at most this often when a stranger calls.
+const NEIGHBOURS_INTERVAL: Duration = Duration::from_millis(100);
+/// Callers that wait for tunnels at once.
+const CONNECTING_MAX: usize = 4_096;
+
+/// Something to do with the node, carried out between two turns.
+pub(crate) type Command = Box<dyn FnOnce(&mut Core, Now) + Send>;
+
+/// Whether the home node is there, as the registration needs to know it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HomeLink {
+    pub(crate) connected: bool,
+    /// Counts connections: each needs a registration.
+    pub(crate) connections: u64,
+}
+
+/// The node and what hangs on it; everything here is synchronous.
+pub(crate) struct Core {
+    pub(crate) node: Node,
+    pub(crate) services: Services,
+    pub(crate) net: NetCounters,
+    streams: BTreeMap<StreamHandle, Arc<Shared>>,
+    dirty: Arc<DirtyList>,
+    connecting: Vec<(IdentityKey, oneshot::Sender<Result<PeerStatus, ConnectError>>)>,
+    home_link: watch::Sender<HomeLink>,
+    neighbours: Neighbours,
+    inbox: PathBuf,
+    is_stopping: bool,
+}
+
+/// Identities of the same `PILOT_HOME`.
+struct Neighbours {
+    home: Home,
+    keys: BTreeSet<IdentityKey>,
+    read_at: Option<Mono>,
+}
+
+/// What [`Driver`] is made of.
+pub(crate) struct Driver {
+    core: Core,
+    socket: UdpSocket,
+    timer: Timer,
+    commands: mpsc::Receiver<Command>,
+    dirty: Arc<DirtyList>,
+    batch: RecvBatch,
+    buffer: Vec<u8>,
+    /// A train that did not leave whole, and how much of it did.
+    blocked: Option<(Transmit, usize)>,
+}
+
+/// One thing that happened.
+enum Input {
+    Readable,
+    Writable,
+    Timer,
+    Streams,
+    Command(Command),
+    /// Nobody is left to give commands.
+    Abandoned,
+}
+
+impl Driver {
+    pub(crate) fn new(core: Core, socket: UdpSocket, commands: mpsc::Receiver<Command>) -> std::io::Result<Self> {
+        let dirty = Arc::clone(&core.dirty);
+        let buffer = Vec::with_capacity(TRANSMIT_BUFFER_LEN);
+        let timer = Timer::new()?;
+        Ok(Self { core, socket, timer, commands, dirty, batch: RecvBatch::new(), buffer, blocked: None })
+    }
+
+    /// Runs until a command stops the node or nobody is left to give one.
+    pub(crate) async fn run(mut self) {
+        self.settle(clock::now());
+        while !self.core.is_stopping {
+            let input = self.wait().await;
+            let now = clock::now();
+            self.apply(now, input);
+            self.settle(now);
+        }
+        self.core.close_all();
+    }
+
+    async fn wait(&mut self) -> Input {
+        // While the socket is blocked the node always has something due: only room in the socket helps.
+        let is_blocked = self.blocked.is_some();
+        if !is_blocked {
+            self.timer.arm(clock::now(), self.core.deadline());
+        }
+        tokio::select! {
+            _ = self.socket.readable() => Input::Readable,
+            () = self.dirty.notified() => Input::Streams,
+            _ = self.socket.writable(), if is_blocked => Input::Writable,
+            () = self.timer.expired(), if !is_blocked => Input::Timer,
+            command = self.commands.recv() => command.map_or(Input::Abandoned, Input::Command),
+        }
+    }
+
+    fn apply(&mut self, now: Now, input: Input) {
+        match input {
+            Input::Readable => self.receive(now),
+            Input::Timer => self.core.handle_timeout(now),
+            Input::Command(command) => command(&mut self.core, now),
+            Input::Abandoned => self.core.stop(now),
+            // What they announce is done by settling.
+            Input::Writable | Input::Streams => {}
+        }
+    }
+
+    fn receive(&mut self, now: Now) {
+        for _ in 0..RECEIVES_PER_TURN {
+            if self.socket.recv(&mut self.batch).is_err() {
+                return;
+            }
+            for datagram in self.batch.datagrams() {
+                self.core.node.handle_datagram(now, datagram.route, datagram.ecn, datagram.bytes);
+            }
+        }
+    }
+
+    /// Lets everything that follows from the input happen, within bounds; what is left is due at once.
+    fn settle(&mut self, now: Now) {
+        for _ in 0..ROUNDS_PER_TURN {
+            let has_moved = self.core.pump(now);
+            let has_sent = self.transmit(now);
+            if !has_moved && !has_sent {
+                break;
+            }
+        }
+        self.core.net = self.socket.counters();
+    }
+
+    /// Sends what the node has to send; tells whether it sent anything.
+    fn transmit(&mut self, now: Now) -> bool {
+        for sent in 0..TRANSMITS_PER_ROUND {
+            if self.blocked.is_none() {
+                self.buffer.clear();
+                self.blocked = self.core.node.poll_transmit(now, &mut self.buffer).map(|transmit| (transmit, 0));
+            }
+            let Some((transmit, start)) = self.blocked else { return sent > 0 };
+            match self.socket.send(&transmit, &self.buffer[start..transmit.len]) {
+                Sent::All => self.blocked = None,
+                Sent::Blocked(more) => {
+                    self.blocked = Some((transmit, start + more));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+impl Core {
+    pub(crate) fn new(
+        node: Node,
+        services: Services,
+        home: Home,
+        inbox: PathBuf,
+        home_link: watch::Sender<HomeLink>,
+    ) -> Self {
+        Self {
+            node,
+            services,
+            net: NetCounters::default(),
+            streams: BTreeMap::new(),
+            dirty: Arc::new(DirtyList::default()),
+            connecting: Vec::new(),
+            home_link,
+            neighbours: Neighbours { home, keys: BTreeSet::new(), read_at: None },
+            inbox,
+            is_stopping: false,
+        }
+    }
+
+    /// Opens a stream; data may be written before there is a tunnel.
+    pub(crate) fn open(
+        &mut self,
+        now: Now,
+        peer: &IdentityKey,
+        header: &StreamHeader,
+    ) -> Result<Stream, pilot_core::node::OpenStreamError> {
+        let handle = self.node.open_stream(now, peer, header)?;
+        Ok(self.adopt(handle))
+    }
+
+    /// Answers once there is a tunnel, or once there will be none.
+    pub(crate) fn connect(
+        &mut self,
+        now: Now,
+        peer: &IdentityKey,
+        reply: oneshot::Sender<Result<PeerStatus, ConnectError>>,
+    ) {
+        if let Some(status) = self.connected_peer(peer) {
+            // Who no longer waits needs no answer, here and below.
+            drop(reply.send(Ok(status)));
+            return;
+        }
+        self.connecting.retain(|(_, reply)| !reply.is_closed());
+        if self.connecting.len() >= CONNECTING_MAX || self.node.connect(now, peer).is_err() {
+            drop(reply.send(Err(ConnectError::NoRoute)));
+            return;
+        }
+        self.connecting.push((*peer, reply));
+    }
+
+    /// Ends every tunnel and, after what follows from that has been sent, the loop.
+    pub(crate) fn stop(&mut self, now: Now) {
+        self.node.shutdown(now);
+        self.is_stopping = true;
+    }
+
+    fn handle_timeout(&mut self, now: Now) {
+        self.node.handle_timeout(now);
+        self.services.expire(now.mono).into_iter().for_each(|refused| refused.send());
+    }
+
+    fn deadline(&self) -> Option<Mono> {
+        [self.node.poll_timeout(), self.services.deadline()].into_iter().flatten().min()
+    }
+
+    /// Moves bytes between streams and the node and takes the node's events; tells whether anything happened.
+    fn pump(&mut self, now: Now) -> bool {
+        let dirty = self.dirty.take();
+        let mut has_moved = !dirty.is_empty();
+        for stream in dirty {
+            self.pump_stream(now, &stream);
+        }
+        while let Some(event) = self.node.poll_event() {
+            self.handle_event(now, event);
+            has_moved = true;
+        }
+        has_moved
+    }
+
+    fn handle_event(&mut self, now: Now, event: Event) {
+        match event {
+            Event::StreamOpened { stream, peer, header } => self.stream_opened(now, stream, peer, header),
+            Event::Readable(handle) => self.with_stream(handle, |core, stream| core.pump_incoming(now, stream)),
+            Event::Writable(handle) => self.with_stream(handle, |core, stream| core.pump_outgoing(now, stream)),
+            Event::Reset { stream, code, reason } | Event::StopSending { stream, code, reason } => {
+                self.with_stream(stream, |_, shared| shared.lock().end(ended(code, reason)));
+            }
+            Event::StreamClosed(handle) => self.stream_closed(now, handle),
+            Event::Stalled(handle) => self.with_stream(handle, |_, stream| stream.lock().stalled = true),
+            Event::Resumed(handle) => self.with_stream(handle, |_, stream| stream.lock().stalled = false),
+            Event::PeerConnected { peer, .. } => self.answer_connecting(&peer, None),
+            Event::ConnectFailed { peer, error } => self.answer_connecting(&peer, Some(&error)),
+            Event::PeerClosed { peer, reason, .. } => {
+                self.answer_connecting(&peer, Some(&ConnectError::Refused(reason)));
+            }
+            Event::HomeConnected => self.home_link.send_modify(|link| {
+                link.connected = true;
+                link.connections += 1;
+            }),
+            Event::HomeLost => self.home_link.send_modify(|link| link.connected = false),
+            Event::PathChanged { peer, path } => tracing::info!(?peer, ?path, "path changed"),
+            Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
+            // Acknowledgement is part of StreamClosed; no service of ours takes unreliable messages.
+            Event::SendFinished(_) | Event::Datagram { .. } => {}
+        }
+    }
+
+    fn stream_opened(&mut self, now: Now, handle: StreamHandle, peer: IdentityKey, header: StreamHeader) {
+        let address = self.node.peer_certificate(&peer).map(|certificate| certificate.address());
+        let port = header.port;
+        let stream = self.adopt(handle);
+        let incoming = Incoming { stream, peer, address, name: None, header, arrived: now.unix };
+        if port == ServicePort::ECHO {
+            tokio::spawn(builtin::echo(incoming));
+            return;
+        }
+        let is_trusted = self.neighbours.contains(now.mono, &peer);
+        if port == ServicePort::MESSAGE && is_trusted && !self.services.is_served(port) {
+            tokio::spawn(builtin::keep_message(incoming, self.inbox.clone()));
+            return;
+        }
+        if let Err(refused) = self.services.deliver(incoming, is_trusted) {
+            tracing::info!(?peer, reason = refused.reason, "stream refused");
+            Refused::send(*refused);
+        }
+    }
+
+    fn stream_closed(&mut self, now: Now, handle: StreamHandle) {
+        if let Some(stream) = self.streams.remove(&handle) {
+            stream.lock().close();
+        }
+        self.services.stream_closed(now.mono, handle);
+    }
+
+    /// What the program wants, then bytes in both directions.
+    fn pump_stream(&mut self, now: Now, stream: &Shared) {
+        let (abort, stop) = {
+            let mut state = stream.lock();
+            if state.closed {
+                return;
+            }
+            (state.abort.take(), state.stop.take())
+        };
+        if let Some((code, reason)) = abort {
+            self.node.reset(now, stream.handle, code, &reason);
+            self.node.stop_sending(now, stream.handle, code, &reason);
+            let mut state = stream.lock();
+            state.outgoing.clear();
+            state.incoming.clear();
+            return;
+        }
+        if let Some((code, reason)) = stop {
+            self.node.stop_sending(now, stream.handle, code, &reason);
+            stream.lock().incoming.clear();
+        }
+        self.pump_outgoing(now, stream);
+        self.pump_incoming(now, stream);
+    }
+
+    fn pump_outgoing(&mut self, now: Now, stream: &Shared) {
+        let mut state = stream.lock();
+        while let Some(mut chunk) = state.outgoing.pop(usize::MAX) {
+            match self.node.write(now, stream.handle, &mut chunk) {
+                Ok(0) => {
+                    state.outgoing.unpop(chunk);
+                    break;
+                }
+                Ok(_) => state.outgoing.unpop(chunk),
+                Err(error) => {
+                    state.outgoing.clear();
+                    state.end(write_failed(error));
+                }
+            }
+        }
+        if state.outgoing.len() <= QUEUE_MAX / 2 {
+            state.wake_writer();
+        }
+        if state.finish && !state.write_closed && state.outgoing.len() == 0 {
+            state.write_closed = true;
+            if let Err(error) = self.node.finish(now, stream.handle) {
+                tracing::debug!(%error, "stream not finished");
+            }
+        }
+    }
+
+    fn pump_incoming(&mut self, now: Now, stream: &Shared) {
+        let mut state = stream.lock();
+        while state.incoming.len() < QUEUE_MAX && !state.peer_finished {
+            match self.node.read(now, stream.handle, QUEUE_MAX - state.incoming.len()) {
+                Ok(Read::Data(chunk)) => state.incoming.push(chunk),
+                Ok(Read::Blocked) => break,
+                Ok(Read::Finished) => state.peer_finished = true,
+                Err(ReadError::Reset { code, reason }) => {
+                    state.end(ended(code, reason));
+                    break;
+                }
+                // It is over already, or the program wanted no more: nothing to add.
+                Err(_) => break,
+            }
+        }
+        if state.incoming.len() > 0 || state.peer_finished {
+            state.wake_reader();
+        }
+    }
+
+    fn adopt(&mut self, handle: StreamHandle) -> Stream {
+        let (stream, shared) = Stream::new(handle, &self.dirty);
+        self.streams.insert(handle, shared);
+        stream
+    }
+
+    fn with_stream(&mut self, handle: StreamHandle, act: impl FnOnce(&mut Self, &Shared)) {
+        if let Some(stream) = self.streams.get(&handle).map(Arc::clone) {
+            act(self, &stream);
+        }
+    }
+
+    fn connected_peer(&self, peer: &IdentityKey) -> Option<PeerStatus> {
+        self.node.peer_status(peer).filter(|status| status.connected)
+    }
+
+    fn answer_connecting(&mut self, peer: &IdentityKey, error: Option<&ConnectError>) {
+        let status = self.connected_peer(peer);
+        let waiting = std::mem::take(&mut self.connecting);
+        for (wanted, reply) in waiting {
+            if wanted != *peer {
+                self.connecting.push((wanted, reply));
+                continue;
+            }
+            let answer = match (&status, error) {
+                (Some(status), _) => Ok(status.clone()),
+                (None, Some(error)) => Err(error.clone()),
+                (None, None) => Err(ConnectError::NoAnswer),
+            };
+            drop(reply.send(answer));
+        }
+    }
+
+    /// Nobody drives the streams any more.
+    fn close_all(&mut self) {
+        let error = StreamError { code: Code::SHUTDOWN, reason: "the agent has shut down".into(), by: EndedBy::Local };
+        for stream in std::mem::take(&mut self.streams).into_values() {
+            let mut state = stream.lock();
+            state.end(error.clone());
+            state.close();
+        }
+    }
+}
+
+impl Neighbours {
+    /// Whether that identity lives in the same home. A new one is found when it first calls.
+    fn contains(&mut self, now: Mono, key: &IdentityKey) -> bool {
+        let is_fresh = self.read_at.is_some_and(|read_at| now.since(read_at) < NEIGHBOURS_INTERVAL);
+        if !self.keys.contains(key) && !is_fresh {
+            self.keys = self.home.identity_keys().into_iter().collect();
+            self.read_at = Some(now);
+        }
+        self.keys.contains(key)
+    }
+}
+
+/// The node ends streams of a broken tunnel with codes of its own, which no peer may pass off as the network's doing.
+fn ended(code: Code, reason: String) -> StreamError {
+    let is_local = [Code::PEER_RESTARTED, Code::TIMEOUT, Code::UNREACHABLE].contains(&code);
+    StreamError { code, reason, by: if is_local { EndedBy::Network } else { EndedBy::Peer } }
+}
+
+fn write_failed(error: WriteError) -> StreamError {
+    match error {
+        WriteError::Stopped { code, reason } => ended(code, reason),
+        error => StreamError { code: Code::INTERNAL, reason: error.to_string(), by: EndedBy::Local },
+    }
+}

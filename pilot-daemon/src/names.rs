@@ -1,0 +1,115 @@
+//! What an agent remembers of others: pins, and the directory's last answers, so that names resolved before still work
+//! while no backbone node answers.
+
+use std::collections::BTreeMap;
+
+use pilot_core::address::Address;
+use pilot_core::directory::{Asked, DirectoryError, Pins, VerifiedAgent};
+use pilot_core::id::IdentityKey;
+use pilot_core::record::IdentityRecord;
+use pilot_core::time::{Mono, UnixTime};
+use pilot_core::wire::directory::{Entry, Reply, Target};
+
+use crate::home::{AgentHome, HomeError};
+
+/// Answers kept; the one asked for longest ago makes room. About 600 bytes each.
+const ANSWERS_MAX: usize = 1_024;
+const PINS_FILE: &str = "pins";
+const ANSWERS_FILE: &str = "names";
+
+/// Pins and answers of one agent.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    pins: Pins,
+    answers: BTreeMap<IdentityKey, Answer>,
+}
+
+/// What the directory served last about an agent, still signed.
+#[derive(Debug)]
+struct Answer {
+    name: String,
+    address: Option<Address>,
+    entry: Entry,
+    served: Option<Mono>,
+}
+
+impl Names {
+    /// Reads what [`Self::save`] wrote.
+    ///
+    /// # Errors
+    /// If the pins are unreadable or damaged: going on without them would believe anybody.
+    pub(crate) fn load(home: &AgentHome, now: UnixTime) -> Result<Self, HomeError> {
+        let pins = match home.read(PINS_FILE)? {
+            Some(bytes) => Pins::from_bytes(&bytes)
+                .map_err(|error| HomeError::Damaged { path: home.path().join(PINS_FILE), what: error.to_string() })?,
+            None => Pins::new(),
+        };
+        let mut names = Self { pins, answers: BTreeMap::new() };
+        if let Some(Ok(Reply::Found(entries))) = home.read(ANSWERS_FILE)?.map(|bytes| Reply::decode(&bytes)) {
+            entries.into_iter().for_each(|entry| names.remember(entry, None, now));
+        }
+        Ok(names)
+    }
+
+    /// Stores everything for the next start.
+    ///
+    /// # Errors
+    /// If a file cannot be written.
+    pub(crate) fn save(home: &AgentHome, (pins, answers): &(Vec<u8>, Vec<u8>)) -> Result<(), HomeError> {
+        home.write(PINS_FILE, pins, 0o600)?;
+        home.write(ANSWERS_FILE, answers, 0o600)
+    }
+
+    /// The two files' contents; answers have the form in which the directory served them.
+    pub(crate) fn to_bytes(&self) -> (Vec<u8>, Vec<u8>) {
+        let entries = self.answers.values().map(|answer| answer.entry.clone()).collect();
+        (self.pins.to_bytes(), Reply::Found(entries).encode())
+    }
+
+    /// Checks an answer of the directory, and remembers one to a look-up.
+    ///
+    /// # Errors
+    /// In which way the directory is wrong.
+    pub(crate) fn check(
+        &mut self,
+        entry: Entry,
+        asked: Asked<'_>,
+        served: Mono,
+        now: UnixTime,
+    ) -> Result<VerifiedAgent, DirectoryError> {
+        let verified = self.pins.check(&entry, asked, now)?;
+        if let Asked::Resolve(_) = asked {
+            self.remember(entry, Some(served), now);
+        }
+        Ok(verified)
+    }
+
+    /// The last answer about `target`, served since `not_before` if that is given.
+    pub(crate) fn recall(&mut self, target: &Target, not_before: Option<Mono>, now: UnixTime) -> Option<VerifiedAgent> {
+        let is_wanted = |key: &IdentityKey, answer: &Answer| match target {
+            Target::Name(name) => answer.name == *name,
+            Target::Key(wanted) => key == wanted,
+            Target::Address(address) => answer.address == Some(*address),
+        };
+        let answer = self.answers.iter().find(|(key, answer)| is_wanted(key, answer)).map(|(_, answer)| answer)?;
+        if not_before.is_some_and(|not_before| answer.served.is_none_or(|served| served < not_before)) {
+            return None;
+        }
+        self.pins.check(&answer.entry, Asked::Resolve(target), now).ok()
+    }
+
+    /// The name of a key that was looked up before.
+    pub(crate) fn name_of(&self, key: &IdentityKey) -> Option<&str> {
+        self.answers.get(key).map(|answer| answer.name.as_str())
+    }
+
+    fn remember(&mut self, entry: Entry, served: Option<Mono>, now: UnixTime) {
+        let Ok(identity) = IdentityRecord::verify(&entry.identity, now) else { return };
+        let address = identity.address();
+        self.answers.insert(identity.key, Answer { name: identity.name, address, entry, served });
+        while self.answers.len() > ANSWERS_MAX {
+            let oldest = self.answers.iter().min_by_key(|(_, answer)| answer.served).map(|(key, _)| *key);
+            oldest.and_then(|key| self.answers.remove(&key));
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What an agent offers: who may call a service, which handler gets the stream, and what happens when none waits.
+//!
+//! Handlers come by [`Agent::accept`](crate::agent::Agent::accept), each taking one stream; how many wait is the backlog.
+//! A handler that has just taken a stream comes back in a moment, so streams queue for a short grace before they are told
+//! that nobody is there.
+
+pub(crate) mod builtin;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use pilot_core::address::Address;
+use pilot_core::event::StreamHandle;
+use pilot_core::id::{IdentityKey, ServicePort};
+use pilot_core::record::Offer;
+use pilot_core::time::{Mono, UnixTime};
+use pilot_core::transport::Code;
+use pilot_core::wire::stream_header::StreamHeader;
+use tokio::sync::{oneshot, watch};
+
+use crate::stream::Stream;
+
+/// How long streams wait for a handler that was there a moment ago.
+const HANDLER_GRACE: Duration = Duration::from_secs(2);
+/// Streams that wait for one service: a burst of parallel requests, not a backlog of minutes.
+const QUEUE_MAX: usize = 64;
+/// Services at once; each needs a local program.
+const SERVICES_MAX: usize = 256;
+
+/// Names of services with a well-known port (spec/local-api.md §4).
+const WELL_KNOWN: [(&str, ServicePort); 4] = [
+    ("echo", ServicePort::ECHO),
+    ("query", ServicePort::QUERY),
+    ("mcp", ServicePort::MCP),
+    ("message", ServicePort::MESSAGE),
+];
+
+/// A stream that another agent has opened, with its provenance.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The stream.
+    pub stream: Stream,
+    /// Who opened it, as the session proves.
+    pub peer: IdentityKey,
+    /// The address of that key.
+    pub address: Option<Address>,
+    /// Its name, if this agent knows it.
+    pub name: Option<String>,
+    /// What it is for.
+    pub header: StreamHeader,
+    /// When it arrived.
+    pub arrived: UnixTime,
+}
+
+/// How a service is offered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceOptions {
+    /// Let anybody call, not only agents of the same home.
+    pub public: bool,
+    /// What the service does, for the directory; handlers without a word keep what others have said.
+    pub offer: Option<String>,
+}
+
+/// How a service fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceStatus {
+    /// Its port.
+    pub port: ServicePort,
+    /// Whether anybody may call it.
+    pub public: bool,
+    /// What it does.
+    pub offer: String,
+    /// Handlers that wait for a stream.
+    pub waiting: usize,
+}
+
+/// The services of one agent.
+#[derive(Debug)]
+pub(crate) struct Services {
+    table: BTreeMap<ServicePort, Service>,
+    offers: watch::Sender<Vec<Offer>>,
+}
+
+#[derive(Debug, Default)]
+struct Service {
+    public: bool,
+    offer: String,
+    handlers: VecDeque<oneshot::Sender<Incoming>>,
+    queue: VecDeque<Incoming>,
+    /// Streams in the hands of handlers: while there are any, the service is busy, not gone.
+    serving: BTreeSet<StreamHandle>,
+    last_handler: Mono,
+}
+
+/// A stream that no handler gets, and what to tell its opener.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) incoming: Incoming,
+    pub(crate) code: Code,
+    pub(crate) reason: String,
+}
+
+/// The port of a service given by name or number.
+pub fn service_port(service: &str) -> Option<ServicePort> {
+    let known = WELL_KNOWN.iter().find(|(name, _)| *name == service).map(|&(_, port)| port);
+    known.or_else(|| service.parse().ok().map(ServicePort))
+}
+
+/// The name of a port, or its number.
+pub fn service_name(port: ServicePort) -> String {
+    let known = WELL_KNOWN.iter().find(|&&(_, known)| known == port);
+    known.map_or_else(|| port.0.to_string(), |&(name, _)| name.to_owned())
+}
+
+impl Services {
+    pub(crate) fn new(offers: watch::Sender<Vec<Offer>>) -> Self {
+        Self { table: BTreeMap::new(), offers }
+    }
+
+    /// A handler waits for one stream.
+    pub(crate) fn accept(
+        &mut self,
+        now: Mono,
+        port: ServicePort,
+        options: ServiceOptions,
+        handler: oneshot::Sender<Incoming>,
+    ) {
+        if self.table.len() >= SERVICES_MAX && !self.table.contains_key(&port) {
+            return;
+        }
+        let service = self.table.entry(port).or_default();
+        service.public = options.public;
+        if let Some(offer) = options.offer {
+            service.offer = offer;
+        }
+        service.last_handler = now;
+        service.handlers.push_back(handler);
+        service.match_up();
+        self.publish();
+    }
+
+    /// Handlers have stopped waiting.
+    pub(crate) fn handler_left(&mut self, now: Mono, port: ServicePort) {
+        if let Some(service) = self.table.get_mut(&port) {
+            service.handlers.retain(|handler| !handler.is_closed());
+            service.last_handler = now;
+        }
+    }
+
+    /// Whether a handler is or was there.
+    pub(crate) fn is_served(&self, port: ServicePort) -> bool {
+        self.table.contains_key(&port)
+    }
+
+    /// Gives a stream to a handler, or to the queue.
+    pub(crate) fn deliver(&mut self, incoming: Incoming, is_trusted: bool) -> Result<(), Box<Refused>> {
+        let name = service_name(incoming.header.port);
+        let Some(service) = self.table.get_mut(&incoming.header.port) else {
+            return Err(Refused::new(incoming, Code::NOT_FOUND, nobody(&name)));
+        };
+        if !service.public && !is_trusted {
+            let reason = format!("'{name}' serves its owner's agents only; its owner can start it with --allow public");
+            return Err(Refused::new(incoming, Code::REFUSED, reason));
+        }
+        if service.queue.len() >= QUEUE_MAX {
+            return Err(Refused::new(incoming, Code::BUSY, format!("{QUEUE_MAX} calls wait for '{name}' already")));
+        }
+        service.queue.push_back(incoming);
+        service.match_up();
+        Ok(())
+    }
+
+    /// A stream is over, whoever had it.
+    pub(crate) fn stream_closed(&mut self, now: Mono, stream: StreamHandle) {
+        for service in self.table.values_mut() {
+            if service.serving.remove(&stream) && service.serving.is_empty() {
+                service.last_handler = now;
+            }
+        }
+    }
+
+    /// When [`Self::expire`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Mono> {
+        self.table
+            .values()
+            .filter(|service| service.is_deserted())
+            .map(|service| service.last_handler + HANDLER_GRACE)
+            .min()
+    }
+
+    /// Forgets services whose handlers have not come back; who waited for them is told.
+    pub(crate) fn expire(&mut self, now: Mono) -> Vec<Box<Refused>> {
+        let is_gone = |service: &Service| service.is_deserted() && service.last_handler + HANDLER_GRACE <= now;
+        let gone: Vec<_> = self.table.iter().filter(|(_, service)| is_gone(service)).map(|(&port, _)| port).collect();
+        let mut refused = Vec::new();
+        for port in gone {
+            let queue = self.table.remove(&port).map(|service| service.queue).unwrap_or_default();
+            let reason = nobody(&service_name(port));
+            refused.extend(queue.into_iter().map(|incoming| Refused::new(incoming, Code::NOT_FOUND, reason.clone())));
+            self.publish();
+        }
+        refused
+    }
+
+    pub(crate) fn status(&self) -> Vec<ServiceStatus> {
+        let status = |(&port, service): (&ServicePort, &Service)| ServiceStatus {
+            port,
+            public: service.public,
+            offer: service.offer.clone(),
+            waiting: service.handlers.iter().filter(|handler| !handler.is_closed()).count(),
+        };
+        self.table.iter().map(status).collect()
+    }
+
+    /// Tells the registration what there is to find.
+    fn publish(&self) {
+        let offers = self
+            .table
+            .iter()
+            .take(pilot_core::record::OFFERS_MAX)
+            .map(|(&port, service)| Offer { service: service_name(port), description: service.offer.clone() });
+        let offers: Vec<_> = offers.collect();
+        self.offers.send_if_modified(|published| {
+            let is_new = *published != offers;
+            *published = offers;
+            is_new
+        });
+    }
+}
+
+impl Service {
+    /// Pairs streams and handlers while there are both.
+    fn match_up(&mut self) {
+        while let Some(incoming) = self.queue.pop_front() {
+            let handle = incoming.stream.handle();
+            match self.hand_over(incoming) {
+                Ok(()) => self.serving.insert(handle),
+                Err(incoming) => return self.queue.push_front(incoming),
+            };
+        }
+    }
+
+    fn hand_over(&mut self, mut incoming: Incoming) -> Result<(), Incoming> {
+        while let Some(handler) = self.handlers.pop_front() {
+            match handler.send(incoming) {
+                Ok(()) => return Ok(()),
+                Err(back) => incoming = back,
+            }
+        }
+        Err(incoming)
+    }
+
+    fn is_deserted(&self) -> bool {
+        self.handlers.is_empty() && self.serving.is_empty()
+    }
+}
+
+impl Refused {
+    pub(crate) fn new(incoming: Incoming, code: Code, reason: String) -> Box<Self> {
+        Box::new(Self { incoming, code, reason })
+    }
+
+    /// Tells the opener.
+    pub(crate) fn send(mut self) {
+        self.incoming.stream.reset(self.code, &self.reason);
+    }
+}
+
+fn nobody(name: &str) -> String {
+    format!("no '{name}' handler runs there")
+}
