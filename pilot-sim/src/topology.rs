@@ -12,6 +12,9 @@ use crate::world::{HostId, World};
 /// By then an agent has reached its home node, whatever the network does.
 const HOME_PATIENCE: Duration = Duration::from_secs(20);
 
+/// By then the home node has the first packet of an agent that is connected, and can be asked for it.
+const HOME_CONFIRMATION: Duration = Duration::from_secs(1);
+
 /// Two agents that hold each other's ticket, and nothing else.
 pub struct Pair {
     /// The network.
@@ -59,6 +62,7 @@ pub fn relayed(seed: u64, link: LinkConfig) -> Result<Relayed, Failure> {
     world.set_home(bob, backbone)?;
     let is_home = |world: &World, agent| world.node(agent).is_some_and(Node::is_home_connected);
     world.run_until("both agents at home", HOME_PATIENCE, |world| is_home(world, alice) && is_home(world, bob))?;
+    world.run_for(HOME_CONFIRMATION)?;
     Ok(Relayed { world, alice, bob, backbone })
 }
 
