@@ -226,6 +226,16 @@ impl Peer {
         self.paths.path(chosen).map(|path| path.hop)
     }
 
+    /// Leaves local addresses that are gone to the system's choice. A peer that may be sending to the old one is told by a PING.
+    pub(crate) fn local_addresses_changed(&mut self, addresses: &[SocketAddr]) {
+        self.paths.forget_local_ips(|ip| addresses.iter().any(|address| address.ip() == ip));
+        let is_expected = self.is_backbone || self.is_in_use();
+        let active = self.paths.active().filter(|path| is_expected && path.hop.is_direct()).map(|path| path.id);
+        if let (Some(tunnel), Some(path)) = (self.tunnel.as_mut().filter(|tunnel| tunnel.is_established()), active) {
+            tunnel.transport.ping(path);
+        }
+    }
+
     /// Sends a PING where silence must be told from death: an open stream that waits, or the NAT mapping to the home node.
     pub(crate) fn probe_liveness(&mut self, now: Mono, is_home: bool) {
         let Some(due) = self.liveness_timeout(is_home) else { return };

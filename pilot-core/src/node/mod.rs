@@ -135,10 +135,13 @@ impl Node {
         self.events.pop_front()
     }
 
-    /// Replaces the host candidates; they are sent to peers that are reached by relay.
+    /// Replaces the host candidates; they are sent to peers that are reached by relay. Peers reached otherwise hear from the new address.
     pub fn set_local_addresses(&mut self, now: Now, addresses: &[SocketAddr]) {
         if self.local_addresses != addresses {
             self.local_addresses = addresses.to_vec();
+            for peer in &mut self.peers {
+                peer.local_addresses_changed(addresses);
+            }
             self.announce_candidates(now);
         }
     }

@@ -370,10 +370,11 @@ impl Transport {
         self.streams.ids()
     }
 
-    /// Whether a stream is open, or anything is not yet acknowledged.
+    /// Whether a stream is open, or anything on the active path is not yet acknowledged. Probes of other paths are no work.
     pub fn has_unfinished_work(&self) -> bool {
-        !self.is_closed
-            && (self.open_stream_count() > 0 || self.has_packets_in_flight() || self.announcements.has_queued())
+        let active = self.active.and_then(|active| self.path(active));
+        let is_unacknowledged = active.is_some_and(|path| path.list.oldest().is_some());
+        !self.is_closed && (self.open_stream_count() > 0 || is_unacknowledged || self.announcements.has_queued())
     }
 
     /// The books, recomputed from first principles.
