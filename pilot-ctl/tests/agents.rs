@@ -9,7 +9,8 @@ use support::{Home, eventually, finish, is_alive, signal};
 /// The form `0:HHHH.HHHH.HHHH`.
 fn is_address(text: &str) -> bool {
     let groups: Vec<&str> = text.strip_prefix("0:").unwrap_or_default().split('.').collect();
-    let is_group = |group: &&str| group.len() == 4 && group.chars().all(|c| c.is_ascii_digit() || ('A'..='F').contains(&c));
+    let is_group =
+        |group: &&str| group.len() == 4 && group.chars().all(|c| c.is_ascii_digit() || ('A'..='F').contains(&c));
     groups.len() == 3 && groups.iter().all(is_group)
 }
 
@@ -36,15 +37,19 @@ fn start_prints_tags_last() {
 fn three_starts_at_once_share_one_backbone_and_reach_each_other() {
     let home = Home::new();
     let names = ["alpha", "beta", "gamma"];
-    let children: Vec<_> =
-        names.iter().map(|name| home.command(&["daemon", "start", "--hostname", name]).spawn().expect("spawn")).collect();
+    let children: Vec<_> = names
+        .iter()
+        .map(|name| home.command(&["daemon", "start", "--hostname", name]).spawn().expect("spawn"))
+        .collect();
     for child in children {
         let output = child.wait_with_output().expect("wait");
         assert!(output.status.success(), "{output:?}");
     }
     let tickets: std::collections::BTreeSet<String> = names
         .iter()
-        .map(|name| home.json(&["daemon", "status", "--as", name])["backbone"]["ticket"].as_str().expect("ticket").to_owned())
+        .map(|name| {
+            home.json(&["daemon", "status", "--as", name])["backbone"]["ticket"].as_str().expect("ticket").to_owned()
+        })
         .collect();
     assert_eq!(tickets.len(), 1, "{tickets:?}");
     for from in names {
@@ -62,7 +67,10 @@ fn a_second_start_names_the_process_that_runs() {
     let pid = home.json(&["daemon", "status"])["pid"].to_string();
     let said = home.run(&["daemon", "start", "--hostname", "alpha"]);
     assert_eq!(said.code, 1);
-    assert!(said.stderr.starts_with(&format!("error: agent 'alpha' is already running (pid {pid})\nhint: ")), "{said:?}");
+    assert!(
+        said.stderr.starts_with(&format!("error: agent 'alpha' is already running (pid {pid})\nhint: ")),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -121,9 +129,12 @@ fn find_looks_at_tags_groups_and_needs() {
     let home = Home::new();
     home.start("alpha", &["--tags", "finance", "--description", "resolves academic citations"]);
     home.start("beta", &["--groups", "research"]);
-    for (option, value, found) in [("--tag", "finance", "alpha"), ("--group", "research", "beta"), ("--need", "citations", "alpha")] {
+    for (option, value, found) in
+        [("--tag", "finance", "alpha"), ("--group", "research", "beta"), ("--need", "citations", "alpha")]
+    {
         let agents = home.json(&["find", option, value, "--as", "beta"])["agents"].clone();
-        let names: Vec<&str> = agents.as_array().expect("a list").iter().filter_map(|agent| agent["name"].as_str()).collect();
+        let names: Vec<&str> =
+            agents.as_array().expect("a list").iter().filter_map(|agent| agent["name"].as_str()).collect();
         assert_eq!(names, [found], "{option} {value}");
     }
     let table = home.ok(&["find", "--tag", "finance", "--as", "beta"]);

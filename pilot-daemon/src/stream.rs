@@ -175,11 +175,7 @@ impl Stream {
 
     /// Ends both directions early and tells the peer why. `reason` is cut at 256 bytes.
     pub fn reset(&mut self, code: Code, reason: &str) {
-        let mut state = self.shared.lock();
-        state.end(StreamError { code, reason: reason.to_owned(), by: EndedBy::Local });
-        state.abort.get_or_insert((code, reason.to_owned()));
-        drop(state);
-        self.shared.mark_dirty();
+        self.shared.reset(code, reason);
     }
 
     /// Asks the peer to send no more.
@@ -326,6 +322,11 @@ impl Drop for Stream {
 }
 
 impl StreamWatch {
+    /// As [`Stream::reset`], for who watches a stream that another task works with.
+    pub fn reset(&self, code: Code, reason: &str) {
+        self.shared.reset(code, reason);
+    }
+
     /// How the stream fares now.
     pub fn outcome(&self) -> StreamOutcome {
         let state = self.shared.lock();
@@ -381,6 +382,14 @@ impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing that holds it can panic half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reset(self: &Arc<Self>, code: Code, reason: &str) {
+        let mut state = self.lock();
+        state.end(StreamError { code, reason: reason.to_owned(), by: EndedBy::Local });
+        state.abort.get_or_insert((code, reason.to_owned()));
+        drop(state);
+        self.mark_dirty();
     }
 
     /// Has the driver look at this stream.

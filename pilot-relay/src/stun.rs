@@ -43,7 +43,7 @@ pub enum StunError {
     RateLimited,
 }
 
-/// The server: a rate limit in front of [`respond`].
+/// The server: answers within a rate.
 #[derive(Debug)]
 pub struct StunServer {
     limiter: PrefixLimiter,

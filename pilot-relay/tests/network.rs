@@ -15,6 +15,7 @@ use pilot_core::id::{IdentityKey, InstanceId, ServicePort};
 use pilot_core::identity::{Certificate, Identity, TransportKey};
 use pilot_core::node::{Node, PeerInfo};
 use pilot_core::record::{Home, IdentityRecord, PresenceRecord};
+use pilot_core::rng::Rng;
 use pilot_core::route::{Ecn, Route, Transmit};
 use pilot_core::time::{Mono, Now, UnixTime};
 use pilot_core::transport::Read;
@@ -362,6 +363,29 @@ fn a_name_goes_to_who_registers_first() {
     network.register(ALICE, "alice");
     let reply = network.call(BOB, &registration(BOB, "alice"));
     assert!(matches!(reply, Reply::NameTaken { .. }), "{reply:?}");
+}
+
+#[test]
+fn junk_changes_nothing_and_is_never_answered_with_more() {
+    let mut backbone = Backbone::new(keys(BACKBONE), [9; 32], START);
+    let mut rng = Rng::new([4; 32]);
+    for round in 0..20_000_u32 {
+        let [len_high, len_low] = rng.array();
+        let mut datagram = vec![0; usize::from(u16::from_be_bytes([len_high, len_low]) % 1_500)];
+        rng.public(&mut datagram);
+        if let Some(first) = datagram.first_mut() {
+            // Each of our packet types in turn, and now and then STUN.
+            *first = if round % 9 == 8 { 0 } else { 0xc0 | ((round % 9) as u8 * 8) };
+        }
+        let len = datagram.len();
+        backbone.handle_datagram(START, Route::to(address(ALICE)), Ecn::NotEct, &mut datagram);
+        let mut answer = Vec::new();
+        while backbone.poll_transmit(START, &mut answer).is_some() {}
+        assert!(answer.len() <= len, "round {round}: {} bytes for {len}", answer.len());
+    }
+    let status = backbone.status();
+    assert_eq!((status.summary.clients, status.summary.agents, status.summary.circuits), (0, 0, 0));
+    assert_eq!((status.relay.packets, status.stun_answered), (0, 0));
 }
 
 /// A backbone node with genuine tunnels that answers each look-up with what the test says.

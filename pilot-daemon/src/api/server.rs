@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 
 use super::types::{
     AgentInfo, ApiError, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found, Groups, GroupsRequest, Offer, Peers,
-    Reached, ResolveRequest, Settings, StreamState, StreamStatus, TargetRequest, TicketReply,
+    Reached, ResetRequest, ResolveRequest, Settings, StreamState, StreamStatus, TargetRequest, TicketReply,
 };
 use super::{VERSION, VERSION_HEADER, header, pump};
 use crate::agent::{Agent, DEFAULT_TIMEOUT, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of};
@@ -204,16 +204,35 @@ async fn route(shared: &Arc<Shared>, request: Request<Body>) -> Result<Reply, Ap
             agent.change_settings(&settings).await?;
             json(&Done {})
         }
+        (&Method::POST, path) if path.starts_with("/v1/streams/") && path.ends_with("/reset") => {
+            let id = path.trim_start_matches("/v1/streams/").trim_end_matches("/reset").parse().ok();
+            let watch = id.and_then(|id| shared.streams.open(id)).ok_or_else(no_such_stream)?;
+            let ResetRequest { code, reason } = body(request).await?;
+            watch.reset(reset_code(code), &reason);
+            json(&Done {})
+        }
         (&Method::GET, path) if path.starts_with("/v1/streams/") => {
             let id = path.trim_start_matches("/v1/streams/").parse().ok();
             let status = id.and_then(|id| shared.streams.status(id));
-            json(
-                &status.ok_or_else(|| {
-                    ApiError::new(ErrorCode::NotFound, "no such stream, or it ended over a minute ago")
-                })?,
-            )
+            json(&status.ok_or_else(no_such_stream)?)
         }
         (method, path) => Err(ApiError::new(ErrorCode::NotFound, format!("the local API has no {method} {path}"))),
+    }
+}
+
+fn no_such_stream() -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "no such stream, or it ended over a minute ago")
+}
+
+/// The code of a reset that makes the error at the other end be of this class.
+fn reset_code(class: ErrorCode) -> Code {
+    match class {
+        ErrorCode::Failed | ErrorCode::NotRunning => Code::INTERNAL,
+        ErrorCode::Usage => Code::BAD_REQUEST,
+        ErrorCode::NotFound => Code::NOT_FOUND,
+        ErrorCode::Refused => Code::REFUSED,
+        ErrorCode::Timeout => Code::DEADLINE_EXCEEDED,
+        ErrorCode::Unreachable => Code::UNREACHABLE,
     }
 }
 
@@ -369,6 +388,11 @@ impl Streams {
             table.ended.insert(id, (now, watch));
         }
         table.forget(now);
+    }
+
+    /// A stream that is not over.
+    fn open(&self, id: u64) -> Option<StreamWatch> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).open.get(&id).cloned()
     }
 
     fn status(&self, id: u64) -> Option<StreamStatus> {

@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use clap::Args;
 use pilot_core::ticket::BackboneTicket;
 use pilot_daemon::agent::{Agent, AgentConfig, StartError};
+use pilot_daemon::api::server::Server;
 use pilot_daemon::home::Home;
 
 use super::start::{Started, hostname};
@@ -60,21 +61,28 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     };
     let agent = Agent::start(config).await.map_err(start_failure)?;
     drop(backbone.local);
-    let ended = work(&agent, args, context).await;
+    let worked = work(&agent, args, context).await;
     agent.shutdown().await;
-    ended
+    worked
 }
 
 /// Serves the local API until the end.
 async fn work(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()> {
     let mut interrupt = Interrupt::new()?;
-    let server = pilot_daemon::api::server::Server::bind(agent.clone())?;
+    let path = agent.home().socket_path()?;
+    let server = Server::bind(&path)
+        .map_err(|error| Failure::failed(format!("cannot open the local API at {}: {error}", path.display())))?;
     announce(agent, args, context).await?;
+    let serving = server.run(agent.clone());
+    tokio::pin!(serving);
     tokio::select! {
-        ended = server.run() => ended,
-        () = agent.ended() => Ok(()),
-        () = interrupt.received() => Ok(()),
+        () = &mut serving => {}
+        () = interrupt.received() => {
+            agent.shutdown().await;
+            serving.await;
+        }
     }
+    Ok(())
 }
 
 async fn announce(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()> {
