@@ -212,6 +212,13 @@ impl Home {
 }
 
 impl AgentHome {
+    /// The home of what lives in `dir`, which is not one of the agents: a backbone node.
+    pub fn at(dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self { name, dir }
+    }
+
     /// The agent's host name.
     pub fn name(&self) -> &str {
         &self.name

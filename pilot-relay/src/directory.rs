@@ -1,10 +1,10 @@
-//! The directory of a backbone node (spec/backbone.md §4): carries out the requests of authenticated callers on a [`Store`].
+//! The directory of a backbone node (spec/backbone.md §3): carries out the requests of authenticated callers on a [`Store`].
 //!
 //! It verifies what it is given as any client would, so that no client has to refuse what it serves, and lets each caller register only
 //! its own key. Dates of leases are counted by its own clock from the moment of registration: clocks of agents are wrong now and then.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +35,12 @@ const FOUND_FRAMING_LEN: usize = 64;
 pub trait Presence {
     /// Whether `key` has one.
     fn is_connected(&self, key: &IdentityKey) -> bool;
+}
+
+impl Presence for BTreeSet<IdentityKey> {
+    fn is_connected(&self, key: &IdentityKey) -> bool {
+        self.contains(key)
+    }
 }
 
 /// The directory over some store.
@@ -244,8 +250,6 @@ fn error(code: ErrorCode, message: &str) -> Reply {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use pilot_core::directory::{Asked, Pins};
     use pilot_core::id::InstanceId;
     use pilot_core::identity::{Certificate, Identity, TransportKey};
@@ -259,12 +263,6 @@ mod tests {
 
     fn at(secs: u64) -> Now {
         Now { mono: Mono(secs * 1_000_000_000), unix: UnixTime::from_secs(1_800_000_000 + secs) }
-    }
-
-    impl Presence for BTreeSet<IdentityKey> {
-        fn is_connected(&self, key: &IdentityKey) -> bool {
-            self.contains(key)
-        }
     }
 
     struct Agent {

@@ -21,7 +21,7 @@ pub enum TransportEvent {
         /// What it is for.
         header: StreamHeader,
     },
-    /// [`read`](super::Transport::read) has something to say again after it was blocked.
+    /// [`read`](super::Transport::read) has something to say again after it was blocked. Read until it is blocked again.
     Readable(StreamId),
     /// [`write`](super::Transport::write) takes data again after it took none.
     Writable(StreamId),
@@ -45,7 +45,7 @@ pub enum TransportEvent {
         /// Why, for people.
         reason: String,
     },
-    /// Both directions are over and the stream is forgotten.
+    /// Both directions are over and the stream is forgotten. Who resets one direction also has to end the other.
     StreamClosed(StreamId),
     /// Nothing has been answered for a while.
     Stalled(StreamId),
@@ -250,7 +250,7 @@ pub enum ReadError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatagramError {
-    /// It does not fit the packets of the active path.
+    /// It does not fit the packets of every path.
     #[error("datagram of {len} bytes is longer than {max}")]
     TooLong {
         /// Its length.

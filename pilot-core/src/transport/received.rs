@@ -1,5 +1,7 @@
 //! Packets received, and when to acknowledge them (spec/streams.md §6).
 
+use std::collections::VecDeque;
+
 use super::range_set::RangeSet;
 use super::rtt::MAX_ACK_DELAY;
 use crate::id::{PacketNumber, PathId};
@@ -13,6 +15,9 @@ const RANGES_MAX: usize = 4_096;
 /// Acknowledgements in a row, while there are gaps, after which the peer is asked to acknowledge them, so that the ranges it has
 /// heard of can be forgotten (RFC 9000 §13.2.4).
 const ACKS_WITHOUT_PING_MAX: u32 = 32;
+
+/// Entries kept about packets that came late; more are merged, which only delays forgetting.
+const LATE_MAX: usize = 64;
 
 /// Ack-eliciting packets that may wait for an acknowledgement, the last of them excepted.
 const ACK_THRESHOLD: u32 = 2;
@@ -47,6 +52,26 @@ pub(super) struct ReceivedPackets {
     /// Length of the ack-eliciting packet before: a shorter one behind it is the tail of a train.
     previous_len: usize,
     acks_without_ping: u32,
+    /// Acknowledgements written so far.
+    acks_written: u64,
+    /// Packets that came behind larger ones, until the peer has heard of them.
+    late: VecDeque<Late>,
+}
+
+/// The smallest of the late packets that one acknowledgement was the first to report.
+#[derive(Clone, Copy, Debug)]
+struct Late {
+    ack: u64,
+    smallest: u64,
+}
+
+/// What one ACK has reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reported {
+    /// Counts the acknowledgements written.
+    pub(super) ack: u64,
+    pub(super) smallest: u64,
+    pub(super) largest: u64,
 }
 
 impl ReceivedPackets {
@@ -64,6 +89,8 @@ impl ReceivedPackets {
         }
         if pn.0 >= expected {
             self.largest_at = now;
+        } else {
+            self.note_late(pn.0);
         }
         self.ce_count += u64::from(arrival.congestion_experienced);
         if arrival.is_ack_eliciting {
@@ -71,13 +98,16 @@ impl ReceivedPackets {
         }
     }
 
-    /// The peer has seen our acknowledgement of these packets: they need not be acknowledged again.
-    pub(super) fn on_ack_acked(&mut self, smallest: u64, largest: u64) {
-        // The largest stays: gaps are told from it.
-        let end = self.ranges.largest().map_or(0, |kept| kept.min(largest + 1));
-        if smallest < end {
-            self.ranges.remove(smallest..end);
+    /// The peer has seen this acknowledgement: what it reported need not be reported again. What came late within its range, but
+    /// after it was written, has to be.
+    pub(super) fn on_ack_acked(&mut self, reported: Reported) {
+        while self.late.front().is_some_and(|late| late.ack <= reported.ack) {
+            self.late.pop_front();
         }
+        let unreported = self.late.iter().map(|late| late.smallest).min().unwrap_or(u64::MAX);
+        // The largest stays: gaps are told from it.
+        let kept = self.ranges.largest().unwrap_or(0).min(unreported);
+        self.ranges.remove(reported.smallest..kept.min(reported.largest + 1).max(reported.smallest));
     }
 
     /// Makes a delayed acknowledgement due.
@@ -112,13 +142,14 @@ impl ReceivedPackets {
         self.path = self.path.filter(|current| *current != path);
     }
 
-    /// Appends ACK, if it fits: the smallest and largest packet it acknowledges.
-    pub(super) fn write_ack(&mut self, now: Mono, buf: &mut Vec<u8>, room: usize) -> Option<(u64, u64)> {
+    /// Appends ACK, if it fits.
+    pub(super) fn write_ack(&mut self, now: Mono, buf: &mut Vec<u8>, room: usize) -> Option<Reported> {
         let largest = self.ranges.largest()?;
         let delay_us = u64::try_from(now.since(self.largest_at).as_micros()).unwrap_or(0);
         let smallest = frame::put_ack(buf, room, self.ranges.as_slice(), delay_us, self.ce_count)?;
         (self.waiting, self.is_due, self.deadline) = (0, false, None);
-        Some((smallest, largest))
+        self.acks_written += 1;
+        Some(Reported { ack: self.acks_written - 1, smallest, largest })
     }
 
     /// A packet with nothing but ACK is about to go: whether it should ask for an acknowledgement itself.
@@ -129,6 +160,15 @@ impl ReceivedPackets {
             self.acks_without_ping = 0;
         }
         wants
+    }
+
+    fn note_late(&mut self, pn: u64) {
+        let ack = self.acks_written;
+        let is_full = self.late.len() == LATE_MAX;
+        match self.late.back_mut() {
+            Some(last) if is_full || last.ack == ack => *last = Late { ack, smallest: last.smallest.min(pn) },
+            Some(_) | None => self.late.push_back(Late { ack, smallest: pn }),
+        }
     }
 
     fn schedule(&mut self, now: Mono, path: PathId, arrival: Arrival, is_out_of_order: bool) {
@@ -160,6 +200,10 @@ mod tests {
         len: 1_000,
     };
 
+    fn reported(ack: u64, smallest: u64, largest: u64) -> Reported {
+        Reported { ack, smallest, largest }
+    }
+
     fn after(arrivals: &[(u64, Arrival)]) -> ReceivedPackets {
         let mut received = ReceivedPackets::default();
         arrivals.iter().for_each(|(pn, arrival)| received.on_packet(Mono(10), PATH, PacketNumber(*pn), *arrival));
@@ -180,7 +224,7 @@ mod tests {
     fn gaps_tails_and_urgent_packets_are_acknowledged_at_once() {
         let acked = |last| {
             let mut received = after(&[(0, DATA), (1, DATA)]);
-            assert_eq!(received.write_ack(Mono(11), &mut Vec::new(), 100), Some((0, 1)));
+            assert_eq!(received.write_ack(Mono(11), &mut Vec::new(), 100), Some(reported(0, 0, 1)));
             received.on_packet(Mono(12), PATH, PacketNumber(2), last);
             received.is_due()
         };
@@ -200,13 +244,25 @@ mod tests {
     #[test]
     fn ranges_are_forgotten_once_the_peer_knows_and_never_before() {
         let mut received = after(&[(0, DATA), (2, DATA), (4, DATA)]);
-        assert_eq!(received.write_ack(Mono(11), &mut Vec::new(), 100), Some((0, 4)));
+        assert_eq!(received.write_ack(Mono(11), &mut Vec::new(), 100), Some(reported(0, 0, 4)));
         received.on_packet(Mono(12), PATH, PacketNumber(6), DATA);
         assert_eq!(received.ranges.as_slice(), [0..1, 2..3, 4..5, 6..7]);
-        received.on_ack_acked(0, 4);
-        assert_eq!(received.ranges.as_slice(), [6..7]);
-        received.on_ack_acked(0, 6);
-        assert_eq!(received.ranges.as_slice(), [6..7], "the largest stays");
+        received.on_ack_acked(reported(0, 0, 4));
+        assert_eq!(received.ranges.as_slice(), std::slice::from_ref(&(6..7)));
+        received.on_ack_acked(reported(1, 0, 6));
+        assert_eq!(received.ranges.as_slice(), std::slice::from_ref(&(6..7)), "the largest stays");
+    }
+
+    #[test]
+    fn a_packet_that_came_late_is_reported_before_it_is_forgotten() {
+        let mut received = after(&[(0, DATA), (2, DATA), (4, DATA)]);
+        received.write_ack(Mono(11), &mut Vec::new(), 100).unwrap();
+        received.on_packet(Mono(12), PATH, PacketNumber(3), DATA);
+        received.on_ack_acked(reported(0, 0, 4));
+        assert_eq!(received.ranges.as_slice(), std::slice::from_ref(&(3..5)));
+        received.write_ack(Mono(13), &mut Vec::new(), 100).unwrap();
+        received.on_ack_acked(reported(1, 3, 4));
+        assert_eq!(received.ranges.as_slice(), std::slice::from_ref(&(4..5)));
     }
 
     #[test]

@@ -6,10 +6,11 @@
 
 use std::collections::VecDeque;
 
+use super::received::Reported;
 use crate::id::{PacketNumber, PathId};
 use crate::time::Mono;
 
-/// Largest span of packet numbers in flight: the peer's replay window refuses what is older (spec/wire.md §4).
+/// Largest span of packet numbers in flight: the peer's replay window refuses what is older (spec/wire.md §3).
 const SPAN_MAX: usize = 1 << 16;
 
 /// Slots at first: enough for requests and replies.
@@ -21,8 +22,8 @@ const NONE: u64 = u64::MAX;
 /// What a packet carried that has to be repaired when it is lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SentFrame {
-    /// Acknowledgement of everything received from `smallest` to `largest`.
-    Ack { smallest: u64, largest: u64 },
+    /// An acknowledgement.
+    Ack(Reported),
     /// Data of a stream.
     Stream { key: StreamKey, offset: u64, len: u32, fin: bool },
     /// RESET of a stream.

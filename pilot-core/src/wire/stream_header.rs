@@ -206,6 +206,34 @@ mod tests {
     }
 
     #[test]
+    fn the_vectors_decode_as_they_say() {
+        let text = include_str!("../../../spec/vectors/stream_headers.txt");
+        let mut seen = 0;
+        for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let (hex, meaning) = line.split_once(" = ").unwrap_or_else(|| panic!("{line}"));
+            let bytes = data_encoding::HEXLOWER.decode(hex.replace(' ', "").as_bytes()).unwrap();
+            let decoded = match StreamHeader::decode(&bytes) {
+                Ok(Some((header, _))) => describe(&header),
+                Ok(None) => "more".to_owned(),
+                Err(error) => format!("error: {error}"),
+            };
+            assert_eq!(decoded, meaning, "{hex}");
+            seen += 1;
+        }
+        assert!(seen >= 10, "only {seen} vectors");
+    }
+
+    fn describe(header: &StreamHeader) -> String {
+        let mut text = format!("port {} urgency {}", header.port.0, header.urgency);
+        text += if header.replay_safe { " replay_safe" } else { "" };
+        text += if header.network.is_some() { " network" } else { "" };
+        text += &header.deadline_ms.map_or(String::new(), |deadline_ms| format!(" deadline {deadline_ms}"));
+        text += if header.trace.is_some() { " trace" } else { "" };
+        text += &header.content_type.as_ref().map_or(String::new(), |content_type| format!(" content {content_type}"));
+        text
+    }
+
+    #[test]
     fn unknown_tlvs_are_skipped() {
         let mut bytes = encoded(&StreamHeader::new(ServicePort::MCP));
         bytes.extend_from_slice(&[40, 2, 0xAA, 0xBB]);

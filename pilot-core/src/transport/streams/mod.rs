@@ -53,8 +53,10 @@ struct Stream {
     awaits_header: bool,
     send: SendStream,
     receive: ReceiveStream,
-    /// It stands in a queue of `ready`, or in `credit_blocked`.
+    /// It stands in a queue of `ready`.
     is_queued: bool,
+    /// It stands in `credit_blocked`; what is lost meanwhile needs no credit and queues it all the same.
+    is_credit_blocked: bool,
     /// It stands in `control`.
     has_control: bool,
     is_stalled: bool,
@@ -235,12 +237,11 @@ impl Streams {
 
     pub(super) fn on_reset(&mut self, id: u64, code: Code, final_size: u64, reason: &str) -> FrameResult {
         let Some(slot) = self.slot_for_frame(id)? else { return Ok(Ok(())) };
-        self.note_received(slot, final_size, true)?;
         let Some(stream) = self.stream_mut(slot) else { return Ok(Ok(())) };
         // Once everything is here the reset comes too late to matter (RFC 9000 §3.2, "Data Recvd").
-        if stream.receive.reset.is_some() || (stream.receive.is_complete() && !stream.receive.discards()) {
-            return Ok(Ok(()));
-        }
+        let is_late = stream.receive.reset.is_some() || (stream.receive.is_complete() && !stream.receive.discards());
+        self.note_received(slot, final_size, true)?;
+        let Some(stream) = self.stream_mut(slot).filter(|_| !is_late) else { return Ok(Ok(())) };
         stream.receive.reset = Some((code, reason.to_owned()));
         let (is_known, is_stopped) = (!stream.awaits_header, stream.receive.stop != Delivery::None);
         self.discard(slot);
@@ -277,7 +278,7 @@ impl Streams {
             self.data_sent_max = max;
             while let Some(slot) = self.credit_blocked.pop_front() {
                 if let Some(stream) = self.stream_mut(slot) {
-                    stream.is_queued = false;
+                    stream.is_credit_blocked = false;
                 }
                 self.schedule(slot);
             }
@@ -311,6 +312,37 @@ impl Streams {
         self.write_data(buf, end, sent);
     }
 
+    /// Takes out of the queues what has nothing to send any more, or no credit, so that a queue with an entry means a frame.
+    pub(super) fn settle_queues(&mut self) {
+        let credit = self.send_credit();
+        for urgency in 0..self.ready.len() {
+            while let Some(slot) = self.ready[urgency].front().copied() {
+                let Some(stream) = self.slots[slot as usize].as_mut() else {
+                    self.ready[urgency].pop_front();
+                    continue;
+                };
+                match stream.send.can_write(credit) {
+                    Ok(()) => break,
+                    Err(NotWritten::NoTunnelCredit) if !stream.is_credit_blocked => {
+                        stream.is_credit_blocked = true;
+                        self.credit_blocked.push_back(slot);
+                    }
+                    Err(NotWritten::NoTunnelCredit | NotWritten::Nothing | NotWritten::NoRoom) => {}
+                }
+                stream.is_queued = false;
+                self.ready[urgency].pop_front();
+            }
+        }
+        while let Some(slot) = self.control.front().copied() {
+            match self.stream_mut(slot) {
+                Some(stream) if stream.has_control_frames() => break,
+                Some(stream) => stream.has_control = false,
+                None => {}
+            }
+            self.control.pop_front();
+        }
+    }
+
     /// Whether `write_frames` has something to write.
     pub(super) fn has_frames(&self) -> bool {
         self.max_data_update == Delivery::Queued
@@ -338,7 +370,7 @@ impl Streams {
             SentFrame::MaxStreamData(_)
             | SentFrame::MaxData
             | SentFrame::MaxStreams
-            | SentFrame::Ack { .. }
+            | SentFrame::Ack(_)
             | SentFrame::Announcement(_) => {}
         }
     }
@@ -355,7 +387,7 @@ impl Streams {
             SentFrame::MaxStreamData(key) => self.update_keyed(key, |stream| stream.receive.max_data_update.on_lost()),
             SentFrame::MaxData => self.max_data_update.on_lost(),
             SentFrame::MaxStreams => self.max_streams_update.on_lost(),
-            SentFrame::Ack { .. } | SentFrame::Announcement(_) => {}
+            SentFrame::Ack(_) | SentFrame::Announcement(_) => {}
         }
     }
 
@@ -423,6 +455,7 @@ impl Streams {
             send,
             receive: ReceiveStream::new(self.config.stream_window),
             is_queued: false,
+            is_credit_blocked: false,
             has_control: false,
             is_stalled: false,
         };
@@ -746,8 +779,9 @@ impl Streams {
                 }
                 Err(NotWritten::Nothing) => {}
                 Err(NotWritten::NoTunnelCredit) => {
-                    stream.is_queued = true;
-                    self.credit_blocked.push_back(slot);
+                    if !std::mem::replace(&mut stream.is_credit_blocked, true) {
+                        self.credit_blocked.push_back(slot);
+                    }
                 }
                 Err(NotWritten::NoRoom) => {
                     stream.is_queued = true;

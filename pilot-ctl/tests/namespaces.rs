@@ -1,0 +1,218 @@
+//! Two machines: two network namespaces joined by a cable, with nothing else on it.
+//!
+//! Needs root on Linux, and `ip` of iproute2. Without them the tests say so and pass; with `PILOT_REQUIRE_NAMESPACES` set,
+//! as in `.ci/run`, they fail.
+
+#![cfg(target_os = "linux")]
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+const PILOTCTL: &str = env!("CARGO_BIN_EXE_pilotctl");
+/// What a verb may take before it counts as hung; in seconds, for `timeout`.
+const COMMAND_TIMEOUT_S: &str = "30";
+/// What a process in the background may take to say that it is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[test]
+fn two_machines_meet_through_the_ticket_that_backbone_start_printed() {
+    let Some(lab) = Lab::new("backbone") else { return };
+    let [left, right] = &lab.machines;
+    let (_backbone, ticket) = left.spawn(&["backbone", "start", "--listen", "0.0.0.0:3478"], Speaks::Stdout);
+    let alpha = left.start_agent("alpha", &["--backbone", &ticket]);
+    let beta = right.start_agent("beta", &["--backbone", &ticket]);
+
+    assert_reply(&left.pilotctl(&["ping", "beta"]), &beta);
+    assert_reply(&right.pilotctl(&["ping", "alpha"]), &alpha);
+
+    let (_handler, _ready) = right.spawn(&["answer", "--allow", "public", "--", "tr", "a-z", "A-Z"], Speaks::Stderr);
+    assert_eq!(left.pilotctl(&["query", "beta", "are you there?"]).trim_end(), "ARE YOU THERE?");
+}
+
+#[test]
+fn two_agents_that_hold_tickets_talk_with_no_backbone_at_all() {
+    let Some(lab) = Lab::new("tickets") else { return };
+    let [left, right] = &lab.machines;
+    let alpha = left.start_agent("alpha", &["--no-backbone"]);
+    let beta = right.start_agent("beta", &["--no-backbone"]);
+    let alpha_ticket = left.pilotctl(&["ticket"]);
+    let beta_ticket = right.pilotctl(&["ticket"]);
+
+    assert_reply(&left.pilotctl(&["ping", beta_ticket.trim()]), &beta);
+    assert_reply(&right.pilotctl(&["ping", alpha_ticket.trim()]), &alpha);
+
+    let (_handler, _ready) = left.spawn(&["answer", "--allow", "public", "--", "tr", "a-z", "A-Z"], Speaks::Stderr);
+    assert_eq!(right.pilotctl(&["query", alpha_ticket.trim(), "no broker?"]).trim_end(), "NO BROKER?");
+}
+
+fn assert_reply(line: &str, address: &str) {
+    let promised = format!("✓ reply from {address} · ");
+    assert!(line.starts_with(&promised), "{line:?} does not start with {promised:?}");
+}
+
+/// Two machines and the cable between them. What still runs on them ends with it.
+struct Lab {
+    machines: [Machine; 2],
+    cleaner: Child,
+}
+
+/// Waits for the end of its stdin, which comes when the lab is dropped, but also when the test is killed.
+const CLEANER: &str = r#"
+read -r _
+for namespace in "$@"; do
+    ip netns pids "$namespace" | xargs -r kill -9
+    ip netns delete "$namespace"
+done
+"#;
+
+impl Lab {
+    /// Builds the lab, or says why that is impossible here.
+    fn new(test: &str) -> Option<Self> {
+        let machines = [Machine::new(test, "a"), Machine::new(test, "b")];
+        let cleaner = start_cleaner(machines.each_ref().map(|machine| machine.namespace.as_str()));
+        let lab = Self { machines, cleaner };
+        match lab.build() {
+            Ok(()) => Some(lab),
+            Err(reason) if std::env::var_os("PILOT_REQUIRE_NAMESPACES").is_some() => {
+                panic!("no network namespaces here: {reason}")
+            }
+            Err(reason) => {
+                // Straight to stderr: the test harness swallows what `eprintln!` says in a test that passes.
+                writeln!(std::io::stderr(), "\nSKIPPED: {test}: no network namespaces here: {reason}").expect("stderr");
+                None
+            }
+        }
+    }
+
+    fn build(&self) -> Result<(), String> {
+        let [left, right] = self.machines.each_ref().map(|machine| machine.namespace.as_str());
+        ip(&["netns", "add", left])?;
+        ip(&["netns", "add", right])?;
+        ip(&["-n", left, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", right])?;
+        for (namespace, address) in [(left, "10.77.0.1/24"), (right, "10.77.0.2/24")] {
+            ip(&["-n", namespace, "address", "add", address, "dev", "eth0"])?;
+            ip(&["-n", namespace, "link", "set", "lo", "up"])?;
+            ip(&["-n", namespace, "link", "set", "eth0", "up"])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        drop(self.cleaner.stdin.take());
+        let _reaped = self.cleaner.wait();
+    }
+}
+
+fn start_cleaner(namespaces: [&str; 2]) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", CLEANER, "cleaner"]).args(namespaces);
+    // A group of its own, for it has to outlive a test that is killed. Of a lab that was never built nothing is there to
+    // remove: what `ip` says to that is of no interest.
+    command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().expect("sh is installed")
+}
+
+/// A host: a network namespace and a home of its own.
+struct Machine {
+    namespace: String,
+    home: TempDir,
+}
+
+impl Machine {
+    fn new(test: &str, side: &str) -> Self {
+        let namespace = format!("pilot-{}-{test}-{side}", std::process::id());
+        Self { namespace, home: tempfile::tempdir().expect("a temporary home") }
+    }
+
+    /// Starts an agent and returns its address.
+    fn start_agent(&self, hostname: &str, options: &[&str]) -> String {
+        let printed = self.pilotctl(&[&["daemon", "start", "--hostname", hostname], options].concat());
+        let address = printed.lines().find_map(|line| line.strip_prefix("Address: "));
+        address.unwrap_or_else(|| panic!("no address in {printed:?}")).to_owned()
+    }
+
+    /// Runs a verb to its end and returns its stdout.
+    fn pilotctl(&self, arguments: &[&str]) -> String {
+        let output = self.command("timeout").arg(COMMAND_TIMEOUT_S).arg(PILOTCTL).args(arguments).output();
+        let output = output.expect("ip is installed, for the lab was built");
+        assert!(output.status.success(), "pilotctl {arguments:?}: {}", told(&output));
+        String::from_utf8(output.stdout).expect("stdout is UTF-8")
+    }
+
+    /// Starts a verb that goes on, and returns the line that says it is ready.
+    fn spawn(&self, arguments: &[&str], speaks: Speaks) -> (Background, String) {
+        let mut command = self.command(PILOTCTL);
+        command.args(arguments).stdin(Stdio::null());
+        let mut child = match speaks {
+            Speaks::Stdout => command.stdout(Stdio::piped()),
+            Speaks::Stderr => command.stderr(Stdio::piped()),
+        }
+        .spawn()
+        .expect("ip is installed, for the lab was built");
+        let voice: Box<dyn Read + Send> = match speaks {
+            Speaks::Stdout => Box::new(child.stdout.take().expect("stdout is piped")),
+            Speaks::Stderr => Box::new(child.stderr.take().expect("stderr is piped")),
+        };
+        let background = Background(child);
+        let line = first_line(voice).unwrap_or_else(|| panic!("pilotctl {arguments:?} never became ready"));
+        (background, line)
+    }
+
+    fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.namespace]).arg(program);
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(b"PILOT_") {
+                command.env_remove(name);
+            }
+        }
+        command.env_remove("XDG_RUNTIME_DIR").env("PILOT_HOME", self.home.path());
+        command
+    }
+}
+
+/// Where a verb says that it is ready.
+#[derive(Clone, Copy)]
+enum Speaks {
+    Stdout,
+    Stderr,
+}
+
+/// A process that ends with the test.
+struct Background(Child);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _killed = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+/// The first line, if it comes in time. What follows is read and dropped, so that the writer never waits.
+fn first_line(voice: Box<dyn Read + Send>) -> Option<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(voice).lines().map_while(Result::ok) {
+            // Nobody listens after the first.
+            let _heard = sender.send(line);
+        }
+    });
+    receiver.recv_timeout(READY_TIMEOUT).ok()
+}
+
+fn ip(arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(arguments).output().map_err(|error| format!("ip: {error}"))?;
+    if output.status.success() { Ok(()) } else { Err(format!("ip {}: {}", arguments.join(" "), told(&output))) }
+}
+
+fn told(output: &Output) -> String {
+    format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())
+}

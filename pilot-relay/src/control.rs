@@ -1,0 +1,670 @@
+//! Control streams of the clients: `circuit.open` and calls to the directory (spec/relay.md §2, spec/backbone.md §3).
+//!
+//! Each is one request ended by FIN and one reply ended by FIN. What they need of the node is the trait [`Tunnels`], so that a test can
+//! stand in for it.
+//!
+//! ```text
+//! Reading -> Replying     the request is complete and was carried out
+//! Replying -> Replied     the whole reply is in the hands of the transport
+//! any -> forgotten        the stream is over, or its client has gone
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pilot_core::id::{CircuitId, IdentityKey, ServicePort};
+use pilot_core::node::OpenStreamError;
+use pilot_core::rng::Rng;
+use pilot_core::time::{Mono, Now, UnixTime};
+use pilot_core::transport::{Code, Read, ReadError, WriteError};
+use pilot_core::wire::circuit::{
+    self, CIRCUIT_MESSAGE_LEN_MAX, CircuitAnswer, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus,
+};
+use pilot_core::wire::directory::{ErrorCode, REQUEST_LEN_MAX, Reply, Request, Status};
+use pilot_core::wire::stream_header::StreamHeader;
+
+use crate::circuits::OpenCircuitError;
+use crate::directory::Directory;
+use crate::limits::{Rate, TokenBucket};
+use crate::relay::{Relay, Routes};
+use crate::store::Store;
+
+/// Calls of one client at once, those to it included. An agent that dials a hundred others at once waits for the first replies.
+pub const CALLS_PER_CLIENT_MAX: usize = 64;
+/// Circuits that one client may ask for: each one disturbs somebody.
+pub const OPEN_RATE: Rate = Rate { per_second: 20, burst: 200 };
+/// A client that was silent for so long is gone: it keeps its NAT mapping alive every 25 s, and three of those may be lost.
+pub const CLIENT_SILENCE_MAX: Duration = Duration::from_secs(100);
+/// Bytes read from a stream at once. Requests are shorter.
+const READ_LEN_MAX: usize = 16 * 1_024;
+
+/// What the control streams need of the node.
+pub trait Tunnels: Routes {
+    /// Names a stream.
+    type Stream: Copy + Ord;
+
+    /// Opens a stream to a client.
+    ///
+    /// # Errors
+    /// When there is no tunnel, or the client takes no more streams.
+    fn open_stream(
+        &mut self,
+        now: Now,
+        peer: &IdentityKey,
+        header: &StreamHeader,
+    ) -> Result<Self::Stream, OpenStreamError>;
+
+    /// Hands over a prefix of `data`; 0 means that the stream is blocked.
+    ///
+    /// # Errors
+    /// When the stream takes nothing any more.
+    fn write(&mut self, now: Now, stream: Self::Stream, data: &mut Bytes) -> Result<usize, WriteError>;
+
+    /// Ends our direction.
+    ///
+    /// # Errors
+    /// When it is over already.
+    fn finish(&mut self, now: Now, stream: Self::Stream) -> Result<(), WriteError>;
+
+    /// Takes what has arrived.
+    ///
+    /// # Errors
+    /// When the peer cut its direction short.
+    fn read(&mut self, now: Now, stream: Self::Stream, len_max: usize) -> Result<Read, ReadError>;
+
+    /// Ends both directions at once.
+    fn abort(&mut self, now: Now, stream: Self::Stream, code: Code, reason: &str);
+}
+
+/// What a stream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Directory,
+    CircuitOpen,
+    /// Ours to the callee of a circuit; this is the callee's end.
+    CircuitOffer(CircuitId),
+}
+
+#[derive(Debug)]
+enum State {
+    Reading(Vec<u8>),
+    Replying(Bytes),
+    Replied,
+}
+
+/// One control stream.
+#[derive(Debug)]
+struct Call {
+    peer: IdentityKey,
+    kind: Kind,
+    state: State,
+}
+
+/// A client with a live tunnel.
+#[derive(Debug, Default)]
+struct Client {
+    calls: usize,
+    opens: TokenBucket,
+    /// What it had sent when it was last heard.
+    bytes_received: u64,
+    heard: Mono,
+}
+
+/// The services of a backbone node, and the calls to them that are under way.
+pub struct Control<D, S> {
+    /// Forwards what the circuits carry.
+    pub relay: Relay,
+    directory: Directory<D>,
+    calls: BTreeMap<S, Call>,
+    clients: BTreeMap<IdentityKey, Client>,
+    connected: BTreeSet<IdentityKey>,
+    started: UnixTime,
+    rng: Rng,
+}
+
+impl<D: Store, S: Copy + Ord> Control<D, S> {
+    /// The services over a store.
+    pub fn new(store: D, rng: Rng, now: Now) -> Self {
+        Self {
+            relay: Relay::new(),
+            directory: Directory::new(store),
+            calls: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            started: now.unix,
+            rng,
+        }
+    }
+
+    /// A tunnel with a client is up. Calls of the tunnel before it are over.
+    pub fn client_connected(&mut self, now: Now, client: IdentityKey) {
+        self.forget_calls(&client);
+        self.clients.insert(client, Client { heard: now.mono, ..Client::default() });
+        self.connected.insert(client);
+    }
+
+    /// The tunnel with a client is over: it is unreachable at once. Its circuits and its name stay, for it may return.
+    /// Tells whether it was there.
+    pub fn client_gone(&mut self, now: Now, client: &IdentityKey) -> bool {
+        self.forget_calls(client);
+        self.clients.remove(client);
+        self.relay.client_gone(client);
+        self.directory.client_gone(now, client);
+        self.connected.remove(client)
+    }
+
+    /// Clients that have sent nothing for [`CLIENT_SILENCE_MAX`], given how many bytes each has sent so far.
+    pub fn silent_clients(&mut self, now: Now, bytes_received: impl Fn(&IdentityKey) -> u64) -> Vec<IdentityKey> {
+        for (key, client) in &mut self.clients {
+            let received = bytes_received(key);
+            if received != client.bytes_received {
+                (client.bytes_received, client.heard) = (received, now.mono);
+            }
+        }
+        let silent = self.clients.iter().filter(|(_, client)| now.mono.since(client.heard) >= CLIENT_SILENCE_MAX);
+        silent.map(|(key, _)| *key).collect()
+    }
+
+    /// A client opened a stream.
+    pub fn stream_opened<T: Tunnels<Stream = S>>(
+        &mut self,
+        now: Now,
+        stream: S,
+        peer: IdentityKey,
+        header: &StreamHeader,
+        tunnels: &mut T,
+    ) {
+        let kind = match header.port {
+            ServicePort::DIRECTORY => Kind::Directory,
+            ServicePort::CIRCUIT => Kind::CircuitOpen,
+            _ => return tunnels.abort(now, stream, Code::NOT_FOUND, "a backbone node runs no such service"),
+        };
+        if self.add_call(stream, peer, kind) {
+            self.stream_readable(now, stream, tunnels);
+        } else {
+            tunnels.abort(now, stream, Code::BUSY, "too many calls at once");
+        }
+    }
+
+    /// A stream has something to read.
+    pub fn stream_readable<T: Tunnels<Stream = S>>(&mut self, now: Now, stream: S, tunnels: &mut T) {
+        let Some(Call { kind, state: State::Reading(inbound), .. }) = self.calls.get_mut(&stream) else { return };
+        let len_max = match kind {
+            Kind::Directory => REQUEST_LEN_MAX,
+            Kind::CircuitOpen | Kind::CircuitOffer(_) => CIRCUIT_MESSAGE_LEN_MAX,
+        };
+        loop {
+            match tunnels.read(now, stream, READ_LEN_MAX) {
+                Ok(Read::Data(data)) if inbound.len() + data.len() <= len_max => inbound.extend_from_slice(&data),
+                Ok(Read::Data(_)) => {
+                    tunnels.abort(now, stream, Code::BAD_REQUEST, "request is too long");
+                    return self.stream_over(stream);
+                }
+                Ok(Read::Blocked) => return,
+                Ok(Read::Finished) => return self.request_complete(now, stream, tunnels),
+                Err(_) => return self.stream_over(stream),
+            }
+        }
+    }
+
+    /// A stream that was blocked takes data again.
+    pub fn stream_writable<T: Tunnels<Stream = S>>(&mut self, now: Now, stream: S, tunnels: &mut T) {
+        let Some(call) = self.calls.get_mut(&stream) else { return };
+        let State::Replying(outbound) = &mut call.state else { return };
+        while !outbound.is_empty() {
+            match tunnels.write(now, stream, outbound) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(_) => return self.stream_over(stream),
+            }
+        }
+        // An error means that the client wants no reply any more, and that the end of the stream follows.
+        if tunnels.finish(now, stream).is_ok() {
+            call.state = State::Replied;
+        }
+    }
+
+    /// Both directions of a stream are over, or one was cut short. An offer that has no answer by then was refused.
+    pub fn stream_over(&mut self, stream: S) {
+        let Some(call) = self.calls.remove(&stream) else { return };
+        if let Some(client) = self.clients.get_mut(&call.peer) {
+            client.calls -= 1;
+        }
+        if let (Kind::CircuitOffer(circuit), State::Reading(_)) = (call.kind, call.state) {
+            self.relay.circuits.close(circuit);
+        }
+    }
+
+    /// Closes idle circuits and ends leases.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.relay.handle_timeout(now);
+        self.directory.handle_timeout(now);
+    }
+
+    /// When the next lease ends.
+    pub fn next_expiry(&self) -> Option<UnixTime> {
+        self.directory.next_expiry()
+    }
+
+    /// Clients with a live tunnel.
+    pub fn client_count(&self) -> usize {
+        self.connected.len()
+    }
+
+    /// How the node fares.
+    pub fn status(&self) -> Status {
+        let relayed = self.relay.stats();
+        Status {
+            started: self.started,
+            agents: self.directory.store().len() as u64,
+            clients: self.connected.len() as u64,
+            circuits: self.relay.circuits.len() as u64,
+            packets_relayed: relayed.packets,
+            bytes_relayed: relayed.bytes,
+            packets_dropped: relayed.drops.values().sum(),
+        }
+    }
+
+    fn add_call(&mut self, stream: S, peer: IdentityKey, kind: Kind) -> bool {
+        let Some(client) = self.clients.get_mut(&peer) else { return false };
+        if client.calls >= CALLS_PER_CLIENT_MAX {
+            return false;
+        }
+        client.calls += 1;
+        self.calls.insert(stream, Call { peer, kind, state: State::Reading(Vec::new()) });
+        true
+    }
+
+    /// Offers that were under way are not refused by this: the circuit waits for its client like any other.
+    fn forget_calls(&mut self, client: &IdentityKey) {
+        self.calls.retain(|_, call| call.peer != *client);
+    }
+
+    fn request_complete<T: Tunnels<Stream = S>>(&mut self, now: Now, stream: S, tunnels: &mut T) {
+        let Some(call) = self.calls.get_mut(&stream) else { return };
+        let State::Reading(inbound) = std::mem::replace(&mut call.state, State::Replied) else { return };
+        let (peer, kind) = (call.peer, call.kind);
+        let reply = match kind {
+            Kind::Directory => self.directory_call(now, &peer, &inbound).encode(),
+            Kind::CircuitOpen => circuit::encode(&self.circuit_open(now, peer, &inbound, tunnels)),
+            Kind::CircuitOffer(circuit) => return self.offer_answered(circuit, &inbound),
+        };
+        if let Some(call) = self.calls.get_mut(&stream) {
+            call.state = State::Replying(reply.into());
+        }
+        self.stream_writable(now, stream, tunnels);
+    }
+
+    fn directory_call(&mut self, now: Now, caller: &IdentityKey, request: &[u8]) -> Reply {
+        match Request::decode(request) {
+            Ok(Request::Status) => Reply::Status(self.status()),
+            Ok(request) => self.directory.handle_request(now, caller, request, &self.connected),
+            Err(reason) => Reply::Error { code: ErrorCode::BadRequest, message: reason.to_string() },
+        }
+    }
+
+    fn circuit_open<T: Tunnels<Stream = S>>(
+        &mut self,
+        now: Now,
+        caller: IdentityKey,
+        request: &[u8],
+        tunnels: &mut T,
+    ) -> CircuitOpened {
+        let Ok(open) = circuit::decode::<CircuitOpen>(request) else {
+            return refusal(CircuitStatus::Refused, "malformed request");
+        };
+        if !self.clients.entry(caller).or_default().opens.take(now.mono, OPEN_RATE, 1) {
+            return refusal(CircuitStatus::Busy, "too many circuits asked for, try again in a second");
+        }
+        let callee = IdentityKey(*open.destination);
+        let Some(callee_route) = tunnels.validated_remote(&callee) else {
+            return refusal(CircuitStatus::NotFound, "the agent has no tunnel to this node");
+        };
+        let opened = match self.relay.circuits.open(now.mono, caller, callee, &mut self.rng) {
+            Ok(opened) => opened,
+            Err(reason @ OpenCircuitError::ToOneself) => return refusal(CircuitStatus::Refused, &reason.to_string()),
+            Err(reason) => return refusal(CircuitStatus::Busy, &reason.to_string()),
+        };
+        if !self.offer(now, caller, callee, opened.callee, &open.packet, tunnels) {
+            self.relay.circuits.close(opened.caller);
+            return refusal(CircuitStatus::Busy, "the agent takes no more calls for now");
+        }
+        CircuitOpened {
+            status: CircuitStatus::Ok,
+            circuit: opened.caller.0,
+            reason: String::new(),
+            attested: Some(callee_route.remote.to_string()),
+        }
+    }
+
+    /// Tells the callee of a circuit, and tells whether that was possible.
+    fn offer<T: Tunnels<Stream = S>>(
+        &mut self,
+        now: Now,
+        caller: IdentityKey,
+        callee: IdentityKey,
+        circuit: CircuitId,
+        packet: &[u8],
+        tunnels: &mut T,
+    ) -> bool {
+        let attested = tunnels.validated_remote(&caller).map(|route| route.remote.to_string()).unwrap_or_default();
+        let offer =
+            CircuitOffer { caller: caller.0.into(), attested, circuit: circuit.0, packet: packet.to_vec().into() };
+        let Ok(stream) = tunnels.open_stream(now, &callee, &StreamHeader::new(ServicePort::CIRCUIT)) else {
+            return false;
+        };
+        let mut message = Bytes::from(circuit::encode(&offer));
+        let len = message.len();
+        // A stream that has just been opened has room for far more than an offer.
+        let is_sent = tunnels.write(now, stream, &mut message) == Ok(len) && tunnels.finish(now, stream).is_ok();
+        let is_offered = is_sent && self.add_call(stream, callee, Kind::CircuitOffer(circuit));
+        if !is_offered {
+            tunnels.abort(now, stream, Code::BUSY, "too many calls at once");
+        }
+        is_offered
+    }
+
+    fn offer_answered(&mut self, circuit: CircuitId, answer: &[u8]) {
+        let is_accepted =
+            circuit::decode::<CircuitAnswer>(answer).is_ok_and(|answer| answer.status == CircuitStatus::Ok);
+        if !is_accepted {
+            self.relay.circuits.close(circuit);
+        }
+    }
+}
+
+fn refusal(status: CircuitStatus, reason: &str) -> CircuitOpened {
+    CircuitOpened { status, circuit: 0, reason: reason.to_owned(), attested: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use pilot_core::route::Route;
+    use pilot_core::wire::directory::Target;
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+
+    const ALICE: IdentityKey = IdentityKey([1; 32]);
+    const BOB: IdentityKey = IdentityKey([2; 32]);
+
+    fn now() -> Now {
+        Now { mono: Mono(1_000_000_000), unix: UnixTime::from_secs(1_800_000_000) }
+    }
+
+    fn route(client: &IdentityKey) -> Route {
+        Route::to(([192, 0, 2, client.0[0]], 4_000).into())
+    }
+
+    /// One stream as its client sees it.
+    #[derive(Default)]
+    struct FakeStream {
+        inbound: VecDeque<Bytes>,
+        is_inbound_finished: bool,
+        outbound: Vec<u8>,
+        is_outbound_finished: bool,
+        aborted: Option<Code>,
+    }
+
+    /// Stands in for the node: streams are numbered, and take `window` bytes each.
+    struct Fake {
+        clients: BTreeSet<IdentityKey>,
+        streams: BTreeMap<u32, FakeStream>,
+        opened_to: Vec<(u32, IdentityKey)>,
+        window: usize,
+    }
+
+    impl Routes for Fake {
+        fn validated_remote(&self, client: &IdentityKey) -> Option<Route> {
+            self.clients.contains(client).then(|| route(client))
+        }
+    }
+
+    impl Tunnels for Fake {
+        type Stream = u32;
+
+        fn open_stream(&mut self, _: Now, peer: &IdentityKey, _: &StreamHeader) -> Result<u32, OpenStreamError> {
+            let stream = 1_000 + self.opened_to.len() as u32;
+            self.streams.insert(stream, FakeStream::default());
+            self.opened_to.push((stream, *peer));
+            Ok(stream)
+        }
+
+        fn write(&mut self, _: Now, stream: u32, data: &mut Bytes) -> Result<usize, WriteError> {
+            let stream = self.streams.get_mut(&stream).unwrap();
+            let taken = data.split_to(data.len().min(self.window.saturating_sub(stream.outbound.len())));
+            stream.outbound.extend_from_slice(&taken);
+            Ok(taken.len())
+        }
+
+        fn finish(&mut self, _: Now, stream: u32) -> Result<(), WriteError> {
+            self.streams.get_mut(&stream).unwrap().is_outbound_finished = true;
+            Ok(())
+        }
+
+        fn read(&mut self, _: Now, stream: u32, _: usize) -> Result<Read, ReadError> {
+            let stream = self.streams.get_mut(&stream).unwrap();
+            Ok(match stream.inbound.pop_front() {
+                Some(data) => Read::Data(data),
+                None if stream.is_inbound_finished => Read::Finished,
+                None => Read::Blocked,
+            })
+        }
+
+        fn abort(&mut self, _: Now, stream: u32, code: Code, _: &str) {
+            self.streams.get_mut(&stream).unwrap().aborted = Some(code);
+        }
+    }
+
+    struct Backbone {
+        control: Control<MemoryStore, u32>,
+        fake: Fake,
+        next_stream: u32,
+    }
+
+    impl Backbone {
+        fn with(clients: &[IdentityKey]) -> Self {
+            let mut control = Control::new(MemoryStore::new(), Rng::new([5; 32]), now());
+            clients.iter().for_each(|client| control.client_connected(now(), *client));
+            let clients = clients.iter().copied().collect();
+            let fake = Fake { clients, streams: BTreeMap::new(), opened_to: vec![], window: usize::MAX };
+            Self { control, fake, next_stream: 0 }
+        }
+
+        fn begin(&mut self, peer: IdentityKey, port: ServicePort) -> u32 {
+            let stream = self.next_stream;
+            self.next_stream += 1;
+            self.fake.streams.insert(stream, FakeStream::default());
+            self.control.stream_opened(now(), stream, peer, &StreamHeader::new(port), &mut self.fake);
+            stream
+        }
+
+        fn feed(&mut self, stream: u32, data: &[u8], is_finished: bool) {
+            let state = self.fake.streams.get_mut(&stream).unwrap();
+            state.inbound.push_back(Bytes::copy_from_slice(data));
+            state.is_inbound_finished = is_finished;
+            self.control.stream_readable(now(), stream, &mut self.fake);
+        }
+
+        fn call(&mut self, peer: IdentityKey, port: ServicePort, request: &[u8]) -> u32 {
+            let stream = self.begin(peer, port);
+            self.feed(stream, request, true);
+            stream
+        }
+
+        fn open(&mut self, caller: IdentityKey, callee: IdentityKey) -> CircuitOpened {
+            let open = CircuitOpen { destination: callee.0.into(), packet: b"packet".to_vec().into() };
+            let stream = self.call(caller, ServicePort::CIRCUIT, &circuit::encode(&open));
+            assert!(self.fake.streams[&stream].is_outbound_finished);
+            let opened = circuit::decode(&self.fake.streams[&stream].outbound).unwrap();
+            self.control.stream_over(stream);
+            opened
+        }
+
+        fn circuits(&self) -> u64 {
+            self.control.status().circuits
+        }
+    }
+
+    #[test]
+    fn a_circuit_is_opened_and_offered_with_the_caller_attested() {
+        let mut backbone = Backbone::with(&[ALICE, BOB]);
+        let opened = backbone.open(ALICE, BOB);
+        assert_eq!((opened.status, opened.attested), (CircuitStatus::Ok, Some("192.0.2.2:4000".into())));
+        let (stream, to) = backbone.fake.opened_to[0];
+        assert_eq!(to, BOB);
+        let offer: CircuitOffer = circuit::decode(&backbone.fake.streams[&stream].outbound).unwrap();
+        assert_eq!((*offer.caller, offer.attested.as_str()), (ALICE.0, "192.0.2.1:4000"));
+        assert_eq!(offer.packet.as_slice(), b"packet");
+        let end = backbone.control.relay.circuits.end(CircuitId(opened.circuit)).unwrap();
+        assert_eq!((end.owner, end.peer, end.peer_id), (ALICE, BOB, CircuitId(offer.circuit)));
+    }
+
+    #[test]
+    fn an_accepted_offer_keeps_the_circuit_and_a_refused_one_ends_it() {
+        for (status, kept) in [(CircuitStatus::Ok, 1), (CircuitStatus::Refused, 0)] {
+            let mut backbone = Backbone::with(&[ALICE, BOB]);
+            backbone.open(ALICE, BOB);
+            let (stream, _) = backbone.fake.opened_to[0];
+            backbone.feed(stream, &circuit::encode(&CircuitAnswer { status }), true);
+            backbone.control.stream_over(stream);
+            assert_eq!(backbone.circuits(), kept);
+        }
+    }
+
+    #[test]
+    fn an_offer_that_is_reset_or_answered_with_rubbish_is_refused() {
+        let mut backbone = Backbone::with(&[ALICE, BOB]);
+        backbone.open(ALICE, BOB);
+        backbone.control.stream_over(backbone.fake.opened_to[0].0);
+        assert_eq!(backbone.circuits(), 0);
+        backbone.open(ALICE, BOB);
+        backbone.feed(backbone.fake.opened_to[1].0, b"rubbish", true);
+        assert_eq!(backbone.circuits(), 0);
+    }
+
+    #[test]
+    fn an_agent_without_tunnel_is_not_found_and_nobody_calls_oneself() {
+        let mut backbone = Backbone::with(&[ALICE]);
+        assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::NotFound);
+        assert_eq!(backbone.open(ALICE, ALICE).status, CircuitStatus::Refused);
+        assert_eq!(backbone.circuits(), 0);
+    }
+
+    #[test]
+    fn a_circuit_outlives_the_tunnel_of_its_client() {
+        let mut backbone = Backbone::with(&[ALICE, BOB]);
+        backbone.open(ALICE, BOB);
+        backbone.control.client_gone(now(), &BOB);
+        backbone.control.client_connected(now(), BOB);
+        assert_eq!(backbone.circuits(), 1);
+    }
+
+    #[test]
+    fn who_asks_for_too_many_circuits_is_told_so() {
+        let mut backbone = Backbone::with(&[ALICE, BOB]);
+        for _ in 0..OPEN_RATE.burst {
+            assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::Ok);
+            let (offer, _) = *backbone.fake.opened_to.last().unwrap();
+            backbone.feed(offer, &circuit::encode(&CircuitAnswer { status: CircuitStatus::Ok }), true);
+            backbone.control.stream_over(offer);
+        }
+        assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::Busy);
+    }
+
+    #[test]
+    fn a_request_may_come_byte_by_byte() {
+        let mut backbone = Backbone::with(&[ALICE]);
+        let stream = backbone.begin(ALICE, ServicePort::DIRECTORY);
+        let request = Request::Resolve { by: Target::Name("nobody".into()) }.encode();
+        let (last, first) = request.split_last().unwrap();
+        for byte in first {
+            backbone.feed(stream, &[*byte], false);
+            assert!(backbone.fake.streams[&stream].outbound.is_empty());
+        }
+        backbone.feed(stream, &[*last], true);
+        let reply = Reply::decode(&backbone.fake.streams[&stream].outbound);
+        assert_eq!(reply, Ok(Reply::NotFound { suggestions: vec![] }));
+    }
+
+    #[test]
+    fn a_reply_waits_for_the_clients_credit() {
+        let mut backbone = Backbone::with(&[ALICE]);
+        backbone.fake.window = 4;
+        let stream = backbone.call(ALICE, ServicePort::DIRECTORY, &Request::Status.encode());
+        assert!(!backbone.fake.streams[&stream].is_outbound_finished);
+        backbone.fake.window = usize::MAX;
+        backbone.control.stream_writable(now(), stream, &mut backbone.fake);
+        let state = &backbone.fake.streams[&stream];
+        assert!(state.is_outbound_finished);
+        let Ok(Reply::Status(status)) = Reply::decode(&state.outbound) else { panic!("not a status") };
+        assert_eq!((status.clients, status.started), (1, now().unix));
+    }
+
+    #[test]
+    fn an_endless_request_is_cut_short() {
+        let mut backbone = Backbone::with(&[ALICE]);
+        let stream = backbone.begin(ALICE, ServicePort::DIRECTORY);
+        backbone.feed(stream, &[0; REQUEST_LEN_MAX], false);
+        assert_eq!(backbone.fake.streams[&stream].aborted, None);
+        backbone.feed(stream, &[0], false);
+        assert_eq!(backbone.fake.streams[&stream].aborted, Some(Code::BAD_REQUEST));
+        assert!(backbone.control.calls.is_empty());
+    }
+
+    #[test]
+    fn a_request_that_does_not_decode_is_answered() {
+        let mut backbone = Backbone::with(&[ALICE]);
+        let stream = backbone.call(ALICE, ServicePort::DIRECTORY, b"rubbish");
+        let reply = Reply::decode(&backbone.fake.streams[&stream].outbound).unwrap();
+        assert!(matches!(reply, Reply::Error { code: ErrorCode::BadRequest, .. }));
+    }
+
+    #[test]
+    fn calls_under_way_are_bounded_per_client() {
+        let mut backbone = Backbone::with(&[ALICE, BOB]);
+        let streams: Vec<_> =
+            (0..=CALLS_PER_CLIENT_MAX).map(|_| backbone.begin(ALICE, ServicePort::DIRECTORY)).collect();
+        let aborted = |backbone: &Backbone, stream| backbone.fake.streams[&stream].aborted;
+        assert_eq!(aborted(&backbone, streams[CALLS_PER_CLIENT_MAX - 1]), None);
+        assert_eq!(aborted(&backbone, streams[CALLS_PER_CLIENT_MAX]), Some(Code::BUSY));
+        let other = backbone.begin(BOB, ServicePort::DIRECTORY);
+        assert_eq!(aborted(&backbone, other), None);
+        backbone.control.stream_over(streams[0]);
+        let next = backbone.begin(ALICE, ServicePort::DIRECTORY);
+        assert_eq!(aborted(&backbone, next), None);
+    }
+
+    #[test]
+    fn other_services_are_not_found() {
+        let mut backbone = Backbone::with(&[ALICE]);
+        let stream = backbone.begin(ALICE, ServicePort::MCP);
+        assert_eq!(backbone.fake.streams[&stream].aborted, Some(Code::NOT_FOUND));
+    }
+
+    #[test]
+    fn a_client_counts_as_silent_only_when_nothing_comes() {
+        let mut control = Backbone::with(&[ALICE, BOB]).control;
+        let later = |secs| Now { mono: now().mono + Duration::from_secs(secs), ..now() };
+        let silent = control.silent_clients(later(60), |client| if *client == ALICE { 500 } else { 0 });
+        assert_eq!(silent, []);
+        let silent = control.silent_clients(later(100), |client| if *client == ALICE { 500 } else { 0 });
+        assert_eq!(silent, [BOB]);
+        let silent = control.silent_clients(later(160), |_| 500);
+        assert_eq!(silent, [ALICE]);
+    }
+
+    #[test]
+    fn a_client_that_goes_leaves_no_calls() {
+        let mut backbone = Backbone::with(&[ALICE, BOB]);
+        backbone.begin(ALICE, ServicePort::DIRECTORY);
+        backbone.open(ALICE, BOB);
+        backbone.control.client_gone(now(), &ALICE);
+        backbone.control.client_gone(now(), &BOB);
+        assert!(backbone.control.calls.is_empty() && backbone.control.clients.is_empty());
+        assert_eq!(backbone.control.status().clients, 0);
+    }
+}

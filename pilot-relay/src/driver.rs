@@ -1,0 +1,301 @@
+//! The driver of a [`Backbone`]: one socket, one home directory, one task (feature `server`).
+//!
+//! A loop turn waits for one thing, hands it to the machine, and drains what the machine has to send. Key and port outlive a restart, so
+//! that the ticket stays good and agents find the node again.
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::time::Duration;
+
+use pilot_core::route::Transmit;
+use pilot_core::ticket::{BackboneTicket, TicketError};
+use pilot_core::time::{Mono, Now};
+use pilot_daemon::clock;
+use pilot_daemon::home::{AgentHome, HomeError, entropy};
+use pilot_daemon::net::{RecvBatch, Sent, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::backbone::Backbone;
+use crate::status_api::{BackboneStatusReply, COMMANDS_MAX, Command, StatusApi};
+
+/// Receive calls in a row before the queue is sent: enough to form trains, few enough to keep latency low.
+const RECEIVES_PER_TURN: usize = 8;
+/// Trains sent in a row before the socket is read again.
+const SENDS_PER_TURN: usize = 256;
+/// While the socket is blocked, its turn comes before the timers': what they produce could not be sent.
+const BLOCKED_SLEEP_MIN: Duration = Duration::from_millis(5);
+/// A backstop for the case that no timer is armed.
+const SLEEP_MAX: Duration = Duration::from_secs(3_600);
+
+/// How to run a backbone node.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Where to listen. Port 0 stands for the port of the last run, or any.
+    pub listen: SocketAddr,
+    /// Directory of the node: key, ticket, port, lock.
+    pub home_dir: PathBuf,
+    /// Host name or address to print in the ticket; by default the first address of the host that others may reach.
+    pub advertise: Option<String>,
+    /// Ends the node when it has had no client for so long; it never ends by itself without.
+    pub idle_exit: Option<Duration>,
+}
+
+/// What a node that is ready says of itself.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// What agents take to find it.
+    pub ticket: BackboneTicket,
+    /// Address of its socket.
+    pub local_addr: SocketAddr,
+}
+
+/// Why a backbone node does not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Its home cannot be used, or another process has it.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The socket cannot be opened.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The host to advertise is none.
+    #[error("cannot make a ticket")]
+    Ticket(#[from] TicketError),
+    /// The local API cannot be opened.
+    #[error("cannot open the local API at {path}")]
+    Api {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The socket or the runtime failed.
+    #[error("network failure")]
+    Io(#[from] io::Error),
+}
+
+/// Runs a backbone node until it is told to end: by a signal (TERM or INT), by its local API, or by having no clients.
+///
+/// Must be called inside a tokio runtime. `ready` is called once agents can connect.
+///
+/// # Errors
+/// [`ServeError`] if the node cannot start, or if its socket fails.
+pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<(), ServeError> {
+    let home = AgentHome::at(&options.home_dir);
+    let _lock = home.lock()?;
+    let now = clock::now();
+    let keys = home.keys(now.unix)?;
+    let socket = bind(&home, options.listen)?;
+    home.save_number("port", u64::from(socket.local_addr().port()))?;
+    let host = options.advertise.unwrap_or_else(|| advertised_host(&socket));
+    let ticket = BackboneTicket::new(keys.identity.key(), &host, socket.local_addr().port())?;
+    let path = home.socket_path()?;
+    let api = StatusApi::bind(&path).map_err(|source| ServeError::Api { path, source })?;
+    let signals = signals()?;
+    home.write("ticket", format!("{ticket}\n").as_bytes(), 0o600)?;
+    ready(&Ready { ticket: ticket.clone(), local_addr: socket.local_addr() });
+
+    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+    let mut driver = Driver {
+        backbone: Backbone::new(keys, entropy()?, now),
+        socket,
+        ticket,
+        started: now.mono,
+        buf: Vec::new(),
+        blocked: None,
+        idle_exit: options.idle_exit,
+        idle_since: Some(now.mono),
+    };
+    tokio::select! {
+        result = driver.run(commands, signals) => result.map_err(ServeError::Io),
+        never = api.serve(sender) => match never {},
+    }
+}
+
+/// The port of the last run if none is asked for, so that tickets stay good; another if that one is taken.
+fn bind(home: &AgentHome, listen: SocketAddr) -> Result<UdpSocket, ServeError> {
+    let last = home.number("port").and_then(|port| u16::try_from(port).ok());
+    if let (0, Some(port)) = (listen.port(), last)
+        && let Ok(socket) = UdpSocket::bind(SocketAddr::new(listen.ip(), port))
+    {
+        return Ok(socket);
+    }
+    UdpSocket::bind(listen).map_err(|source| ServeError::Bind { address: listen, source })
+}
+
+/// The first address that is not this host's alone, or else whatever there is.
+fn advertised_host(socket: &UdpSocket) -> String {
+    let addresses = socket.local_addresses();
+    let public = addresses.iter().find(|address| !address.ip().is_loopback());
+    let any = public.or(addresses.first()).map_or(Ipv4Addr::LOCALHOST.into(), SocketAddr::ip);
+    any.to_string()
+}
+
+/// Completes at the first signal that asks the process to end.
+fn signals() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The one task that owns the node.
+struct Driver {
+    backbone: Backbone,
+    socket: UdpSocket,
+    ticket: BackboneTicket,
+    started: Mono,
+    /// The train being sent.
+    buf: Vec<u8>,
+    /// Its rest, while the socket is blocked.
+    blocked: Option<Blocked>,
+    idle_exit: Option<Duration>,
+    /// Since when there is no client.
+    idle_since: Option<Mono>,
+}
+
+/// A train of which the socket has taken only the first bytes.
+#[derive(Clone, Copy)]
+struct Blocked {
+    transmit: Transmit,
+    sent: usize,
+}
+
+/// What a loop turn waited for.
+enum Input {
+    Readable,
+    Writable,
+    Command(Command),
+    Timeout,
+    End,
+}
+
+impl Driver {
+    async fn run(&mut self, mut commands: mpsc::Receiver<Command>, end: impl Future<Output = ()>) -> io::Result<()> {
+        let mut end = pin!(end);
+        let mut batch = RecvBatch::new();
+        loop {
+            let now = clock::now();
+            let has_more = self.send(now);
+            if self.has_been_idle(now) {
+                break;
+            }
+            let sleep = if has_more { Duration::ZERO } else { self.sleep(now) };
+            let input = tokio::select! {
+                biased;
+                () = &mut end => Input::End,
+                Some(command) = commands.recv() => Input::Command(command),
+                writable = self.socket.writable(), if self.blocked.is_some() => writable.map(|()| Input::Writable)?,
+                readable = self.socket.readable() => readable.map(|()| Input::Readable)?,
+                () = tokio::time::sleep(sleep) => Input::Timeout,
+            };
+            match input {
+                Input::Readable => self.receive(&mut batch),
+                Input::Writable => {}
+                Input::Command(Command::Status(reply)) => {
+                    // A client that has gone meanwhile wants no answer.
+                    reply.send(self.status()).ok();
+                }
+                Input::Timeout => self.backbone.handle_timeout(clock::now()),
+                Input::Command(Command::Shutdown) | Input::End => break,
+            }
+        }
+        self.shutdown(clock::now());
+        Ok(())
+    }
+
+    fn receive(&mut self, batch: &mut RecvBatch) {
+        let now = clock::now();
+        for _ in 0..RECEIVES_PER_TURN {
+            match self.socket.recv(batch) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // ICMP errors of earlier packets come out here; they say nothing about the socket.
+                Err(error) => {
+                    tracing::debug!(%error, "receive failed");
+                    break;
+                }
+            }
+            for datagram in batch.datagrams() {
+                self.backbone.handle_datagram(now, datagram.route, datagram.ecn, datagram.bytes);
+            }
+        }
+        self.backbone.handle_timeout(now);
+    }
+
+    /// Sends until nothing is left, the socket is blocked, or the turn's budget is used up; tells whether the latter.
+    fn send(&mut self, now: Now) -> bool {
+        for _ in 0..SENDS_PER_TURN {
+            let Some(Blocked { transmit, sent }) = self.blocked.take().or_else(|| self.next_train(now)) else {
+                return false;
+            };
+            if let Sent::Blocked(more) = self.socket.send(&transmit, &self.buf[sent..]) {
+                self.blocked = Some(Blocked { transmit, sent: sent + more });
+                return false;
+            }
+        }
+        true
+    }
+
+    fn next_train(&mut self, now: Now) -> Option<Blocked> {
+        self.buf.clear();
+        self.backbone.poll_transmit(now, &mut self.buf).map(|transmit| Blocked { transmit, sent: 0 })
+    }
+
+    fn sleep(&self, now: Now) -> Duration {
+        let idle_exit = self.idle_exit.zip(self.idle_since).map(|(idle_exit, since)| since + idle_exit);
+        let wake = [self.backbone.poll_timeout(), idle_exit].into_iter().flatten().min();
+        let sleep = wake.map_or(SLEEP_MAX, |wake| wake.since(now.mono)).min(SLEEP_MAX);
+        if self.blocked.is_some() { sleep.max(BLOCKED_SLEEP_MIN) } else { sleep }
+    }
+
+    fn has_been_idle(&mut self, now: Now) -> bool {
+        while self.backbone.poll_event().is_some() {}
+        self.idle_since = (self.backbone.client_count() == 0).then(|| self.idle_since.unwrap_or(now.mono));
+        self.idle_exit.zip(self.idle_since).is_some_and(|(idle_exit, since)| now.mono.since(since) >= idle_exit)
+    }
+
+    /// Says goodbye as far as the socket takes it at once.
+    fn shutdown(&mut self, now: Now) {
+        self.backbone.shutdown(now);
+        while self.send(now) {}
+    }
+
+    fn status(&self) -> BackboneStatusReply {
+        let status = self.backbone.status();
+        let relay_drops = status.relay.drops.iter().map(|(reason, count)| (reason.name().to_owned(), *count));
+        let node_drops = self.backbone.node().stats().drop_counters().map(|(reason, count)| (reason.to_owned(), count));
+        let stun_drops = [("stun".to_owned(), status.stun_dropped)];
+        let drops = relay_drops.chain(node_drops).chain(stun_drops).filter(|(_, count)| *count > 0).collect();
+        BackboneStatusReply {
+            ticket: self.ticket.to_string(),
+            listen: self.socket.local_addr().to_string(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: clock::now().mono.since(self.started).as_secs(),
+            agents: status.summary.agents,
+            connected: status.summary.clients,
+            circuits: status.summary.circuits,
+            packets_relayed: status.relay.packets,
+            bytes_relayed: status.relay.bytes,
+            stun_answered: status.stun_answered,
+            drops,
+        }
+    }
+}
