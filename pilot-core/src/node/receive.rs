@@ -12,7 +12,7 @@ use crate::peer::{Answered, PeerInfo, Unconfirmed};
 use crate::route::{Ecn, Route};
 use crate::stats::DropReason;
 use crate::time::{Mono, Now};
-use crate::tunnel::{Agreed, TunnelOpenError};
+use crate::tunnel::{Agreed, Tunnel, TunnelOpenError};
 use crate::wire::handshake::Cert;
 use crate::wire::{self, DataHeader, PacketKind, RelayHeader, Unknown};
 
@@ -176,7 +176,7 @@ impl Node {
             .tunnel
             .as_ref()
             .filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel);
-        let psk = tunnel.and_then(|tunnel| tunnel.rekey_psks().next());
+        let psk = tunnel.and_then(Tunnel::shared_psk);
         let local = Local {
             identity: &self.keys.identity,
             certificate: &self.keys.certificate,

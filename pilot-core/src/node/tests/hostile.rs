@@ -80,3 +80,21 @@ fn sessions_that_were_replaced_leave_nothing_behind() {
         assert!(host.node.by_remote_index.len() <= 2, "{}", host.node.by_remote_index.len());
     }
 }
+
+/// The initiator has the new keys, the responder never hears of it and forgets them: the old ones still tell that it is the same tunnel.
+#[test]
+fn a_rekey_that_only_one_side_has_seen_is_made_good() {
+    let mut pair = connected();
+    pair.run_for(REKEY_AFTER_TIME);
+    let handshakes = pair.hosts[0].node.stats().handshakes;
+    pair.request(0, 1, b"old keys");
+    pair.step_until(|pair| pair.hosts[0].node.stats().handshakes > handshakes);
+    pair.wire.clear();
+    pair.cut = true;
+    pair.run_for(Duration::from_secs(20));
+    pair.cut = false;
+    pair.hosts[1].events.clear();
+    pair.request(0, 1, b"new keys");
+    pair.run_until(Duration::from_secs(10), |pair| pair.incoming(1).is_some());
+    assert!(!pair.has(0, |event| matches!(event, Event::Reset { .. })));
+}
