@@ -70,7 +70,9 @@ pub(crate) struct Unconfirmed {
     pub(crate) agreed: Agreed,
     /// Whether it continues the tunnel that we have, by its psk.
     pub(crate) continues: bool,
-    since: Mono,
+    pub(crate) since: Mono,
+    /// The one way by which the answer has gone, if it is one: who uses the session has got it there.
+    answered_by: Option<Hop>,
 }
 
 /// The last message 1 that was answered, so that its duplicate gets the same answer.
@@ -110,8 +112,18 @@ pub(crate) struct Peer {
 }
 
 impl Unconfirmed {
-    pub(crate) fn new(agreed: Agreed, continues: bool, since: Mono) -> Self {
-        Self { agreed, continues, since }
+    pub(crate) fn new(agreed: Agreed, continues: bool, since: Mono, answered_by: Hop) -> Self {
+        Self { agreed, continues, since, answered_by: Some(answered_by) }
+    }
+
+    /// Notes that a duplicate of message 1 is answered, too.
+    pub(crate) fn answer_again(&mut self, hop: &Hop) {
+        self.answered_by = self.answered_by.filter(|first| first.is_same_way(hop));
+    }
+
+    /// Whether a packet of the session proves the way it has come by. Its source address alone can be forged.
+    pub(crate) fn is_proof_of(&self, hop: &Hop) -> bool {
+        self.answered_by.is_some_and(|answered_by| answered_by.is_same_way(hop))
     }
 }
 

@@ -126,6 +126,13 @@ impl Node {
 
     /// Sends the attempt's datagram by every way that is known; the first answer counts.
     fn send_dial(&mut self, index: u32) {
+        for hop in self.dial_hops(index) {
+            self.send_dial_by(index, hop);
+        }
+    }
+
+    /// The ways by which a peer is dialled.
+    pub(super) fn dial_hops(&self, index: u32) -> Vec<Hop> {
         let peer = &self.peers[index as usize];
         let allows_direct = self.config.direct || peer.is_backbone;
         let known = peer.paths.iter().map(|path| path.hop).filter(|hop| allows_direct || !hop.is_direct());
@@ -136,9 +143,7 @@ impl Node {
                 hops.push(hop);
             }
         }
-        for hop in hops {
-            self.send_dial_by(index, hop);
-        }
+        hops
     }
 
     /// Sends the attempt's datagram by one way.
@@ -182,7 +187,16 @@ impl Node {
     }
 
     /// Puts a new session in charge. `continues`: it belongs to the tunnel that we have; else the peer has lost its state and so do we.
-    pub(super) fn establish(&mut self, now: Now, index: u32, agreed: Agreed, continues: bool, hop: Hop) {
+    /// `is_proved`: the handshake was answered by this very way.
+    pub(super) fn establish(
+        &mut self,
+        now: Now,
+        index: u32,
+        agreed: Agreed,
+        continues: bool,
+        hop: Hop,
+        is_proved: bool,
+    ) {
         let was_connected = self.peers[index as usize].is_connected();
         let restarted = was_connected && !continues;
         if restarted {
@@ -201,7 +215,11 @@ impl Node {
             self.by_index.remove(&dial.index());
         }
         let (path, _) = peer.received_by(now.mono, hop);
-        peer.paths.prove(now.mono, path);
+        if is_proved {
+            peer.paths.prove(now.mono, path);
+        } else {
+            peer.paths.probe(now.mono, path, &mut self.rng);
+        }
         self.choose_path(now, index);
         if !was_connected || restarted {
             self.connected(now, index, restarted);

@@ -6,7 +6,7 @@ use crate::dial::Dial;
 use crate::handshake::{self, HandshakeError, Incoming, Local};
 use crate::id::SessionIndex;
 use crate::identity::CertificateError;
-use crate::limits::{STATELESS_REPLIES_PER_SECOND, UNKNOWN_HANDSHAKE_INTERVAL};
+use crate::limits::{HANDSHAKE_RETRY_MIN, STATELESS_REPLIES_PER_SECOND, UNKNOWN_HANDSHAKE_INTERVAL};
 use crate::path::Hop;
 use crate::peer::{Answered, PeerInfo, Unconfirmed};
 use crate::route::{Ecn, Route};
@@ -135,8 +135,9 @@ impl Node {
         };
         let mut copy = packet.to_vec();
         unconfirmed.agreed.live.open(&mut copy).map_err(|_| DropReason::Authentication)?;
-        let Unconfirmed { agreed, continues, .. } = peer.unconfirmed.take().expect("found above");
-        self.establish(now, index, agreed, continues, hop);
+        let unconfirmed = peer.unconfirmed.take().expect("found above");
+        let is_proved = unconfirmed.is_proof_of(&hop);
+        self.establish(now, index, unconfirmed.agreed, unconfirmed.continues, hop, is_proved);
         Ok(())
     }
 
@@ -153,11 +154,7 @@ impl Node {
         let key = incoming.certificate.identity;
         let index = self.slot(now.mono, key).ok_or(DropReason::TableFull)?;
         self.check_direct(index, &hop)?;
-        if let Some(answered) = &self.peers[index as usize].answered
-            && answered.transcript == incoming.transcript
-        {
-            let response = answered.response.clone();
-            self.queue(hop, response);
+        if self.answer_duplicate(now, index, &incoming, hop) {
             return Ok(());
         }
         if self.wins_against(index) {
@@ -165,6 +162,25 @@ impl Node {
             return Err(DropReason::SimultaneousInitiation);
         }
         self.respond(now, index, incoming, hop)
+    }
+
+    /// Answers a message 1 that was answered before, in the same words. Copies that came by other ways in the same moment are not
+    /// answered: the first way is as good, and an answer by one way only proves that way.
+    fn answer_duplicate(&mut self, now: Now, index: u32, incoming: &Incoming, hop: Hop) -> bool {
+        let peer = &mut self.peers[index as usize];
+        let Some(answered) = peer.answered.as_ref().filter(|answered| answered.transcript == incoming.transcript)
+        else {
+            return false;
+        };
+        let response = answered.response.clone();
+        if let Some(unconfirmed) = &mut peer.unconfirmed {
+            if now.mono.since(unconfirmed.since) < HANDSHAKE_RETRY_MIN && !unconfirmed.is_proof_of(&hop) {
+                return true;
+            }
+            unconfirmed.answer_again(&hop);
+        }
+        self.queue(hop, response);
+        true
     }
 
     /// Answers message 1. Nothing but the answer exists until the initiator has used the session.
@@ -187,7 +203,7 @@ impl Node {
             incoming.respond(&local, local_index, &psk.unwrap_or(handshake::NO_PSK), &parameters, &mut self.rng);
         let peer = &mut self.peers[index as usize];
         let agreed = Agreed::new(established, local_index, false, now.mono);
-        let replaced = peer.unconfirmed.replace(Unconfirmed::new(agreed, psk.is_some(), now.mono));
+        let replaced = peer.unconfirmed.replace(Unconfirmed::new(agreed, psk.is_some(), now.mono, hop));
         peer.answered = Some(Answered { transcript, response: response.clone() });
         peer.learn(PeerInfo {
             key: certificate.identity,
@@ -224,7 +240,8 @@ impl Node {
         };
         peer.learn(info);
         let agreed = Agreed::new(established, local_index, true, now.mono);
-        self.establish(now, index, agreed, continues, hop);
+        let is_proved = self.dial_hops(index).iter().any(|asked| asked.is_same_way(&hop));
+        self.establish(now, index, agreed, continues, hop, is_proved);
         // The responder holds its session back until we have used it.
         let peer = &mut self.peers[index as usize];
         let path = peer.add_path(now.mono, hop);

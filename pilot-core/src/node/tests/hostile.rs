@@ -98,3 +98,37 @@ fn a_rekey_that_only_one_side_has_seen_is_made_good() {
     pair.run_until(Duration::from_secs(10), |pair| pair.incoming(1).is_some());
     assert!(!pair.has(0, |event| matches!(event, Event::Reset { .. })));
 }
+
+/// The answer went to the initiator, so only its address is proved by what follows; a source address can be forged.
+#[test]
+fn the_first_packet_of_a_session_proves_no_other_address() {
+    let mut pair = Pair::with_certificates();
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.step_until(|pair| pair.has(0, is_connected));
+    let first = pair.intercept(1, PacketKind::Data);
+    pair.deliver(1, VICTIM, &first[0]);
+    pair.request(1, 0, &[7; 1_000]);
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.astray.iter().all(|(to, datagram)| *to == VICTIM && datagram.len() <= PROBE_LEN_MAX));
+}
+
+/// The same message 1 from two addresses: its answer at one of them proves nothing about the other.
+#[test]
+fn a_duplicate_of_message_1_proves_no_other_address() {
+    let mut pair = Pair::with_certificates();
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.drain();
+    let init = pair.wire[0].3.clone();
+    pair.deliver(1, VICTIM, &init);
+    pair.run_for(HANDSHAKE_RETRY_MIN);
+    pair.deliver(1, pair.hosts[0].address, &init);
+    pair.step_until(|pair| pair.has(0, is_connected));
+    let first = pair.intercept(1, PacketKind::Data);
+    pair.deliver(1, VICTIM, &first[0]);
+    pair.astray.clear();
+    pair.request(1, 0, &[7; 1_000]);
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.astray.iter().all(|(to, datagram)| *to == VICTIM && datagram.len() <= PROBE_LEN_MAX));
+}
