@@ -13,7 +13,7 @@ use crate::limits::{
     MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Paths};
-use crate::time::Mono;
+use crate::time::{Mono, UnixTime};
 use crate::transport::PathParams;
 use crate::tunnel::{Agreed, Tunnel};
 use crate::wire;
@@ -71,6 +71,8 @@ pub(crate) struct Unconfirmed {
     /// Whether it continues the tunnel that we have, by its psk.
     pub(crate) continues: bool,
     pub(crate) since: Mono,
+    /// When the initiator made message 1, by its clock.
+    pub(crate) timestamp: UnixTime,
     /// The one way by which the answer has gone, if it is one: who uses the session has got it there.
     answered_by: Option<Hop>,
 }
@@ -112,8 +114,8 @@ pub(crate) struct Peer {
 }
 
 impl Unconfirmed {
-    pub(crate) fn new(agreed: Agreed, continues: bool, since: Mono, answered_by: Hop) -> Self {
-        Self { agreed, continues, since, answered_by: Some(answered_by) }
+    pub(crate) fn new(agreed: Agreed, continues: bool, now: Mono, timestamp: UnixTime, answered_by: Hop) -> Self {
+        Self { agreed, continues, since: now, timestamp, answered_by: Some(answered_by) }
     }
 
     /// Notes that a duplicate of message 1 is answered, too.

@@ -161,6 +161,9 @@ impl Node {
             self.send_dial_by(index, hop);
             return Err(DropReason::SimultaneousInitiation);
         }
+        if self.peers[index as usize].unconfirmed.as_ref().is_some_and(|ours| incoming.timestamp < ours.timestamp) {
+            return Err(DropReason::Replay);
+        }
         self.respond(now, index, incoming, hop)
     }
 
@@ -186,7 +189,7 @@ impl Node {
     /// Answers message 1. Nothing but the answer exists until the initiator has used the session.
     fn respond(&mut self, now: Now, index: u32, incoming: Incoming, hop: Hop) -> Result<(), DropReason> {
         let local_index = self.new_index();
-        let transcript = incoming.transcript;
+        let (transcript, timestamp) = (incoming.transcript, incoming.timestamp);
         let certificate = incoming.certificate.clone();
         let tunnel = self.peers[index as usize]
             .tunnel
@@ -203,7 +206,8 @@ impl Node {
             incoming.respond(&local, local_index, &psk.unwrap_or(handshake::NO_PSK), &parameters, &mut self.rng);
         let peer = &mut self.peers[index as usize];
         let agreed = Agreed::new(established, local_index, false, now.mono);
-        let replaced = peer.unconfirmed.replace(Unconfirmed::new(agreed, psk.is_some(), now.mono, hop));
+        let unconfirmed = Unconfirmed::new(agreed, psk.is_some(), now.mono, timestamp, hop);
+        let replaced = peer.unconfirmed.replace(unconfirmed);
         peer.answered = Some(Answered { transcript, response: response.clone() });
         peer.learn(PeerInfo {
             key: certificate.identity,
@@ -242,8 +246,12 @@ impl Node {
         let agreed = Agreed::new(established, local_index, true, now.mono);
         let is_proved = self.dial_hops(index).iter().any(|asked| asked.is_same_way(&hop));
         self.establish(now, index, agreed, continues, hop, is_proved);
-        // The responder holds its session back until we have used it.
+        // A session that the peer began before goes: it has answered us since, and will use ours.
         let peer = &mut self.peers[index as usize];
+        if let Some(crossed) = peer.unconfirmed.take() {
+            self.by_index.remove(&crossed.agreed.live.index());
+        }
+        // The responder holds its session back until we have used it.
         let path = peer.add_path(now.mono, hop);
         if let Some(tunnel) = &mut peer.tunnel {
             tunnel.transport.ping(path);

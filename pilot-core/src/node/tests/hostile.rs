@@ -132,3 +132,39 @@ fn a_duplicate_of_message_1_proves_no_other_address() {
     pair.run_for(Duration::from_secs(1));
     assert!(pair.astray.iter().all(|(to, datagram)| *to == VICTIM && datagram.len() <= PROBE_LEN_MAX));
 }
+
+/// Our answer to the peer's message 1 is under way when our own attempt succeeds: the session that came later stays, on both sides.
+#[test]
+fn a_late_packet_of_a_crossed_handshake_ends_no_tunnel() {
+    let mut pair = Pair::with_certificates();
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.step_until(|pair| pair.has(0, is_connected));
+    let late = pair.intercept(1, PacketKind::Data);
+    pair.request(1, 0, b"crossing");
+    pair.step_until(|pair| pair.has(1, is_connected));
+    pair.deliver(1, pair.hosts[0].address, &late[0]);
+    pair.run_for(Duration::from_secs(3));
+    assert!(!pair.has(1, |event| matches!(event, Event::Reset { .. })));
+    let stream = pair.incoming(0).expect("the request has come through");
+    assert_eq!(pair.read_all(0, stream), b"crossing");
+}
+
+/// Who records a handshake of ours can send it again, but not in place of the one that we are in.
+#[test]
+fn a_replayed_first_message_does_not_disturb_a_handshake() {
+    let mut pair = Pair::with_certificates();
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.drain();
+    let recorded = pair.wire[0].3.clone();
+    pair.step_until(|pair| pair.has(0, is_connected) && pair.has(1, is_connected));
+    pair.restart(0);
+    pair.introduce(0, 1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.step_until(|pair| pair.has(0, is_connected));
+    pair.deliver(1, VICTIM, &recorded);
+    pair.run_for(Duration::from_millis(100));
+    assert_eq!(pair.hosts[1].node.stats().drops(DropReason::UnknownSession), 0);
+    assert_eq!(pair.hosts[0].node.stats().handshakes, 1);
+}
