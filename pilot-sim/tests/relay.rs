@@ -131,3 +131,25 @@ fn a_direct_transfer_does_not_notice_the_death_of_the_relay() -> Result<(), Fail
         Ok(())
     })
 }
+
+#[test]
+fn one_side_forbids_direct_paths_and_allows_them_again() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let mut net = relayed(seed, LinkConfig::default())?;
+        let first = net.world.start_job(net.alice, net.bob, Plan::echo(1_000))?;
+        net.world.complete(&[first], PATIENCE)?;
+        net.world.run_for(Duration::from_secs(2))?;
+        net.world.call(net.alice, |node, now| node.set_direct(now, false))?;
+        let relayed = net.relayed_packets();
+        let by_relay = net.world.start_job(net.alice, net.bob, Plan::echo(100_000))?;
+        net.world.complete(&[by_relay], Duration::from_secs(3))?;
+        assert!(net.relayed_packets() > relayed + 100);
+        net.world.call(net.alice, |node, now| node.set_direct(now, true))?;
+        net.world.run_for(Duration::from_secs(2))?;
+        let relayed = net.relayed_packets();
+        let direct_again = net.world.start_job(net.alice, net.bob, Plan::echo(100_000))?;
+        net.world.complete(&[direct_again], Duration::from_secs(3))?;
+        assert_eq!(net.relayed_packets(), relayed);
+        net.world.settle()
+    })
+}
