@@ -40,6 +40,8 @@ pub const FOLLOW_AFTER_GREATER: Duration = Duration::from_secs(1);
 pub const PATHS_MAX: usize = 16;
 /// Unanswered probes per path in one round of checks.
 pub const PROBES_PER_PATH_MAX: u32 = 8;
+/// Of these, how many are sent although the tunnel is not in use any more: 375 ms, enough for the round trip of a first short request.
+pub const PROBES_WHILE_IDLE_MAX: u32 = 4;
 /// A failed direct path is probed again after this, doubling.
 pub const REPROBE_MIN: Duration = Duration::from_secs(5);
 /// Longest pause between rounds of probes while the tunnel is in use.

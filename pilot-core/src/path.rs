@@ -4,10 +4,11 @@
 //! when a PATH_RESPONSE has come back over it, which proves both directions, and left on evidence only: probe timeouts in a row.
 //! States of a path: `unproved -> proved -> unproved (failed) -> proved ..`; an unproved one carries nothing but probes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::id::{CircuitId, PathId};
-use crate::limits::{DIRECT_FRESH, PATHS_MAX, PROBES_PER_PATH_MAX, REPROBE_MAX, REPROBE_MIN};
+use crate::limits::{DIRECT_FRESH, PATHS_MAX, PROBES_PER_PATH_MAX, PROBES_WHILE_IDLE_MAX, REPROBE_MAX, REPROBE_MIN};
 use crate::rng::Rng;
 use crate::route::Route;
 use crate::time::Mono;
@@ -120,6 +121,15 @@ impl Paths {
             .min_by_key(|(_, path)| (path.proved, path.last_received))
             .map(|(position, _)| position)?;
         Some(self.paths.remove(position).id)
+    }
+
+    /// Lets the system choose the local address of direct paths that used one which is gone: nothing can be sent from there any more.
+    pub(crate) fn forget_local_ips(&mut self, is_there: impl Fn(IpAddr) -> bool) {
+        for path in &mut self.paths {
+            if let Hop::Direct(route) = &mut path.hop {
+                route.local_ip = route.local_ip.filter(|&ip| is_there(ip));
+            }
+        }
     }
 
     /// Forgets a path.
@@ -266,6 +276,6 @@ impl Path {
 
 impl Probe {
     fn may_go_on(&self, is_in_use: bool) -> bool {
-        is_in_use || !self.needs_use || self.sent > 0
+        is_in_use || (!self.needs_use && self.sent < PROBES_WHILE_IDLE_MAX)
     }
 }

@@ -13,19 +13,11 @@ use crate::limits::{
     MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Paths};
+pub use crate::record::Home;
 use crate::time::Mono;
 use crate::transport::PathParams;
 use crate::tunnel::{Agreed, Tunnel};
 use crate::wire;
-
-/// A backbone node: whose key, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Home {
-    /// Its identity key.
-    pub key: IdentityKey,
-    /// Where it listens; the first [`ADDRESSES_MAX`] count.
-    pub addresses: Vec<SocketAddr>,
-}
 
 /// What is known of a peer before there is a tunnel: from a ticket, a directory record or a configuration.
 #[derive(Clone, Debug)]
@@ -224,6 +216,16 @@ impl Peer {
             tunnel.transport.set_active_path(chosen);
         }
         self.paths.path(chosen).map(|path| path.hop)
+    }
+
+    /// Leaves local addresses that are gone to the system's choice. A peer that may be sending to the old one is told by a PING.
+    pub(crate) fn local_addresses_changed(&mut self, addresses: &[SocketAddr]) {
+        self.paths.forget_local_ips(|ip| addresses.iter().any(|address| address.ip() == ip));
+        let is_expected = self.is_backbone || self.is_in_use();
+        let active = self.paths.active().filter(|path| is_expected && path.hop.is_direct()).map(|path| path.id);
+        if let (Some(tunnel), Some(path)) = (self.tunnel.as_mut().filter(|tunnel| tunnel.is_established()), active) {
+            tunnel.transport.ping(path);
+        }
     }
 
     /// Sends a PING where silence must be told from death: an open stream that waits, or the NAT mapping to the home node.

@@ -109,6 +109,13 @@ impl Node {
         }
     }
 
+    /// Takes new transport keys and their certificate; the identity stays. Sessions go on, later handshakes use the new ones. Keep the
+    /// old transport keys in the list for as long as their certificates are valid.
+    pub fn set_keys(&mut self, keys: Keys) {
+        debug_assert_eq!(keys.certificate.identity, self.key(), "another identity is another node");
+        self.keys = keys;
+    }
+
     /// Does what has become due. Harmless when nothing has.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(&(due, index)) = self.timers.first() {
@@ -135,10 +142,13 @@ impl Node {
         self.events.pop_front()
     }
 
-    /// Replaces the host candidates; they are sent to peers that are reached by relay.
+    /// Replaces the host candidates; they are sent to peers that are reached by relay. Peers reached otherwise hear from the new address.
     pub fn set_local_addresses(&mut self, now: Now, addresses: &[SocketAddr]) {
         if self.local_addresses != addresses {
             self.local_addresses = addresses.to_vec();
+            for peer in &mut self.peers {
+                peer.local_addresses_changed(addresses);
+            }
             self.announce_candidates(now);
         }
     }
