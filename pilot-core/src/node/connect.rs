@@ -490,16 +490,30 @@ impl Node {
         }
     }
 
+    /// Tells a peer that we are reached by relay only: without a word it would go on to send directly until its probe timeouts pass.
+    pub(super) fn withdraw_candidates(&mut self, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        let Some(path) = peer.paths.active().map(|path| path.id) else { return };
+        if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) {
+            tunnel.transport.queue_frame(path, PathFrame::Candidates(Vec::new()));
+        }
+        peer.has_sent_candidates = false;
+        self.touch(index);
+    }
+
     fn own_candidates(&self) -> Vec<Candidate> {
         let reflexive = self.observed.map(|address| Candidate { kind: CandidateKind::ServerReflexive, address });
         let host = self.local_addresses.iter().map(|&address| Candidate { kind: CandidateKind::Host, address });
         reflexive.into_iter().chain(host).take(CANDIDATES_MAX).collect()
     }
 
-    /// Probes the addresses that a peer has named, and answers with ours.
+    /// Probes the addresses that a peer has named, and answers with ours. None at all says that it takes nothing directly.
     pub(super) fn candidates_received(&mut self, now: Now, index: u32, candidates: &[Candidate]) {
         if !self.config.direct || self.peers[index as usize].is_backbone {
             return;
+        }
+        if candidates.is_empty() {
+            return self.leave_direct_paths(now, index);
         }
         let is_same_host = self.is_on_this_host(index);
         for candidate in candidates.iter().take(CANDIDATES_MAX) {

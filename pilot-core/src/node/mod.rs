@@ -176,6 +176,7 @@ impl Node {
         for index in 0..self.peers.len() as u32 {
             if !self.peers[index as usize].is_backbone {
                 self.leave_direct_paths(now, index);
+                self.withdraw_candidates(index);
             }
         }
     }
