@@ -183,11 +183,16 @@ impl Node {
 
     /// Puts a new session in charge. `continues`: it belongs to the tunnel that we have; else the peer has lost its state and so do we.
     pub(super) fn establish(&mut self, now: Now, index: u32, agreed: Agreed, continues: bool, hop: Hop) {
-        let was_connected = self.peers[index as usize].is_connected();
-        let restarted = was_connected && !continues;
+        let peer = &self.peers[index as usize];
+        let was_connected = peer.is_connected();
+        let is_unheard = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_unheard(now.mono));
+        let restarted = was_connected && !continues && !is_unheard;
         if restarted {
             self.end_tunnel(index, Code::PEER_RESTARTED, "the agent has restarted");
             self.forget_circuits_at(index);
+        }
+        if !continues && let Some(crossing) = self.peers[index as usize].unconfirmed.take() {
+            self.by_index.remove(&crossing.agreed.live.index());
         }
         self.by_index.insert(agreed.live.index(), index);
         self.by_remote_index.insert(agreed.live.remote_index(), index);
