@@ -239,6 +239,11 @@ impl World {
         self.now
     }
 
+    /// Whether something runs on a host.
+    pub fn is_up(&self, host: HostId) -> bool {
+        self.hosts[host.0].program.is_some()
+    }
+
     /// The identity key of a host.
     pub fn key(&self, host: HostId) -> IdentityKey {
         self.hosts[host.0].key()
