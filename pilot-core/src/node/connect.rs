@@ -8,7 +8,7 @@ use crate::dial::{Dial, Stage};
 use crate::event::{ConnectError, Event, StreamHandle};
 use crate::handshake::{self, Initiator, Local};
 use crate::id::{CircuitId, IdentityKey, ServicePort, TunnelId};
-use crate::limits::{CANDIDATES_MAX, CONNECT_TIMEOUT};
+use crate::limits::{CANDIDATES_MAX, CONNECT_TIMEOUT, RETRIES_BEFORE_NEW_CIRCUIT};
 use crate::path::Hop;
 use crate::peer::{Home, PeerInfo};
 use crate::route::{Ecn, Route};
@@ -161,8 +161,9 @@ impl Node {
             return;
         }
         if dial.is_retry_due(now.mono) {
+            let is_unheard = dial.retries() >= RETRIES_BEFORE_NEW_CIRCUIT;
             self.send_dial(index);
-            if !self.has_usable_relay(index) {
+            if is_unheard || !self.has_usable_relay(index) {
                 self.open_circuit(now, index);
             }
         }
