@@ -420,8 +420,11 @@ impl World {
             for peer in node.peers() {
                 text += &format!("  {peer:?}\n");
             }
-            for (_, audit) in node.audit() {
+            for (_, audit) in node.audit(self.now) {
                 text += &format!("  {audit:?}\n");
+            }
+            if let Some(status) = host.backbone_status() {
+                text += &format!("  {status:?}\n");
             }
             if let Some((_, application)) = host.agent() {
                 text += &format!("  {application:?}\n");

@@ -11,7 +11,7 @@ use pilot_sim::scenario::for_each_seed;
 use pilot_sim::topology::{Village, village};
 use pilot_sim::world::{HostId, Job};
 
-const SEEDS: &[u64] = &[1, 2, 3, 4, 5, 6];
+const SEEDS: &[u64] = &[1, 2, 3, 4, 166, 267];
 /// Things that happen in one run.
 const CHANGES: u32 = 60;
 /// By then whatever waits for a peer that has forgotten it has been told, or has given up: the idle timeout is three minutes.
