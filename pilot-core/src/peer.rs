@@ -13,19 +13,11 @@ use crate::limits::{
     MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Paths};
+pub use crate::record::Home;
 use crate::time::Mono;
 use crate::transport::PathParams;
 use crate::tunnel::{Agreed, Tunnel};
 use crate::wire;
-
-/// A backbone node: whose key, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Home {
-    /// Its identity key.
-    pub key: IdentityKey,
-    /// Where it listens; the first [`ADDRESSES_MAX`] count.
-    pub addresses: Vec<SocketAddr>,
-}
 
 /// What is known of a peer before there is a tunnel: from a ticket, a directory record or a configuration.
 #[derive(Clone, Debug)]

@@ -13,9 +13,6 @@ use crate::session::{OpenError, Session};
 use crate::time::Mono;
 use crate::transport::{PeerLimits, Transport, TransportConfig};
 
-/// Streams that may wait for a handshake; the peer's own limit counts after it.
-const STREAMS_BEFORE_HANDSHAKE_MAX: u64 = 1_024;
-
 /// One set of keys in use.
 pub(crate) struct LiveSession {
     session: Session,
@@ -117,11 +114,10 @@ impl Tunnel {
         peer: &IdentityKey,
         now: Mono,
     ) -> Self {
-        let nothing = PeerLimits { max_data: 0, max_stream_data: 0, max_streams: STREAMS_BEFORE_HANDSHAKE_MAX };
         Self {
             id: TunnelId([0; 16]),
             generation,
-            transport: Transport::new(config, own < peer, nothing, now),
+            transport: Transport::new(config, own < peer, PeerLimits::UNKNOWN, now),
             connected_since: None,
             is_heard: false,
             replay: ReplayWindow::new(),

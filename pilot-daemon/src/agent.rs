@@ -48,7 +48,7 @@ use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
 use crate::services::Services;
 pub use crate::services::{Incoming, ServiceOptions, service_name, service_port};
-pub use crate::stream::{EndedBy, Stream, StreamError, StreamOutcome, StreamWatch};
+pub use crate::stream::{EndedBy, ReadHalf, Stream, StreamError, StreamOutcome, StreamWatch, WriteHalf};
 
 /// A start waits so long for the directory's word on the name; without it the agent runs and goes on asking.
 const REGISTER_WAIT: Duration = Duration::from_secs(2);

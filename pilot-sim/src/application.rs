@@ -80,7 +80,8 @@ impl Plan {
         let mut words = words.map(|word| word.iter().fold(0, |value, &byte| (value << 8) | u64::from(byte)));
         let job = JobId(words.next()?);
         let (upload, download) = (words.next()?, words.next()?);
-        let answer = [Answer::Parallel, Answer::Reply, Answer::Echo].into_iter().find(|known| *known as u8 == answer)?;
+        let answer =
+            [Answer::Parallel, Answer::Reply, Answer::Echo].into_iter().find(|known| *known as u8 == answer)?;
         Some((job, Self { upload, download, answer }))
     }
 }
@@ -181,7 +182,14 @@ impl Default for Application {
 
 impl Application {
     /// Opens the stream of a new job and writes what it takes.
-    pub(crate) fn start(&mut self, node: &mut Node, now: Now, peer: &IdentityKey, job: JobId, plan: Plan) -> Result<(), JobFault> {
+    pub(crate) fn start(
+        &mut self,
+        node: &mut Node,
+        now: Now,
+        peer: &IdentityKey,
+        job: JobId,
+        plan: Plan,
+    ) -> Result<(), JobFault> {
         let header = StreamHeader { trace: Some(plan.encode(job)), ..StreamHeader::new(JOB_PORT) };
         let stream = node.open_stream(now, peer, &header)?;
         let report = JobReport { started: now.mono, answered: None, ended: None, received: 0, stalls: 0 };
@@ -258,7 +266,13 @@ impl Application {
         }
     }
 
-    fn accept(&mut self, node: &mut Node, now: Now, stream: StreamHandle, header: &StreamHeader) -> Result<(), JobFault> {
+    fn accept(
+        &mut self,
+        node: &mut Node,
+        now: Now,
+        stream: StreamHandle,
+        header: &StreamHeader,
+    ) -> Result<(), JobFault> {
         let planned = header.trace.as_ref().filter(|_| header.port == JOB_PORT).and_then(Plan::decode);
         let (job, plan) = planned.ok_or(JobFault::Stream(JobId(0), StreamFault::Header))?;
         self.tasks.insert(stream, Task::new(job, plan, false));
@@ -404,7 +418,11 @@ impl Task {
 
     fn check_length(&self) -> Result<(), StreamFault> {
         let (direction, planned) = self.inbound();
-        if self.received == planned { Ok(()) } else { Err(StreamFault::WrongLength { direction, len: self.received, planned }) }
+        if self.received == planned {
+            Ok(())
+        } else {
+            Err(StreamFault::WrongLength { direction, len: self.received, planned })
+        }
     }
 }
 

@@ -323,7 +323,11 @@ impl Disk {
     }
 
     fn keys(&self) -> Keys {
-        Keys { identity: self.identity.clone(), transport: vec![self.transport.clone()], certificate: self.certificate.clone() }
+        Keys {
+            identity: self.identity.clone(),
+            transport: vec![self.transport.clone()],
+            certificate: self.certificate.clone(),
+        }
     }
 }
 

@@ -100,7 +100,10 @@ impl fmt::Display for Failure {
         let Self { seed, at, violation, report, .. } = self;
         let host = self.host.map_or_else(|| "the scenario".to_owned(), |host| host.to_string());
         let invariant = violation.invariant();
-        write!(f, "{invariant:?} broken at {host} after {at:?}: {violation}\nreplay with PILOT_SIM_SEED={seed}\n{report}")
+        write!(
+            f,
+            "{invariant:?} broken at {host} after {at:?}: {violation}\nreplay with PILOT_SIM_SEED={seed}\n{report}"
+        )
     }
 }
 

@@ -210,7 +210,12 @@ impl Link {
         passage
     }
 
-    fn pass(&mut self, now: Mono, datagram: &mut [u8], Draw([loss, double, damage, hold, jitter, extra]): &Draw) -> Passage {
+    fn pass(
+        &mut self,
+        now: Mono,
+        datagram: &mut [u8],
+        Draw([loss, double, damage, hold, jitter, extra]): &Draw,
+    ) -> Passage {
         let dropped = |fate| Passage { fate, arrivals: [None, None] };
         if self.config.is_cut {
             return dropped(Fate::Cut);
@@ -310,7 +315,8 @@ mod tests {
     #[test]
     fn jitter_keeps_the_order_unless_told_otherwise() {
         let overtakes = |config| {
-            let arrivals: Vec<_> = send_many(&mut link(config), 1_000).iter().filter_map(|passage| passage.arrivals[0]).collect();
+            let arrivals: Vec<_> =
+                send_many(&mut link(config), 1_000).iter().filter_map(|passage| passage.arrivals[0]).collect();
             assert!(arrivals.iter().all(|&at| at.since(START) <= Duration::from_millis(16)));
             arrivals.windows(2).any(|pair| pair[1] < pair[0])
         };
@@ -338,8 +344,13 @@ mod tests {
 
     #[test]
     fn a_fault_that_is_added_does_not_move_the_others() {
-        let losses = |config| -> Vec<bool> { send_many(&mut link(config), 500).iter().map(|passage| passage.fate == Fate::Lost).collect() };
+        let losses = |config| -> Vec<bool> {
+            send_many(&mut link(config), 500).iter().map(|passage| passage.fate == Fate::Lost).collect()
+        };
         let plain = LinkConfig::default().loss(Chance::percent(10));
-        assert_eq!(losses(plain.clone()), losses(plain.reordering(Chance::percent(30)).duplication(Chance::percent(30))));
+        assert_eq!(
+            losses(plain.clone()),
+            losses(plain.reordering(Chance::percent(30)).duplication(Chance::percent(30)))
+        );
     }
 }

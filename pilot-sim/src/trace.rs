@@ -68,8 +68,12 @@ impl fmt::Display for Trace {
 impl fmt::Display for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Sent { from, to: Some(to), len, first, fate } => write!(f, "{from} -> {to} {} of {len} B: {fate:?}", kind(*first)),
-            Self::Sent { from, to: None, len, first, fate } => write!(f, "{from} -> nobody, {} of {len} B: {fate:?}", kind(*first)),
+            Self::Sent { from, to: Some(to), len, first, fate } => {
+                write!(f, "{from} -> {to} {} of {len} B: {fate:?}", kind(*first))
+            }
+            Self::Sent { from, to: None, len, first, fate } => {
+                write!(f, "{from} -> nobody, {} of {len} B: {fate:?}", kind(*first))
+            }
             Self::Arrived { from, to, len, first } => write!(f, "{to} <- {from} {} of {len} B", kind(*first)),
             Self::Timeout(host) => write!(f, "{host} timer"),
             Self::Event(host, happening) => match &**happening {

@@ -115,7 +115,8 @@ impl World {
     /// Tells one agent of another what a directory record says: the certificate, but no address.
     pub fn give_record(&mut self, to: HostId, of: HostId, homes: &[HostId]) {
         let certificate = Some(self.hosts[of.0].certificate());
-        let homes = homes.iter().map(|&home| Home { key: self.key(home), addresses: vec![self.address(home)] }).collect();
+        let homes =
+            homes.iter().map(|&home| Home { key: self.key(home), addresses: vec![self.address(home)] }).collect();
         self.learn(to, PeerInfo { key: self.key(of), certificate, addresses: Vec::new(), homes });
     }
 
@@ -141,9 +142,7 @@ impl World {
     /// Lets the program of an agent read no more, or read again.
     pub fn set_reading(&mut self, host: HostId, is_reading: bool) -> Result<(), Failure> {
         self.note(format!("{host} reads: {is_reading}"));
-        self.with_agent(host, |node, application, now| {
-            Ok(application.set_reading(node, now, is_reading)?)
-        })
+        self.with_agent(host, |node, application, now| Ok(application.set_reading(node, now, is_reading)?))
     }
 
     /// Calls a verb of an agent's node that has no method here.
@@ -214,7 +213,9 @@ impl World {
         let has_ended = |world: &Self, job: &Job| world.report(*job).is_some_and(|report| report.ended.is_some());
         self.run_until("the end of all jobs", time, |world| jobs.iter().all(|job| has_ended(world, job)))?;
         match jobs.iter().find(|job| !self.report(**job).is_some_and(JobReport::is_complete)) {
-            Some(job) => Err(self.failure(Some(job.host), Violation::Deadline(format!("completion of {}", job.id), time))),
+            Some(job) => {
+                Err(self.failure(Some(job.host), Violation::Deadline(format!("completion of {}", job.id), time)))
+            }
             None => Ok(()),
         }
     }
@@ -224,7 +225,9 @@ impl World {
         self.run_for(SETTLING_TIME)?;
         let has_streams = |host: &Host| host.agent().is_some_and(|(_, application)| application.open_streams() > 0);
         match self.hosts.iter().position(has_streams).map(HostId) {
-            Some(host) => Err(self.failure(Some(host), Violation::Deadline("the end of all streams".to_owned(), SETTLING_TIME))),
+            Some(host) => {
+                Err(self.failure(Some(host), Violation::Deadline("the end of all streams".to_owned(), SETTLING_TIME)))
+            }
             None => Ok(()),
         }
     }
@@ -334,7 +337,8 @@ impl World {
 
     fn next(&self) -> Option<Next> {
         let arrival = self.arrivals.first_key_value().map(|(&(at, _), _)| Next::Arrival(at));
-        let timers = self.hosts.iter().enumerate().filter_map(|(position, host)| Some((host.poll_timeout()?, HostId(position))));
+        let timers =
+            self.hosts.iter().enumerate().filter_map(|(position, host)| Some((host.poll_timeout()?, HostId(position))));
         let timer = timers.map(|(at, host)| Next::Timer(at.max(self.now), host)).min_by_key(Next::at);
         arrival.into_iter().chain(timer).min_by_key(Next::at)
     }
@@ -345,7 +349,9 @@ impl World {
     }
 
     fn arrive(&mut self) -> Result<(), Failure> {
-        let Some((_, Arrival { from, source, to, destination, ecn, datagram })) = self.arrivals.pop_first() else { return Ok(()) };
+        let Some((_, Arrival { from, source, to, destination, ecn, datagram })) = self.arrivals.pop_first() else {
+            return Ok(());
+        };
         if self.hosts[to.0].address != destination || self.hosts[to.0].program.is_none() {
             return Ok(());
         }
@@ -397,7 +403,9 @@ impl World {
 
     fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
         let (rng, config) = (&self.rng, &self.default_link);
-        self.links.entry((from, to)).or_insert_with(|| Link::new(config.clone(), rng.child(&format!("link {from} {to}"))))
+        self.links
+            .entry((from, to))
+            .or_insert_with(|| Link::new(config.clone(), rng.child(&format!("link {from} {to}"))))
     }
 
     fn note(&mut self, text: String) {

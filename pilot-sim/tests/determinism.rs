@@ -10,7 +10,10 @@ use pilot_sim::topology::{Pair, pair};
 fn trace_of(seed: u64) -> Result<u64, Failure> {
     let link = LinkConfig::default().overtaking_jitter(Duration::from_millis(5)).loss(Chance::percent(5));
     let Pair { mut world, alice, bob } = pair(seed, link);
-    let jobs = [world.start_job(alice, bob, Plan::transfer(100_000, 100_000))?, world.start_job(bob, alice, Plan::echo(10_000))?];
+    let jobs = [
+        world.start_job(alice, bob, Plan::transfer(100_000, 100_000))?,
+        world.start_job(bob, alice, Plan::echo(10_000))?,
+    ];
     world.complete(&jobs, Duration::from_secs(60))?;
     Ok(world.trace_hash())
 }

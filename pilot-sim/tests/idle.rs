@@ -17,7 +17,8 @@ const LAST_ACKNOWLEDGEMENTS: Duration = Duration::from_secs(1);
 fn a_minute_after_the_last_stream_has_no_packet() -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {
         let Pair { mut world, alice, bob } = pair(seed, LinkConfig::default());
-        let jobs = [world.start_job(alice, bob, Plan::echo(1 << 20))?, world.start_job(bob, alice, Plan::request(10, 10))?];
+        let jobs =
+            [world.start_job(alice, bob, Plan::echo(1 << 20))?, world.start_job(bob, alice, Plan::request(10, 10))?];
         world.complete(&jobs, MINUTE)?;
         world.run_for(LAST_ACKNOWLEDGEMENTS)?;
         let before = [world.link_stats(alice, bob), world.link_stats(bob, alice)];

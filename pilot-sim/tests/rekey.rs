@@ -96,7 +96,10 @@ fn a_tunnel_that_slept_past_the_life_of_its_keys_costs_one_round_trip() -> Resul
             world.complete(&[request], Duration::from_secs(5))?;
             let answer_time = world.report(request).and_then(|report| report.answer_time());
             // The first asks for the certificate, shakes hands, and asks; the others have the certificate.
-            assert!(answer_time.is_some_and(|time| time < Duration::from_millis(65)), "{answer_time:?} after {pause} s");
+            assert!(
+                answer_time.is_some_and(|time| time < Duration::from_millis(65)),
+                "{answer_time:?} after {pause} s"
+            );
         }
         world.settle()
     })

@@ -21,7 +21,9 @@ fn slow_link() -> LinkConfig {
 /// Lets a transfer from one agent to the other get under way.
 fn transfer_under_way(net: &mut Relayed, len: u64) -> Result<Job, Failure> {
     let job = net.world.start_job(net.alice, net.bob, Plan::transfer(1_000, len))?;
-    net.world.run_until("the first quarter", PATIENCE, |world| world.report(job).is_some_and(|report| report.received > len / 4))?;
+    net.world.run_until("the first quarter", PATIENCE, |world| {
+        world.report(job).is_some_and(|report| report.received > len / 4)
+    })?;
     Ok(job)
 }
 

@@ -16,7 +16,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// What ends a job: one second is the promise.
 fn ends_with_peer_restarted(world: &mut World, job: Job) -> Result<(), Failure> {
-    world.run_until("the end of the job", SECOND, |world| world.report(job).is_some_and(|report| report.ended.is_some()))?;
+    world.run_until("the end of the job", SECOND, |world| {
+        world.report(job).is_some_and(|report| report.ended.is_some())
+    })?;
     let ending = world.report(job).and_then(|report| report.ended).map(|(_, ending)| ending);
     assert_eq!(ending, Some(Ending::Reset(Code::PEER_RESTARTED)));
     Ok(())

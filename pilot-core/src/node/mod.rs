@@ -109,6 +109,13 @@ impl Node {
         }
     }
 
+    /// Takes new transport keys and their certificate; the identity stays. Sessions go on, later handshakes use the new ones. Keep the
+    /// old transport keys in the list for as long as their certificates are valid.
+    pub fn set_keys(&mut self, keys: Keys) {
+        debug_assert_eq!(keys.certificate.identity, self.key(), "another identity is another node");
+        self.keys = keys;
+    }
+
     /// Does what has become due. Harmless when nothing has.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(&(due, index)) = self.timers.first() {
