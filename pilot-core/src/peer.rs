@@ -9,7 +9,7 @@ use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
-    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER,
+    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER,
     MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Paths};
@@ -104,6 +104,11 @@ pub(crate) struct Peer {
 impl Unconfirmed {
     pub(crate) fn new(agreed: Agreed, continues: bool, since: Mono) -> Self {
         Self { agreed, continues, since }
+    }
+
+    /// Whether it begins a tunnel, and its initiator may just have used it.
+    pub(crate) fn is_crossing(&self, now: Mono) -> bool {
+        !self.continues && now.since(self.since) < HANDSHAKE_CROSSING
     }
 }
 

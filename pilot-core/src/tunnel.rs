@@ -6,7 +6,7 @@
 use crate::handshake::Established;
 use crate::id::{IdentityKey, PacketNumber, SessionIndex, TunnelId};
 use crate::limits::{
-    PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY,
+    HANDSHAKE_CROSSING, PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY,
 };
 use crate::session::replay::ReplayWindow;
 use crate::session::{OpenError, Session};
@@ -40,6 +40,8 @@ pub(crate) struct Tunnel {
     pub(crate) generation: u32,
     pub(crate) transport: Transport,
     pub(crate) connected_since: Option<Mono>,
+    /// A packet of the peer has opened.
+    is_heard: bool,
     replay: ReplayWindow,
     current: Option<LiveSession>,
     previous: Option<LiveSession>,
@@ -117,6 +119,7 @@ impl Tunnel {
             generation,
             transport: Transport::new(config, own < peer, PeerLimits::UNKNOWN, now),
             connected_since: None,
+            is_heard: false,
             replay: ReplayWindow::new(),
             current: None,
             previous: None,
@@ -131,12 +134,18 @@ impl Tunnel {
     pub(crate) fn adopt(&mut self, agreed: Agreed, now: Mono) -> Option<SessionIndex> {
         let forgotten = self.previous.take().map(|session| session.index);
         self.previous = self.current.replace(agreed.live);
-        if self.connected_since.is_none() {
+        if self.id != agreed.tunnel || self.connected_since.is_none() {
             self.id = agreed.tunnel;
             self.connected_since = Some(now);
             self.transport.set_peer_limits(agreed.limits);
         }
         forgotten
+    }
+
+    /// Whether the peer may still know nothing of this tunnel: it is new, and nothing has come by it. Two handshakes that cross leave one
+    /// side with such a tunnel; it then goes on under the keys of the other, streams and all.
+    pub(crate) fn is_unheard(&self, now: Mono) -> bool {
+        !self.is_heard && self.connected_since.is_some_and(|since| now.since(since) < HANDSHAKE_CROSSING)
     }
 
     /// Opens a data packet. Nothing of the tunnel has changed if this fails.
@@ -157,6 +166,7 @@ impl Tunnel {
             return Err(TunnelOpenError::Replay);
         }
         self.replay.mark(number);
+        self.is_heard = true;
         Ok((number, frames))
     }
 

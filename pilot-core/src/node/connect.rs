@@ -8,7 +8,7 @@ use crate::dial::{Dial, Stage};
 use crate::event::{ConnectError, Event, StreamHandle};
 use crate::handshake::{self, Initiator, Local};
 use crate::id::{CircuitId, IdentityKey, ServicePort, TunnelId};
-use crate::limits::{CANDIDATES_MAX, CONNECT_TIMEOUT};
+use crate::limits::{CANDIDATES_MAX, CONNECT_TIMEOUT, RETRIES_BEFORE_NEW_CIRCUIT};
 use crate::path::Hop;
 use crate::peer::{Home, PeerInfo};
 use crate::route::{Ecn, Route};
@@ -161,8 +161,9 @@ impl Node {
             return;
         }
         if dial.is_retry_due(now.mono) {
+            let is_unheard = dial.retries() >= RETRIES_BEFORE_NEW_CIRCUIT;
             self.send_dial(index);
-            if !self.has_usable_relay(index) {
+            if is_unheard || !self.has_usable_relay(index) {
                 self.open_circuit(now, index);
             }
         }
@@ -183,11 +184,16 @@ impl Node {
 
     /// Puts a new session in charge. `continues`: it belongs to the tunnel that we have; else the peer has lost its state and so do we.
     pub(super) fn establish(&mut self, now: Now, index: u32, agreed: Agreed, continues: bool, hop: Hop) {
-        let was_connected = self.peers[index as usize].is_connected();
-        let restarted = was_connected && !continues;
+        let peer = &self.peers[index as usize];
+        let was_connected = peer.is_connected();
+        let is_unheard = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_unheard(now.mono));
+        let restarted = was_connected && !continues && !is_unheard;
         if restarted {
             self.end_tunnel(index, Code::PEER_RESTARTED, "the agent has restarted");
             self.forget_circuits_at(index);
+        }
+        if !continues && let Some(crossing) = self.peers[index as usize].unconfirmed.take() {
+            self.by_index.remove(&crossing.agreed.live.index());
         }
         self.by_index.insert(agreed.live.index(), index);
         self.by_remote_index.insert(agreed.live.remote_index(), index);

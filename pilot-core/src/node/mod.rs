@@ -325,9 +325,14 @@ impl Node {
         &self.stats
     }
 
-    /// What the simulator checks after every step, for each tunnel.
-    pub fn audit(&self) -> impl Iterator<Item = (IdentityKey, Audit)> + '_ {
-        self.peers.iter().filter_map(|peer| Some((peer.key, peer.tunnel.as_ref()?.transport.audit())))
+    /// What the simulator checks after every step, for each tunnel. One whose keys are too old rests: its timers count for nothing.
+    pub fn audit(&self, now: Mono) -> impl Iterator<Item = (IdentityKey, Audit)> + '_ {
+        self.peers.iter().filter_map(move |peer| {
+            let tunnel = peer.tunnel.as_ref()?;
+            let mut audit = tunnel.transport.audit();
+            audit.timers.retain(|_| tunnel.can_seal(now));
+            Some((peer.key, audit))
+        })
     }
 
     fn index_of(&self, peer: &IdentityKey) -> Result<u32, OpenStreamError> {
