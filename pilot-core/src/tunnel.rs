@@ -130,9 +130,9 @@ impl Tunnel {
         self.current.is_some()
     }
 
-    /// Puts a new session in charge. Returns the index of the session that is forgotten by it, if any.
-    pub(crate) fn adopt(&mut self, agreed: Agreed, now: Mono) -> Option<SessionIndex> {
-        let forgotten = self.previous.take().map(|session| session.index);
+    /// Puts a new session in charge. Returns the session that is forgotten by it, if any.
+    pub(crate) fn adopt(&mut self, agreed: Agreed, now: Mono) -> Option<LiveSession> {
+        let forgotten = self.previous.take();
         self.previous = self.current.replace(agreed.live);
         if self.id != agreed.tunnel || self.connected_since.is_none() {
             self.id = agreed.tunnel;
@@ -194,10 +194,9 @@ impl Tunnel {
         [self.current.as_ref(), self.previous.as_ref()].into_iter().flatten().map(|live| live.next_psk)
     }
 
-    /// Forgets the previous session when its time is over. Returns its index.
-    pub(crate) fn expire_previous(&mut self, now: Mono) -> Option<SessionIndex> {
-        let since = self.current.as_ref()?.since;
-        (now.since(since) >= PREVIOUS_SESSION_LIFETIME).then(|| self.previous.take().map(|live| live.index)).flatten()
+    /// Forgets the previous session when its time is over, and returns it.
+    pub(crate) fn expire_previous(&mut self, now: Mono) -> Option<LiveSession> {
+        self.previous_expiry().filter(|&due| due <= now).and_then(|_| self.previous.take())
     }
 
     /// When [`Tunnel::expire_previous`] has something to do.

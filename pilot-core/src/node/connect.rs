@@ -14,7 +14,7 @@ use crate::peer::{Home, PeerInfo};
 use crate::route::{Ecn, Route};
 use crate::time::{Mono, Now};
 use crate::transport::{Candidate, CandidateKind, Code, PathFrame};
-use crate::tunnel::Agreed;
+use crate::tunnel::{Agreed, LiveSession};
 use crate::wire::circuit::{
     self, CIRCUIT_MESSAGE_LEN_MAX, CircuitAnswer, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus,
 };
@@ -196,11 +196,11 @@ impl Node {
             self.by_index.remove(&crossing.agreed.live.index());
         }
         self.by_index.insert(agreed.live.index(), index);
-        self.by_remote_index.insert(agreed.live.remote_index(), index);
+        self.by_remote_index.entry(agreed.live.remote_index()).or_insert(index);
         self.stats.handshakes += 1;
         let forgotten = self.tunnel_or_new(now.mono, index).adopt(agreed, now.mono);
         if let Some(forgotten) = forgotten {
-            self.by_index.remove(&forgotten);
+            self.forget_session(index, &forgotten);
         }
         let peer = &mut self.peers[index as usize];
         if let Some(dial) = peer.dial.take() {
@@ -232,6 +232,14 @@ impl Node {
         }
     }
 
+    /// Lets no packet find a session any more. The peer has chosen the remote index, so that it may be another peer's as well.
+    pub(super) fn forget_session(&mut self, index: u32, session: &LiveSession) {
+        self.by_index.remove(&session.index());
+        if self.by_remote_index.get(&session.remote_index()) == Some(&index) {
+            self.by_remote_index.remove(&session.remote_index());
+        }
+    }
+
     /// Ends a tunnel on our side: its streams are reset, its sessions forgotten.
     pub(super) fn end_tunnel(&mut self, index: u32, code: Code, reason: &str) {
         let peer = &mut self.peers[index as usize];
@@ -240,8 +248,7 @@ impl Node {
         }
         let Some(tunnel) = peer.tunnel.take() else { return };
         for session in tunnel.sessions() {
-            self.by_index.remove(&session.index());
-            self.by_remote_index.remove(&session.remote_index());
+            self.forget_session(index, session);
         }
         for stream in tunnel.transport.streams() {
             let stream = StreamHandle { peer: index, generation: tunnel.generation, stream };
