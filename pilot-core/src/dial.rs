@@ -30,7 +30,14 @@ pub(crate) struct Dial {
 
 impl Dial {
     pub(crate) fn new(stage: Stage, datagram: Vec<u8>, started: Mono, now: Mono) -> Self {
-        Self { stage, datagram, started, next_retry: now + HANDSHAKE_RETRY_MIN, backoff: HANDSHAKE_RETRY_MIN, retries: 0 }
+        Self {
+            stage,
+            datagram,
+            started,
+            next_retry: now + HANDSHAKE_RETRY_MIN,
+            backoff: HANDSHAKE_RETRY_MIN,
+            retries: 0,
+        }
     }
 
     /// Whether the datagram shall be sent again now; arms the next retry.

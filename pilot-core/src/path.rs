@@ -165,10 +165,11 @@ impl Paths {
         path.start_probe(now + path.reprobe_after, true, rng);
     }
 
-    /// Begins a round of probes on a direct path, unless one is under way. The token names the round.
+    /// Begins a round of probes on a direct path, unless one is under way; one that only waits begins now. The token names the round.
     pub(crate) fn probe(&mut self, now: Mono, id: PathId, rng: &mut Rng) {
         let Some(path) = self.path_mut(id) else { return };
-        if path.hop.is_direct() && path.probe.is_none() {
+        let is_under_way = path.probe.as_ref().is_some_and(|probe| probe.sent > 0 || probe.next <= now);
+        if path.hop.is_direct() && !is_under_way {
             path.start_probe(now, false, rng);
         }
     }

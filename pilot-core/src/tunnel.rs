@@ -6,7 +6,8 @@
 use crate::handshake::Established;
 use crate::id::{IdentityKey, PacketNumber, SessionIndex, TunnelId};
 use crate::limits::{
-    HANDSHAKE_CROSSING, PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY,
+    HANDSHAKE_CROSSING, PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
+    REKEY_RESPONDER_DELAY,
 };
 use crate::session::replay::ReplayWindow;
 use crate::session::{OpenError, Session};

@@ -23,7 +23,8 @@ fn datagrams_at(seed: u64, mtu: usize) -> Result<u64, Failure> {
 #[test]
 fn larger_packets_are_used_where_they_fit() -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {
-        let (small, ethernet, jumbo) = (datagrams_at(seed, 1_200)?, datagrams_at(seed, 1_472)?, datagrams_at(seed, 8_972)?);
+        let (small, ethernet, jumbo) =
+            (datagrams_at(seed, 1_200)?, datagrams_at(seed, 1_472)?, datagrams_at(seed, 8_972)?);
         assert!(ethernet * 100 < small * 90, "{small} {ethernet} {jumbo}");
         assert!(jumbo * 100 < small * 30, "{small} {ethernet} {jumbo}");
         Ok(())

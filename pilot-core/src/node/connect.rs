@@ -526,6 +526,7 @@ impl Node {
             return;
         }
         if candidates.is_empty() {
+            self.peers[index as usize].has_sent_candidates = false;
             return self.leave_direct_paths(now, index);
         }
         let is_same_host = self.is_on_this_host(index);
