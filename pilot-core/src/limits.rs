@@ -8,6 +8,10 @@ pub const HANDSHAKE_RETRY_MIN: Duration = Duration::from_millis(200);
 pub const HANDSHAKE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// An attempt to connect that nobody answers ends after this; the home node's never ends.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// From this retry on an attempt also asks for a new circuit: the backbone node may have given up the one that the peer is reached by.
+pub const RETRIES_BEFORE_NEW_CIRCUIT: u32 = 2;
+/// Two handshakes begun at the same time may cross for this long: a few retries of lost messages.
+pub const HANDSHAKE_CROSSING: Duration = Duration::from_secs(2);
 /// UNKNOWN makes us start at most one handshake per peer in this time.
 pub const UNKNOWN_HANDSHAKE_INTERVAL: Duration = Duration::from_secs(2);
 /// A session this old is renewed when it is used: forward secrecy, as in WireGuard.
@@ -40,6 +44,8 @@ pub const FOLLOW_AFTER_GREATER: Duration = Duration::from_secs(1);
 pub const PATHS_MAX: usize = 16;
 /// Unanswered probes per path in one round of checks.
 pub const PROBES_PER_PATH_MAX: u32 = 8;
+/// Of these, how many are sent although the tunnel is not in use any more: 375 ms, enough for the round trip of a first short request.
+pub const PROBES_WHILE_IDLE_MAX: u32 = 4;
 /// A failed direct path is probed again after this, doubling.
 pub const REPROBE_MIN: Duration = Duration::from_secs(5);
 /// Longest pause between rounds of probes while the tunnel is in use.

@@ -4,10 +4,11 @@
 //! when a PATH_RESPONSE has come back over it, which proves both directions, and left on evidence only: probe timeouts in a row.
 //! States of a path: `unproved -> proved -> unproved (failed) -> proved ..`; an unproved one carries nothing but probes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::id::{CircuitId, PathId};
-use crate::limits::{DIRECT_FRESH, PATHS_MAX, PROBES_PER_PATH_MAX, REPROBE_MAX, REPROBE_MIN};
+use crate::limits::{DIRECT_FRESH, PATHS_MAX, PROBES_PER_PATH_MAX, PROBES_WHILE_IDLE_MAX, REPROBE_MAX, REPROBE_MIN};
 use crate::rng::Rng;
 use crate::route::Route;
 use crate::time::Mono;
@@ -122,6 +123,15 @@ impl Paths {
         Some(self.paths.remove(position).id)
     }
 
+    /// Lets the system choose the local address of direct paths that used one which is gone: nothing can be sent from there any more.
+    pub(crate) fn forget_local_ips(&mut self, is_there: impl Fn(IpAddr) -> bool) {
+        for path in &mut self.paths {
+            if let Hop::Direct(route) = &mut path.hop {
+                route.local_ip = route.local_ip.filter(|&ip| is_there(ip));
+            }
+        }
+    }
+
     /// Forgets a path.
     pub(crate) fn remove(&mut self, id: PathId) {
         self.paths.retain(|path| path.id != id);
@@ -155,10 +165,11 @@ impl Paths {
         path.start_probe(now + path.reprobe_after, true, rng);
     }
 
-    /// Begins a round of probes on a direct path, unless one is under way. The token names the round.
+    /// Begins a round of probes on a direct path, unless one is under way; one that only waits begins now. The token names the round.
     pub(crate) fn probe(&mut self, now: Mono, id: PathId, rng: &mut Rng) {
         let Some(path) = self.path_mut(id) else { return };
-        if path.hop.is_direct() && path.probe.is_none() {
+        let is_under_way = path.probe.as_ref().is_some_and(|probe| probe.sent > 0 || probe.next <= now);
+        if path.hop.is_direct() && !is_under_way {
             path.start_probe(now, false, rng);
         }
     }
@@ -266,6 +277,6 @@ impl Path {
 
 impl Probe {
     fn may_go_on(&self, is_in_use: bool) -> bool {
-        is_in_use || !self.needs_use || self.sent > 0
+        is_in_use || (!self.needs_use && self.sent < PROBES_WHILE_IDLE_MAX)
     }
 }

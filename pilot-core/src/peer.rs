@@ -9,23 +9,15 @@ use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
-    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER,
-    MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
+    LIVENESS_PROBE_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Paths};
+pub use crate::record::Home;
 use crate::time::{Mono, UnixTime};
 use crate::transport::PathParams;
 use crate::tunnel::{Agreed, Tunnel};
 use crate::wire;
-
-/// A backbone node: whose key, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Home {
-    /// Its identity key.
-    pub key: IdentityKey,
-    /// Where it listens; the first [`ADDRESSES_MAX`] count.
-    pub addresses: Vec<SocketAddr>,
-}
 
 /// What is known of a peer before there is a tunnel: from a ticket, a directory record or a configuration.
 #[derive(Clone, Debug)]
@@ -126,6 +118,11 @@ impl Unconfirmed {
     /// Whether a packet of the session proves the way it has come by. Its source address alone can be forged.
     pub(crate) fn is_proof_of(&self, hop: &Hop) -> bool {
         self.answered_by.is_some_and(|answered_by| answered_by.is_same_way(hop))
+    }
+
+    /// Whether it begins a tunnel, and its initiator may just have used it.
+    pub(crate) fn is_crossing(&self, now: Mono) -> bool {
+        !self.continues && now.since(self.since) < HANDSHAKE_CROSSING
     }
 }
 
@@ -238,6 +235,16 @@ impl Peer {
             tunnel.transport.set_active_path(chosen);
         }
         self.paths.path(chosen).map(|path| path.hop)
+    }
+
+    /// Leaves local addresses that are gone to the system's choice. A peer that may be sending to the old one is told by a PING.
+    pub(crate) fn local_addresses_changed(&mut self, addresses: &[SocketAddr]) {
+        self.paths.forget_local_ips(|ip| addresses.iter().any(|address| address.ip() == ip));
+        let is_expected = self.is_backbone || self.is_in_use();
+        let active = self.paths.active().filter(|path| is_expected && path.hop.is_direct()).map(|path| path.id);
+        if let (Some(tunnel), Some(path)) = (self.tunnel.as_mut().filter(|tunnel| tunnel.is_established()), active) {
+            tunnel.transport.ping(path);
+        }
     }
 
     /// Sends a PING where silence must be told from death: an open stream that waits, or the NAT mapping to the home node.

@@ -47,7 +47,7 @@ pub const CERTIFICATE_LEN_MAX: usize = 512;
 /// The greatest record that the bounds above allow is about 7,500 bytes.
 pub const RECORD_LEN_MAX: usize = 8_192;
 
-/// How long an identity record may live: a name is leased for so long after its agent was last seen (trap: names of the dead).
+/// How long an identity record may live: a name is leased for so long at most after its agent was last seen, not for ever.
 pub const IDENTITY_VALIDITY_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// How long a presence record may live. Certificates end after a week, presence much sooner.
 pub const PRESENCE_VALIDITY_MAX: Duration = Duration::from_secs(86_400);
@@ -59,7 +59,7 @@ pub struct IdentityRecord {
     /// The key that signs this record.
     #[n(0)]
     pub key: IdentityKey,
-    /// The modifier that, with the key, gives the address (spec/address.md).
+    /// The modifier that, with the key, gives the address (spec/address.md §2).
     #[n(1)]
     pub modifier: u64,
     /// Grows with every change; the highest one is in force.
@@ -429,6 +429,24 @@ mod tests {
             issued: NOW,
             expires: NOW + Duration::from_secs(3_600),
         }
+    }
+
+    /// The value of a line `name = value` of the committed vectors.
+    fn vector(name: &str) -> &'static str {
+        let lines = include_str!("../../spec/vectors/record.txt").lines();
+        let mut values = lines.filter_map(|line| line.split_once(" = ").filter(|(key, _)| *key == name));
+        values.next().map(|(_, value)| value).expect("a vector of this name")
+    }
+
+    #[test]
+    fn records_are_those_of_the_vectors() {
+        let bytes = |name| data_encoding::HEXLOWER.decode(vector(name).as_bytes()).unwrap();
+        let identity = identity();
+        assert_eq!((bytes("identity_seed"), vector("verified_at")), (vec![1; 32], "1800000000"));
+        let withdrawal = Withdrawal { key: identity.key(), sequence: 3, issued: NOW };
+        assert_eq!(record(&identity).sign(&identity).unwrap(), bytes("identity_record"));
+        assert_eq!(presence(&identity).sign(&identity).unwrap(), bytes("presence_record"));
+        assert_eq!(withdrawal.sign(&identity).unwrap(), bytes("withdrawal"));
     }
 
     #[test]

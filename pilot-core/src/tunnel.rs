@@ -6,15 +6,13 @@
 use crate::handshake::Established;
 use crate::id::{IdentityKey, PacketNumber, SessionIndex, TunnelId};
 use crate::limits::{
-    PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY,
+    HANDSHAKE_CROSSING, PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
+    REKEY_RESPONDER_DELAY,
 };
 use crate::session::replay::ReplayWindow;
 use crate::session::{OpenError, Session};
 use crate::time::Mono;
 use crate::transport::{PeerLimits, Transport, TransportConfig};
-
-/// Streams that may wait for a handshake; the peer's own limit counts after it.
-const STREAMS_BEFORE_HANDSHAKE_MAX: u64 = 1_024;
 
 /// One set of keys in use.
 pub(crate) struct LiveSession {
@@ -118,11 +116,10 @@ impl Tunnel {
         peer: &IdentityKey,
         now: Mono,
     ) -> Self {
-        let nothing = PeerLimits { max_data: 0, max_stream_data: 0, max_streams: STREAMS_BEFORE_HANDSHAKE_MAX };
         Self {
             id: TunnelId([0; 16]),
             generation,
-            transport: Transport::new(config, own < peer, nothing, now),
+            transport: Transport::new(config, own < peer, PeerLimits::UNKNOWN, now),
             connected_since: None,
             replay: ReplayWindow::new(),
             current: None,
@@ -140,12 +137,19 @@ impl Tunnel {
         if self.previous.is_none() || forgotten.as_ref().is_some_and(|replaced| replaced.is_confirmed) {
             std::mem::swap(&mut self.previous, &mut forgotten);
         }
-        if self.connected_since.is_none() {
+        if self.id != agreed.tunnel || self.connected_since.is_none() {
             self.id = agreed.tunnel;
             self.connected_since = Some(now);
             self.transport.set_peer_limits(agreed.limits);
         }
         forgotten
+    }
+
+    /// Whether the peer may still know nothing of this tunnel: it is new, and nothing has come by it. Two handshakes that cross leave one
+    /// side with such a tunnel; it then goes on under the keys of the other, streams and all.
+    pub(crate) fn is_unheard(&self, now: Mono) -> bool {
+        let is_confirmed = self.sessions().any(|live| live.is_confirmed);
+        !is_confirmed && self.connected_since.is_some_and(|since| now.since(since) < HANDSHAKE_CROSSING)
     }
 
     /// Opens a data packet. Nothing of the tunnel has changed if this fails.

@@ -272,8 +272,11 @@ impl Core {
             Event::StreamOpened { stream, peer, header } => self.stream_opened(now, stream, peer, header),
             Event::Readable(handle) => self.with_stream(handle, |core, stream| core.pump_incoming(now, stream)),
             Event::Writable(handle) => self.with_stream(handle, |core, stream| core.pump_outgoing(now, stream)),
-            Event::Reset { stream, code, reason } | Event::StopSending { stream, code, reason } => {
+            Event::Reset { stream, code, reason } => {
                 self.with_stream(stream, |_, shared| shared.lock().end(ended(code, reason)));
+            }
+            Event::StopSending { stream, code, reason } => {
+                self.with_stream(stream, |_, shared| shared.lock().stop_writing(ended(code, reason)));
             }
             Event::StreamClosed(handle) => self.stream_closed(now, handle),
             Event::Stalled(handle) => self.with_stream(handle, |_, stream| stream.lock().stalled = true),
@@ -356,9 +359,10 @@ impl Core {
                     break;
                 }
                 Ok(_) => state.outgoing.unpop(chunk),
+                Err(WriteError::Stopped { code, reason }) => state.stop_writing(ended(code, reason)),
                 Err(error) => {
                     state.outgoing.clear();
-                    state.end(write_failed(error));
+                    state.end(StreamError { code: Code::INTERNAL, reason: error.to_string(), by: EndedBy::Local });
                 }
             }
         }
@@ -453,11 +457,4 @@ impl Neighbours {
 fn ended(code: Code, reason: String) -> StreamError {
     let is_local = [Code::PEER_RESTARTED, Code::TIMEOUT, Code::UNREACHABLE].contains(&code);
     StreamError { code, reason, by: if is_local { EndedBy::Network } else { EndedBy::Peer } }
-}
-
-fn write_failed(error: WriteError) -> StreamError {
-    match error {
-        WriteError::Stopped { code, reason } => ended(code, reason),
-        error => StreamError { code: Code::INTERNAL, reason: error.to_string(), by: EndedBy::Local },
-    }
 }

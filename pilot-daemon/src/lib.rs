@@ -7,6 +7,7 @@ mod backbone_link;
 pub mod clock;
 mod driver;
 pub mod home;
+pub mod logging;
 mod names;
 pub mod net;
 pub mod services;

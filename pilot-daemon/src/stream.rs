@@ -30,6 +30,18 @@ pub struct Stream {
     shared: Arc<Shared>,
 }
 
+/// What the peer sends.
+#[derive(Debug)]
+pub struct ReadHalf<'a> {
+    stream: &'a Stream,
+}
+
+/// What the peer gets.
+#[derive(Debug)]
+pub struct WriteHalf<'a> {
+    stream: &'a Stream,
+}
+
 /// Tells how a stream fares without holding it open.
 #[derive(Clone, Debug)]
 pub struct StreamWatch {
@@ -106,6 +118,8 @@ pub(crate) struct State {
     /// As `abort`, for the peer's direction alone.
     pub(crate) stop: Option<(Code, String)>,
     pub(crate) error: Option<StreamError>,
+    /// Why the peer wants no more, while it may still send.
+    stopped: Option<StreamError>,
     pub(crate) stalled: bool,
     pub(crate) closed: bool,
     bytes_sent: u64,
@@ -138,7 +152,7 @@ impl Stream {
     /// # Errors
     /// How the stream ended early.
     pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
-        std::future::poll_fn(|context| self.poll_chunk(context, usize::MAX)).await
+        self.split().0.read_chunk().await
     }
 
     /// Sends a piece without a copy, once there is room.
@@ -146,24 +160,22 @@ impl Stream {
     /// # Errors
     /// How the stream ended early.
     pub async fn write_chunk(&mut self, chunk: Bytes) -> Result<(), StreamError> {
-        std::future::poll_fn(|context| self.poll_room(context)).await?;
-        self.push(chunk);
-        Ok(())
+        self.split().1.write_chunk(chunk).await
+    }
+
+    /// Both directions, to be used at the same time.
+    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        (ReadHalf { stream: self }, WriteHalf { stream: self })
     }
 
     /// Finishes our direction; what was written is still delivered.
     pub fn finish(&mut self) {
-        self.shared.lock().finish = true;
-        self.shared.mark_dirty();
+        self.split().1.finish();
     }
 
     /// Ends both directions early and tells the peer why. `reason` is cut at 256 bytes.
     pub fn reset(&mut self, code: Code, reason: &str) {
-        let mut state = self.shared.lock();
-        state.end(StreamError { code, reason: reason.to_owned(), by: EndedBy::Local });
-        state.abort.get_or_insert((code, reason.to_owned()));
-        drop(state);
-        self.shared.mark_dirty();
+        self.shared.reset(code, reason);
     }
 
     /// Asks the peer to send no more.
@@ -197,8 +209,8 @@ impl Stream {
         if state.peer_finished {
             return Poll::Ready(Ok(None));
         }
-        if let Some(error) = &state.error {
-            return Poll::Ready(Err(error.clone()));
+        if let Some(error) = state.ended_early() {
+            return Poll::Ready(Err(error));
         }
         state.reader = Some(context.waker().clone());
         Poll::Pending
@@ -207,7 +219,7 @@ impl Stream {
     fn poll_room(&self, context: &mut Context<'_>) -> Poll<Result<usize, StreamError>> {
         let mut state = self.shared.lock();
         if state.write_closed || state.finish {
-            return Poll::Ready(Err(state.error.clone().unwrap_or_else(finished)));
+            return Poll::Ready(Err(state.why().unwrap_or_else(finished)));
         }
         match QUEUE_MAX.saturating_sub(state.outgoing.len) {
             0 => {
@@ -224,6 +236,34 @@ impl Stream {
         state.outgoing.push(chunk);
         drop(state);
         self.shared.mark_dirty();
+    }
+}
+
+impl ReadHalf<'_> {
+    /// As [`Stream::read_chunk`].
+    ///
+    /// # Errors
+    /// How the stream ended early.
+    pub async fn read_chunk(&mut self) -> Result<Option<Bytes>, StreamError> {
+        std::future::poll_fn(|context| self.stream.poll_chunk(context, usize::MAX)).await
+    }
+}
+
+impl WriteHalf<'_> {
+    /// As [`Stream::write_chunk`].
+    ///
+    /// # Errors
+    /// How the stream ended early.
+    pub async fn write_chunk(&mut self, chunk: Bytes) -> Result<(), StreamError> {
+        std::future::poll_fn(|context| self.stream.poll_room(context)).await?;
+        self.stream.push(chunk);
+        Ok(())
+    }
+
+    /// As [`Stream::finish`].
+    pub fn finish(&mut self) {
+        self.stream.shared.lock().finish = true;
+        self.stream.shared.mark_dirty();
     }
 }
 
@@ -282,12 +322,17 @@ impl Drop for Stream {
 }
 
 impl StreamWatch {
+    /// As [`Stream::reset`], for who watches a stream that another task works with.
+    pub fn reset(&self, code: Code, reason: &str) {
+        self.shared.reset(code, reason);
+    }
+
     /// How the stream fares now.
     pub fn outcome(&self) -> StreamOutcome {
         let state = self.shared.lock();
         StreamOutcome {
             closed: state.closed,
-            error: state.error.clone(),
+            error: state.why(),
             stalled: state.stalled,
             bytes_sent: state.bytes_sent,
             bytes_received: state.bytes_received,
@@ -339,6 +384,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn reset(self: &Arc<Self>, code: Code, reason: &str) {
+        let mut state = self.lock();
+        state.end(StreamError { code, reason: reason.to_owned(), by: EndedBy::Local });
+        state.abort.get_or_insert((code, reason.to_owned()));
+        drop(state);
+        self.mark_dirty();
+    }
+
     /// Has the driver look at this stream.
     pub(crate) fn mark_dirty(self: &Arc<Self>) {
         if !self.is_dirty.swap(true, Ordering::AcqRel) {
@@ -355,6 +408,23 @@ impl State {
         self.write_closed = true;
         self.wake_reader();
         self.wake_writer();
+    }
+
+    /// The peer wants no more; what it sends still counts.
+    pub(crate) fn stop_writing(&mut self, error: StreamError) {
+        self.stopped.get_or_insert(error);
+        self.write_closed = true;
+        self.outgoing.clear();
+        self.wake_writer();
+    }
+
+    fn why(&self) -> Option<StreamError> {
+        self.error.clone().or_else(|| self.stopped.clone())
+    }
+
+    /// What a reader is told who finds neither data nor an end.
+    fn ended_early(&self) -> Option<StreamError> {
+        self.error.clone().or_else(|| self.closed.then(|| self.why().unwrap_or_else(finished)))
     }
 
     /// Both directions are over.

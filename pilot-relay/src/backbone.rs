@@ -94,7 +94,7 @@ impl<D: Store> Backbone<D> {
         }
     }
 
-    /// Takes a datagram, whoever it is for: the first bits tell (spec/wire.md §3).
+    /// Takes a datagram, whoever it is for: the first bits tell (spec/wire.md §2).
     pub fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) {
         match peek(datagram) {
             Ok(PacketKind::Stun) => self.handle_stun(now, from, datagram),

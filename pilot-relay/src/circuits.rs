@@ -1,4 +1,4 @@
-//! The circuit table (spec/backbone.md §3): which two clients a circuit joins, and under which id each knows its end.
+//! The circuit table (spec/relay.md §2): which two clients a circuit joins, and under which id each knows its end.
 //!
 //! Ends belong to identity keys, not to addresses, so a circuit outlives a restart or a move of either client. Ids are random: knowing
 //! one is no right to use it, but guessing one should not even find a circuit.

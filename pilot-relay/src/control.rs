@@ -1,4 +1,4 @@
-//! Control streams of the clients: `circuit.open` and calls to the directory (spec/backbone.md §3.1, §4).
+//! Control streams of the clients: `circuit.open` and calls to the directory (spec/relay.md §2, spec/backbone.md §3).
 //!
 //! Each is one request ended by FIN and one reply ended by FIN. What they need of the node is the trait [`Tunnels`], so that a test can
 //! stand in for it.

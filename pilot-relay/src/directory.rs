@@ -1,4 +1,4 @@
-//! The directory of a backbone node (spec/backbone.md §4): carries out the requests of authenticated callers on a [`Store`].
+//! The directory of a backbone node (spec/backbone.md §3): carries out the requests of authenticated callers on a [`Store`].
 //!
 //! It verifies what it is given as any client would, so that no client has to refuse what it serves, and lets each caller register only
 //! its own key. Dates of leases are counted by its own clock from the moment of registration: clocks of agents are wrong now and then.

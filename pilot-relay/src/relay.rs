@@ -1,4 +1,4 @@
-//! Forwarding of RELAY packets between the two ends of a circuit (spec/backbone.md §3).
+//! Forwarding of RELAY packets between the two ends of a circuit (spec/relay.md §3).
 //!
 //! The node swaps the circuit id and sends the sealed packet on, untouched, with its ECN field. It believes only a packet that comes from
 //! the address which its owner's tunnel has proved; it opens nothing, repeats nothing and paces nothing. Who sends more than

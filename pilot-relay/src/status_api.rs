@@ -1,4 +1,4 @@
-//! The local API of a backbone node: `GET /v1/status` and `POST /v1/shutdown`, HTTP/1.1 and JSON on a Unix socket (spec/local-api.md §7).
+//! The local API of a backbone node: `GET /v1/status` and `POST /v1/shutdown`, HTTP/1.1 and JSON on a Unix socket (spec/backbone.md §4).
 //!
 //! It is there for `pilotctl backbone status` and `stop`. The socket has mode 0600, so only the user who started the node can speak to it.
 

@@ -43,7 +43,7 @@ pub enum StunError {
     RateLimited,
 }
 
-/// The server: a rate limit in front of [`respond`].
+/// The server: answers within a rate.
 #[derive(Debug)]
 pub struct StunServer {
     limiter: PrefixLimiter,
@@ -73,13 +73,18 @@ impl Default for StunServer {
     }
 }
 
-/// The response to one datagram.
+/// The response to one datagram, if it is a well-formed Binding request.
 fn respond(remote: SocketAddr, datagram: &[u8]) -> Result<Vec<u8>, StunError> {
     let request = decode(datagram)?;
     if request.class() != MessageClass::Request || request.method() != methods::BINDING {
         return Err(StunError::NotBindingRequest);
     }
-    let unknown = unknown_required(&request);
+    Ok(answer(&request, remote))
+}
+
+/// The response to a Binding request.
+fn answer(request: &Message<Attribute>, remote: SocketAddr) -> Vec<u8> {
+    let unknown = unknown_required(request);
     let mut response = if unknown.is_empty() {
         success(request.transaction_id(), remote)
     } else {
@@ -90,7 +95,7 @@ fn respond(remote: SocketAddr, datagram: &[u8]) -> Result<Vec<u8>, StunError> {
         let fingerprint = Fingerprint::new(&response).expect("our own response encodes");
         response.add_attribute(fingerprint);
     }
-    Ok(MessageEncoder::new().encode_into_bytes(response).expect("our own response encodes"))
+    MessageEncoder::new().encode_into_bytes(response).expect("our own response encodes")
 }
 
 /// Decodes after the checks of RFC 8489 §6.3: lengths, and with the codec the magic cookie, attributes and FINGERPRINT.
@@ -131,8 +136,10 @@ fn unknown_attribute_error(transaction_id: TransactionId, unknown: Vec<Attribute
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use data_encoding::HEXLOWER;
     use stun_codec::Method;
+
+    use super::*;
 
     const REMOTE: &str = "192.0.2.1:32853";
     /// Binding request, no attributes, transaction id of RFC 5769 §2.1.
@@ -161,6 +168,18 @@ mod tests {
 
     fn decoded(bytes: &[u8]) -> Message<Attribute> {
         MessageDecoder::new().decode_from_bytes(bytes).unwrap().unwrap()
+    }
+
+    #[test]
+    fn responses_are_those_of_the_vectors() {
+        let mut exchanges = 0;
+        for line in include_str!("../../spec/vectors/stun.txt").lines().filter(|line| !line.starts_with('#')) {
+            let [from, request, response] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
+            let [request, response] = [request, response].map(|hex| HEXLOWER.decode(hex.as_bytes()).unwrap());
+            assert_eq!(respond(from.parse().unwrap(), &request), Ok(response), "{line}");
+            exchanges += 1;
+        }
+        assert_eq!(exchanges, 4);
     }
 
     #[test]

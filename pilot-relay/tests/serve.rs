@@ -1,4 +1,5 @@
 //! The driver on real loopback sockets and a real home directory.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;

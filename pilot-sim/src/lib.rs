@@ -1,2 +1,30 @@
-//! A deterministic network that drives pilot-core and pilot-relay in virtual time.
+//! A deterministic network that drives pilot-core and pilot-relay in virtual time. Development only.
+//!
+//! # Simulator
+//!
+//! Real nodes and a real relay run on hosts of a [`world::World`]; links between them delay, drop, double, damage and reorder
+//! ([`link::LinkConfig`]); agents run jobs on which both ends know every byte ([`application`]); and after every step the books of every
+//! tunnel are checked ([`invariants`]). Nothing in it sleeps, opens a socket or reads a clock: minutes of virtual time pass in
+//! milliseconds, and the same seed gives the same run, datagram by datagram.
+//!
+//! ```text
+//! cargo test -p pilot-sim                                   every scenario, on its fixed seeds
+//! PILOT_SIM_SEED=17 cargo test -p pilot-sim --test relay    the same scenarios on one seed
+//! ```
+//!
+//! A failure prints its seed, the rule that broke, where and when, the last datagrams and events, and the state of every host. To work on
+//! it, run that one test with that seed. What it was becomes a scenario of its own in `tests/regression.rs`, under a name that tells the
+//! story. [`scenario::seeds`] is where a test gets its seeds; [`topology`] has the networks that most of them start from.
+//!
+//! A rule that cannot fail proves nothing: for each invariant `tests/sabotage.rs` breaks it on purpose and expects the simulator to name it.
 #![forbid(unsafe_code)]
+
+pub mod application;
+mod host;
+pub mod invariants;
+pub mod link;
+pub mod pattern;
+pub mod scenario;
+pub mod topology;
+mod trace;
+pub mod world;

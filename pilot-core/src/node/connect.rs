@@ -8,7 +8,7 @@ use crate::dial::{Dial, Stage};
 use crate::event::{ConnectError, Event, StreamHandle};
 use crate::handshake::{self, Initiator, Local};
 use crate::id::{CircuitId, IdentityKey, ServicePort, TunnelId};
-use crate::limits::{CANDIDATES_MAX, CONNECT_TIMEOUT};
+use crate::limits::{CANDIDATES_MAX, CONNECT_TIMEOUT, RETRIES_BEFORE_NEW_CIRCUIT};
 use crate::path::Hop;
 use crate::peer::{Home, PeerInfo};
 use crate::route::{Ecn, Route};
@@ -166,8 +166,9 @@ impl Node {
             return;
         }
         if dial.is_retry_due(now.mono) {
+            let is_unheard = dial.retries() >= RETRIES_BEFORE_NEW_CIRCUIT;
             self.send_dial(index);
-            if !self.has_usable_relay(index) {
+            if is_unheard || !self.has_usable_relay(index) {
                 self.open_circuit(now, index);
             }
         }
@@ -197,11 +198,16 @@ impl Node {
         hop: Hop,
         is_proved: bool,
     ) {
-        let was_connected = self.peers[index as usize].is_connected();
-        let restarted = was_connected && !continues;
+        let peer = &self.peers[index as usize];
+        let was_connected = peer.is_connected();
+        let is_unheard = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_unheard(now.mono));
+        let restarted = was_connected && !continues && !is_unheard;
         if restarted {
             self.end_tunnel(index, Code::PEER_RESTARTED, "the agent has restarted");
             self.forget_circuits_at(index);
+        }
+        if !continues && let Some(crossing) = self.peers[index as usize].unconfirmed.take() {
+            self.by_index.remove(&crossing.agreed.live.index());
         }
         self.by_index.insert(agreed.live.index(), index);
         self.by_remote_index.entry(agreed.live.remote_index()).or_insert(index);
@@ -515,16 +521,31 @@ impl Node {
         }
     }
 
+    /// Tells a peer that we are reached by relay only: without a word it would go on to send directly until its probe timeouts pass.
+    pub(super) fn withdraw_candidates(&mut self, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        let Some(path) = peer.paths.active().map(|path| path.id) else { return };
+        if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) {
+            tunnel.transport.queue_frame(path, PathFrame::Candidates(Vec::new()));
+        }
+        peer.has_sent_candidates = false;
+        self.touch(index);
+    }
+
     fn own_candidates(&self) -> Vec<Candidate> {
         let reflexive = self.observed.map(|address| Candidate { kind: CandidateKind::ServerReflexive, address });
         let host = self.local_addresses.iter().map(|&address| Candidate { kind: CandidateKind::Host, address });
         reflexive.into_iter().chain(host).take(CANDIDATES_MAX).collect()
     }
 
-    /// Probes the addresses that a peer has named, and answers with ours.
+    /// Probes the addresses that a peer has named, and answers with ours. None at all says that it takes nothing directly.
     pub(super) fn candidates_received(&mut self, now: Now, index: u32, candidates: &[Candidate]) {
         if !self.config.direct || self.peers[index as usize].is_backbone {
             return;
+        }
+        if candidates.is_empty() {
+            self.peers[index as usize].has_sent_candidates = false;
+            return self.leave_direct_paths(now, index);
         }
         let is_same_host = self.is_on_this_host(index);
         for candidate in candidates.iter().take(CANDIDATES_MAX) {

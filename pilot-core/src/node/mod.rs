@@ -109,6 +109,13 @@ impl Node {
         }
     }
 
+    /// Takes new transport keys and their certificate; the identity stays. Sessions go on, later handshakes use the new ones. Keep the
+    /// old transport keys in the list for as long as their certificates are valid.
+    pub fn set_keys(&mut self, keys: Keys) {
+        debug_assert_eq!(keys.certificate.identity, self.key(), "another identity is another node");
+        self.keys = keys;
+    }
+
     /// Does what has become due. Harmless when nothing has.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(&(due, index)) = self.timers.first() {
@@ -135,10 +142,13 @@ impl Node {
         self.events.pop_front()
     }
 
-    /// Replaces the host candidates; they are sent to peers that are reached by relay.
+    /// Replaces the host candidates; they are sent to peers that are reached by relay. Peers reached otherwise hear from the new address.
     pub fn set_local_addresses(&mut self, now: Now, addresses: &[SocketAddr]) {
         if self.local_addresses != addresses {
             self.local_addresses = addresses.to_vec();
+            for peer in &mut self.peers {
+                peer.local_addresses_changed(addresses);
+            }
             self.announce_candidates(now);
         }
     }
@@ -166,6 +176,7 @@ impl Node {
         for index in 0..self.peers.len() as u32 {
             if !self.peers[index as usize].is_backbone {
                 self.leave_direct_paths(now, index);
+                self.withdraw_candidates(index);
             }
         }
     }
@@ -314,9 +325,14 @@ impl Node {
         &self.stats
     }
 
-    /// What the simulator checks after every step, for each tunnel.
-    pub fn audit(&self) -> impl Iterator<Item = (IdentityKey, Audit)> + '_ {
-        self.peers.iter().filter_map(|peer| Some((peer.key, peer.tunnel.as_ref()?.transport.audit())))
+    /// What the simulator checks after every step, for each tunnel. One whose keys are too old rests: its timers count for nothing.
+    pub fn audit(&self, now: Mono) -> impl Iterator<Item = (IdentityKey, Audit)> + '_ {
+        self.peers.iter().filter_map(move |peer| {
+            let tunnel = peer.tunnel.as_ref()?;
+            let mut audit = tunnel.transport.audit();
+            audit.timers.retain(|_| tunnel.can_seal(now));
+            Some((peer.key, audit))
+        })
     }
 
     fn index_of(&self, peer: &IdentityKey) -> Result<u32, OpenStreamError> {

@@ -228,6 +228,9 @@ impl Node {
         let resp = wire::handshake::Resp::decode(packet).map_err(|_| DropReason::Malformed)?;
         let &index = self.by_index.get(&resp.initiator).ok_or(DropReason::Unsolicited)?;
         self.check_direct(index, &hop)?;
+        if self.yields_to(index, now.mono) {
+            return Err(DropReason::SimultaneousInitiation);
+        }
         let peer = &mut self.peers[index as usize];
         let psks = peer.rekey_psks();
         let initiator =
@@ -326,6 +329,12 @@ impl Node {
     fn wins_against(&self, index: u32) -> bool {
         let peer = &self.peers[index as usize];
         peer.dial.as_ref().is_some_and(Dial::is_in_handshake) && self.key() < peer.key
+    }
+
+    /// Both sides have answered the other's message 1: the session of the smaller key's goes on, and is about to be used.
+    fn yields_to(&self, index: u32, now: Mono) -> bool {
+        let peer = &self.peers[index as usize];
+        peer.key < self.key() && peer.unconfirmed.as_ref().is_some_and(|session| session.is_crossing(now))
     }
 
     pub(super) fn new_index(&mut self) -> SessionIndex {

@@ -61,8 +61,8 @@ use crate::wire::stream_header::StreamHeader;
 /// Bytes that a data packet has beside its frames: header and tag (spec/wire.md §3).
 pub const PACKET_OVERHEAD: usize = 13 + 16;
 
-/// Smallest packet size of a path: what every path carries (spec/wire.md §2).
-pub const PACKET_LEN_MIN: usize = 1_152;
+/// Smallest packet size of a path: what every path carries (spec/wire.md §4).
+pub const PACKET_LEN_MIN: usize = crate::wire::INNER;
 
 /// Longest unreliable message: it fits every path's packets, beside anything small.
 pub const DATAGRAM_LEN_MAX: usize = 1_024;
@@ -88,6 +88,8 @@ pub struct Transport {
     datagrams: VecDeque<(ServicePort, Bytes)>,
     /// Repairable frames of the packet under construction.
     draft_frames: Vec<SentFrame>,
+    /// The train that `next_path` began with may begin with a probe for a larger packet.
+    may_probe_mtu: bool,
     closing: Option<(Code, String)>,
     is_closed: bool,
     /// Since when nothing was acknowledged although something is in flight on the active path.
@@ -116,6 +118,7 @@ impl Transport {
             announcements: Announcements::default(),
             datagrams: VecDeque::new(),
             draft_frames: Vec::new(),
+            may_probe_mtu: false,
             closing: None,
             is_closed: false,
             unanswered_since: None,
@@ -207,8 +210,11 @@ impl Transport {
     }
 
     /// The path that has something to send now: window, pacer, acknowledgements, probes and queued frames considered.
+    /// Call it before each train of packets.
     pub fn next_path(&mut self, now: Mono) -> Option<PathId> {
-        self.choose_path(now)
+        let path = self.choose_path(now)?;
+        self.may_probe_mtu = self.is_mtu_probe_due(path);
+        Some(path)
     }
 
     /// Appends the frames of one packet for `path` to `buf`, in which the caller has reserved the packet's header. They take
@@ -230,7 +236,7 @@ impl Transport {
     /// Length of the next packet of a train on this path, with header and tag. A shorter packet ends the train. When a larger size is to
     /// be probed, this is the probe's, and the packet behind it ends the train.
     pub fn segment_len(&self, path: PathId) -> usize {
-        let is_probe = self.is_mtu_probe_due(path);
+        let is_probe = self.may_probe_mtu && self.is_mtu_probe_due(path);
         let Some(path) = self.path(path) else { return PACKET_LEN_MIN };
         path.mtu.next_probe().filter(|_| is_probe).unwrap_or_else(|| path.mtu.current())
     }
@@ -364,10 +370,11 @@ impl Transport {
         self.streams.ids()
     }
 
-    /// Whether a stream is open, or anything is not yet acknowledged.
+    /// Whether a stream is open, or anything on the active path is not yet acknowledged. Probes of other paths are no work.
     pub fn has_unfinished_work(&self) -> bool {
-        !self.is_closed
-            && (self.open_stream_count() > 0 || self.has_packets_in_flight() || self.announcements.has_queued())
+        let active = self.active.and_then(|active| self.path(active));
+        let is_unacknowledged = active.is_some_and(|path| path.list.oldest().is_some());
+        !self.is_closed && (self.open_stream_count() > 0 || is_unacknowledged || self.announcements.has_queued())
     }
 
     /// The books, recomputed from first principles.

@@ -28,6 +28,7 @@ impl Transport {
         if !self.can_send() {
             return None;
         }
+        self.streams.settle_queues();
         if let Some(path) = self.active_mut() {
             path.refill_pacer(now);
         }
@@ -50,7 +51,7 @@ impl Transport {
         if !self.can_send() {
             return None;
         }
-        let is_mtu_probe = self.is_mtu_probe_due(id);
+        let is_mtu_probe = std::mem::take(&mut self.may_probe_mtu) && self.is_mtu_probe_due(id);
         let path = self.path_mut(id)?;
         path.refill_pacer(now);
         let len = if is_mtu_probe { path.mtu.next_probe()? } else { path.mtu.current() };
@@ -73,7 +74,7 @@ impl Transport {
         if self.has_data() && self.can_send() { path.pacer.release_at() } else { None }
     }
 
-    /// Whether the next packet of a path will be a probe for a larger size: only while data flows and the path is well.
+    /// Whether the next train on a path should begin with a probe for a larger size: only while data flows and the path is well.
     pub(super) fn is_mtu_probe_due(&self, id: PathId) -> bool {
         let Some(path) = self.path(id).filter(|path| path.mtu.next_probe().is_some()) else { return false };
         let is_well = path.pto_count == 0 && path.rtt.measured().is_some();

@@ -67,9 +67,7 @@ impl Transport {
             path.loss_time = None;
         }
         self.sent.release();
-        if !self.has_packets_in_flight() && !self.streams.has_frames() && !self.announcements.has_queued() {
-            self.unanswered_since = None;
-        }
+        self.settle_silence();
     }
 
     /// Gives up one packet for which the ring has no place any more.
@@ -90,6 +88,7 @@ impl Transport {
             Some((TimerKind::Loss, at)) if at <= now => {
                 self.detect_lost(now, id);
                 self.sent.release();
+                self.settle_silence();
             }
             Some((TimerKind::Pto, at)) if at <= now => self.on_pto(now, id),
             Some(_) | None => {}
@@ -233,6 +232,13 @@ impl Transport {
             let mtu = path.mtu.current();
             path.controller.on_mtu_update(mtu as u64);
             self.streams.events.push_back(TransportEvent::MtuProved { path: id, mtu });
+        }
+    }
+
+    /// Nothing is waited for any more once what was in flight is lost and needs no repair.
+    fn settle_silence(&mut self) {
+        if !self.has_packets_in_flight() && !self.streams.has_frames() && !self.announcements.has_queued() {
+            self.unanswered_since = None;
         }
     }
 

@@ -10,7 +10,7 @@ use super::received::Reported;
 use crate::id::{PacketNumber, PathId};
 use crate::time::Mono;
 
-/// Largest span of packet numbers in flight: the peer's replay window refuses what is older (spec/wire.md §4).
+/// Largest span of packet numbers in flight: the peer's replay window refuses what is older (spec/wire.md §3).
 const SPAN_MAX: usize = 1 << 16;
 
 /// Slots at first: enough for requests and replies.

@@ -132,6 +132,9 @@ pub fn attested_address(text: &str) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::CircuitId;
+    use crate::vectors;
+    use crate::wire::RelayHeader;
 
     fn offer() -> CircuitOffer {
         CircuitOffer {
@@ -151,6 +154,36 @@ mod tests {
         assert_eq!(decode::<CircuitOpened>(&encode(&opened)).unwrap(), opened);
         let answer = CircuitAnswer { status: CircuitStatus::Refused };
         assert_eq!(decode::<CircuitAnswer>(&encode(&answer)).unwrap(), answer);
+    }
+
+    #[test]
+    fn messages_are_those_of_the_vectors() {
+        let open = CircuitOpen { destination: [0x11; 32].into(), packet: vec![0xC8, 1, 1, 0].into() };
+        let opened = CircuitOpened {
+            status: CircuitStatus::Ok,
+            circuit: 0x0C0C_0C0C,
+            reason: String::new(),
+            attested: Some("192.0.2.2:4433".into()),
+        };
+        let denied = CircuitOpened {
+            status: CircuitStatus::NotFound,
+            circuit: 0,
+            reason: "no tunnel with that agent".into(),
+            attested: None,
+        };
+        let relayed = [&RelayHeader { circuit: CircuitId(0x0C0C_0C0C) }.encode()[..], &[0xC0, 1, 2, 3]].concat();
+        let ours = [
+            ("open", encode(&open)),
+            ("opened", encode(&opened)),
+            ("denied", encode(&denied)),
+            ("offer", encode(&offer())),
+            ("answer", encode(&CircuitAnswer { status: CircuitStatus::Ok })),
+            ("relay_packet", relayed),
+        ];
+        let cases = vectors::cases(include_str!("../../../spec/vectors/relay.txt"));
+        for (name, bytes) in ours {
+            assert_eq!(cases[0].bytes(name), bytes, "{name}: {}", data_encoding::HEXLOWER.encode(&bytes));
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Calls to the directory (spec/backbone.md §4): one [`Request`] and one [`Reply`] per stream of [`ServicePort::DIRECTORY`].
+//! Calls to the directory (spec/backbone.md §3): one [`Request`] and one [`Reply`] per stream of [`ServicePort::DIRECTORY`].
 //!
 //! Each side writes its message as deterministic CBOR and finishes its direction. Who calls is whom the tunnel says; no message names the
 //! caller. Signed records travel as opaque byte strings, so that their signatures survive untouched.
@@ -126,7 +126,7 @@ pub enum Reply {
         #[n(0)]
         lease_until: UnixTime,
     },
-    /// To [`Request::Register`]: the address is known under another key; go on to the next modifier (spec/address.md).
+    /// To [`Request::Register`]: the address is known under another key; go on to the next modifier (spec/address.md §2).
     #[n(7)]
     AddressTaken,
     /// The request was not carried out.
@@ -252,6 +252,22 @@ mod tests {
             Reply::AddressTaken,
             Reply::Error { code: ErrorCode::Busy, message: "too many requests".into() },
         ]
+    }
+
+    #[test]
+    fn messages_look_as_the_spec_says() {
+        let hex = |bytes: Vec<u8>| data_encoding::HEXLOWER.encode(&bytes);
+        assert_eq!(hex(Request::Status.encode()), "820480");
+        let register = Request::Register { identity: vec![0xaa], presence: vec![0xbb] };
+        assert_eq!(hex(register.encode()), "82008241aa41bb");
+        assert_eq!(hex(Request::Resolve { by: Target::Name("al".into()) }.encode()), "82018182008162616c");
+        let find = Find { tag: Some("t".into()), group: None, need: vec!["w".into()], limit: 5 };
+        assert_eq!(hex(Request::Find(find).encode()), "820281a3006174028161770305");
+        let entry = Entry { identity: vec![0xaa], presence: None, reachable: false };
+        assert_eq!(hex(Reply::Resolved(entry).encode()), "820181a20041aa02f4");
+        assert_eq!(hex(Reply::AddressTaken.encode()), "820780");
+        let busy = Reply::Error { code: ErrorCode::Busy, message: "b".into() };
+        assert_eq!(hex(busy.encode()), "820882036162");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! The local API: HTTP/1.1 and JSON over a Unix socket (spec/local-api.md). Types and client are shared with `pilotctl`.
 
 pub mod client;
+mod pump;
+pub mod server;
 pub mod types;
 
 /// Version of the API, sent in [`VERSION_HEADER`] with every reply.

@@ -323,6 +323,15 @@ pub struct StreamStatus {
     pub bytes_received: u64,
 }
 
+/// Body of `POST /v1/streams/{id}/reset`: ends a stream with an error that its other end is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetRequest {
+    /// The class that the other end's error has.
+    pub code: ErrorCode,
+    /// Why, at most 256 bytes of it.
+    pub reason: String,
+}
+
 /// Whether a stream is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,4 +1,4 @@
-//! Where the directory keeps its registrations (spec/backbone.md §4.2).
+//! Where the directory keeps its registrations (spec/backbone.md §4).
 //!
 //! A [`Store`] decides alone who gets a name or an address, so that several nodes can share one. What it is given has been verified. Every
 //! backend passes the same conformance tests.

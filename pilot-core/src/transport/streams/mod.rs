@@ -52,8 +52,10 @@ struct Stream {
     awaits_header: bool,
     send: SendStream,
     receive: ReceiveStream,
-    /// It stands in a queue of `ready`, or in `credit_blocked`.
+    /// It stands in a queue of `ready`.
     is_queued: bool,
+    /// It stands in `credit_blocked`; what is lost meanwhile needs no credit and queues it all the same.
+    is_credit_blocked: bool,
     /// It stands in `control`.
     has_control: bool,
     is_stalled: bool,
@@ -273,7 +275,7 @@ impl Streams {
             self.data_sent_max = max;
             while let Some(slot) = self.credit_blocked.pop_front() {
                 if let Some(stream) = self.stream_mut(slot) {
-                    stream.is_queued = false;
+                    stream.is_credit_blocked = false;
                 }
                 self.schedule(slot);
             }
@@ -305,6 +307,37 @@ impl Streams {
         self.write_credit(buf, end, sent);
         self.write_control(buf, end, sent);
         self.write_data(buf, end, sent);
+    }
+
+    /// Takes out of the queues what has nothing to send any more, or no credit, so that a queue with an entry means a frame.
+    pub(super) fn settle_queues(&mut self) {
+        let credit = self.send_credit();
+        for urgency in 0..self.ready.len() {
+            while let Some(slot) = self.ready[urgency].front().copied() {
+                let Some(stream) = self.slots[slot as usize].as_mut() else {
+                    self.ready[urgency].pop_front();
+                    continue;
+                };
+                match stream.send.can_write(credit) {
+                    Ok(()) => break,
+                    Err(NotWritten::NoTunnelCredit) if !stream.is_credit_blocked => {
+                        stream.is_credit_blocked = true;
+                        self.credit_blocked.push_back(slot);
+                    }
+                    Err(NotWritten::NoTunnelCredit | NotWritten::Nothing | NotWritten::NoRoom) => {}
+                }
+                stream.is_queued = false;
+                self.ready[urgency].pop_front();
+            }
+        }
+        while let Some(slot) = self.control.front().copied() {
+            match self.stream_mut(slot) {
+                Some(stream) if stream.has_control_frames() => break,
+                Some(stream) => stream.has_control = false,
+                None => {}
+            }
+            self.control.pop_front();
+        }
     }
 
     /// Whether `write_frames` has something to write.
@@ -419,6 +452,7 @@ impl Streams {
             send,
             receive: ReceiveStream::new(self.config.stream_window),
             is_queued: false,
+            is_credit_blocked: false,
             has_control: false,
             is_stalled: false,
         };
@@ -739,8 +773,9 @@ impl Streams {
                 }
                 Err(NotWritten::Nothing) => {}
                 Err(NotWritten::NoTunnelCredit) => {
-                    stream.is_queued = true;
-                    self.credit_blocked.push_back(slot);
+                    if !std::mem::replace(&mut stream.is_credit_blocked, true) {
+                        self.credit_blocked.push_back(slot);
+                    }
                 }
                 Err(NotWritten::NoRoom) => {
                     stream.is_queued = true;

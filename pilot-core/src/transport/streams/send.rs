@@ -252,7 +252,12 @@ impl SendStream {
 
     /// Whether a STREAM frame could be sent, the tunnel's credit apart.
     pub(super) fn has_data_to_send(&self) -> bool {
-        self.next_stretch(u64::MAX).is_ok()
+        self.can_write(u64::MAX).is_ok()
+    }
+
+    /// Whether a STREAM frame could be sent, or what is missing. `credit` is what the tunnel allows of fresh data.
+    pub(super) fn can_write(&self, credit: u64) -> Result<(), NotWritten> {
+        self.next_stretch(credit).map(|_| ())
     }
 
     /// Whether RESET is to be told.

@@ -1,0 +1,157 @@
+//! `daemon run`: the agent in this process, in the foreground or as what `daemon start` started.
+
+use std::net::{Ipv6Addr, SocketAddr};
+
+use clap::Args;
+use pilot_core::ticket::BackboneTicket;
+use pilot_daemon::agent::{Agent, AgentConfig, StartError};
+use pilot_daemon::api::server::Server;
+use pilot_daemon::home::Home;
+
+use super::start::{Started, hostname};
+use super::{StartArgs, Switch};
+use crate::commands::backbone::local::{self, LocalBackbone};
+use crate::context::Context;
+use crate::exit_code::ExitCode;
+use crate::hint::{Failure, Result};
+use crate::process::child;
+use crate::settings::Settings;
+use crate::signals::Interrupt;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    start: StartArgs,
+    /// What `daemon start` starts.
+    #[arg(long, hide = true)]
+    detached: bool,
+}
+
+pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
+    if !args.detached {
+        return serve(args, context).await;
+    }
+    child::leave_session()?;
+    child::leave_directory()?;
+    let served = serve(args, context).await;
+    if let Err(failure) = &served {
+        child::report_failure(failure)?;
+    }
+    served
+}
+
+/// Runs the agent until it is told to end, by a signal or by its local API.
+async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
+    let name = hostname(&args.start, context)?;
+    let settings = args.start.settings().or(context.settings_of(&name)?);
+    let home = Home::at(&context.home);
+    // Before a backbone is started for it in vain. The agent takes the lock itself.
+    if let Some(pid) = home.agent(&name)?.running_pid() {
+        return Err(already_running(&name, pid));
+    }
+    let backbone = Backbone::choose(args.start.no_backbone, &settings, context).await?;
+    let config = AgentConfig {
+        tags: settings.tags.unwrap_or_default(),
+        groups: settings.groups.unwrap_or_default(),
+        description: settings.description.unwrap_or_default(),
+        backbone: backbone.ticket,
+        listen: settings.listen.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
+        direct: settings.direct.unwrap_or(true),
+        ..AgentConfig::new(home, name)
+    };
+    let agent = Agent::start(config).await.map_err(start_failure)?;
+    drop(backbone.local);
+    let worked = work(&agent, args, context).await;
+    agent.shutdown().await;
+    worked
+}
+
+/// Serves the local API until the end.
+async fn work(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()> {
+    let mut interrupt = Interrupt::new()?;
+    let path = agent.home().socket_path()?;
+    let server = Server::bind(&path)
+        .map_err(|error| Failure::failed(format!("cannot open the local API at {}: {error}", path.display())))?;
+    announce(agent, args, context).await?;
+    let serving = server.run(agent.clone());
+    tokio::pin!(serving);
+    tokio::select! {
+        () = &mut serving => {}
+        () = interrupt.received() => {
+            agent.shutdown().await;
+            serving.await;
+        }
+    }
+    Ok(())
+}
+
+async fn announce(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()> {
+    let status = agent.status().await?;
+    let started = Started { pid: status.pid, address: status.address, hostname: status.name, tags: status.tags };
+    if args.detached {
+        return child::report_ready(&started);
+    }
+    context.output.result(&started, || started.lines())
+}
+
+impl StartArgs {
+    /// The flags, as they stand in front of the config files.
+    fn settings(&self) -> Settings {
+        Settings {
+            tags: self.tags.clone(),
+            groups: self.groups.clone(),
+            description: self.description.clone(),
+            backbone: self.backbone.clone(),
+            listen: self.listen,
+            direct: self.direct.map(Switch::is_on),
+            ..Settings::default()
+        }
+    }
+}
+
+/// The backbone that the agent meets others by.
+struct Backbone {
+    ticket: Option<BackboneTicket>,
+    /// Kept until the agent is registered there.
+    local: Option<LocalBackbone>,
+}
+
+impl Backbone {
+    async fn choose(no_backbone: bool, settings: &Settings, context: &Context) -> Result<Self> {
+        if no_backbone {
+            return Ok(Self { ticket: None, local: None });
+        }
+        if let Some(named) = &settings.backbone {
+            let ticket = parse_ticket(named)?;
+            if !local::is_key_of(&ticket, context) {
+                return Ok(Self { ticket: Some(ticket), local: None });
+            }
+        }
+        let local = local::ensure(context).await?;
+        Ok(Self { ticket: Some(parse_ticket(&local.ticket)?), local: Some(local) })
+    }
+}
+
+fn parse_ticket(text: &str) -> Result<BackboneTicket> {
+    text.parse().map_err(|error| {
+        Failure::usage(format!("'{text}' is no backbone ticket: {error}"))
+            .hint("a ticket is the line that `pilotctl backbone start` prints: pilot-backbone:KEY@HOST:PORT")
+    })
+}
+
+fn already_running(name: &str, pid: u32) -> Failure {
+    Failure::failed(format!("agent '{name}' is already running (pid {pid})"))
+        .hint(format!("`pilotctl daemon stop --as {name}` stops it; `daemon restart` does both"))
+}
+
+fn start_failure(error: StartError) -> Failure {
+    let hint = error.hint();
+    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let failure = Failure::failed(format!("{error}{cause}"));
+    let failure = if hint.is_empty() { failure } else { failure.hint(hint) };
+    match error {
+        StartError::Home(error) => error.into(),
+        StartError::Registration(error) => Failure { code: ExitCode::Failed, ..error.into() },
+        StartError::Listen { .. } | StartError::Timer(_) | _ => failure,
+    }
+}

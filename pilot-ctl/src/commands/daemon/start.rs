@@ -1,0 +1,198 @@
+//! `daemon start` and `daemon restart`: the agent is `pilotctl daemon run --detached`, which reports when it is ready.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{StartArgs, Switch, stop};
+use crate::commands::mcp;
+use crate::context::Context;
+use crate::exit_code::ExitCode;
+use crate::hint::{Failure, Result};
+use crate::{home, process};
+
+/// The longest hostname, as in DNS (RFC 1035 §2.3.1).
+const HOSTNAME_LEN_MAX: usize = 63;
+
+/// What an agent that is ready says of itself.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Started {
+    pub(super) pid: u32,
+    pub(super) address: String,
+    pub(super) hostname: String,
+    pub(super) tags: Vec<String>,
+}
+
+impl Started {
+    /// The promised lines (spec/cli.md §5.1).
+    pub(super) fn lines(&self) -> String {
+        let Self { pid, address, hostname, tags } = self;
+        let lines = format!("Daemon running (pid {pid})\nAddress: {address}\nHostname: {hostname}");
+        if tags.is_empty() { lines } else { format!("{lines}\nTags: {}", tags.join(", ")) }
+    }
+}
+
+pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
+    let name = hostname(args, context)?;
+    let started = spawn(&args.to_argv(&name), &name, context).await?;
+    save(args, &name, context)?;
+    context.output.result(&started, || started.lines())
+}
+
+pub(super) async fn restart(context: &Context) -> Result<()> {
+    let name = agent_to_restart(context).await?;
+    let server = mcp::running_detached(context, &name)?;
+    if let Some(daemon) = crate::client::Daemon::connect_to(context, &name).await? {
+        stop::stop(&daemon, context).await?;
+    }
+    let started = spawn(&saved_argv(&name, context), &name, context).await?;
+    if let Some(server) = server {
+        mcp::restart_detached(&server, context, &name).await?;
+    }
+    context.output.result(&started, || started.lines())
+}
+
+/// The running one, or one that was named and is known.
+async fn agent_to_restart(context: &Context) -> Result<String> {
+    match &context.agent {
+        Some(name) if saved_path(name, context).exists() => Ok(name.clone()),
+        _ => Ok(context.daemon().await?.name),
+    }
+}
+
+async fn spawn(argv: &[String], name: &str, context: &Context) -> Result<Started> {
+    home::make_directory(&context.agent_dir(name))?;
+    let mut full: Vec<OsString> = vec!["--home".into(), context.home.clone().into()];
+    full.extend(argv.iter().map(OsString::from));
+    process::spawn_detached(&full, &home::agent(&context.home, name)?.log_path()).await
+}
+
+impl StartArgs {
+    /// The same, as the child's command line: environment variables have become flags.
+    fn to_argv(&self, hostname: &str) -> Vec<String> {
+        let mut argv: Vec<String> = ["daemon", "run", "--detached", "--hostname", hostname].map(str::to_owned).into();
+        let mut flag = |name: &str, value: Option<String>| {
+            if let Some(value) = value {
+                argv.push(format!("--{name}={value}"));
+            }
+        };
+        flag("tags", self.tags.as_ref().map(|tags| tags.join(",")));
+        flag("groups", self.groups.as_ref().map(|groups| groups.join(",")));
+        flag("description", self.description.clone());
+        flag("backbone", self.backbone.clone().filter(|_| !self.no_backbone));
+        flag("listen", self.listen.map(|listen| listen.to_string()));
+        flag("direct", self.direct.map(|direct| if direct == Switch::On { "on" } else { "off" }.to_owned()));
+        if self.no_backbone {
+            argv.push("--no-backbone".to_owned());
+        }
+        argv
+    }
+}
+
+/// The agent to start (spec/cli.md §5.1).
+pub(super) fn hostname(args: &StartArgs, context: &Context) -> Result<String> {
+    if let Some(name) = args.hostname.as_ref().or(context.agent.as_ref()) {
+        return checked(name);
+    }
+    match home::agent_names(&context.home).as_slice() {
+        [] => Ok(machine_name()),
+        [only] => Ok(only.clone()),
+        several => Err(Failure::usage(format!("several agents live here: {}", several.join(", ")))
+            .hint("say which one with --hostname NAME")),
+    }
+}
+
+/// LDH labels are what every program that takes a hostname takes.
+fn checked(name: &str) -> Result<String> {
+    let is_ldh = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
+    let is_label = is_ldh && !name.starts_with('-') && !name.ends_with('-');
+    if is_label && (1..=HOSTNAME_LEN_MAX).contains(&name.len()) {
+        return Ok(name.to_owned());
+    }
+    let failure = Failure::new(ExitCode::Usage, format!("'{name}' is no hostname"));
+    let likely = as_label(name);
+    Err(if likely.is_empty() {
+        failure.hint("lower-case letters, digits and hyphens between them, at most 63")
+    } else {
+        failure.hint(format!("lower-case letters, digits and hyphens, at most 63; for example '{likely}'"))
+    })
+}
+
+fn machine_name() -> String {
+    let node = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let label = as_label(node.split('.').next().unwrap_or_default());
+    if label.is_empty() { "agent".to_owned() } else { label }
+}
+
+/// The label that is closest to what was meant.
+fn as_label(name: &str) -> String {
+    let lower = name.to_lowercase();
+    let mapped: String = lower.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    mapped.trim_matches('-').chars().take(HOSTNAME_LEN_MAX).collect::<String>().trim_end_matches('-').to_owned()
+}
+
+/// Where `start` leaves for `restart` what the agent's own config file does not hold.
+fn saved_path(name: &str, context: &Context) -> PathBuf {
+    context.agent_dir(name).join("start.json")
+}
+
+fn save(args: &StartArgs, name: &str, context: &Context) -> Result<()> {
+    // The agent keeps these itself, and they may change while it runs.
+    let kept = StartArgs { tags: None, groups: None, description: None, direct: None, ..args.clone() };
+    let path = saved_path(name, context);
+    let aside = path.with_extension("json.new");
+    let text = serde_json::json!({ "argv": kept.to_argv(name) }).to_string();
+    let saved = std::fs::write(&aside, text).and_then(|()| std::fs::rename(&aside, &path));
+    saved.map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
+}
+
+/// An agent that was run in the foreground left no word: its name is all there is.
+fn saved_argv(name: &str, context: &Context) -> Vec<String> {
+    #[derive(Deserialize)]
+    struct Saved {
+        argv: Vec<String>,
+    }
+    let text = std::fs::read_to_string(saved_path(name, context)).ok();
+    let saved = text.and_then(|text| serde_json::from_str::<Saved>(&text).ok());
+    saved.map_or_else(|| StartArgs::default().to_argv(name), |saved| saved.argv)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_prints_the_promised_lines() {
+        let mut started =
+            Started { pid: 24817, address: "0:A91F.3C07.7C2E".into(), hostname: "my-agent".into(), tags: Vec::new() };
+        assert_eq!(started.lines(), "Daemon running (pid 24817)\nAddress: 0:A91F.3C07.7C2E\nHostname: my-agent");
+        started.tags = vec!["mcp".into(), "finance".into()];
+        assert!(started.lines().ends_with("\nTags: mcp, finance"));
+    }
+
+    #[test]
+    fn only_labels_are_hostnames() {
+        for name in ["a", "agent-7", "0"] {
+            assert_eq!(checked(name), Ok(name.to_owned()));
+        }
+        for name in ["", "-a", "a-", "A", "a.b", "a b", "../a", &"a".repeat(64)] {
+            assert_eq!(checked(name).map_err(|failure| failure.code), Err(ExitCode::Usage), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_hint_offers_a_name_that_works() {
+        for (typed, offered) in [("My_Agent.local", "my-agent-local"), ("Ünal's box", "nal-s-box")] {
+            assert_eq!(as_label(typed), offered);
+            assert_eq!(checked(offered), Ok(offered.to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_child_gets_what_was_given_and_nothing_else() {
+        let args = StartArgs { tags: Some(vec!["a".into(), "b".into()]), no_backbone: true, ..StartArgs::default() };
+        let expected = ["daemon", "run", "--detached", "--hostname", "x", "--tags=a,b", "--no-backbone"];
+        assert_eq!(args.to_argv("x"), expected);
+    }
+}

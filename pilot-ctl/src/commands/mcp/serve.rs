@@ -1,0 +1,230 @@
+//! `pilotctl mcp serve`: one server process for each connection.
+//!
+//! `--detach` hands the server to the daemon: it runs in the background and holds its accept calls to the daemon's local
+//! API, so it ends when they do, whatever way the daemon ends. A lock on its record, `agents/NAME/mcp.json`, tells whether
+//! it runs; `daemon restart` starts it again from that record.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncWriteExt;
+
+use super::SERVICE;
+use crate::bridge;
+use crate::client::{AcceptOptions, Daemon, Incoming};
+use crate::context::Context;
+use crate::exit_code::ExitCode;
+use crate::handler::{GRACE, Handler, HandlerCommand};
+use crate::hint::{Failure, Result};
+use crate::lock::Lock;
+use crate::output::Output;
+use crate::process::{self, child};
+use crate::service::{Service, Stop, refuse};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pilotctl mcp serve -- npx -y @modelcontextprotocol/server-everything
+  pilotctl mcp serve --allow public --offer \"weather forecasts\" -- ./weather-server
+  pilotctl mcp serve --detach -- uvx mcp-server-git
+
+On the other host: `pilotctl mcp connect NAME` in the MCP client's configuration.")]
+pub(crate) struct ServeArgs {
+    /// Who may call besides the agents of this PILOT_HOME.
+    #[arg(long, value_name = "WHO")]
+    allow: Option<super::super::Allow>,
+    /// Hand it to the daemon and return; it ends with the daemon.
+    #[arg(long)]
+    detach: bool,
+    /// What the server can do, in words that `find --need` looks at.
+    #[arg(long, value_name = "TEXT")]
+    offer: Option<String>,
+    /// How many connections are served at once, a process each.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    concurrency: u16,
+    /// What `--detach` starts.
+    #[arg(long, hide = true, conflicts_with = "detach")]
+    detached: bool,
+    /// The server, after `--`.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// What a server in the background tells the command that started it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Serving {
+    pid: u32,
+    agent: String,
+}
+
+pub(crate) async fn run(args: &ServeArgs, context: &Context) -> Result<()> {
+    if args.detach {
+        return detach(args, context).await;
+    }
+    if !args.detached {
+        return serve(args, context).await;
+    }
+    child::leave_session()?;
+    let ended = serve(args, context).await;
+    if let Err(failure) = &ended {
+        child::report_failure(failure)?;
+    }
+    ended
+}
+
+async fn detach(args: &ServeArgs, context: &Context) -> Result<()> {
+    let daemon = context.daemon().await?;
+    let serving: Serving =
+        process::spawn_detached(&argv(args, context, &daemon.name), &log(context, &daemon.name)).await?;
+    context.output.result(&serving, || format!("MCP server of {} running (pid {})", serving.agent, serving.pid))
+}
+
+async fn serve(args: &ServeArgs, context: &Context) -> Result<()> {
+    let daemon = Arc::new(context.daemon().await?);
+    let record = if args.detached { Some(take_record(args, context, &daemon.name)?) } else { None };
+    let command = Arc::new(HandlerCommand::new(args.command.clone(), context, &daemon.name));
+    let service = Service {
+        accept: AcceptOptions { service: SERVICE.to_owned(), public: args.allow.is_some(), offer: Some(offer(args)) },
+        concurrency: usize::from(args.concurrency),
+    };
+    let output = context.output;
+    let agent = daemon.name.clone();
+    let detached = args.detached;
+    let announce = move || {
+        if detached {
+            return child::report_ready(&Serving { pid: std::process::id(), agent });
+        }
+        output.talk(format_args!("serving MCP as {agent}"));
+        Ok(())
+    };
+    let handler_daemon = daemon.clone();
+    let handle = move |incoming, stop| connection(handler_daemon.clone(), command.clone(), output, incoming, stop);
+    let ended = service.run(daemon, announce, handle).await;
+    drop(record);
+    ended
+}
+
+/// Without words of its own, the server is found by the name of its program.
+fn offer(args: &ServeArgs) -> String {
+    let words = || args.command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+    args.offer.clone().unwrap_or_else(|| format!("MCP server: {}", words()))
+}
+
+/// One connection: starts a server and passes bytes until either side has ended.
+async fn connection(
+    daemon: Arc<Daemon>,
+    command: Arc<HandlerCommand>,
+    output: Output,
+    mut incoming: Incoming,
+    stop: Stop,
+) {
+    let ended = match command.start(&incoming) {
+        Ok(mut handler) => pass_bytes(&mut handler, &mut incoming, stop).await,
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = ended {
+        refuse(&daemon, output, &incoming, failure.code, &failure.message).await;
+    }
+}
+
+async fn pass_bytes(handler: &mut Handler, incoming: &mut Incoming, stop: Stop) -> Result<()> {
+    let status = serve_connection(handler, incoming, stop).await?;
+    if !status.success() {
+        return Err(Failure::failed(format!("the MCP server failed: {status}")));
+    }
+    let ended = incoming.io.shutdown().await;
+    ended.map_err(|error| Failure::failed(format!("the client has gone: {error}")))
+}
+
+/// Returns how the server took it that the connection, or itself, has ended.
+async fn serve_connection(handler: &mut Handler, incoming: &mut Incoming, mut stop: Stop) -> Result<ExitStatus> {
+    let (stdin, mut stdout) = handler.take_pipes()?;
+    let (from_client, mut to_client) = incoming.io.split();
+    let down = tokio::io::copy(&mut stdout, &mut to_client);
+    tokio::pin!(down);
+    tokio::select! {
+        _server_ended = &mut down => handler.end().await,
+        status = handler.wait() => {
+            // What the server wrote last is still in the pipe; a child of its own may hold that open for ever.
+            let _rest = tokio::time::timeout(GRACE, &mut down).await;
+            status
+        }
+        _client_ended = bridge::pump(from_client, stdin) => {
+            let ended = async { tokio::join!(&mut down, handler.end()) };
+            // The client is the one that ended: how the server takes it is no failure.
+            let _ended = tokio::time::timeout(GRACE * 3, ended).await;
+            Ok(ExitStatus::default())
+        }
+        () = stop.requested() => {
+            handler.end_now().await?;
+            Err(Failure::failed("the MCP server is shutting down"))
+        }
+    }
+}
+
+/// What `daemon restart` needs to start a server again.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    argv: Vec<String>,
+}
+
+/// The servers that run in the background for this agent.
+pub(crate) fn running_detached(context: &Context, agent: &str) -> Result<Option<Record>> {
+    let path = record_path(context, agent);
+    if Lock::is_free(&path)? {
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(&path)
+        .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
+    Ok(serde_json::from_str(&text).ok())
+}
+
+/// Starts a server again, as it ran before.
+pub(crate) async fn restart_detached(record: &Record, context: &Context, agent: &str) -> Result<()> {
+    let argv: Vec<OsString> = record.argv.iter().map(OsString::from).collect();
+    process::spawn_detached::<Serving>(&argv, &log(context, agent)).await.map(drop)
+}
+
+/// Holds the record for as long as this process serves. A second server for the agent finds it held.
+fn take_record(args: &ServeArgs, context: &Context, agent: &str) -> Result<Lock> {
+    let mut argv: Vec<String> = Vec::new();
+    for argument in self::argv(args, context, agent) {
+        argv.push(argument.into_string().map_err(|_| Failure::usage("a command that is handed over must be UTF-8"))?);
+    }
+    let path = record_path(context, agent);
+    let Some(mut lock) = Lock::try_take(&path)? else {
+        let message = format!("an MCP server of {agent} already runs in the background");
+        return Err(Failure::new(ExitCode::Failed, message)
+            .hint("`pilotctl daemon restart` ends and restarts it with the agent"));
+    };
+    lock.write(&serde_json::json!({ "argv": argv }).to_string())?;
+    Ok(lock)
+}
+
+/// The same server as a child of its own; `--detached` is added when it is spawned.
+fn argv(args: &ServeArgs, context: &Context, agent: &str) -> Vec<OsString> {
+    let concurrency = args.concurrency.to_string();
+    let mut argv: Vec<OsString> = vec!["--home".into(), context.home.clone().into(), "--as".into(), agent.into()];
+    argv.extend(["mcp", "serve", "--concurrency", &concurrency].map(OsString::from));
+    if args.allow.is_some() {
+        argv.extend(["--allow", "public"].map(OsString::from));
+    }
+    if let Some(offer) = &args.offer {
+        argv.extend(["--offer", offer].map(OsString::from));
+    }
+    argv.push("--detached".into());
+    argv.push("--".into());
+    argv.extend(args.command.iter().cloned());
+    argv
+}
+
+fn record_path(context: &Context, agent: &str) -> PathBuf {
+    context.agent_dir(agent).join("mcp.json")
+}
+
+fn log(context: &Context, agent: &str) -> PathBuf {
+    context.agent_dir(agent).join("mcp.log")
+}

@@ -1,0 +1,128 @@
+//! Commands that handle what other agents send: one process for each request (`answer`) or connection (`mcp serve`).
+//!
+//! A handler runs in a process group of its own, so that ending it ends what it started too, and it learns who calls from its
+//! environment, never from the bytes (spec/cli.md §5.7).
+
+use std::ffi::OsString;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use crate::client::Incoming;
+use crate::context::Context;
+use crate::env_vars;
+use crate::hint::{Failure, Result};
+
+/// How long a handler may take to end by itself, first after the end of its stdin, then after SIGTERM.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
+
+/// What other agents' bytes are given to.
+pub(crate) struct HandlerCommand {
+    argv: Vec<OsString>,
+    agent_environment: [(&'static str, OsString); 2],
+}
+
+impl HandlerCommand {
+    pub(crate) fn new(argv: Vec<OsString>, context: &Context, agent: &str) -> Self {
+        let home = (env_vars::PILOT_HOME, context.home.clone().into_os_string());
+        Self { argv, agent_environment: [home, (env_vars::PILOT_AGENT, agent.into())] }
+    }
+
+    /// Starts one, with the caller's provenance in its environment.
+    pub(crate) fn start(&self, incoming: &Incoming) -> Result<Handler> {
+        let (program, arguments) = self.argv.split_first().ok_or_else(|| Failure::usage("no command after --"))?;
+        let mut command = Command::new(program);
+        command.args(arguments).process_group(0).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.envs(self.agent_environment.iter().map(|(name, value)| (name, value)));
+        for (name, value) in provenance(incoming) {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let child = command.spawn().map_err(|error| cannot_start(program, &error))?;
+        Handler::new(child)
+    }
+}
+
+/// A handler at work. Dropped, it is killed.
+pub(crate) struct Handler {
+    child: Child,
+    group: Option<Pid>,
+}
+
+impl Handler {
+    fn new(child: Child) -> Result<Self> {
+        let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        Ok(Self { child, group })
+    }
+
+    /// Its stdin and stdout, once.
+    pub(crate) fn take_pipes(&mut self) -> Result<(ChildStdin, ChildStdout)> {
+        let pipes = self.child.stdin.take().zip(self.child.stdout.take());
+        pipes.ok_or_else(|| Failure::failed("the handler's pipes are taken"))
+    }
+
+    /// Waits until it ends by itself.
+    pub(crate) async fn wait(&mut self) -> Result<ExitStatus> {
+        self.child.wait().await.map_err(|error| Failure::failed(format!("cannot wait for the handler: {error}")))
+    }
+
+    /// Gives it time to end by itself, then asks, then insists.
+    pub(crate) async fn end(&mut self) -> Result<ExitStatus> {
+        for signal in [Signal::TERM, Signal::KILL] {
+            if let Ok(ended) = tokio::time::timeout(GRACE, self.wait()).await {
+                return ended;
+            }
+            self.signal(signal);
+        }
+        self.wait().await
+    }
+
+    /// Asks it to end now, and insists after a while.
+    pub(crate) async fn end_now(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM);
+        if let Ok(ended) = tokio::time::timeout(GRACE, self.wait()).await {
+            return ended;
+        }
+        self.signal(Signal::KILL);
+        self.wait().await
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.group {
+            // An error means that the whole group has ended.
+            let _ended = kill_process_group(group, signal);
+        }
+    }
+}
+
+impl Drop for Handler {
+    /// What the handler left behind in its group ends with it.
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+fn provenance(incoming: &Incoming) -> [(&'static str, Option<String>); 7] {
+    [
+        (env_vars::PILOT_PEER_ADDRESS, Some(incoming.address.clone())),
+        (env_vars::PILOT_PEER_KEY, Some(incoming.key.clone())),
+        (env_vars::PILOT_PEER_NAME, incoming.name.clone()),
+        (env_vars::PILOT_SERVICE, Some(incoming.service.clone())),
+        (env_vars::PILOT_TRACE_ID, incoming.trace_id.clone()),
+        (env_vars::PILOT_TIME, Some(incoming.time_ms.to_string())),
+        (env_vars::PILOT_DEADLINE_MS, incoming.deadline.map(|left| left.as_millis().to_string())),
+    ]
+}
+
+fn cannot_start(program: &OsString, error: &std::io::Error) -> Failure {
+    let failure = Failure::failed(format!("cannot run '{}': {error}", program.to_string_lossy()));
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return failure;
+    }
+    failure.hint("what stands after -- is a program and its arguments; a pipeline needs `sh -c '…'`")
+}

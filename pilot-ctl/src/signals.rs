@@ -1,0 +1,46 @@
+//! SIGINT and SIGTERM: every command that waits can be told to end, and ends cleanly.
+
+use std::future::Future;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::exit_code::ExitCode;
+use crate::hint::{Failure, Result};
+
+/// Both signals, listened for from when this was made.
+pub(crate) struct Interrupt {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupt {
+    pub(crate) fn new() -> Result<Self> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Whether somebody wanted us to end before now.
+    pub(crate) fn was_received(&mut self) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut has_come = |signal: &mut Signal| signal.poll_recv(&mut context).is_ready();
+        has_come(&mut self.interrupt) || has_come(&mut self.terminate)
+    }
+
+    /// Returns when somebody wants us to end.
+    pub(crate) async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Runs a command until it is done or somebody interrupts it; what it holds is dropped in order either way.
+pub(crate) async fn interruptible(command: impl Future<Output = Result<()>>) -> Result<()> {
+    let mut interrupt = Interrupt::new()?;
+    tokio::select! {
+        ended = command => ended,
+        () = interrupt.received() => Err(Failure::new(ExitCode::Interrupted, "interrupted")),
+    }
+}

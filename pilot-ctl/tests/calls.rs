@@ -1,0 +1,231 @@
+//! What agents do with each other: ping, connect, query, answer, groups, relay (spec/cli.md §5.3 to §5.7).
+
+mod support;
+
+use serde_json::json;
+use support::{Home, Running, eventually};
+
+/// Two agents, and what answers queries at the second.
+fn pair() -> Home {
+    let home = Home::new();
+    home.start("alpha", &[]);
+    home.start("beta", &[]);
+    home
+}
+
+fn answer(home: &Home, agent: &str, script: &str) -> Running {
+    home.spawn(&["answer", "--as", agent, "--", "sh", "-c", script], "answering 'query' as")
+}
+
+#[test]
+fn ping_prints_one_line_with_the_round_trip() {
+    let home = pair();
+    let address = home.json(&["info", "--as", "beta"])["address"].as_str().expect("address").to_owned();
+    let printed = home.ok(&["ping", "beta", "--as", "alpha"]);
+    let time = printed.strip_prefix(&format!("✓ reply from {address} · ")).unwrap_or_else(|| panic!("{printed}"));
+    let number = time.strip_suffix("ms\n").expect("ms");
+    assert!(number.parse::<u32>().is_ok() || number.starts_with("0."), "{printed}");
+    let reply = home.json(&["ping", &address, "--as", "alpha"]);
+    assert_eq!(reply["address"], json!(address));
+    assert!(reply["rtt_ms"].is_number() && reply["path"].is_string(), "{reply}");
+}
+
+#[test]
+fn a_misspelt_name_is_not_found_and_corrected() {
+    let home = Home::new();
+    home.start("agent-alpha", &[]);
+    home.start("other", &[]);
+    let said = home.run(&["ping", "agent-alhpa", "--as", "other"]);
+    assert_eq!(said.stderr, "error: no agent named 'agent-alhpa'\nhint: did you mean 'agent-alpha'?\n");
+    assert_eq!((said.code, said.stdout.as_str()), (4, ""));
+}
+
+#[test]
+fn peers_lists_the_tunnel() {
+    let home = pair();
+    home.ok(&["ping", "beta", "--as", "alpha"]);
+    let peers = home.json(&["peers", "--as", "alpha"])["peers"].clone();
+    let names: Vec<&str> = peers.as_array().expect("a list").iter().filter_map(|peer| peer["name"].as_str()).collect();
+    assert!(names.contains(&"beta"), "{peers}");
+    assert!(home.ok(&["peers", "--as", "alpha"]).contains("beta"));
+}
+
+#[test]
+fn connect_says_that_the_tunnel_stands_and_keeps_stdout_for_the_agent() {
+    let home = pair();
+    let said = home.run_with_input(&["connect", "beta", "--as", "alpha"], "hello\n");
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stderr.starts_with("Tunnel established · 0:") && said.stderr.ends_with("ms\n"), "{said:?}");
+    assert_eq!(said.stdout, "");
+    let inbox = std::fs::read_to_string(home.agent_path("beta", "inbox")).expect("inbox");
+    assert!(inbox.contains("hello"), "{inbox}");
+}
+
+#[test]
+fn connect_carries_bytes_both_ways_to_a_message_handler() {
+    let home = pair();
+    let arguments = ["answer", "--as", "beta", "--service", "message", "--", "sh", "-c", "tr a-z A-Z"];
+    let _handler = home.spawn(&arguments, "answering 'message' as beta");
+    let said = home.run_with_input(&["connect", "beta", "--as", "alpha"], "one\ntwo\n");
+    assert_eq!((said.code, said.stdout.as_str()), (0, "ONE\nTWO\n"), "{said:?}");
+    let said = home.run(&["connect", "beta", "--as", "alpha", "--message", "shout"]);
+    assert_eq!((said.code, said.stdout.as_str()), (0, "SHOUT\n"), "{said:?}");
+}
+
+#[test]
+fn query_prints_the_answer_as_it_was_given() {
+    let home = pair();
+    let _handler = answer(&home, "beta", "printf 'you asked: '; cat");
+    let said = home.run(&["query", "beta", "verify citation: DOI 10.1038/s41586-024-07421-0", "--as", "alpha"]);
+    assert_eq!(said.stdout, "you asked: verify citation: DOI 10.1038/s41586-024-07421-0", "{said:?}");
+    assert_eq!(said.code, 0);
+    let reply = home.json(&["query", "beta", "x", "--as", "alpha"]);
+    assert_eq!((&reply["reply"], &reply["name"]), (&json!("you asked: x"), &json!("beta")));
+}
+
+#[test]
+fn provenance_is_in_the_environment_of_the_handler() {
+    let home = pair();
+    let script = "cat >/dev/null; printf '%s|%s|%s|%s|%s|%s|%s' \"$PILOT_PEER_NAME\" \"$PILOT_PEER_ADDRESS\" \
+                  \"$PILOT_PEER_KEY\" \"$PILOT_SERVICE\" \"$PILOT_AGENT\" \"$PILOT_DEADLINE_MS\" \"$PILOT_TIME\"";
+    let _handler = answer(&home, "beta", script);
+    let asker = home.json(&["info", "--as", "alpha"]);
+    let reply = home.ok(&["query", "beta", "who am I?", "--as", "alpha", "--timeout", "9s"]);
+    let fields: Vec<&str> = reply.split('|').collect();
+    let text = |name: &str| asker[name].as_str().expect("text").to_owned();
+    assert_eq!(fields[..5], ["alpha", &text("address"), &text("key"), "query", "beta"], "{reply}");
+    let deadline_ms: u64 = fields[5].parse().expect("milliseconds");
+    assert!((1..=9_000).contains(&deadline_ms), "{reply}");
+    assert!(fields[6].parse::<u64>().expect("milliseconds") > 1_600_000_000_000, "{reply}");
+}
+
+#[test]
+fn a_handler_that_fails_is_an_error_at_the_caller() {
+    let home = pair();
+    let _handler = answer(&home, "beta", "printf half; exit 3");
+    let said = home.run(&["query", "beta", "x", "--as", "alpha"]);
+    assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{said:?}");
+    assert!(said.stderr.contains("the handler failed: exit status: 3"), "{said:?}");
+}
+
+#[test]
+fn a_query_ends_at_its_deadline() {
+    let home = pair();
+    let _handler = answer(&home, "beta", "exec sleep 600");
+    let said = home.run(&["query", "beta", "x", "--as", "alpha", "--timeout", "500ms"]);
+    assert_eq!((said.code, said.stdout.as_str()), (6, ""), "{said:?}");
+}
+
+#[test]
+fn nobody_who_answers_is_not_found() {
+    let home = pair();
+    let said = home.run(&["query", "beta", "x", "--as", "alpha"]);
+    assert_eq!(said.code, 4, "{said:?}");
+    assert!(said.stderr.starts_with("error: no 'query' handler runs there"), "{said:?}");
+}
+
+#[test]
+fn strangers_are_refused_unless_allowed() {
+    let backbone = Home::new();
+    let ticket = backbone.ok(&["backbone", "start", "--detach"]);
+    let (one, two) = (Home::new(), Home::new());
+    one.start("alpha", &["--backbone", ticket.trim()]);
+    two.start("beta", &["--backbone", ticket.trim()]);
+    let handler = answer(&two, "beta", "cat");
+    let said = one.run(&["query", "beta", "x"]);
+    assert_eq!(said.code, 5, "{said:?}");
+    assert!(said.stderr.contains("--allow public"), "{said:?}");
+    drop(handler);
+    let _open = two.spawn(&["answer", "--allow", "public", "--", "cat"], "answering 'query' as beta");
+    assert_eq!(one.ok(&["query", "beta", "x"]), "x");
+}
+
+#[test]
+fn a_reply_that_is_too_large_is_an_error() {
+    let home = pair();
+    let _handler = answer(&home, "beta", "printf 12345");
+    let said = home.run(&["query", "beta", "x", "--as", "alpha", "--max-reply", "4"]);
+    assert_eq!((said.code, said.stdout.as_str()), (1, ""));
+    assert!(said.stderr.contains("larger than 4 bytes"), "{said:?}");
+    assert_eq!(home.ok(&["query", "beta", "x", "--as", "alpha", "--max-reply", "5"]), "12345");
+}
+
+#[test]
+fn a_large_request_and_reply_arrive_whole() {
+    let home = pair();
+    let _handler = answer(&home, "beta", "cat");
+    let text = "0123456789abcdef".repeat(1 << 18);
+    let said = home.run_with_input(&["query", "beta", "-", "--as", "alpha"], &text);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    assert!(said.stdout == text);
+}
+
+#[test]
+fn a_group_answers_by_its_fittest_member_and_then_by_the_next() {
+    let home = Home::new();
+    home.start("asker", &[]);
+    home.start("research-alpha", &["--groups", "research"]);
+    home.start("research-beta", &["--groups", "research"]);
+    let script = "printf '%s' \"$PILOT_AGENT\"";
+    let offer = |agent: &str, offer: &str| {
+        home.spawn(&["answer", "--as", agent, "--offer", offer, "--", "sh", "-c", script], "answering")
+    };
+    let _alpha = offer("research-alpha", "academic citations");
+    let _beta = offer("research-beta", "CVE alerts for web servers such as nginx");
+    let question = ["query", "--group", "research", "latest CVE alerts for nginx 1.25", "--as", "asker"];
+    eventually("the offer is known", || home.run(&question).stdout == "research-beta");
+    let said = home.run(&question);
+    assert!(said.stderr.contains("answered by: research-beta (0:"), "{said:?}");
+    assert!(said.stderr.contains("matches 'alerts', 'cve', 'for', 'nginx'"), "{said:?}");
+
+    home.ok(&["daemon", "stop", "--as", "research-beta"]);
+    let said = home.run(&question);
+    assert_eq!((said.code, said.stdout.as_str()), (0, "research-alpha"), "{said:?}");
+    assert!(said.stderr.contains("answered by: research-alpha"), "{said:?}");
+
+    let said = home.run(&["query", "--group", "nobody", "x", "--as", "asker"]);
+    assert_eq!(said.code, 4, "{said:?}");
+}
+
+#[test]
+fn answers_go_on_by_relay_while_direct_paths_are_off() {
+    let home = pair();
+    let _handler = answer(&home, "beta", "cat");
+    home.ok(&["daemon", "set", "--direct", "off", "--as", "alpha"]);
+    assert_eq!(home.ok(&["query", "beta", "by relay", "--as", "alpha"]), "by relay");
+    let path = || home.json(&["ping", "beta", "--as", "alpha"])["path"].clone();
+    assert_eq!(path(), json!("relay"));
+    home.ok(&["daemon", "set", "--direct", "on", "--as", "alpha"]);
+    eventually("the path is direct", || path() == json!("direct"));
+    assert_eq!(home.ok(&["query", "beta", "direct", "--as", "alpha"]), "direct");
+}
+
+#[test]
+fn tunnels_and_known_names_outlive_the_backbone() {
+    let home = pair();
+    home.ok(&["ping", "beta", "--as", "alpha"]);
+    home.ok(&["backbone", "stop"]);
+    assert!(home.ok(&["ping", "beta", "--as", "alpha"]).starts_with("✓ reply"));
+    let said = home.run(&["ping", "gamma", "--as", "alpha"]);
+    assert_ne!(said.code, 0);
+    assert!(said.stderr.contains("backbone") || said.stderr.contains("directory"), "{said:?}");
+}
+
+#[test]
+fn a_restarted_peer_answers_the_next_ping() {
+    let home = pair();
+    home.ok(&["ping", "beta", "--as", "alpha"]);
+    home.ok(&["daemon", "restart", "--as", "beta"]);
+    assert!(home.ok(&["ping", "beta", "--as", "alpha"]).starts_with("✓ reply"));
+}
+
+#[test]
+fn handlers_end_with_their_daemon_and_on_sigterm() {
+    let home = pair();
+    let mut one = answer(&home, "beta", "cat");
+    let mut other = home.spawn(&["answer", "--as", "alpha", "--", "cat"], "answering");
+    other.signal("TERM");
+    assert_eq!(other.wait(), Some(0));
+    home.ok(&["daemon", "stop", "--as", "beta"]);
+    assert_eq!(one.wait(), Some(3));
+}

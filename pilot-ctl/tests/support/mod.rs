@@ -1,0 +1,232 @@
+//! Real processes in a home of their own: what a user would type, and what it said.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// The program under test.
+pub const PILOTCTL: &str = env!("CARGO_BIN_EXE_pilotctl");
+/// What a condition may take on a loaded machine before the test is a failure.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A `PILOT_HOME` that goes away with everything that runs in it.
+pub struct Home {
+    directory: tempfile::TempDir,
+}
+
+/// What a command said, and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub stdout: String,
+    pub stderr: String,
+    pub code: i32,
+}
+
+/// A command that goes on. Dropped, it is told to end.
+pub struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Home {
+    pub fn new() -> Self {
+        Self { directory: tempfile::Builder::new().prefix("pilot-").tempdir().expect("a temporary directory") }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn agent_path(&self, agent: &str, file: &str) -> PathBuf {
+        self.path().join("agents").join(agent).join(file)
+    }
+
+    /// A command in this home and in no other circumstances.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = clean_command(arguments);
+        command.env("PILOT_HOME", self.path());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub fn run(&self, arguments: &[&str]) -> Said {
+        finish(self.command(arguments), b"")
+    }
+
+    /// The same with something on its stdin.
+    pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Said {
+        finish(self.command(arguments), input.as_bytes())
+    }
+
+    /// Runs a command that has to succeed; returns its stdout.
+    #[track_caller]
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let said = self.run(arguments);
+        assert_eq!(said.code, 0, "pilotctl {}: {said:?}", arguments.join(" "));
+        said.stdout
+    }
+
+    /// The same with `--json`, parsed.
+    #[track_caller]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let mut arguments = arguments.to_vec();
+        arguments.push("--json");
+        let stdout = self.ok(&arguments);
+        serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}"))
+    }
+
+    /// Starts an agent as a user does; returns what that printed.
+    #[track_caller]
+    pub fn start(&self, name: &str, options: &[&str]) -> String {
+        self.ok(&[&["daemon", "start", "--hostname", name], options].concat())
+    }
+
+    /// Starts a command that goes on; `ready` is on the line by which it says that it is ready, on stderr.
+    #[track_caller]
+    pub fn spawn(&self, arguments: &[&str], ready: &str) -> Running {
+        let running = Running::start(self.command(arguments));
+        running.wait_for_line(ready);
+        running
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.run(&["daemon", "stop", "--all"]);
+        self.run(&["backbone", "stop"]);
+    }
+}
+
+impl Said {
+    /// The stable form of an error under `--json`.
+    #[track_caller]
+    pub fn error(&self) -> Value {
+        let value: Value = serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        value["error"].clone()
+    }
+}
+
+impl Running {
+    /// Starts a command with an empty stdin.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).spawn().expect("spawn");
+        let (sender, lines) = mpsc::channel();
+        forward_lines(child.stderr.take().expect("stderr"), sender.clone());
+        forward_lines(child.stdout.take().expect("stdout"), sender);
+        Self { child, lines }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for a line of stdout or stderr that contains `text`, and returns it.
+    #[track_caller]
+    pub fn wait_for_line(&self, text: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line with '{text}'"));
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    /// Sends a signal by its name, `TERM` or `KILL`.
+    pub fn signal(&self, name: &str) {
+        signal(self.pid(), name);
+    }
+
+    /// Waits for the end; returns the exit code.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.child.wait().expect("wait").code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.child.try_wait().expect("wait").is_none() {
+            self.signal("TERM");
+            self.child.wait().expect("wait");
+        }
+    }
+}
+
+/// `pilotctl` with none of the variables that would change what it does.
+pub fn clean_command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(PILOTCTL);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ours = |name: &OsStr| name.to_string_lossy().starts_with("PILOT_");
+    for (name, _) in std::env::vars_os().filter(|(name, _)| ours(name)) {
+        command.env_remove(name);
+    }
+    command.env_remove("COLUMNS").env("NO_COLOR", "1");
+    command
+}
+
+/// Runs to the end with this on stdin.
+pub fn finish(mut command: Command, input: &[u8]) -> Said {
+    let mut child = command.spawn().expect("spawn");
+    let mut stdin = child.stdin.take().expect("stdin");
+    let input = input.to_vec();
+    let feeding = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().expect("wait");
+    // A command that does not read its stdin is no failure of the test.
+    let _fed = feeding.join().expect("feeding");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    Said { stdout: text(output.stdout), stderr: text(output.stderr), code: output.status.code().unwrap_or(-1) }
+}
+
+/// Waits until something holds, looking again and again.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let (sender, receiver) = mpsc::channel();
+    // The patience is counted by a thread, for tests have no clock of their own.
+    std::thread::spawn(move || {
+        std::thread::park_timeout(PATIENCE);
+        let _done = sender.send(());
+    });
+    while !holds() {
+        assert!(receiver.try_recv().is_err(), "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Sends a signal to a process of ours.
+pub fn signal(pid: u32, name: &str) {
+    let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("kill");
+    assert!(sent.success(), "kill -{name} {pid}");
+}
+
+/// Whether the process exists, be it as a zombie.
+pub fn is_alive(pid: u32) -> bool {
+    Command::new("kill").arg("-0").arg(pid.to_string()).stderr(Stdio::null()).status().expect("kill").success()
+}
+
+/// Compares with `tests/snapshots/NAME.txt`; `PILOT_UPDATE_SNAPSHOTS=1` writes it, to be reviewed like code.
+#[track_caller]
+pub fn assert_snapshot(name: &str, actual: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots").join(format!("{name}.txt"));
+    if std::env::var_os("PILOT_UPDATE_SNAPSHOTS").is_some() {
+        std::fs::write(&path, actual).expect("write the snapshot");
+        return;
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(actual, expected, "{} differs; PILOT_UPDATE_SNAPSHOTS=1 accepts it", path.display());
+}
+
+fn forward_lines(stream: impl Read + Send + 'static, sender: mpsc::Sender<String>) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+}

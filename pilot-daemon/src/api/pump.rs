@@ -1,0 +1,129 @@
+//! Carries bytes between a local program's socket and a stream, in both directions at once.
+//!
+//! Neither direction ever holds more than a buffer: a program that does not read leaves its bytes in the stream, and the
+//! peer gets no more credit; a peer that does not read leaves the program's bytes in its socket.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use pilot_core::transport::Code;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::Shutdown;
+use tokio::net::UnixStream;
+
+use crate::stream::{ReadHalf, Stream, StreamError, WriteHalf};
+
+/// One read from the local socket. Larger ones gain nothing: the kernel's own buffer is about as big.
+const READ_LEN: usize = 256 * 1024;
+/// With less room than this left in the buffer a new one is taken, so that no read is needlessly small.
+const READ_ROOM_MIN: usize = 64 * 1024;
+/// How often it is checked whether a program that sends no more is still there for the answer.
+const HANGUP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Why bytes stopped flowing before both directions had ended.
+enum Broken {
+    Socket(io::Error),
+    Stream(StreamError),
+    /// The program sends no more and does not wait for an answer either.
+    ProgramLeft,
+    Deadline(Duration),
+}
+
+/// Runs until both directions have ended, or something has broken, or the deadline has passed.
+///
+/// `early` are bytes that the program sent before it was told that the stream is open.
+pub(super) async fn run(socket: UnixStream, early: Bytes, mut stream: Stream, deadline: Option<Duration>) {
+    let has_sent_all = AtomicBool::new(false);
+    let (mut from_peer, mut to_peer) = stream.split();
+    let outgoing = async {
+        read_program(&socket, early, &mut to_peer).await?;
+        has_sent_all.store(true, Ordering::Relaxed);
+        Ok(())
+    };
+    let both = async { tokio::try_join!(outgoing, write_program(&socket, &mut from_peer)).map(|_| ()) };
+    let result = tokio::select! {
+        result = both => result,
+        () = program_left(&socket, &has_sent_all) => Err(Broken::ProgramLeft),
+        deadline = passed(deadline) => Err(Broken::Deadline(deadline)),
+    };
+    match result {
+        Ok(()) => {}
+        // Dropping the stream tells the peer that nobody reads; what was sent before still arrives.
+        Err(Broken::ProgramLeft) => {}
+        Err(Broken::Stream(error)) => tracing::debug!(%error, "stream ended early"),
+        Err(Broken::Socket(error)) => {
+            tracing::debug!(%error, "local program");
+            stream.reset(Code::CANCELLED, "the program at the other end went away");
+        }
+        Err(Broken::Deadline(deadline)) => {
+            let reason = format!("no answer within the {} ms that the caller allowed", deadline.as_millis());
+            stream.reset(Code::DEADLINE_EXCEEDED, &reason);
+        }
+    }
+}
+
+/// From the program to the peer, until the program has finished or the peer wants no more.
+async fn read_program(socket: &UnixStream, early: Bytes, to_peer: &mut WriteHalf<'_>) -> Result<(), Broken> {
+    if to_peer.write_chunk(early).await.is_err() {
+        return Ok(());
+    }
+    let mut buffer = BytesMut::new();
+    loop {
+        if buffer.capacity() < READ_ROOM_MIN {
+            buffer.reserve(READ_LEN);
+        }
+        socket.readable().await.map_err(Broken::Socket)?;
+        match socket.try_read_buf(&mut buffer) {
+            Ok(0) => {
+                to_peer.finish();
+                return Ok(());
+            }
+            // Whether that was all, or the whole stream has broken, the other direction finds out.
+            Ok(_) if to_peer.write_chunk(buffer.split().freeze()).await.is_err() => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(Broken::Socket(error)),
+        }
+    }
+}
+
+/// From the peer to the program, until the peer has finished.
+async fn write_program(socket: &UnixStream, from_peer: &mut ReadHalf<'_>) -> Result<(), Broken> {
+    while let Some(mut chunk) = from_peer.read_chunk().await.map_err(Broken::Stream)? {
+        while !chunk.is_empty() {
+            match socket.try_write(&chunk) {
+                Ok(written) => chunk.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    socket.writable().await.map_err(Broken::Socket)?;
+                }
+                Err(error) => return Err(Broken::Socket(error)),
+            }
+        }
+    }
+    rustix::net::shutdown(socket, Shutdown::Write).map_err(|error| Broken::Socket(error.into()))
+}
+
+/// An end of file says that the program sends no more; only a hang-up says that it has gone. No event tells of it.
+async fn program_left(socket: &UnixStream, has_sent_all: &AtomicBool) {
+    let mut checks = tokio::time::interval(HANGUP_INTERVAL);
+    loop {
+        checks.tick().await;
+        let mut events = [PollFd::new(socket, PollFlags::empty())];
+        let is_polled = rustix::event::poll(&mut events, Some(&Timespec::default())).is_ok();
+        if has_sent_all.load(Ordering::Relaxed) && is_polled && events[0].revents().contains(PollFlags::HUP) {
+            return;
+        }
+    }
+}
+
+async fn passed(deadline: Option<Duration>) -> Duration {
+    match deadline {
+        Some(deadline) => {
+            tokio::time::sleep(deadline).await;
+            deadline
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,554 @@
+//! The server of the local API (spec/local-api.md): HTTP/1.1 on a Unix socket that only its owner may use.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming as Body;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, UPGRADE};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use pilot_core::time::Mono;
+use pilot_core::transport::Code;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::types::{
+    AgentInfo, ApiError, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found, Groups, GroupsRequest, Offer, Peers,
+    Reached, ResetRequest, ResolveRequest, Settings, StreamState, StreamStatus, TargetRequest, TicketReply,
+};
+use super::{VERSION, VERSION_HEADER, header, pump};
+use crate::agent::{Agent, DEFAULT_TIMEOUT, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of};
+use crate::agent::{service_name, service_port};
+use crate::{agent, clock, stream};
+
+/// Connections at once: streams, waiting handlers and calls of local programs.
+const CONNECTIONS_MAX: usize = 4_096;
+/// Largest body of a call.
+const BODY_MAX: usize = 64 * 1024;
+/// Largest head of a call; also the least that hyper works with.
+const HEAD_MAX: usize = 16 * 1024;
+/// A call must have its head and its body here after this.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it is told how a stream ended.
+const ENDED_STREAM_LIFETIME: Duration = Duration::from_secs(60);
+/// Ended streams remembered; a burst of more forgets the oldest.
+const ENDED_STREAMS_MAX: usize = 4_096;
+/// Most time that a caller can allow for a call.
+const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+
+type Reply = Response<Full<Bytes>>;
+
+/// A listening local API.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// What connections share.
+struct Shared {
+    agent: Agent,
+    streams: Streams,
+}
+
+/// The streams that programs have had, by number. A leaf lock, never held across an await.
+#[derive(Default)]
+struct Streams(Mutex<StreamTable>);
+
+#[derive(Default)]
+struct StreamTable {
+    last: u64,
+    open: BTreeMap<u64, StreamWatch>,
+    ended: BTreeMap<u64, (Mono, StreamWatch)>,
+}
+
+impl Server {
+    /// Listens at `path` in place of whatever a daemon before has left there; the caller holds the agent's lock.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn bind(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        // Until this line the directory's mode keeps others out; credentials are checked besides.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Serves until the agent has ended, then removes the socket.
+    pub async fn run(self, agent: Agent) {
+        let shared = Arc::new(Shared { agent: agent.clone(), streams: Streams::default() });
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let ended = agent.ended();
+        tokio::pin!(ended);
+        loop {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
+            let connection = tokio::select! {
+                () = &mut ended => break,
+                accepted = self.listener.accept() => accepted,
+            };
+            match connection {
+                Ok((socket, _)) => {
+                    let shared = Arc::clone(&shared);
+                    tokio::spawn(async move {
+                        serve(shared, socket).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    // Mostly too many open files: others must close some first.
+                    tracing::warn!(%error, "local API");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        remove_socket(&self.path);
+    }
+}
+
+fn remove_socket(path: &Path) {
+    if let Err(error) = fs::remove_file(path) {
+        tracing::debug!(%error, "socket stays");
+    }
+}
+
+async fn serve(shared: Arc<Shared>, socket: UnixStream) {
+    if !is_owner(&socket) {
+        tracing::warn!("local API: another user's program was turned away");
+        return;
+    }
+    let service = service_fn(|request| {
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(answer(&shared, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIMEOUT)
+        .max_buf_size(HEAD_MAX)
+        .serve_connection(TokioIo::new(socket), service)
+        .with_upgrades();
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "local API connection");
+    }
+}
+
+/// The user that runs this daemon, or root.
+fn is_owner(socket: &UnixStream) -> bool {
+    let own = rustix::process::geteuid().as_raw();
+    socket.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0)
+}
+
+async fn answer(shared: &Arc<Shared>, request: Request<Body>) -> Reply {
+    let mut reply = match check_origin(request.headers()) {
+        Ok(()) => route(shared, request).await.unwrap_or_else(|error| error_reply(&error)),
+        Err(error) => error_reply(&error),
+    };
+    reply.headers_mut().insert(VERSION_HEADER, HeaderValue::from(VERSION));
+    reply
+}
+
+/// A page in a browser must not reach this API, whatever forwards it here.
+fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
+    let is_local = |value: &HeaderValue| {
+        let Ok(text) = value.to_str() else { return false };
+        let authority = text.strip_prefix("http://").unwrap_or(text);
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        matches!(host, "localhost" | "127.0.0.1" | "[::1]")
+    };
+    if headers.get(HOST).is_some_and(is_local) && headers.get_all(ORIGIN).iter().all(is_local) {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Usage, "the local API answers to the host 'localhost' only")
+        .hint("for example: curl --unix-socket PATH http://localhost/v1/status"))
+}
+
+async fn route(shared: &Arc<Shared>, request: Request<Body>) -> Result<Reply, ApiError> {
+    let agent = &shared.agent;
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str()) {
+        (&Method::GET, "/v1/status") => json(&agent.status().await?),
+        (&Method::GET, "/v1/peers") => json(&Peers { peers: agent.peers().await? }),
+        (&Method::GET, "/v1/ticket") => json(&TicketReply { ticket: agent.ticket().await?.to_string() }),
+        (&Method::GET, "/v1/accept") => accept(shared, request).await,
+        (&Method::POST, "/v1/streams") => open(shared, request).await,
+        (&Method::POST, "/v1/shutdown") => shut_down(agent),
+        (&Method::POST, "/v1/resolve") => {
+            let ResolveRequest { target } = body(request).await?;
+            let found = agent.resolve(&target).await?;
+            json(&agent_info(agent, &found).await)
+        }
+        (&Method::POST, "/v1/ping") => ping(agent, body(request).await?).await,
+        (&Method::POST, "/v1/connect") => connect(agent, body(request).await?).await,
+        (&Method::POST, "/v1/find") => find(agent, body(request).await?).await,
+        (&Method::POST, "/v1/groups") => {
+            let GroupsRequest { join, leave } = body(request).await?;
+            json(&Groups { groups: agent.change_groups(&join, &leave)? })
+        }
+        (&Method::PUT, "/v1/settings") => {
+            let settings: Settings = body(request).await?;
+            agent.change_settings(&settings).await?;
+            json(&Done {})
+        }
+        (&Method::POST, path) if path.starts_with("/v1/streams/") && path.ends_with("/reset") => {
+            let id = path.trim_start_matches("/v1/streams/").trim_end_matches("/reset").parse().ok();
+            let watch = id.and_then(|id| shared.streams.open(id)).ok_or_else(no_such_stream)?;
+            let ResetRequest { code, reason } = body(request).await?;
+            watch.reset(reset_code(code), &reason);
+            json(&Done {})
+        }
+        (&Method::GET, path) if path.starts_with("/v1/streams/") => {
+            let id = path.trim_start_matches("/v1/streams/").parse().ok();
+            let status = id.and_then(|id| shared.streams.status(id));
+            json(&status.ok_or_else(no_such_stream)?)
+        }
+        (method, path) => Err(ApiError::new(ErrorCode::NotFound, format!("the local API has no {method} {path}"))),
+    }
+}
+
+fn no_such_stream() -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "no such stream, or it ended over a minute ago")
+}
+
+/// The code of a reset that makes the error at the other end be of this class.
+fn reset_code(class: ErrorCode) -> Code {
+    match class {
+        ErrorCode::Failed | ErrorCode::NotRunning => Code::INTERNAL,
+        ErrorCode::Usage => Code::BAD_REQUEST,
+        ErrorCode::NotFound => Code::NOT_FOUND,
+        ErrorCode::Refused => Code::REFUSED,
+        ErrorCode::Timeout => Code::DEADLINE_EXCEEDED,
+        ErrorCode::Unreachable => Code::UNREACHABLE,
+    }
+}
+
+fn shut_down(agent: &Agent) -> Result<Reply, ApiError> {
+    let agent = agent.clone();
+    // After the reply, so that it still gets out.
+    tokio::spawn(async move { agent.shutdown().await });
+    json(&Done {})
+}
+
+async fn ping(agent: &Agent, request: TargetRequest) -> Result<Reply, ApiError> {
+    let found = agent.resolve(&request.target).await?;
+    let pong = agent.ping(&found, time_allowed(request.timeout_ms)).await?;
+    let (path, _) = path_of(pong.path);
+    json(&Reached { address: found.address.to_string(), name: found.name, rtt_ms: millis(pong.rtt), path })
+}
+
+async fn connect(agent: &Agent, request: TargetRequest) -> Result<Reply, ApiError> {
+    let found = agent.resolve(&request.target).await?;
+    let status = agent.connect(&found, time_allowed(request.timeout_ms)).await?;
+    let rtt_ms = status.rtt.map(millis).unwrap_or_default();
+    let (path, _) = path_of(status.path);
+    json(&Reached { address: found.address.to_string(), name: found.name, rtt_ms, path })
+}
+
+async fn find(agent: &Agent, request: FindRequest) -> Result<Reply, ApiError> {
+    let mut agents = Vec::new();
+    for found in agent.find(&request).await? {
+        agents.push(agent_info(agent, &found).await);
+    }
+    json(&Found { agents })
+}
+
+async fn agent_info(agent: &Agent, found: &Resolved) -> AgentInfo {
+    let rtt = agent.peer_status(found.key).await.filter(|status| status.connected).and_then(|status| status.rtt);
+    let offer = |offer: &pilot_core::record::Offer| Offer {
+        service: offer.service.clone(),
+        description: offer.description.clone(),
+    };
+    AgentInfo {
+        name: found.name.clone(),
+        address: found.address.to_string(),
+        key: found.key.to_string(),
+        tags: found.tags.clone(),
+        groups: found.groups.clone(),
+        description: found.description.clone(),
+        offers: found.offers.iter().map(offer).collect(),
+        reachable: found.reachable,
+        rtt_ms: rtt.map(millis),
+    }
+}
+
+/// `POST /v1/streams`: answers once the tunnel is up and the stream is open.
+async fn open(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply, ApiError> {
+    check_upgrade(request.headers())?;
+    let (parts, agent) = (Call::of(&request), &shared.agent);
+    let target = parts.query("target").ok_or_else(|| missing("target"))?;
+    let service = parts.query("service").ok_or_else(|| missing("service"))?;
+    let mut stream_header = agent::header(&service)?;
+    stream_header.deadline_ms = parts.number(header::DEADLINE_MS)?;
+    stream_header.content_type = parts.text(header::CONTENT_TYPE);
+    let deadline = stream_header.deadline_ms.map(Duration::from_millis);
+
+    let found = agent.resolve(&target).await?;
+    let stream = agent.open(&found, stream_header).await?;
+    agent.connect(&found, deadline.unwrap_or(DEFAULT_TIMEOUT).min(DEFAULT_TIMEOUT)).await?;
+
+    let id = shared.streams.add(stream.watch());
+    let mut reply = switching(id)?;
+    put(&mut reply, header::ADDRESS, &found.address.to_string())?;
+    put(&mut reply, header::PEER_KEY, &found.key.to_string())?;
+    if let Some(name) = &found.name {
+        put(&mut reply, header::PEER_NAME, name)?;
+    }
+    carry(shared, &mut request, id, stream, deadline);
+    Ok(reply)
+}
+
+/// `GET /v1/accept`: answers when a stream arrives.
+async fn accept(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply, ApiError> {
+    check_upgrade(request.headers())?;
+    let parts = Call::of(&request);
+    let service = parts.query("service").ok_or_else(|| missing("service"))?;
+    let port = service_port(&service)
+        .ok_or_else(|| ApiError::new(ErrorCode::Usage, format!("'{service}' is not a service")))?;
+    let public = match parts.query("allow").as_deref() {
+        None => false,
+        Some("public") => true,
+        Some(other) => {
+            return Err(ApiError::new(ErrorCode::Usage, format!("'{other}' is no allow rule")).hint("use allow=public"));
+        }
+    };
+    let incoming = shared.agent.accept(port, ServiceOptions { public, offer: parts.query("offer") }).await?;
+    let id = shared.streams.add(incoming.stream.watch());
+    let mut reply = switching(id)?;
+    describe(&mut reply, &incoming)?;
+    carry(shared, &mut request, id, incoming.stream, None);
+    Ok(reply)
+}
+
+/// The provenance of a stream.
+fn describe(reply: &mut Reply, incoming: &Incoming) -> Result<(), ApiError> {
+    put(reply, header::PEER_KEY, &incoming.peer.to_string())?;
+    put(reply, header::SERVICE, &service_name(incoming.header.port))?;
+    put(reply, header::TIME, &(incoming.arrived.0 / 1_000_000).to_string())?;
+    // Without a certificate there is no session; the empty address only keeps the header's presence a promise.
+    let address = incoming.address.map(|address| address.to_string()).unwrap_or_default();
+    put(reply, header::PEER, &address)?;
+    if let Some(name) = &incoming.name {
+        put(reply, header::PEER_NAME, name)?;
+    }
+    if let Some(deadline_ms) = incoming.header.deadline_ms {
+        put(reply, header::DEADLINE_MS, &deadline_ms.to_string())?;
+    }
+    // The peer chose it: what cannot stand in a header is left out.
+    if let Some(Ok(content_type)) = incoming.header.content_type.as_deref().map(HeaderValue::from_str) {
+        reply.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    }
+    if let Some(trace) = &incoming.header.trace {
+        put(reply, header::TRACE_ID, &data_encoding::HEXLOWER.encode(trace))?;
+    }
+    Ok(())
+}
+
+/// Carries the bytes once hyper has let go of the socket.
+fn carry(shared: &Arc<Shared>, request: &mut Request<Body>, id: u64, mut stream: Stream, deadline: Option<Duration>) {
+    let (upgrade, shared) = (hyper::upgrade::on(request), Arc::clone(shared));
+    tokio::spawn(async move {
+        let watch = stream.watch();
+        let parts = upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<UnixStream>>());
+        match parts {
+            Ok(Ok(parts)) => pump::run(parts.io.into_inner(), parts.read_buf, stream, deadline).await,
+            Ok(Err(_)) | Err(_) => stream.reset(Code::CANCELLED, "the program at the other end went away"),
+        }
+        watch.closed().await;
+        shared.streams.end(id);
+    });
+}
+
+impl Streams {
+    fn add(&self, watch: StreamWatch) -> u64 {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.last += 1;
+        let id = table.last;
+        table.open.insert(id, watch);
+        id
+    }
+
+    fn end(&self, id: u64) {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now().mono;
+        if let Some(watch) = table.open.remove(&id) {
+            table.ended.insert(id, (now, watch));
+        }
+        table.forget(now);
+    }
+
+    /// A stream that is not over.
+    fn open(&self, id: u64) -> Option<StreamWatch> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).open.get(&id).cloned()
+    }
+
+    fn status(&self, id: u64) -> Option<StreamStatus> {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.forget(clock::now().mono);
+        let watch = table.open.get(&id).or_else(|| table.ended.get(&id).map(|(_, watch)| watch))?;
+        Some(stream_status(id, watch))
+    }
+}
+
+impl StreamTable {
+    fn forget(&mut self, now: Mono) {
+        self.ended.retain(|_, (ended, _)| now.since(*ended) < ENDED_STREAM_LIFETIME);
+        while self.ended.len() > ENDED_STREAMS_MAX {
+            self.ended.pop_first();
+        }
+    }
+}
+
+fn stream_status(id: u64, watch: &StreamWatch) -> StreamStatus {
+    let outcome = watch.outcome();
+    let state = match (&outcome.error, outcome.closed) {
+        (Some(_), _) => StreamState::Reset,
+        (None, true) => StreamState::Finished,
+        (None, false) => StreamState::Open,
+    };
+    let error = outcome.error;
+    StreamStatus {
+        id,
+        state,
+        code: error.as_ref().map(|error| error.code.to_string()),
+        reason: error.as_ref().map(|error| error.reason.clone()),
+        by: error.as_ref().map(|error| match error.by {
+            stream::EndedBy::Peer => EndedBy::Peer,
+            stream::EndedBy::Local => EndedBy::Local,
+            stream::EndedBy::Network => EndedBy::Network,
+        }),
+        error: error.map(ApiError::from),
+        stalled: outcome.stalled,
+        bytes_sent: outcome.bytes_sent,
+        bytes_received: outcome.bytes_received,
+    }
+}
+
+/// Query and headers of a call.
+struct Call {
+    query: BTreeMap<String, String>,
+    headers: HeaderMap,
+}
+
+impl Call {
+    fn of(request: &Request<Body>) -> Self {
+        let pairs = request.uri().query().unwrap_or_default().split('&');
+        let pairs = pairs.filter_map(|pair| pair.split_once('='));
+        let query = pairs.map(|(name, value)| (name.to_owned(), decode_query(value))).collect();
+        Self { query, headers: request.headers().clone() }
+    }
+
+    fn query(&self, name: &str) -> Option<String> {
+        self.query.get(name).cloned()
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.headers.get(name)?.to_str().ok().map(str::to_owned)
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        text.parse()
+            .map(Some)
+            .map_err(|_| ApiError::new(ErrorCode::Usage, format!("the header {name} is not a number")))
+    }
+}
+
+/// Undoes percent-encoding (RFC 3986 §2.1); what is malformed stays as it is.
+fn decode_query(value: &str) -> String {
+    let mut bytes = Vec::with_capacity(value.len());
+    let mut rest = value.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let hex = after.get(..2).filter(|_| first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(if first == b'+' { b' ' } else { first });
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+async fn body<T: DeserializeOwned>(request: Request<Body>) -> Result<T, ApiError> {
+    let usage = |what: String| ApiError::new(ErrorCode::Usage, what);
+    let read = Limited::new(request.into_body(), BODY_MAX).collect();
+    let read = tokio::time::timeout(REQUEST_TIMEOUT, read).await;
+    let body = read.map_err(|_| usage("the body did not come".into()))?;
+    let body = body.map_err(|error| usage(format!("the body cannot be read: {error}")))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|error| usage(format!("the body makes no sense: {error}")))
+}
+
+fn check_upgrade(headers: &HeaderMap) -> Result<(), ApiError> {
+    let wants = |name, token: &str| {
+        let value = headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
+        value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
+    };
+    if wants(CONNECTION, "upgrade") && wants(UPGRADE, super::UPGRADE) {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Usage, "a stream needs 'Connection: upgrade' and 'Upgrade: pilot'"))
+}
+
+fn time_allowed(timeout_ms: Option<u64>) -> Duration {
+    timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(TIMEOUT_MAX)
+}
+
+fn missing(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::Usage, format!("the query has no '{name}'"))
+}
+
+fn switching(id: u64) -> Result<Reply, ApiError> {
+    let mut reply = Response::new(Full::default());
+    *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    put(&mut reply, CONNECTION.as_str(), "upgrade")?;
+    put(&mut reply, UPGRADE.as_str(), super::UPGRADE)?;
+    put(&mut reply, header::STREAM, &id.to_string())?;
+    Ok(reply)
+}
+
+fn put(reply: &mut Reply, name: &'static str, value: &str) -> Result<(), ApiError> {
+    let value = HeaderValue::from_str(value).map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))?;
+    reply.headers_mut().insert(name, value);
+    Ok(())
+}
+
+fn json(body: &impl Serialize) -> Result<Reply, ApiError> {
+    let body = serde_json::to_vec(body).map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))?;
+    let mut reply = Response::new(Full::from(body));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(reply)
+}
+
+fn error_reply(error: &ApiError) -> Reply {
+    let status = match error.code {
+        ErrorCode::Usage => StatusCode::BAD_REQUEST,
+        ErrorCode::NotFound => StatusCode::NOT_FOUND,
+        ErrorCode::Refused => StatusCode::FORBIDDEN,
+        ErrorCode::Timeout => StatusCode::GATEWAY_TIMEOUT,
+        ErrorCode::Unreachable => StatusCode::BAD_GATEWAY,
+        ErrorCode::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    // A body of our own types always has a form; an empty one would be the lesser evil.
+    let mut reply = json(&ErrorBody { error: error.clone() }).unwrap_or_default();
+    *reply.status_mut() = status;
+    reply
+}

@@ -1,0 +1,352 @@
+//! A host: an address, a clock, and the machine that runs there, with what its disk would keep over a restart.
+
+use std::hash::Hash;
+use std::mem::discriminant;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pilot_core::config::{Config, Keys};
+use pilot_core::event::Event;
+use pilot_core::id::{IdentityKey, InstanceId};
+use pilot_core::identity::{Certificate, Identity, TransportKey};
+use pilot_core::node::{Node, PeerInfo};
+use pilot_core::rng::Rng;
+use pilot_core::route::{Ecn, Route, Transmit};
+use pilot_core::time::{Mono, Now, UnixTime};
+use pilot_relay::backbone::{Backbone, BackboneEvent, BackboneStatus};
+
+use crate::application::Application;
+use crate::invariants::{self, Violation};
+use crate::world::START;
+
+/// Wall clock at the beginning of every world: some Friday in 2027.
+const EPOCH: UnixTime = UnixTime(1_800_000_000_000_000_000);
+/// Trains and events that one turn of a host may bring forth. An honest one stays below a hundred: whole windows leave in trains of 64 KiB.
+const TURN_OUTPUT_MAX: usize = 10_000;
+/// Modifiers of the identities whose secret is the byte of their position, plus one, 32 times: found once, since each search takes a
+/// million hashes (spec/address.md §2).
+const MODIFIERS: [u64; 5] = [1_459_568, 115_065, 951_517, 498_379, 627_237];
+
+/// The verbs that move datagrams and time. The fifth, `poll_event`, differs in what it tells.
+pub(crate) trait Machine {
+    /// Takes one datagram.
+    fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]);
+    /// Does what has become due.
+    fn handle_timeout(&mut self, now: Now);
+    /// Appends the next datagram or train to `buf`.
+    fn poll_transmit(&mut self, now: Now, buf: &mut Vec<u8>) -> Option<Transmit>;
+    /// When `handle_timeout` wants to be called.
+    fn poll_timeout(&self) -> Option<Mono>;
+    /// The node inside, for its books.
+    fn node(&self) -> &Node;
+}
+
+impl Machine for Node {
+    fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) {
+        self.handle_datagram(now, from, ecn, datagram);
+    }
+
+    fn handle_timeout(&mut self, now: Now) {
+        self.handle_timeout(now);
+    }
+
+    fn poll_transmit(&mut self, now: Now, buf: &mut Vec<u8>) -> Option<Transmit> {
+        self.poll_transmit(now, buf)
+    }
+
+    fn poll_timeout(&self) -> Option<Mono> {
+        self.poll_timeout()
+    }
+
+    fn node(&self) -> &Node {
+        self
+    }
+}
+
+impl Machine for Backbone {
+    fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) {
+        self.handle_datagram(now, from, ecn, datagram);
+    }
+
+    fn handle_timeout(&mut self, now: Now) {
+        self.handle_timeout(now);
+    }
+
+    fn poll_transmit(&mut self, now: Now, buf: &mut Vec<u8>) -> Option<Transmit> {
+        self.poll_transmit(now, buf)
+    }
+
+    fn poll_timeout(&self) -> Option<Mono> {
+        self.poll_timeout()
+    }
+
+    fn node(&self) -> &Node {
+        self.node()
+    }
+}
+
+/// What runs on a host.
+pub(crate) enum Program {
+    /// An agent and what it does with its streams.
+    Agent(Box<(Node, Application)>),
+    /// A backbone node; its clients are the agents.
+    Backbone(Box<Backbone>),
+}
+
+/// What a host is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Role {
+    /// It runs an agent with these settings.
+    Agent(Config),
+    /// It runs a backbone node.
+    Backbone,
+}
+
+/// What a host is made from, and made from again after a restart.
+pub(crate) struct Disk {
+    role: Role,
+    identity: Identity,
+    transport: TransportKey,
+    certificate: Certificate,
+    pub(crate) known: Vec<PeerInfo>,
+    pub(crate) home: Option<PeerInfo>,
+}
+
+/// One host.
+pub(crate) struct Host {
+    pub(crate) address: SocketAddr,
+    /// How far its wall clock is ahead of the world's.
+    pub(crate) clock_skew: Duration,
+    pub(crate) disk: Disk,
+    /// None while it is switched off.
+    pub(crate) program: Option<Program>,
+    boots: u32,
+    rng: Rng,
+}
+
+/// Why a host gets its turn.
+pub(crate) enum Input {
+    /// A datagram arrived.
+    Datagram { from: SocketAddr, ecn: Ecn, datagram: Vec<u8> },
+    /// Its timer is due.
+    Timeout,
+    /// Its program has done something.
+    Nothing,
+}
+
+/// What a turn brought forth.
+#[derive(Default)]
+pub(crate) struct Turn {
+    pub(crate) datagrams: Vec<(Route, Ecn, Vec<u8>)>,
+    pub(crate) events: Vec<Happening>,
+}
+
+/// An event of either machine.
+#[derive(Clone, Debug)]
+pub(crate) enum Happening {
+    Agent(Event),
+    Backbone(BackboneEvent),
+}
+
+impl Happening {
+    /// Which event it is, without its content.
+    pub(crate) fn discriminant(&self) -> impl Hash {
+        match self {
+            Self::Agent(event) => (Some(discriminant(event)), None),
+            Self::Backbone(event) => (None, Some(discriminant(event))),
+        }
+    }
+}
+
+impl Host {
+    pub(crate) fn new(position: usize, address: SocketAddr, role: Role, clock_skew: Duration, rng: Rng) -> Self {
+        let disk = Disk::new(position, role, &rng, EPOCH + clock_skew);
+        Self { address, clock_skew, disk, program: None, boots: 0, rng }
+    }
+
+    /// Starts what runs on this host, with what the disk holds and nothing else.
+    pub(crate) fn boot(&mut self, now: Mono) {
+        self.boots += 1;
+        let seed = *self.rng.child(&format!("boot {}", self.boots)).secret_key();
+        let now = self.clock(now);
+        self.program = Some(match &self.disk.role {
+            Role::Backbone => Program::Backbone(Box::new(Backbone::new(self.disk.keys(), seed, now))),
+            Role::Agent(config) => {
+                let node = self.boot_node(config.clone(), seed, now);
+                Program::Agent(Box::new((node, Application::default())))
+            }
+        });
+    }
+
+    fn boot_node(&self, config: Config, seed: [u8; 32], now: Now) -> Node {
+        let mut node = Node::new(config, self.disk.keys(), seed, now);
+        node.set_local_addresses(now, &[self.address]);
+        for peer in &self.disk.known {
+            node.learn_peer(now, peer.clone());
+        }
+        node.set_home(now, self.disk.home.clone());
+        node
+    }
+
+    /// Both clocks of this host.
+    pub(crate) fn clock(&self, mono: Mono) -> Now {
+        Now { mono, unix: EPOCH + mono.since(START) + self.clock_skew }
+    }
+
+    pub(crate) fn key(&self) -> IdentityKey {
+        self.disk.identity.key()
+    }
+
+    /// The certificate, as a directory would give it out.
+    pub(crate) fn certificate(&self) -> Certificate {
+        self.disk.certificate.clone()
+    }
+
+    pub(crate) fn machine(&self) -> Option<&dyn Machine> {
+        self.program.as_ref().map(Program::machine)
+    }
+
+    pub(crate) fn agent(&self) -> Option<&(Node, Application)> {
+        match self.program.as_ref()? {
+            Program::Agent(agent) => Some(agent),
+            Program::Backbone(_) => None,
+        }
+    }
+
+    pub(crate) fn agent_mut(&mut self) -> Option<&mut (Node, Application)> {
+        match self.program.as_mut()? {
+            Program::Agent(agent) => Some(agent),
+            Program::Backbone(_) => None,
+        }
+    }
+
+    pub(crate) fn backbone_status(&self) -> Option<BackboneStatus> {
+        match self.program.as_ref()? {
+            Program::Agent(_) => None,
+            Program::Backbone(backbone) => Some(backbone.status()),
+        }
+    }
+
+    pub(crate) fn poll_timeout(&self) -> Option<Mono> {
+        self.machine()?.poll_timeout()
+    }
+
+    /// One turn of the host's loop: one input, then everything that follows from it, then the invariants.
+    pub(crate) fn turn(&mut self, mono: Mono, input: Input) -> Result<Turn, Violation> {
+        let now = self.clock(mono);
+        let local_ip = Some(self.address.ip());
+        let mut turn = Turn::default();
+        let Some(program) = &mut self.program else { return Ok(turn) };
+        match input {
+            Input::Datagram { from, ecn, mut datagram } => {
+                program.machine_mut().handle_datagram(now, Route { local_ip, ..Route::to(from) }, ecn, &mut datagram);
+            }
+            Input::Timeout => program.machine_mut().handle_timeout(now),
+            Input::Nothing => {}
+        }
+        program.drain(now, &mut turn)?;
+        program.handle_due(now, &mut turn)?;
+        invariants::check_node(program.machine().node(), mono)?;
+        Ok(turn)
+    }
+}
+
+impl Program {
+    fn machine(&self) -> &dyn Machine {
+        match self {
+            Self::Agent(agent) => &agent.0,
+            Self::Backbone(backbone) => &**backbone,
+        }
+    }
+
+    fn machine_mut(&mut self) -> &mut dyn Machine {
+        match self {
+            Self::Agent(agent) => &mut agent.0,
+            Self::Backbone(backbone) => &mut **backbone,
+        }
+    }
+
+    /// Handles a timer that is due at this very moment; afterwards none may be.
+    fn handle_due(&mut self, now: Now, turn: &mut Turn) -> Result<(), Violation> {
+        let is_due = |machine: &dyn Machine| machine.poll_timeout().filter(|&due| due <= now.mono);
+        if is_due(self.machine_mut()).is_none() {
+            return Ok(());
+        }
+        self.machine_mut().handle_timeout(now);
+        self.drain(now, turn)?;
+        is_due(self.machine_mut()).map_or(Ok(()), |due| Err(Violation::Timer(now.mono.since(due))))
+    }
+
+    /// Takes events and datagrams until there are no more. Events go to the program first: what it writes leaves in the same turn.
+    fn drain(&mut self, now: Now, turn: &mut Turn) -> Result<(), Violation> {
+        for _ in 0..TURN_OUTPUT_MAX {
+            if let Some(happening) = self.poll_event(now)? {
+                turn.events.push(happening);
+            } else if !self.transmit(now, turn) {
+                return Ok(());
+            }
+        }
+        Err(Violation::Livelock(TURN_OUTPUT_MAX))
+    }
+
+    fn poll_event(&mut self, now: Now) -> Result<Option<Happening>, Violation> {
+        match self {
+            Self::Agent(agent) => {
+                let (node, application) = &mut **agent;
+                let Some(event) = node.poll_event() else { return Ok(None) };
+                application.handle(node, now, &event)?;
+                Ok(Some(Happening::Agent(event)))
+            }
+            Self::Backbone(backbone) => Ok(backbone.poll_event().map(Happening::Backbone)),
+        }
+    }
+
+    /// Takes one transmit and cuts its train into datagrams, as the kernel does. Returns whether there was one.
+    fn transmit(&mut self, now: Now, turn: &mut Turn) -> bool {
+        let mut buf = Vec::new();
+        let Some(transmit) = self.machine_mut().poll_transmit(now, &mut buf) else { return false };
+        assert_eq!(buf.len(), transmit.len, "a transmit appends what it says");
+        for datagram in buf.chunks(transmit.segment_size.unwrap_or(transmit.len).max(1)) {
+            turn.datagrams.push((transmit.route, transmit.ecn, datagram.to_vec()));
+        }
+        true
+    }
+}
+
+impl Disk {
+    fn new(position: usize, role: Role, rng: &Rng, now: UnixTime) -> Self {
+        let identity = committed_identity(position);
+        let transport = TransportKey::from_secret(*rng.child("transport key").secret_key());
+        let instance = InstanceId(rng.child("instance").array());
+        let certificate = Certificate::issue(&identity, &transport, instance, 1, now);
+        Self { role, identity, transport, certificate, known: Vec::new(), home: None }
+    }
+
+    fn keys(&self) -> Keys {
+        Keys {
+            identity: self.identity.clone(),
+            transport: vec![self.transport.clone()],
+            certificate: self.certificate.clone(),
+        }
+    }
+}
+
+/// The identity of the host at this position.
+///
+/// # Panics
+/// If there are more hosts than committed identities.
+fn committed_identity(position: usize) -> Identity {
+    let secret = [u8::try_from(position + 1).expect("few hosts"); 32];
+    Identity::restore(secret, MODIFIERS[position]).expect("the committed modifier gives an address")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn committed_modifiers_are_the_first_hits() {
+        let first_hit = |position: usize| Identity::generate([position as u8 + 1; 32]).modifier();
+        assert_eq!(std::array::from_fn(first_hit), MODIFIERS);
+    }
+}

@@ -1,0 +1,471 @@
+//! The world: hosts, links between them, and virtual time.
+//!
+//! One thing happens at a time: the datagram that arrives next, or the timer that is due next, in the order of (time, sequence number). It
+//! gives one host one turn, whose output goes onto links, which decide when it arrives. No thread, no clock, no entropy: a run follows from
+//! its seed alone, and is compared by [`World::trace_hash`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pilot_core::config::Config;
+use pilot_core::id::IdentityKey;
+use pilot_core::node::{Home, Node, PeerInfo};
+use pilot_core::rng::Rng;
+use pilot_core::route::{Ecn, Route};
+use pilot_core::time::{Mono, Now};
+use pilot_core::wire::{self, PacketKind};
+
+use crate::application::{Application, JobId, JobReport, Plan};
+use crate::host::{Host, Input, Role, Turn};
+use crate::invariants::{Failure, Violation};
+use crate::link::{Fate, Link, LinkConfig, LinkStats};
+use crate::trace::{Entry, Trace, since_start};
+
+/// Virtual time at the beginning: an hour after boot, since no clock begins at zero.
+pub(crate) const START: Mono = Mono(3_600_000_000_000);
+/// Steps within one nanosecond of virtual time. A train is 64 of them; more than this is a ping-pong without delay.
+const STEPS_PER_INSTANT_MAX: usize = 100_000;
+/// Time in which the last acknowledgements of a scenario get through, whatever the network does.
+const SETTLING_TIME: Duration = Duration::from_secs(20);
+/// How far apart the wall clocks of two neighbours in the list of hosts are: real ones never agree.
+const CLOCK_SKEW: Duration = Duration::from_secs(47);
+
+/// Names a host of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostId(usize);
+
+/// A job and the host that started it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Job {
+    /// Where it was started.
+    pub host: HostId,
+    /// Which it is.
+    pub id: JobId,
+}
+
+/// Hosts, links and time.
+pub struct World {
+    seed: u64,
+    rng: Rng,
+    now: Mono,
+    hosts: Vec<Host>,
+    default_link: LinkConfig,
+    links: BTreeMap<(HostId, HostId), Link>,
+    arrivals: BTreeMap<(Mono, u64), Arrival>,
+    arrivals_made: u64,
+    steps_at_this_instant: usize,
+    jobs_made: u64,
+    trace: Trace,
+}
+
+/// A datagram under way.
+struct Arrival {
+    from: HostId,
+    source: SocketAddr,
+    to: HostId,
+    destination: SocketAddr,
+    ecn: Ecn,
+    datagram: Vec<u8>,
+}
+
+/// What happens next.
+enum Next {
+    Arrival(Mono),
+    Timer(Mono, HostId),
+}
+
+impl World {
+    /// An empty world. Links between its hosts are as `link` says until they are changed.
+    pub fn new(seed: u64, link: LinkConfig) -> Self {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&seed.to_be_bytes());
+        Self {
+            seed,
+            rng: Rng::new(bytes),
+            now: START,
+            hosts: Vec::new(),
+            default_link: link,
+            links: BTreeMap::new(),
+            arrivals: BTreeMap::new(),
+            arrivals_made: 0,
+            steps_at_this_instant: 0,
+            jobs_made: 0,
+            trace: Trace::default(),
+        }
+    }
+
+    /// Adds an agent at an address of its own, and starts it.
+    pub fn add_agent(&mut self, config: Config) -> HostId {
+        self.add_host(Role::Agent(config))
+    }
+
+    /// Adds a backbone node at an address of its own, and starts it.
+    pub fn add_backbone(&mut self) -> HostId {
+        self.add_host(Role::Backbone)
+    }
+
+    /// Tells one agent where another is, as a ticket would: address, but no certificate.
+    pub fn give_ticket(&mut self, to: HostId, of: HostId) {
+        let info = self.contact(of);
+        self.learn(to, info);
+    }
+
+    /// Tells one agent of another what a directory record says: the certificate, but no address.
+    pub fn give_record(&mut self, to: HostId, of: HostId, homes: &[HostId]) {
+        let certificate = Some(self.hosts[of.0].certificate());
+        let homes =
+            homes.iter().map(|&home| Home { key: self.key(home), addresses: vec![self.address(home)] }).collect();
+        self.learn(to, PeerInfo { key: self.key(of), certificate, addresses: Vec::new(), homes });
+    }
+
+    /// Names the home node of an agent.
+    pub fn set_home(&mut self, host: HostId, home: HostId) -> Result<(), Failure> {
+        let info = self.contact(home);
+        self.hosts[host.0].disk.home = Some(info.clone());
+        self.with_agent(host, |node, _, now| {
+            node.set_home(now, Some(info));
+            Ok(())
+        })
+    }
+
+    /// Opens a stream for a new job.
+    pub fn start_job(&mut self, from: HostId, to: HostId, plan: Plan) -> Result<Job, Failure> {
+        self.jobs_made += 1;
+        let (id, peer) = (JobId(self.jobs_made), self.key(to));
+        self.note(format!("{id}: {from} to {to}, {plan:?}"));
+        self.with_agent(from, |node, application, now| Ok(application.start(node, now, &peer, id, plan)?))?;
+        Ok(Job { host: from, id })
+    }
+
+    /// Lets the program of an agent read no more, or read again.
+    pub fn set_reading(&mut self, host: HostId, is_reading: bool) -> Result<(), Failure> {
+        self.note(format!("{host} reads: {is_reading}"));
+        self.with_agent(host, |node, application, now| Ok(application.set_reading(node, now, is_reading)?))
+    }
+
+    /// Calls a verb of an agent's node that has no method here.
+    pub fn call(&mut self, host: HostId, call: impl FnOnce(&mut Node, Now)) -> Result<(), Failure> {
+        self.with_agent(host, |node, _, now| {
+            call(node, now);
+            Ok(())
+        })
+    }
+
+    /// Changes the link between two hosts, in both directions.
+    pub fn change_link(&mut self, one: HostId, other: HostId, change: impl Fn(LinkConfig) -> LinkConfig) {
+        self.note(format!("the link between {one} and {other} changes"));
+        for (from, to) in [(one, other), (other, one)] {
+            let link = self.link(from, to);
+            link.config = change(link.config.clone());
+        }
+    }
+
+    /// Gives a host a new address; datagrams to the old one find nobody. Its driver notices.
+    pub fn change_address(&mut self, host: HostId) -> Result<(), Failure> {
+        let address = &mut self.hosts[host.0].address;
+        address.set_port(address.port() + 1);
+        let SocketAddr::V4(v4) = address else { unreachable!("addresses are made in `add_host`") };
+        let [a, b, c, d] = v4.ip().octets();
+        v4.set_ip([a, b, c + 1, d].into());
+        let address = *address;
+        self.note(format!("{host} moves to {address}"));
+        self.call(host, |node, now| node.set_local_addresses(now, &[address]))
+    }
+
+    /// Kills what runs on a host: no farewell.
+    pub fn kill(&mut self, host: HostId) {
+        self.note(format!("{host} dies"));
+        self.hosts[host.0].program = None;
+    }
+
+    /// Starts a host anew with what its disk holds.
+    pub fn boot(&mut self, host: HostId) -> Result<(), Failure> {
+        self.note(format!("{host} boots"));
+        self.hosts[host.0].boot(self.now);
+        self.turn(host, Input::Nothing)
+    }
+
+    /// Lets virtual time pass.
+    pub fn run_for(&mut self, time: Duration) -> Result<(), Failure> {
+        let end = self.now + time;
+        while self.step(end)? {}
+        Ok(())
+    }
+
+    /// Lets virtual time pass until something is so.
+    ///
+    /// # Errors
+    /// If it is not so within `time`, or an invariant is broken before.
+    pub fn run_until(&mut self, what: &str, time: Duration, is_so: impl Fn(&Self) -> bool) -> Result<(), Failure> {
+        let end = self.now + time;
+        while !is_so(self) {
+            if !self.step(end)? {
+                return Err(self.failure(None, Violation::Deadline(what.to_owned(), time)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets virtual time pass until all jobs have ended, and fails unless every byte of each has arrived.
+    pub fn complete(&mut self, jobs: &[Job], time: Duration) -> Result<(), Failure> {
+        let has_ended = |world: &Self, job: &Job| world.report(*job).is_some_and(|report| report.ended.is_some());
+        self.run_until("the end of all jobs", time, |world| jobs.iter().all(|job| has_ended(world, job)))?;
+        match jobs.iter().find(|job| !self.report(**job).is_some_and(JobReport::is_complete)) {
+            Some(job) => {
+                Err(self.failure(Some(job.host), Violation::Deadline(format!("completion of {}", job.id), time)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Lets a while pass and fails if any stream is left on any agent: every state of a stream has an exit.
+    pub fn settle(&mut self) -> Result<(), Failure> {
+        self.run_for(SETTLING_TIME)?;
+        let has_streams = |host: &Host| host.agent().is_some_and(|(_, application)| application.open_streams() > 0);
+        match self.hosts.iter().position(has_streams).map(HostId) {
+            Some(host) => {
+                Err(self.failure(Some(host), Violation::Deadline("the end of all streams".to_owned(), SETTLING_TIME)))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Virtual time since the beginning.
+    pub fn elapsed(&self) -> Duration {
+        since_start(self.now)
+    }
+
+    /// Virtual time, as hosts see it.
+    pub fn now(&self) -> Mono {
+        self.now
+    }
+
+    /// Whether something runs on a host.
+    pub fn is_up(&self, host: HostId) -> bool {
+        self.hosts[host.0].program.is_some()
+    }
+
+    /// The identity key of a host.
+    pub fn key(&self, host: HostId) -> IdentityKey {
+        self.hosts[host.0].key()
+    }
+
+    /// The address of a host.
+    pub fn address(&self, host: HostId) -> SocketAddr {
+        self.hosts[host.0].address
+    }
+
+    /// The node of an agent, if it runs.
+    pub fn node(&self, host: HostId) -> Option<&Node> {
+        self.hosts[host.0].agent().map(|agent| &agent.0)
+    }
+
+    /// The program of an agent, if it runs.
+    pub fn application(&self, host: HostId) -> Option<&Application> {
+        self.hosts[host.0].agent().map(|agent| &agent.1)
+    }
+
+    /// What became of a job; nothing if its host has restarted since.
+    pub fn report(&self, job: Job) -> Option<&JobReport> {
+        self.application(job.host)?.report(job.id)
+    }
+
+    /// What one host has sent towards another so far.
+    pub fn link_stats(&self, from: HostId, to: HostId) -> LinkStats {
+        self.links.get(&(from, to)).map(|link| link.stats).unwrap_or_default()
+    }
+
+    /// Stands for everything that has happened: equal for equal seeds.
+    pub fn trace_hash(&self) -> u64 {
+        self.trace.hash()
+    }
+
+    fn add_host(&mut self, role: Role) -> HostId {
+        let position = self.hosts.len();
+        let address = SocketAddr::from(([10, u8::try_from(position).expect("few hosts"), 0, 1], 4_000));
+        let rng = self.rng.child(&format!("host {position}"));
+        let mut host = Host::new(position, address, role, CLOCK_SKEW * position as u32, rng);
+        host.boot(self.now);
+        self.hosts.push(host);
+        HostId(position)
+    }
+
+    fn contact(&self, host: HostId) -> PeerInfo {
+        PeerInfo { key: self.key(host), certificate: None, addresses: vec![self.address(host)], homes: Vec::new() }
+    }
+
+    fn learn(&mut self, host: HostId, info: PeerInfo) {
+        let now = self.hosts[host.0].clock(self.now);
+        self.hosts[host.0].disk.known.push(info.clone());
+        if let Some((node, _)) = self.hosts[host.0].agent_mut() {
+            node.learn_peer(now, info);
+        }
+    }
+
+    fn with_agent(
+        &mut self,
+        host: HostId,
+        act: impl FnOnce(&mut Node, &mut Application, Now) -> Result<(), Violation>,
+    ) -> Result<(), Failure> {
+        let now = self.hosts[host.0].clock(self.now);
+        let outcome = self.hosts[host.0].agent_mut().map_or(Ok(()), |(node, application)| act(node, application, now));
+        outcome.map_err(|violation| self.failure(Some(host), violation))?;
+        self.turn(host, Input::Nothing)
+    }
+
+    /// Does the next thing that happens until `end`. Returns whether there was one; if not, it is `end` now.
+    fn step(&mut self, end: Mono) -> Result<bool, Failure> {
+        let Some(next) = self.next().filter(|next| next.at() <= end) else {
+            self.advance(end);
+            return Ok(false);
+        };
+        self.advance(next.at());
+        if self.steps_at_this_instant > STEPS_PER_INSTANT_MAX {
+            return Err(self.failure(None, Violation::Livelock(STEPS_PER_INSTANT_MAX)));
+        }
+        match next {
+            Next::Arrival(_) => self.arrive()?,
+            Next::Timer(_, host) => {
+                self.trace.push(self.now, Entry::Timeout(host), 0);
+                self.turn(host, Input::Timeout)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn next(&self) -> Option<Next> {
+        let arrival = self.arrivals.first_key_value().map(|(&(at, _), _)| Next::Arrival(at));
+        let timers =
+            self.hosts.iter().enumerate().filter_map(|(position, host)| Some((host.poll_timeout()?, HostId(position))));
+        let timer = timers.map(|(at, host)| Next::Timer(at.max(self.now), host)).min_by_key(Next::at);
+        arrival.into_iter().chain(timer).min_by_key(Next::at)
+    }
+
+    fn advance(&mut self, to: Mono) {
+        self.steps_at_this_instant = if to == self.now { self.steps_at_this_instant + 1 } else { 0 };
+        self.now = to;
+    }
+
+    fn arrive(&mut self) -> Result<(), Failure> {
+        let Some((_, Arrival { from, source, to, destination, ecn, datagram })) = self.arrivals.pop_first() else {
+            return Ok(());
+        };
+        if self.hosts[to.0].address != destination || self.hosts[to.0].program.is_none() {
+            return Ok(());
+        }
+        let first = datagram.first().copied().unwrap_or_default();
+        self.trace.push(self.now, Entry::Arrived { from, to, len: datagram.len(), first }, fingerprint(&datagram));
+        self.turn(to, Input::Datagram { from: source, ecn, datagram })
+    }
+
+    /// Gives a host its turn and takes care of what comes out of it.
+    fn turn(&mut self, host: HostId, input: Input) -> Result<(), Failure> {
+        let outcome = self.hosts[host.0].turn(self.now, input);
+        let Turn { datagrams, events } = outcome.map_err(|violation| self.failure(Some(host), violation))?;
+        for event in events {
+            self.trace.push(self.now, Entry::Event(host, Box::new(event)), 0);
+        }
+        for (route, ecn, datagram) in datagrams {
+            self.send(host, &route, ecn, datagram);
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: HostId, route: &Route, ecn: Ecn, mut datagram: Vec<u8>) {
+        let source = self.hosts[from.0].address;
+        let to = self.hosts.iter().position(|host| host.address == route.remote).map(HostId);
+        let (len, first) = (datagram.len(), datagram.first().copied().unwrap_or_default());
+        let content = fingerprint(&datagram);
+        let has_local_address = route.local_ip.is_none_or(|ip| ip == source.ip());
+        let (fate, arrivals) = match to {
+            _ if !has_local_address => (Fate::NoLocalAddress, [None, None]),
+            None => (Fate::NoHost, [None, None]),
+            Some(to) => {
+                let now = self.now;
+                let link = self.link(from, to);
+                if wire::peek(&datagram) == Ok(PacketKind::Relay) {
+                    link.stats.offered_relayed += 1;
+                }
+                let passage = link.send(now, &mut datagram);
+                (passage.fate, passage.arrivals)
+            }
+        };
+        self.trace.push(self.now, Entry::Sent { from, to, len, first, fate }, content);
+        let Some(to) = to else { return };
+        for at in arrivals.into_iter().flatten() {
+            let arrival = Arrival { from, source, to, destination: route.remote, ecn, datagram: datagram.clone() };
+            self.arrivals.insert((at, self.arrivals_made), arrival);
+            self.arrivals_made += 1;
+        }
+    }
+
+    fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
+        let (rng, config) = (&self.rng, &self.default_link);
+        self.links
+            .entry((from, to))
+            .or_insert_with(|| Link::new(config.clone(), rng.child(&format!("link {from} {to}"))))
+    }
+
+    fn note(&mut self, text: String) {
+        self.trace.push(self.now, Entry::Note(text), 0);
+    }
+
+    fn failure(&self, host: Option<HostId>, violation: Violation) -> Failure {
+        Failure { seed: self.seed, at: self.elapsed(), host, violation, report: self.describe() }
+    }
+
+    /// The last things that happened, and how the hosts stand.
+    fn describe(&self) -> String {
+        let mut text = self.trace.to_string();
+        for (position, host) in self.hosts.iter().enumerate() {
+            let Some(machine) = host.machine() else { continue };
+            let node = machine.node();
+            let drops: Vec<_> = node.stats().drop_counters().filter(|&(_, count)| count > 0).collect();
+            let due = machine.poll_timeout().map(since_start);
+            text += &format!("{} {:?}: next timer {due:?}, drops {drops:?}\n", HostId(position), node.key());
+            for peer in node.peers() {
+                text += &format!("  {peer:?}\n");
+            }
+            for (_, audit) in node.audit(self.now) {
+                text += &format!("  {audit:?}\n");
+            }
+            if let Some(status) = host.backbone_status() {
+                text += &format!("  {status:?}\n");
+            }
+            if let Some((_, application)) = host.agent() {
+                text += &format!("  {application:?}\n");
+            }
+        }
+        text
+    }
+}
+
+impl Next {
+    fn at(&self) -> Mono {
+        match *self {
+            Self::Arrival(at) | Self::Timer(at, _) => at,
+        }
+    }
+}
+
+impl Drop for World {
+    /// A test that fails by an assertion of its own shows the seed and the last events too.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("after {:?}; replay with PILOT_SIM_SEED={}\n{}", self.elapsed(), self.seed, self.describe());
+        }
+    }
+}
+
+impl fmt::Display for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "host {}", self.0)
+    }
+}
+
+/// The last bytes of a datagram: of a sealed packet its tag, which stands for all of it.
+fn fingerprint(datagram: &[u8]) -> u64 {
+    datagram.iter().rev().take(8).fold(0, |value, &byte| (value << 8) | u64::from(byte))
+}

@@ -1,0 +1,89 @@
+//! An agent whose address changes keeps its tunnels and streams: sessions are named by an index, not by an address.
+
+use std::time::Duration;
+
+use pilot_core::event::Event;
+use pilot_sim::application::Plan;
+use pilot_sim::invariants::Failure;
+use pilot_sim::link::LinkConfig;
+use pilot_sim::scenario::for_each_seed;
+use pilot_sim::topology::{Pair, Relayed, pair, relayed};
+use pilot_sim::world::{HostId, World};
+
+const SEEDS: &[u64] = &[1, 2, 3];
+const MIB: u64 = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn slow_link() -> LinkConfig {
+    LinkConfig::default().rate(1_000_000, 128 * 1024)
+}
+
+/// Tunnels that an agent has had so far with another.
+fn tunnels(world: &World, of: HostId, with: HostId) -> usize {
+    let milestones = world.application(of).into_iter().flat_map(|application| application.milestones());
+    let key = world.key(with);
+    milestones.filter(|(_, event)| matches!(event, Event::PeerConnected { peer, .. } if *peer == key)).count()
+}
+
+/// One of the two moves in the middle of a transfer in the direction given by `plan`.
+fn a_move_is_survived(plan: Plan, moves_opener: bool) -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let Pair { mut world, alice, bob } = pair(seed, slow_link());
+        let job = world.start_job(alice, bob, plan)?;
+        world.run_for(Duration::from_secs(1))?;
+        world.change_address(if moves_opener { alice } else { bob })?;
+        world.complete(&[job], PATIENCE)?;
+        assert_eq!((tunnels(&world, alice, bob), tunnels(&world, bob, alice)), (1, 1));
+        world.settle()
+    })
+}
+
+#[test]
+fn a_sender_that_moves_goes_on_sending() -> Result<(), Failure> {
+    a_move_is_survived(Plan::transfer(4 * MIB, 0), true)
+}
+
+#[test]
+fn a_receiver_that_moves_goes_on_receiving() -> Result<(), Failure> {
+    a_move_is_survived(Plan::transfer(4 * MIB, 0), false)
+}
+
+#[test]
+fn an_opener_that_moves_goes_on_receiving() -> Result<(), Failure> {
+    a_move_is_survived(Plan::transfer(100, 4 * MIB), true)
+}
+
+#[test]
+fn agents_that_send_both_ways_survive_a_move() -> Result<(), Failure> {
+    a_move_is_survived(Plan::transfer(4 * MIB, 4 * MIB), true)
+}
+
+#[test]
+fn both_agents_may_move_one_after_the_other() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let Pair { mut world, alice, bob } = pair(seed, slow_link());
+        let job = world.start_job(alice, bob, Plan::transfer(4 * MIB, 4 * MIB))?;
+        for mover in [alice, bob, alice, bob] {
+            world.run_for(Duration::from_secs(1))?;
+            world.change_address(mover)?;
+        }
+        world.complete(&[job], PATIENCE)?;
+        assert_eq!((tunnels(&world, alice, bob), tunnels(&world, bob, alice)), (1, 1));
+        world.settle()
+    })
+}
+
+#[test]
+fn a_relayed_agent_that_moves_keeps_home_and_stream() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let mut net = relayed(seed, slow_link())?;
+        net.block_direct(true);
+        let Relayed { mut world, alice, bob, backbone } = net;
+        let job = world.start_job(alice, bob, Plan::transfer(4 * MIB, 4 * MIB))?;
+        world.run_for(Duration::from_secs(1))?;
+        world.change_address(alice)?;
+        world.complete(&[job], PATIENCE)?;
+        assert_eq!((tunnels(&world, alice, bob), tunnels(&world, alice, backbone)), (1, 1));
+        world.settle()
+    })
+}
