@@ -226,15 +226,21 @@ impl Peer {
         self.paths.path(chosen).map(|path| path.hop)
     }
 
-    /// Leaves local addresses that are gone to the system's choice. A peer that may be sending to the old one is told by a PING.
-    /// One PING is not enough: a peer follows when it has heard nothing from elsewhere for a while.
+    /// Leaves local addresses that are gone to the system's choice. A peer that may be sending to the old one is told by a PING,
+    /// and by another: it follows when it has heard nothing from elsewhere for a while.
     pub(crate) fn local_addresses_changed(&mut self, now: Mono, addresses: &[SocketAddr]) {
         self.paths.forget_local_ips(|ip| addresses.iter().any(|address| address.ip() == ip));
-        let is_expected = self.is_backbone || self.is_in_use();
-        let active = self.paths.active().filter(|path| is_expected && path.hop.is_direct()).map(|path| path.id);
-        if let (Some(tunnel), Some(path)) = (self.tunnel.as_mut().filter(|tunnel| tunnel.is_established()), active) {
-            tunnel.transport.ping(path);
+        if self.is_backbone || self.is_in_use() {
+            self.ping_direct_paths();
             self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
+        }
+    }
+
+    /// By all of them: the one in use leads nowhere if the peer has moved too.
+    fn ping_direct_paths(&mut self) {
+        let Some(tunnel) = self.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) else { return };
+        for path in self.paths.iter().filter(|path| path.hop.is_direct() && path.is_proved()) {
+            tunnel.transport.ping(path.id);
         }
     }
 
@@ -245,7 +251,9 @@ impl Peer {
             return;
         }
         self.last_liveness_probe = now;
-        self.confirm_move_at = self.confirm_move_at.filter(|&at| at > now);
+        if self.confirm_move_at.take_if(|at| *at <= now).is_some() {
+            return self.ping_direct_paths();
+        }
         let active = self.paths.active().map(|path| path.id);
         if let (Some(tunnel), Some(path)) = (&mut self.tunnel, active) {
             tunnel.transport.ping(path);
