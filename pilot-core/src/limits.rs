@@ -30,6 +30,8 @@ pub const UNCONFIRMED_SESSION_LIFETIME: Duration = Duration::from_secs(15);
 pub const HOME_KEEPALIVE: Duration = Duration::from_secs(25);
 /// While streams are open, silence this long is probed, so that a dead peer shows as stalled and a restarted one answers UNKNOWN.
 pub const LIVENESS_PROBE_AFTER: Duration = Duration::from_secs(1);
+/// An agent at a new address sends a second PING after this: longer than the 200 ms by which its peers tell a move from a packet that was late.
+pub const MOVE_CONFIRMED_AFTER: Duration = Duration::from_millis(250);
 /// A direct path that was silent this long may have lost its NAT mapping: the relay is used until it is proved again.
 pub const DIRECT_FRESH: Duration = Duration::from_secs(30);
 /// Probe timeouts in a row after which another path is taken.

@@ -147,7 +147,7 @@ impl Node {
         if self.local_addresses != addresses {
             self.local_addresses = addresses.to_vec();
             for peer in &mut self.peers {
-                peer.local_addresses_changed(addresses);
+                peer.local_addresses_changed(now.mono, addresses);
             }
             self.announce_candidates(now);
         }
