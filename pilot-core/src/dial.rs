@@ -25,11 +25,19 @@ pub(crate) struct Dial {
     pub(crate) started: Mono,
     next_retry: Mono,
     backoff: Duration,
+    retries: u32,
 }
 
 impl Dial {
     pub(crate) fn new(stage: Stage, datagram: Vec<u8>, started: Mono, now: Mono) -> Self {
-        Self { stage, datagram, started, next_retry: now + HANDSHAKE_RETRY_MIN, backoff: HANDSHAKE_RETRY_MIN }
+        Self {
+            stage,
+            datagram,
+            started,
+            next_retry: now + HANDSHAKE_RETRY_MIN,
+            backoff: HANDSHAKE_RETRY_MIN,
+            retries: 0,
+        }
     }
 
     /// Whether the datagram shall be sent again now; arms the next retry.
@@ -39,7 +47,13 @@ impl Dial {
         }
         self.backoff = (self.backoff * 2).min(HANDSHAKE_RETRY_MAX);
         self.next_retry = now + self.backoff;
+        self.retries += 1;
         true
+    }
+
+    /// How often the datagram was sent again.
+    pub(crate) fn retries(&self) -> u32 {
+        self.retries
     }
 
     /// The index of ours under which an answer comes.

@@ -8,6 +8,10 @@ pub const HANDSHAKE_RETRY_MIN: Duration = Duration::from_millis(200);
 pub const HANDSHAKE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// An attempt to connect that nobody answers ends after this; the home node's never ends.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// From this retry on an attempt also asks for a new circuit: the backbone node may have given up the one that the peer is reached by.
+pub const RETRIES_BEFORE_NEW_CIRCUIT: u32 = 2;
+/// Two handshakes begun at the same time may cross for this long: a few retries of lost messages.
+pub const HANDSHAKE_CROSSING: Duration = Duration::from_secs(2);
 /// UNKNOWN makes us start at most one handshake per peer in this time.
 pub const UNKNOWN_HANDSHAKE_INTERVAL: Duration = Duration::from_secs(2);
 /// A session this old is renewed when it is used: forward secrecy, as in WireGuard.
@@ -26,6 +30,8 @@ pub const UNCONFIRMED_SESSION_LIFETIME: Duration = Duration::from_secs(15);
 pub const HOME_KEEPALIVE: Duration = Duration::from_secs(25);
 /// While streams are open, silence this long is probed, so that a dead peer shows as stalled and a restarted one answers UNKNOWN.
 pub const LIVENESS_PROBE_AFTER: Duration = Duration::from_secs(1);
+/// An agent at a new address sends a second PING after this: longer than the 200 ms by which its peers tell a move from a packet that was late.
+pub const MOVE_CONFIRMED_AFTER: Duration = Duration::from_millis(250);
 /// A direct path that was silent this long may have lost its NAT mapping: the relay is used until it is proved again.
 pub const DIRECT_FRESH: Duration = Duration::from_secs(30);
 /// Probe timeouts in a row after which another path is taken.

@@ -64,7 +64,8 @@ pub(crate) struct Paths {
     paths: Vec<Path>,
     next_id: u32,
     active: Option<PathId>,
-    switched: Mono,
+    /// When a peer that had moved was followed last.
+    followed: Option<Mono>,
 }
 
 impl Hop {
@@ -165,10 +166,11 @@ impl Paths {
         path.start_probe(now + path.reprobe_after, true, rng);
     }
 
-    /// Begins a round of probes on a direct path, unless one is under way. The token names the round.
+    /// Begins a round of probes on a direct path, unless one is under way; one that only waits begins now. The token names the round.
     pub(crate) fn probe(&mut self, now: Mono, id: PathId, rng: &mut Rng) {
         let Some(path) = self.path_mut(id) else { return };
-        if path.hop.is_direct() && path.probe.is_none() {
+        let is_under_way = path.probe.as_ref().is_some_and(|probe| probe.sent > 0 || probe.next <= now);
+        if path.hop.is_direct() && !is_under_way {
             path.start_probe(now, false, rng);
         }
     }
@@ -213,19 +215,22 @@ impl Paths {
         follow_after: Duration,
         is_relay_up: impl Fn(u32) -> bool,
     ) -> Option<PathId> {
+        let before = self.active().map(|active| active.score(now, &is_relay_up));
         let heard = self.active().and_then(|active| active.last_received);
-        let may_follow = now.since(self.switched) >= follow_after;
+        let may_follow = self.followed.is_none_or(|followed| now.since(followed) >= follow_after);
         let best = self.paths.iter().filter(|path| path.proved).max_by_key(|path| {
             let has_peer_moved =
                 may_follow && path.last_received.unwrap_or_default().since(heard.unwrap_or(now)) >= PEER_MOVED_AFTER;
             let is_active = Some(path.id) == self.active;
             (path.score(now, &is_relay_up), has_peer_moved, is_active, path.last_received)
         })?;
-        let id = best.id;
+        let (id, is_equal) = (best.id, Some(best.score(now, &is_relay_up)) == before);
         if self.active.replace(id) == Some(id) {
             return None;
         }
-        self.switched = now;
+        if is_equal {
+            self.followed = Some(now);
+        }
         Some(id)
     }
 

@@ -9,12 +9,12 @@ use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
-    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER,
-    MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
+    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Paths};
 pub use crate::record::Home;
-use crate::time::Mono;
+use crate::time::{Mono, UnixTime};
 use crate::transport::PathParams;
 use crate::tunnel::{Agreed, Tunnel};
 use crate::wire;
@@ -62,7 +62,11 @@ pub(crate) struct Unconfirmed {
     pub(crate) agreed: Agreed,
     /// Whether it continues the tunnel that we have, by its psk.
     pub(crate) continues: bool,
-    since: Mono,
+    pub(crate) since: Mono,
+    /// When the initiator made message 1, by its clock.
+    pub(crate) timestamp: UnixTime,
+    /// The one way by which the answer has gone, if it is one: who uses the session has got it there.
+    answered_by: Option<Hop>,
 }
 
 /// The last message 1 that was answered, so that its duplicate gets the same answer.
@@ -95,6 +99,8 @@ pub(crate) struct Peer {
     pub(crate) generations: u32,
     last_received: Mono,
     last_liveness_probe: Mono,
+    /// When the peer hears from a new local address once more.
+    confirm_move_at: Option<Mono>,
     /// In the node's queue of peers that may have something to send.
     pub(crate) is_queued: bool,
     /// The timer that the node has armed for it.
@@ -102,8 +108,23 @@ pub(crate) struct Peer {
 }
 
 impl Unconfirmed {
-    pub(crate) fn new(agreed: Agreed, continues: bool, since: Mono) -> Self {
-        Self { agreed, continues, since }
+    pub(crate) fn new(agreed: Agreed, continues: bool, now: Mono, timestamp: UnixTime, answered_by: Hop) -> Self {
+        Self { agreed, continues, since: now, timestamp, answered_by: Some(answered_by) }
+    }
+
+    /// Notes that a duplicate of message 1 is answered, too.
+    pub(crate) fn answer_again(&mut self, hop: &Hop) {
+        self.answered_by = self.answered_by.filter(|first| first.is_same_way(hop));
+    }
+
+    /// Whether a packet of the session proves the way it has come by. Its source address alone can be forged.
+    pub(crate) fn is_proof_of(&self, hop: &Hop) -> bool {
+        self.answered_by.is_some_and(|answered_by| answered_by.is_same_way(hop))
+    }
+
+    /// Whether it begins a tunnel, and its initiator may just have used it.
+    pub(crate) fn is_crossing(&self, now: Mono) -> bool {
+        !self.continues && now.since(self.since) < HANDSHAKE_CROSSING
     }
 }
 
@@ -129,6 +150,7 @@ impl Peer {
             generations: 0,
             last_received: now,
             last_liveness_probe: now,
+            confirm_move_at: None,
             is_queued: false,
             armed: None,
         }
@@ -218,13 +240,21 @@ impl Peer {
         self.paths.path(chosen).map(|path| path.hop)
     }
 
-    /// Leaves local addresses that are gone to the system's choice. A peer that may be sending to the old one is told by a PING.
-    pub(crate) fn local_addresses_changed(&mut self, addresses: &[SocketAddr]) {
+    /// Leaves local addresses that are gone to the system's choice. A peer that may be sending to the old one is told by a PING,
+    /// and by another: it follows when it has heard nothing from elsewhere for a while.
+    pub(crate) fn local_addresses_changed(&mut self, now: Mono, addresses: &[SocketAddr]) {
         self.paths.forget_local_ips(|ip| addresses.iter().any(|address| address.ip() == ip));
-        let is_expected = self.is_backbone || self.is_in_use();
-        let active = self.paths.active().filter(|path| is_expected && path.hop.is_direct()).map(|path| path.id);
-        if let (Some(tunnel), Some(path)) = (self.tunnel.as_mut().filter(|tunnel| tunnel.is_established()), active) {
-            tunnel.transport.ping(path);
+        if self.is_backbone || self.is_in_use() {
+            self.ping_direct_paths();
+            self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
+        }
+    }
+
+    /// By all of them: the one in use leads nowhere if the peer has moved too.
+    fn ping_direct_paths(&mut self) {
+        let Some(tunnel) = self.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) else { return };
+        for path in self.paths.iter().filter(|path| path.hop.is_direct() && path.is_proved()) {
+            tunnel.transport.ping(path.id);
         }
     }
 
@@ -235,6 +265,9 @@ impl Peer {
             return;
         }
         self.last_liveness_probe = now;
+        if self.confirm_move_at.take_if(|at| *at <= now).is_some() {
+            return self.ping_direct_paths();
+        }
         let active = self.paths.active().map(|path| path.id);
         if let (Some(tunnel), Some(path)) = (&mut self.tunnel, active) {
             tunnel.transport.ping(path);
@@ -296,13 +329,12 @@ impl Peer {
     fn liveness_timeout(&self, is_home: bool) -> Option<Mono> {
         let tunnel = self.tunnel.as_ref().filter(|tunnel| tunnel.is_established())?;
         let interval = if tunnel.transport.open_stream_count() > 0 {
-            LIVENESS_PROBE_AFTER
-        } else if is_home {
-            HOME_KEEPALIVE
+            Some(LIVENESS_PROBE_AFTER)
         } else {
-            return None;
+            Some(HOME_KEEPALIVE).filter(|_| is_home)
         };
-        Some(self.last_received.max(self.last_liveness_probe) + interval)
+        let silence_ends = interval.map(|interval| self.last_received.max(self.last_liveness_probe) + interval);
+        silence_ends.into_iter().chain(self.confirm_move_at).min()
     }
 }
 

@@ -14,7 +14,7 @@ pub enum DropReason {
     UnknownSession,
     /// The AEAD refused the packet.
     Authentication,
-    /// The packet number was seen before or is too old.
+    /// The packet number was seen before or is too old, or message 1 is older than the one that was answered last.
     Replay,
     /// The session is past its lifetime.
     ExpiredSession,

@@ -1,12 +1,13 @@
 //! The tunnel with one peer: its sessions, its packet numbers, its streams (spec/handshake.md §6).
 //!
 //! A tunnel outlives its sessions: a rekey replaces the keys and nothing else. `next` is a responder's session that its initiator has not
-//! used yet, `current` the one that seals, `previous` the one before, which opens what is late.
+//! used yet, `current` the one that seals, `previous` the one before, which opens what is late and stays until the peer has used `current`.
 
 use crate::handshake::Established;
 use crate::id::{IdentityKey, PacketNumber, SessionIndex, TunnelId};
 use crate::limits::{
-    PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME, REKEY_RESPONDER_DELAY,
+    HANDSHAKE_CROSSING, PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
+    REKEY_RESPONDER_DELAY,
 };
 use crate::session::replay::ReplayWindow;
 use crate::session::{OpenError, Session};
@@ -20,6 +21,8 @@ pub(crate) struct LiveSession {
     remote_index: SessionIndex,
     since: Mono,
     is_initiator: bool,
+    /// A packet of the peer has opened under it, so that the peer has it too.
+    is_confirmed: bool,
     next_psk: [u8; 32],
     /// The receive key's generation, and since when.
     generation: (u64, Mono),
@@ -64,6 +67,7 @@ impl Agreed {
                 remote_index,
                 since: now,
                 is_initiator,
+                is_confirmed: false,
                 next_psk,
                 generation: (0, now),
             },
@@ -127,16 +131,25 @@ impl Tunnel {
         self.current.is_some()
     }
 
-    /// Puts a new session in charge. Returns the index of the session that is forgotten by it, if any.
-    pub(crate) fn adopt(&mut self, agreed: Agreed, now: Mono) -> Option<SessionIndex> {
-        let forgotten = self.previous.take().map(|session| session.index);
-        self.previous = self.current.replace(agreed.live);
-        if self.connected_since.is_none() {
+    /// Puts a new session in charge. Returns the session that is forgotten by it, if any: of the two, the one that the peer may not have.
+    pub(crate) fn adopt(&mut self, agreed: Agreed, now: Mono) -> Option<LiveSession> {
+        let mut forgotten = self.current.replace(agreed.live);
+        if self.previous.is_none() || forgotten.as_ref().is_some_and(|replaced| replaced.is_confirmed) {
+            std::mem::swap(&mut self.previous, &mut forgotten);
+        }
+        if self.id != agreed.tunnel || self.connected_since.is_none() {
             self.id = agreed.tunnel;
             self.connected_since = Some(now);
             self.transport.set_peer_limits(agreed.limits);
         }
         forgotten
+    }
+
+    /// Whether the peer may still know nothing of this tunnel: it is new, and nothing has come by it. Two handshakes that cross leave one
+    /// side with such a tunnel; it then goes on under the keys of the other, streams and all.
+    pub(crate) fn is_unheard(&self, now: Mono) -> bool {
+        let is_confirmed = self.sessions().any(|live| live.is_confirmed);
+        !is_confirmed && self.connected_since.is_some_and(|since| now.since(since) < HANDSHAKE_CROSSING)
     }
 
     /// Opens a data packet. Nothing of the tunnel has changed if this fails.
@@ -157,6 +170,7 @@ impl Tunnel {
             return Err(TunnelOpenError::Replay);
         }
         self.replay.mark(number);
+        live.is_confirmed = true;
         Ok((number, frames))
     }
 
@@ -184,16 +198,23 @@ impl Tunnel {
         [self.current.as_ref(), self.previous.as_ref()].into_iter().flatten().map(|live| live.next_psk)
     }
 
-    /// Forgets the previous session when its time is over. Returns its index.
-    pub(crate) fn expire_previous(&mut self, now: Mono) -> Option<SessionIndex> {
-        let since = self.current.as_ref()?.since;
-        (now.since(since) >= PREVIOUS_SESSION_LIFETIME).then(|| self.previous.take().map(|live| live.index)).flatten()
+    /// The key by which we prove continuity to a peer that renews: that of the last session which it is known to have.
+    pub(crate) fn shared_psk(&self) -> Option<[u8; 32]> {
+        let confirmed = self.sessions().find(|live| live.is_confirmed);
+        confirmed.or(self.current.as_ref()).map(|live| live.next_psk)
     }
 
-    /// When [`Tunnel::expire_previous`] has something to do.
+    /// Forgets the previous session when its time is over, and returns it.
+    pub(crate) fn expire_previous(&mut self, now: Mono) -> Option<LiveSession> {
+        self.previous_expiry().filter(|&due| due <= now).and_then(|_| self.previous.take())
+    }
+
+    /// When [`Tunnel::expire_previous`] has something to do. Until the peer has used the current session, it may know the previous one
+    /// only, and nothing else proves to it that the tunnel is the same.
     pub(crate) fn previous_expiry(&self) -> Option<Mono> {
         self.previous.as_ref()?;
-        self.current.as_ref().map(|live| live.since + PREVIOUS_SESSION_LIFETIME)
+        let current = self.current.as_ref().filter(|live| live.is_confirmed)?;
+        Some(current.since + PREVIOUS_SESSION_LIFETIME)
     }
 
     /// The sessions by which packets reach this tunnel.

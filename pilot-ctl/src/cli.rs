@@ -1,6 +1,6 @@
 //! The command line as clap sees it. Each verb's arguments live in the verb's file.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -43,7 +43,7 @@ pub(crate) struct Global {
     pub(crate) agent: Option<String>,
     /// Where everything an agent keeps lives [default: ~/.pilot].
     #[arg(long, value_name = "DIR", env = env_vars::PILOT_HOME, global = true, hide_env_values = true)]
-    pub(crate) home: Option<PathBuf>,
+    pub(crate) home: Option<OsString>,
     /// Print JSON: one object, or one a line for what goes on; errors too.
     #[arg(long, global = true)]
     pub(crate) json: bool,

@@ -25,7 +25,7 @@ impl Context {
     pub(crate) fn new(global: Global) -> Result<Self> {
         let home = home::locate(global.home)?;
         let settings = Settings::read(&home.join("config.toml"))?;
-        let agent = global.agent.or_else(|| settings.agent.clone());
+        let agent = global.agent.filter(|name| !name.is_empty()).or_else(|| settings.agent.clone());
         Ok(Self { output: Output::new(global.json), home, agent, settings })
     }
 

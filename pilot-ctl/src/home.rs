@@ -1,5 +1,6 @@
 //! Where `PILOT_HOME` is, and what lies where in it, as far as commands need to know.
 
+use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,9 @@ use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 
 /// `PILOT_HOME` as an absolute path, for processes with another working directory get it too.
-pub(crate) fn locate(flag: Option<PathBuf>) -> Result<PathBuf> {
-    let home = match flag {
-        Some(home) => home,
+pub(crate) fn locate(flag: Option<OsString>) -> Result<PathBuf> {
+    let home = match flag.filter(|home| !home.is_empty()) {
+        Some(home) => PathBuf::from(home),
         None => Home::from_env()?.path().to_owned(),
     };
     std::path::absolute(&home)

@@ -284,7 +284,7 @@ impl Agent {
             Ok(Reply::Resolved(entry)) => self.believe(entry, &wanted, target),
             Ok(Reply::NotFound { suggestions }) => Err(not_found(target, &suggestions)),
             Ok(reply) => Err(backbone_link::unexpected(&reply)),
-            Err(error) => self.from_memory(&wanted).await.ok_or(error),
+            Err(error) => self.recall(&wanted).await.ok_or(error),
         }
     }
 
@@ -372,10 +372,8 @@ impl Agent {
             need: words.map(str::to_lowercase).take(FIND_WORDS_MAX).collect(),
             limit: request.limit.unwrap_or(FIND_LIMIT_MAX).min(FIND_LIMIT_MAX),
         };
-        let entries = match backbone_link::call(&self.inner, &Request::Find(find.clone())).await? {
-            Reply::Found(entries) => entries,
-            reply => return Err(backbone_link::unexpected(&reply)),
-        };
+        let reply = backbone_link::call(&self.inner, &Request::Find(find.clone())).await?;
+        let Reply::Found(entries) = reply else { return Err(backbone_link::unexpected(&reply)) };
         let now = clock::now();
         let mut names = self.inner.names();
         let checked = entries.into_iter().map(|entry| names.check(entry, Asked::Find(&find), now.mono, now.unix));
@@ -611,7 +609,7 @@ impl Agent {
     }
 
     /// What the directory said earlier, or what the same home knows.
-    async fn from_memory(&self, wanted: &Target) -> Option<Resolved> {
+    async fn recall(&self, wanted: &Target) -> Option<Resolved> {
         let found = self.inner.names().recall(wanted, None, clock::now().unix);
         found.map(|agent| self.resolved(agent, false))
     }
@@ -705,9 +703,10 @@ impl Inner {
     /// Opens a stream to a peer that the node knows.
     pub(crate) async fn open(&self, peer: IdentityKey, header: StreamHeader) -> Result<Stream, ApiError> {
         let opened = self.ask(move |core, now| core.open(now, &peer, &header)).await?;
-        opened.map_err(|error| match error {
-            OpenStreamError::UnknownPeer => ApiError::new(ErrorCode::NotFound, error.to_string()),
-            error => ApiError::new(ErrorCode::Failed, format!("no stream could be opened: {error}")),
+        opened.map_err(|error| {
+            let is_unknown = error == OpenStreamError::UnknownPeer;
+            let code = if is_unknown { ErrorCode::NotFound } else { ErrorCode::Failed };
+            ApiError::new(code, format!("no stream could be opened: {error}"))
         })
     }
 
@@ -915,13 +914,15 @@ fn not_found(target: &str, suggestions: &[String]) -> ApiError {
 
 fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError {
     let who = peer.label();
-    match error {
-        ConnectError::Refused(_) => ApiError::new(ErrorCode::Refused, format!("'{who}': {error}")),
-        ConnectError::Offline(_) => ApiError::new(ErrorCode::Unreachable, format!("'{who}' is not running: {error}"))
-            .hint("it is reachable again as soon as its daemon runs"),
-        error => ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
-            .hint("see whether it runs, and what stands between: pilotctl netcheck"),
+    if let ConnectError::Refused(_) = error {
+        return ApiError::new(ErrorCode::Refused, format!("'{who}': {error}"));
     }
+    if let ConnectError::Offline(_) = error {
+        return ApiError::new(ErrorCode::Unreachable, format!("'{who}' is not running: {error}"))
+            .hint("it is reachable again as soon as its daemon runs");
+    }
+    ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
+        .hint("see whether it runs, and what stands between: pilotctl netcheck")
 }
 
 fn timed_out(peer: &Resolved, time_allowed: Duration) -> ApiError {

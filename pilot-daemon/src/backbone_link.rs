@@ -162,7 +162,7 @@ async fn register(inner: &Arc<Inner>, profile: &Profile, offers: &[Offer]) -> Re
             tracing::info!(name = inner.name(), "registered");
             Registration::Registered
         }
-        Ok(reply) => Registration::Failed(refusal(inner, reply)),
+        Ok(reply) => Registration::Failed(refusal(inner, &reply)),
         Err(error) => Registration::Failed(error),
     }
 }
@@ -238,7 +238,7 @@ async fn exchange(inner: &Inner, backbone: &BackboneTicket, request: &Request) -
     })
 }
 
-fn refusal(inner: &Inner, reply: Reply) -> ApiError {
+fn refusal(inner: &Inner, reply: &Reply) -> ApiError {
     match reply {
         Reply::NameTaken { .. } => {
             ApiError::new(ErrorCode::Failed, format!("the name '{}' belongs to another agent", inner.name()))
@@ -253,7 +253,12 @@ fn refusal(inner: &Inner, reply: Reply) -> ApiError {
             }
         }
         Reply::Error { message, .. } => ApiError::new(ErrorCode::Failed, format!("the directory refused: {message}")),
-        reply => unexpected(&reply),
+        Reply::Registered { .. }
+        | Reply::Resolved(_)
+        | Reply::Found(_)
+        | Reply::Withdrawn
+        | Reply::Status(_)
+        | Reply::NotFound { .. } => unexpected(reply),
     }
 }
 

@@ -239,12 +239,12 @@ impl UdpSocket {
 
     fn count_failure(&mut self, error: &io::Error) {
         tracing::debug!(%error, "datagram not sent");
-        match error.kind() {
-            io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable | io::ErrorKind::ConnectionRefused => {
-                self.counters.unreachable += 1;
-            }
-            _ => self.counters.refused += 1,
-        }
+        let is_unreachable = matches!(
+            error.kind(),
+            io::ErrorKind::NetworkUnreachable | io::ErrorKind::HostUnreachable | io::ErrorKind::ConnectionRefused
+        );
+        let counter = if is_unreachable { &mut self.counters.unreachable } else { &mut self.counters.refused };
+        *counter += 1;
     }
 }
 

@@ -1,4 +1,5 @@
 //! The local API over real Unix sockets: two agents, their servers, and the client that `pilotctl` uses.
+#![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

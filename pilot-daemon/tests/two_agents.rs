@@ -1,4 +1,5 @@
 //! Two agents in one process that hold each other's ticket, over real sockets on loopback, with no backbone.
+#![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -1,4 +1,5 @@
 //! Agents that find each other through a real backbone node on loopback.
+#![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;

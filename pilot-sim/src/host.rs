@@ -13,7 +13,7 @@ use pilot_core::node::{Node, PeerInfo};
 use pilot_core::rng::Rng;
 use pilot_core::route::{Ecn, Route, Transmit};
 use pilot_core::time::{Mono, Now, UnixTime};
-use pilot_relay::backbone::{Backbone, BackboneEvent};
+use pilot_relay::backbone::{Backbone, BackboneEvent, BackboneStatus};
 
 use crate::application::Application;
 use crate::invariants::{self, Violation};
@@ -217,6 +217,13 @@ impl Host {
         match self.program.as_mut()? {
             Program::Agent(agent) => Some(agent),
             Program::Backbone(_) => None,
+        }
+    }
+
+    pub(crate) fn backbone_status(&self) -> Option<BackboneStatus> {
+        match self.program.as_ref()? {
+            Program::Agent(_) => None,
+            Program::Backbone(backbone) => Some(backbone.status()),
         }
     }
 

@@ -117,7 +117,7 @@ impl std::error::Error for Failure {}
 
 /// Checks the books of every tunnel of a node.
 pub(crate) fn check_node(node: &Node, now: Mono) -> Result<(), Violation> {
-    node.audit().try_for_each(|(_, audit)| Ok(audit.check(now)?))
+    node.audit(now).try_for_each(|(_, audit)| Ok(audit.check(now)?))
 }
 
 fn invariant_of(violation: &transport::Violation) -> Invariant {

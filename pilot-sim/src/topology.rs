@@ -37,6 +37,16 @@ pub struct Relayed {
     pub backbone: HostId,
 }
 
+/// Some agents at home at one backbone node.
+pub struct Village {
+    /// The network.
+    pub world: World,
+    /// The agents.
+    pub agents: Vec<HostId>,
+    /// The home node of all.
+    pub backbone: HostId,
+}
+
 /// Two agents with every default.
 pub fn pair(seed: u64, link: LinkConfig) -> Pair {
     pair_with(seed, link, Config::new(Role::Agent), Config::new(Role::Agent))
@@ -53,17 +63,25 @@ pub fn pair_with(seed: u64, link: LinkConfig, alice: Config, bob: Config) -> Pai
 
 /// Two agents and the backbone node where both are at home and connected. Between the two, nothing has been sent yet.
 pub fn relayed(seed: u64, link: LinkConfig) -> Result<Relayed, Failure> {
+    let Village { world, agents, backbone } = village(seed, link, 2)?;
+    Ok(Relayed { world, alice: agents[0], bob: agents[1], backbone })
+}
+
+/// So many agents at home at one backbone node, who know each other from its directory and have not yet spoken.
+pub fn village(seed: u64, link: LinkConfig, agents: usize) -> Result<Village, Failure> {
     let mut world = World::new(seed, link);
-    let (alice, bob) = (world.add_agent(Config::new(Role::Agent)), world.add_agent(Config::new(Role::Agent)));
+    let agents: Vec<_> = (0..agents).map(|_| world.add_agent(Config::new(Role::Agent))).collect();
     let backbone = world.add_backbone();
-    world.give_record(alice, bob, &[backbone]);
-    world.give_record(bob, alice, &[backbone]);
-    world.set_home(alice, backbone)?;
-    world.set_home(bob, backbone)?;
+    for &agent in &agents {
+        for &other in agents.iter().filter(|&&other| other != agent) {
+            world.give_record(agent, other, &[backbone]);
+        }
+        world.set_home(agent, backbone)?;
+    }
     let is_home = |world: &World, agent| world.node(agent).is_some_and(Node::is_home_connected);
-    world.run_until("both agents at home", HOME_PATIENCE, |world| is_home(world, alice) && is_home(world, bob))?;
+    world.run_until("all agents at home", HOME_PATIENCE, |world| agents.iter().all(|&agent| is_home(world, agent)))?;
     world.run_for(HOME_CONFIRMATION)?;
-    Ok(Relayed { world, alice, bob, backbone })
+    Ok(Village { world, agents, backbone })
 }
 
 impl Relayed {

@@ -242,6 +242,11 @@ impl World {
         self.now
     }
 
+    /// Whether something runs on a host.
+    pub fn is_up(&self, host: HostId) -> bool {
+        self.hosts[host.0].program.is_some()
+    }
+
     /// The identity key of a host.
     pub fn key(&self, host: HostId) -> IdentityKey {
         self.hosts[host.0].key()
@@ -423,8 +428,11 @@ impl World {
             for peer in node.peers() {
                 text += &format!("  {peer:?}\n");
             }
-            for (_, audit) in node.audit() {
+            for (_, audit) in node.audit(self.now) {
                 text += &format!("  {audit:?}\n");
+            }
+            if let Some(status) = host.backbone_status() {
+                text += &format!("  {status:?}\n");
             }
             if let Some((_, application)) = host.agent() {
                 text += &format!("  {application:?}\n");

@@ -79,6 +79,25 @@ fn a_direct_path_is_taken_once_it_opens() -> Result<(), Failure> {
 }
 
 #[test]
+fn who_takes_nothing_directly_any_more_is_answered_by_relay_at_once() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let mut net = relayed(seed, LinkConfig::default())?;
+        let direct = net.world.start_job(net.alice, net.bob, Plan::echo(100_000))?;
+        net.world.complete(&[direct], PATIENCE)?;
+        net.world.run_for(Duration::from_secs(1))?;
+        let relayed = net.relayed_packets();
+        net.world.call(net.alice, |node, now| node.set_direct(now, false))?;
+        let request = net.world.start_job(net.alice, net.bob, Plan::request(100, 100))?;
+        net.world.complete(&[request], PATIENCE)?;
+        let answer_time = net.world.report(request).and_then(|report| report.answer_time());
+        // By relay there and back, 80 ms, and one repetition of an answer that was on its way directly.
+        assert!(answer_time.is_some_and(|time| time <= Duration::from_millis(500)), "{answer_time:?}");
+        assert!(net.relayed_packets() > relayed);
+        net.world.settle()
+    })
+}
+
+#[test]
 fn an_open_direct_path_is_taken_at_once() -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {
         let mut net = relayed(seed, LinkConfig::default())?;
@@ -129,5 +148,27 @@ fn a_direct_transfer_does_not_notice_the_death_of_the_relay() -> Result<(), Fail
         net.world.complete(&[job], Duration::from_secs(10))?;
         assert_eq!(net.world.report(job).map(|report| report.stalls), Some(0));
         Ok(())
+    })
+}
+
+#[test]
+fn one_side_forbids_direct_paths_and_allows_them_again() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let mut net = relayed(seed, LinkConfig::default())?;
+        let first = net.world.start_job(net.alice, net.bob, Plan::echo(1_000))?;
+        net.world.complete(&[first], PATIENCE)?;
+        net.world.run_for(Duration::from_secs(2))?;
+        net.world.call(net.alice, |node, now| node.set_direct(now, false))?;
+        let relayed = net.relayed_packets();
+        let by_relay = net.world.start_job(net.alice, net.bob, Plan::echo(100_000))?;
+        net.world.complete(&[by_relay], Duration::from_secs(3))?;
+        assert!(net.relayed_packets() > relayed + 100);
+        net.world.call(net.alice, |node, now| node.set_direct(now, true))?;
+        net.world.run_for(Duration::from_secs(2))?;
+        let relayed = net.relayed_packets();
+        let direct_again = net.world.start_job(net.alice, net.bob, Plan::echo(100_000))?;
+        net.world.complete(&[direct_again], Duration::from_secs(3))?;
+        assert_eq!(net.relayed_packets(), relayed);
+        net.world.settle()
     })
 }

@@ -75,6 +75,26 @@ fn an_agent_that_was_down_for_a_while_is_found_again() -> Result<(), Failure> {
     })
 }
 
+/// Nobody has told the caller of the restart: its next request finds out, in two round trips. Whether it may be repeated is for the caller
+/// to know, so it ends; the one after it works.
+#[test]
+fn a_restart_that_went_unnoticed_costs_one_request() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let Pair { mut world, alice, bob } = pair(seed, LinkConfig::default());
+        request_works(&mut world, alice, bob)?;
+        world.run_for(Duration::from_secs(10))?;
+        world.kill(bob);
+        world.boot(bob)?;
+        let request = world.start_job(alice, bob, Plan::request(100, 100))?;
+        let asked_at = world.now();
+        ends_with_peer_restarted(&mut world, request)?;
+        assert_eq!(world.now().since(asked_at), Duration::from_millis(40));
+        request_works(&mut world, alice, bob)?;
+        request_works(&mut world, bob, alice)?;
+        world.settle()
+    })
+}
+
 #[test]
 fn a_restarted_agent_may_speak_first() -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {

@@ -87,3 +87,37 @@ fn a_relayed_agent_that_moves_keeps_home_and_stream() -> Result<(), Failure> {
         world.settle()
     })
 }
+
+/// Nothing is under way when it moves, and its next keepalive is 25 s ahead.
+#[test]
+fn an_idle_agent_that_moved_can_be_reached_at_once() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let mut net = relayed(seed, LinkConfig::default())?;
+        net.block_direct(true);
+        let Relayed { mut world, alice, bob, .. } = net;
+        for _ in 0..3 {
+            let request = world.start_job(bob, alice, Plan::request(100, 100))?;
+            world.complete(&[request], Duration::from_secs(1))?;
+            world.run_for(Duration::from_secs(5))?;
+            world.change_address(alice)?;
+            world.run_for(Duration::from_secs(1))?;
+        }
+        Ok(())
+    })
+}
+
+/// A receiver says little; its sender must not go on sending to where it was.
+#[test]
+fn a_receiver_that_moves_receives_again_within_half_a_second() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let Pair { mut world, alice, bob } = pair(seed, slow_link());
+        let job = world.start_job(alice, bob, Plan::transfer(100, 4 * MIB))?;
+        world.run_for(Duration::from_secs(2))?;
+        world.change_address(alice)?;
+        let received = world.report(job).map_or(0, |report| report.received);
+        let goes_on = |world: &World| world.report(job).is_some_and(|report| report.received > received + 100_000);
+        world.run_until("data at the new address", Duration::from_millis(500), goes_on)?;
+        world.complete(&[job], PATIENCE)?;
+        world.settle()
+    })
+}

@@ -107,7 +107,8 @@ fn a_transfer_is_exact_under_everything_at_once() -> Result<(), Failure> {
 fn three_hundred_streams_share_a_lossy_tunnel() -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {
         let Pair { mut world, alice, bob } = pair(seed, LinkConfig::default().loss(Chance::percent(2)));
-        let mut jobs = Vec::new();
+        let mut jobs = vec![world.start_job(alice, bob, Plan::request(10, 10))?];
+        world.complete(&jobs, PATIENCE)?;
         for count in 0..300 {
             jobs.push(world.start_job(alice, bob, Plan::echo(100 * count))?);
         }

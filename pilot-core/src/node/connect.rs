@@ -8,13 +8,13 @@ use crate::dial::{Dial, Stage};
 use crate::event::{ConnectError, Event, StreamHandle};
 use crate::handshake::{self, Initiator, Local};
 use crate::id::{CircuitId, IdentityKey, ServicePort, TunnelId};
-use crate::limits::{CANDIDATES_MAX, CONNECT_TIMEOUT};
+use crate::limits::{CANDIDATES_MAX, CONNECT_TIMEOUT, RETRIES_BEFORE_NEW_CIRCUIT};
 use crate::path::Hop;
 use crate::peer::{Home, PeerInfo};
 use crate::route::{Ecn, Route};
 use crate::time::{Mono, Now};
 use crate::transport::{Candidate, CandidateKind, Code, PathFrame};
-use crate::tunnel::Agreed;
+use crate::tunnel::{Agreed, LiveSession};
 use crate::wire::circuit::{
     self, CIRCUIT_MESSAGE_LEN_MAX, CircuitAnswer, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus,
 };
@@ -126,6 +126,13 @@ impl Node {
 
     /// Sends the attempt's datagram by every way that is known; the first answer counts.
     fn send_dial(&mut self, index: u32) {
+        for hop in self.dial_hops(index) {
+            self.send_dial_by(index, hop);
+        }
+    }
+
+    /// The ways by which a peer is dialled.
+    pub(super) fn dial_hops(&self, index: u32) -> Vec<Hop> {
         let peer = &self.peers[index as usize];
         let allows_direct = self.config.direct || peer.is_backbone;
         let known = peer.paths.iter().map(|path| path.hop).filter(|hop| allows_direct || !hop.is_direct());
@@ -136,9 +143,7 @@ impl Node {
                 hops.push(hop);
             }
         }
-        for hop in hops {
-            self.send_dial_by(index, hop);
-        }
+        hops
     }
 
     /// Sends the attempt's datagram by one way.
@@ -161,8 +166,9 @@ impl Node {
             return;
         }
         if dial.is_retry_due(now.mono) {
+            let is_unheard = dial.retries() >= RETRIES_BEFORE_NEW_CIRCUIT;
             self.send_dial(index);
-            if !self.has_usable_relay(index) {
+            if is_unheard || !self.has_usable_relay(index) {
                 self.open_circuit(now, index);
             }
         }
@@ -182,26 +188,44 @@ impl Node {
     }
 
     /// Puts a new session in charge. `continues`: it belongs to the tunnel that we have; else the peer has lost its state and so do we.
-    pub(super) fn establish(&mut self, now: Now, index: u32, agreed: Agreed, continues: bool, hop: Hop) {
-        let was_connected = self.peers[index as usize].is_connected();
-        let restarted = was_connected && !continues;
+    /// `is_proved`: the handshake was answered by this very way.
+    pub(super) fn establish(
+        &mut self,
+        now: Now,
+        index: u32,
+        agreed: Agreed,
+        continues: bool,
+        hop: Hop,
+        is_proved: bool,
+    ) {
+        let peer = &self.peers[index as usize];
+        let was_connected = peer.is_connected();
+        let is_unheard = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_unheard(now.mono));
+        let restarted = was_connected && !continues && !is_unheard;
         if restarted {
             self.end_tunnel(index, Code::PEER_RESTARTED, "the agent has restarted");
             self.forget_circuits_at(index);
         }
+        if !continues && let Some(crossing) = self.peers[index as usize].unconfirmed.take() {
+            self.by_index.remove(&crossing.agreed.live.index());
+        }
         self.by_index.insert(agreed.live.index(), index);
-        self.by_remote_index.insert(agreed.live.remote_index(), index);
+        self.by_remote_index.entry(agreed.live.remote_index()).or_insert(index);
         self.stats.handshakes += 1;
         let forgotten = self.tunnel_or_new(now.mono, index).adopt(agreed, now.mono);
         if let Some(forgotten) = forgotten {
-            self.by_index.remove(&forgotten);
+            self.forget_session(index, &forgotten);
         }
         let peer = &mut self.peers[index as usize];
         if let Some(dial) = peer.dial.take() {
             self.by_index.remove(&dial.index());
         }
         let (path, _) = peer.received_by(now.mono, hop);
-        peer.paths.prove(now.mono, path);
+        if is_proved {
+            peer.paths.prove(now.mono, path);
+        } else {
+            peer.paths.probe(now.mono, path, &mut self.rng);
+        }
         self.choose_path(now, index);
         if !was_connected || restarted {
             self.connected(now, index, restarted);
@@ -226,6 +250,14 @@ impl Node {
         }
     }
 
+    /// Lets no packet find a session any more. The peer has chosen the remote index, so that it may be another peer's as well.
+    pub(super) fn forget_session(&mut self, index: u32, session: &LiveSession) {
+        self.by_index.remove(&session.index());
+        if self.by_remote_index.get(&session.remote_index()) == Some(&index) {
+            self.by_remote_index.remove(&session.remote_index());
+        }
+    }
+
     /// Ends a tunnel on our side: its streams are reset, its sessions forgotten.
     pub(super) fn end_tunnel(&mut self, index: u32, code: Code, reason: &str) {
         let peer = &mut self.peers[index as usize];
@@ -234,8 +266,7 @@ impl Node {
         }
         let Some(tunnel) = peer.tunnel.take() else { return };
         for session in tunnel.sessions() {
-            self.by_index.remove(&session.index());
-            self.by_remote_index.remove(&session.remote_index());
+            self.forget_session(index, session);
         }
         for stream in tunnel.transport.streams() {
             let stream = StreamHandle { peer: index, generation: tunnel.generation, stream };
@@ -490,16 +521,31 @@ impl Node {
         }
     }
 
+    /// Tells a peer that we are reached by relay only: without a word it would go on to send directly until its probe timeouts pass.
+    pub(super) fn withdraw_candidates(&mut self, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        let Some(path) = peer.paths.active().map(|path| path.id) else { return };
+        if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) {
+            tunnel.transport.queue_frame(path, PathFrame::Candidates(Vec::new()));
+        }
+        peer.has_sent_candidates = false;
+        self.touch(index);
+    }
+
     fn own_candidates(&self) -> Vec<Candidate> {
         let reflexive = self.observed.map(|address| Candidate { kind: CandidateKind::ServerReflexive, address });
         let host = self.local_addresses.iter().map(|&address| Candidate { kind: CandidateKind::Host, address });
         reflexive.into_iter().chain(host).take(CANDIDATES_MAX).collect()
     }
 
-    /// Probes the addresses that a peer has named, and answers with ours.
+    /// Probes the addresses that a peer has named, and answers with ours. None at all says that it takes nothing directly.
     pub(super) fn candidates_received(&mut self, now: Now, index: u32, candidates: &[Candidate]) {
         if !self.config.direct || self.peers[index as usize].is_backbone {
             return;
+        }
+        if candidates.is_empty() {
+            self.peers[index as usize].has_sent_candidates = false;
+            return self.leave_direct_paths(now, index);
         }
         let is_same_host = self.is_on_this_host(index);
         for candidate in candidates.iter().take(CANDIDATES_MAX) {

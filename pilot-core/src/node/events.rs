@@ -17,9 +17,10 @@ impl Node {
         if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) {
             tunnel.transport.handle_timeout(now.mono);
             if let Some(expired) = tunnel.expire_previous(now.mono) {
-                self.by_index.remove(&expired);
+                self.forget_session(index, &expired);
             }
         }
+        let peer = &mut self.peers[index as usize];
         if peer.has_stale_unconfirmed(now.mono)
             && let Some(stale) = peer.unconfirmed.take()
         {

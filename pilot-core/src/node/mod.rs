@@ -147,7 +147,7 @@ impl Node {
         if self.local_addresses != addresses {
             self.local_addresses = addresses.to_vec();
             for peer in &mut self.peers {
-                peer.local_addresses_changed(addresses);
+                peer.local_addresses_changed(now.mono, addresses);
             }
             self.announce_candidates(now);
         }
@@ -176,6 +176,7 @@ impl Node {
         for index in 0..self.peers.len() as u32 {
             if !self.peers[index as usize].is_backbone {
                 self.leave_direct_paths(now, index);
+                self.withdraw_candidates(index);
             }
         }
     }
@@ -324,9 +325,14 @@ impl Node {
         &self.stats
     }
 
-    /// What the simulator checks after every step, for each tunnel.
-    pub fn audit(&self) -> impl Iterator<Item = (IdentityKey, Audit)> + '_ {
-        self.peers.iter().filter_map(|peer| Some((peer.key, peer.tunnel.as_ref()?.transport.audit())))
+    /// What the simulator checks after every step, for each tunnel. One whose keys are too old rests: its timers count for nothing.
+    pub fn audit(&self, now: Mono) -> impl Iterator<Item = (IdentityKey, Audit)> + '_ {
+        self.peers.iter().filter_map(move |peer| {
+            let tunnel = peer.tunnel.as_ref()?;
+            let mut audit = tunnel.transport.audit();
+            audit.timers.retain(|_| tunnel.can_seal(now));
+            Some((peer.key, audit))
+        })
     }
 
     fn index_of(&self, peer: &IdentityKey) -> Result<u32, OpenStreamError> {

@@ -6,13 +6,13 @@ use crate::dial::Dial;
 use crate::handshake::{self, HandshakeError, Incoming, Local};
 use crate::id::SessionIndex;
 use crate::identity::CertificateError;
-use crate::limits::{STATELESS_REPLIES_PER_SECOND, UNKNOWN_HANDSHAKE_INTERVAL};
+use crate::limits::{HANDSHAKE_RETRY_MIN, STATELESS_REPLIES_PER_SECOND, UNKNOWN_HANDSHAKE_INTERVAL};
 use crate::path::Hop;
 use crate::peer::{Answered, PeerInfo, Unconfirmed};
 use crate::route::{Ecn, Route};
 use crate::stats::DropReason;
 use crate::time::{Mono, Now};
-use crate::tunnel::{Agreed, TunnelOpenError};
+use crate::tunnel::{Agreed, Tunnel, TunnelOpenError};
 use crate::wire::handshake::Cert;
 use crate::wire::{self, DataHeader, PacketKind, RelayHeader, Unknown};
 
@@ -135,8 +135,9 @@ impl Node {
         };
         let mut copy = packet.to_vec();
         unconfirmed.agreed.live.open(&mut copy).map_err(|_| DropReason::Authentication)?;
-        let Unconfirmed { agreed, continues, .. } = peer.unconfirmed.take().expect("found above");
-        self.establish(now, index, agreed, continues, hop);
+        let unconfirmed = peer.unconfirmed.take().expect("found above");
+        let is_proved = unconfirmed.is_proof_of(&hop);
+        self.establish(now, index, unconfirmed.agreed, unconfirmed.continues, hop, is_proved);
         Ok(())
     }
 
@@ -153,30 +154,48 @@ impl Node {
         let key = incoming.certificate.identity;
         let index = self.slot(now.mono, key).ok_or(DropReason::TableFull)?;
         self.check_direct(index, &hop)?;
-        if let Some(answered) = &self.peers[index as usize].answered
-            && answered.transcript == incoming.transcript
-        {
-            let response = answered.response.clone();
-            self.queue(hop, response);
+        if self.answer_duplicate(now, index, &incoming, hop) {
             return Ok(());
         }
         if self.wins_against(index) {
             self.send_dial_by(index, hop);
             return Err(DropReason::SimultaneousInitiation);
         }
+        if self.peers[index as usize].unconfirmed.as_ref().is_some_and(|ours| incoming.timestamp < ours.timestamp) {
+            return Err(DropReason::Replay);
+        }
         self.respond(now, index, incoming, hop)
+    }
+
+    /// Answers a message 1 that was answered before, in the same words. Copies that came by other ways in the same moment are not
+    /// answered: the first way is as good, and an answer by one way only proves that way.
+    fn answer_duplicate(&mut self, now: Now, index: u32, incoming: &Incoming, hop: Hop) -> bool {
+        let peer = &mut self.peers[index as usize];
+        let Some(answered) = peer.answered.as_ref().filter(|answered| answered.transcript == incoming.transcript)
+        else {
+            return false;
+        };
+        let response = answered.response.clone();
+        if let Some(unconfirmed) = &mut peer.unconfirmed {
+            if now.mono.since(unconfirmed.since) < HANDSHAKE_RETRY_MIN && !unconfirmed.is_proof_of(&hop) {
+                return true;
+            }
+            unconfirmed.answer_again(&hop);
+        }
+        self.queue(hop, response);
+        true
     }
 
     /// Answers message 1. Nothing but the answer exists until the initiator has used the session.
     fn respond(&mut self, now: Now, index: u32, incoming: Incoming, hop: Hop) -> Result<(), DropReason> {
         let local_index = self.new_index();
-        let transcript = incoming.transcript;
+        let (transcript, timestamp) = (incoming.transcript, incoming.timestamp);
         let certificate = incoming.certificate.clone();
         let tunnel = self.peers[index as usize]
             .tunnel
             .as_ref()
             .filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel);
-        let psk = tunnel.and_then(|tunnel| tunnel.rekey_psks().next());
+        let psk = tunnel.and_then(Tunnel::shared_psk);
         let local = Local {
             identity: &self.keys.identity,
             certificate: &self.keys.certificate,
@@ -187,7 +206,8 @@ impl Node {
             incoming.respond(&local, local_index, &psk.unwrap_or(handshake::NO_PSK), &parameters, &mut self.rng);
         let peer = &mut self.peers[index as usize];
         let agreed = Agreed::new(established, local_index, false, now.mono);
-        let replaced = peer.unconfirmed.replace(Unconfirmed::new(agreed, psk.is_some(), now.mono));
+        let unconfirmed = Unconfirmed::new(agreed, psk.is_some(), now.mono, timestamp, hop);
+        let replaced = peer.unconfirmed.replace(unconfirmed);
         peer.answered = Some(Answered { transcript, response: response.clone() });
         peer.learn(PeerInfo {
             key: certificate.identity,
@@ -208,6 +228,9 @@ impl Node {
         let resp = wire::handshake::Resp::decode(packet).map_err(|_| DropReason::Malformed)?;
         let &index = self.by_index.get(&resp.initiator).ok_or(DropReason::Unsolicited)?;
         self.check_direct(index, &hop)?;
+        if self.yields_to(index, now.mono) {
+            return Err(DropReason::SimultaneousInitiation);
+        }
         let peer = &mut self.peers[index as usize];
         let psks = peer.rekey_psks();
         let initiator =
@@ -224,9 +247,14 @@ impl Node {
         };
         peer.learn(info);
         let agreed = Agreed::new(established, local_index, true, now.mono);
-        self.establish(now, index, agreed, continues, hop);
-        // The responder holds its session back until we have used it.
+        let is_proved = self.dial_hops(index).iter().any(|asked| asked.is_same_way(&hop));
+        self.establish(now, index, agreed, continues, hop, is_proved);
+        // A session that the peer began before goes: it has answered us since, and will use ours.
         let peer = &mut self.peers[index as usize];
+        if let Some(crossed) = peer.unconfirmed.take() {
+            self.by_index.remove(&crossed.agreed.live.index());
+        }
+        // The responder holds its session back until we have used it.
         let path = peer.add_path(now.mono, hop);
         if let Some(tunnel) = &mut peer.tunnel {
             tunnel.transport.ping(path);
@@ -301,6 +329,12 @@ impl Node {
     fn wins_against(&self, index: u32) -> bool {
         let peer = &self.peers[index as usize];
         peer.dial.as_ref().is_some_and(Dial::is_in_handshake) && self.key() < peer.key
+    }
+
+    /// Both sides have answered the other's message 1: the session of the smaller key's goes on, and is about to be used.
+    fn yields_to(&self, index: u32, now: Mono) -> bool {
+        let peer = &self.peers[index as usize];
+        peer.key < self.key() && peer.unconfirmed.as_ref().is_some_and(|session| session.is_crossing(now))
     }
 
     pub(super) fn new_index(&mut self) -> SessionIndex {

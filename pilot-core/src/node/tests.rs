@@ -1,5 +1,10 @@
-//! Two nodes and nothing between them but a list of datagrams. Networks that lose, delay and translate are pilot-sim's.
+//! Two nodes and nothing between them but a list of datagrams, or a backbone node. Networks that lose, delay and translate are
+//! pilot-sim's.
 
+mod hostile;
+mod relayed;
+
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -21,19 +26,25 @@ struct Host {
     node: Node,
     address: SocketAddr,
     events: Vec<Event>,
+    circuits: relayed::Circuits,
 }
 
-/// Two hosts on one wire with a fixed delay. `cut` drops everything.
+/// Two hosts on one wire with a fixed delay, and the backbone nodes that a test adds. `cut` drops everything, `cut_ways` what goes from
+/// one host to another.
 struct Pair {
     now: Now,
-    hosts: [Host; 2],
+    hosts: Vec<Host>,
     wire: Vec<(Mono, usize, SocketAddr, Vec<u8>)>,
     cut: bool,
+    cut_ways: BTreeSet<(usize, usize)>,
+    /// Datagrams to addresses at which nobody is.
+    astray: Vec<(SocketAddr, Vec<u8>)>,
     sent: usize,
 }
 
 /// Identities as (seed, modifier), worked out beforehand: deriving an address takes a million hashes.
-const IDENTITIES: [([u8; 32], u64); 2] = [([1; 32], 1_459_568), ([2; 32], 115_065)];
+const IDENTITIES: [([u8; 32], u64); 5] =
+    [([1; 32], 1_459_568), ([2; 32], 115_065), ([3; 32], 951_517), ([4; 32], 498_379), ([5; 32], 627_237)];
 
 fn keys(which: usize, now: Now) -> Keys {
     let identity = Identity::restore(IDENTITIES[which].0, IDENTITIES[which].1).expect("a committed identity");
@@ -42,19 +53,33 @@ fn keys(which: usize, now: Now) -> Keys {
     Keys { identity, transport: vec![transport], certificate }
 }
 
-fn host(which: usize, seed: u8, now: Now) -> Host {
+fn host(which: usize, seed: u8, now: Now, config: Config) -> Host {
     let address = format!("192.0.2.{}:4000", which + 1).parse().expect("an address");
-    Host { node: Node::new(Config::new(Role::Agent), keys(which, now), [seed; 32], now), address, events: Vec::new() }
+    let node = Node::new(config, keys(which, now), [seed; 32], now);
+    Host { node, address, events: Vec::new(), circuits: relayed::Circuits::default() }
 }
 
 impl Pair {
     fn new() -> Self {
-        let mut pair =
-            Self { now: START, hosts: [host(0, 1, START), host(1, 2, START)], wire: Vec::new(), cut: false, sent: 0 };
+        let mut pair = Self::strangers();
         for (which, other) in [(0, 1), (1, 0)] {
             pair.introduce(which, other);
         }
         pair
+    }
+
+    /// Two hosts that do not know each other.
+    fn strangers() -> Self {
+        let agent = |which: usize| host(which, which as u8 + 1, START, Config::new(Role::Agent));
+        Self {
+            now: START,
+            hosts: vec![agent(0), agent(1)],
+            wire: Vec::new(),
+            cut: false,
+            cut_ways: BTreeSet::new(),
+            astray: Vec::new(),
+            sent: 0,
+        }
     }
 
     fn introduce(&mut self, which: usize, other: usize) {
@@ -72,7 +97,7 @@ impl Pair {
     }
 
     fn drain(&mut self) {
-        for which in 0..2 {
+        for which in 0..self.hosts.len() {
             let mut buf = Vec::new();
             while let Some(transmit) = {
                 buf.clear();
@@ -82,14 +107,20 @@ impl Pair {
                 for datagram in buf[..transmit.len].chunks(size) {
                     self.sent += 1;
                     let from = self.hosts[which].address;
-                    if let Some(to) = (0..2).find(|&to| self.hosts[to].address == transmit.route.remote && !self.cut) {
-                        self.wire.push((self.now.mono + ONE_WAY, to, from, datagram.to_vec()));
-                    }
+                    self.carry(from, transmit.route.remote, datagram.to_vec());
                 }
             }
             while let Some(event) = self.hosts[which].node.poll_event() {
                 self.hosts[which].events.push(event);
             }
+        }
+    }
+
+    fn carry(&mut self, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
+        let at = |address| self.hosts.iter().position(|host| host.address == address);
+        let Some(host) = at(to) else { return self.astray.push((to, datagram)) };
+        if !self.cut && !at(from).is_some_and(|from| self.cut_ways.contains(&(from, host))) {
+            self.wire.push((self.now.mono + ONE_WAY, host, from, datagram));
         }
     }
 
@@ -104,12 +135,16 @@ impl Pair {
         self.wire = later;
         let due: Vec<(Mono, usize, SocketAddr, Vec<u8>)> = due;
         for (_, to, from, mut datagram) in due {
+            if self.forward(to, from, &datagram) {
+                continue;
+            }
             self.hosts[to].node.handle_datagram(self.now, Route::to(from), crate::route::Ecn::NotEct, &mut datagram);
         }
         for host in &mut self.hosts {
             host.node.handle_timeout(self.now);
         }
         self.drain();
+        self.serve_circuits();
     }
 
     fn run_until(&mut self, limit: Duration, mut is_done: impl FnMut(&mut Self) -> bool) {
@@ -152,6 +187,17 @@ impl Pair {
             .find_map(|event| if let Event::StreamOpened { stream, .. } = event { Some(*stream) } else { None })
     }
 
+    /// Hands a datagram to a host as if it came from this address.
+    fn deliver(&mut self, to: usize, from: SocketAddr, datagram: &[u8]) {
+        let (from, mut datagram) = (Route::to(from), datagram.to_vec());
+        self.hosts[to].node.handle_datagram(self.now, from, crate::route::Ecn::NotEct, &mut datagram);
+    }
+
+    /// The slot that `which` has for `other`.
+    fn slot(&self, which: usize, other: usize) -> u32 {
+        self.hosts[which].node.index_of(&self.key(other)).expect("known")
+    }
+
     fn read_all(&mut self, which: usize, stream: StreamHandle) -> Vec<u8> {
         let mut all = Vec::new();
         while let Ok(Read::Data(data)) = self.hosts[which].node.read(self.now, stream, 1 << 20) {
@@ -166,7 +212,8 @@ impl Pair {
 
     /// The process at `which` is gone and another one with the same keys is there.
     fn restart(&mut self, which: usize) {
-        self.hosts[which] = host(which, 99, self.now);
+        let config = self.hosts[which].node.config.clone();
+        self.hosts[which] = host(which, 99, self.now, config);
     }
 }
 

@@ -32,16 +32,15 @@ impl Transport {
         if let Some(path) = self.active_mut() {
             path.refill_pacer(now);
         }
-        let first_path = self.paths.first().map(|path| path.id);
         if self.closing.is_some() {
-            return self.active.or(first_path);
+            return self.active.or(self.paths.first().map(|path| path.id));
         }
         let with_frames = self.paths.iter().find(|path| path.is_ping_queued || !path.frames.is_empty());
         if let Some(path) = with_frames {
             return Some(path.id);
         }
-        if self.received.is_due() && first_path.is_some() {
-            return self.received.path().filter(|id| self.path(*id).is_some()).or(self.active).or(first_path);
+        if let Some(path) = self.ack_path().filter(|_| self.received.is_due()) {
+            return Some(path);
         }
         self.wants_active_path().then_some(self.active).flatten()
     }
@@ -83,6 +82,12 @@ impl Transport {
         is_well && is_free && self.active == Some(id) && self.streams.open_count() > 0
     }
 
+    /// Where acknowledgements go: the way that data came last, if it is still there.
+    fn ack_path(&self) -> Option<PathId> {
+        let last = self.received.path().filter(|id| self.path(*id).is_some());
+        last.or(self.active).or(self.paths.first().map(|path| path.id))
+    }
+
     fn can_send(&self) -> bool {
         !self.is_closed && self.streams.peer_limits_known()
     }
@@ -108,7 +113,8 @@ impl Transport {
         let is_probing = self.path(draft.path).is_some_and(|path| path.probes > 0);
         let has_path_frames = self.path(draft.path).is_some_and(|path| path.is_ping_queued || !path.frames.is_empty());
         let carries_more = has_data || is_probing || has_path_frames;
-        if self.received.is_due() || (self.received.is_wanted() && carries_more) {
+        let may_acknowledge = !self.received.has_data_waiting() || self.ack_path() == Some(draft.path);
+        if may_acknowledge && (self.received.is_due() || (self.received.is_wanted() && carries_more)) {
             self.write_ack(now, draft, buf, carries_more);
         }
         if has_path_frames {

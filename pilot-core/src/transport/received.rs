@@ -46,6 +46,8 @@ pub(super) struct ReceivedPackets {
     ce_count: u64,
     /// Ack-eliciting packets not acknowledged yet.
     waiting: u32,
+    /// One of them carried more than frames about paths.
+    has_data_waiting: bool,
     is_due: bool,
     deadline: Option<Mono>,
     path: Option<PathId>,
@@ -132,6 +134,11 @@ impl ReceivedPackets {
         self.waiting > 0
     }
 
+    /// Whether what waits is more than probes of paths: its acknowledgement must not travel in a probe, which often leads nowhere.
+    pub(super) fn has_data_waiting(&self) -> bool {
+        self.has_data_waiting
+    }
+
     /// The path by which data came last.
     pub(super) fn path(&self) -> Option<PathId> {
         self.path
@@ -148,6 +155,7 @@ impl ReceivedPackets {
         let delay_us = u64::try_from(now.since(self.largest_at).as_micros()).unwrap_or(0);
         let smallest = frame::put_ack(buf, room, self.ranges.as_slice(), delay_us, self.ce_count)?;
         (self.waiting, self.is_due, self.deadline) = (0, false, None);
+        self.has_data_waiting = false;
         self.acks_written += 1;
         Some(Reported { ack: self.acks_written - 1, smallest, largest })
     }
@@ -175,6 +183,7 @@ impl ReceivedPackets {
         if arrival.carries_data || self.path.is_none() {
             self.path = Some(path);
         }
+        self.has_data_waiting |= arrival.carries_data;
         self.waiting += 1;
         let is_tail = arrival.len < self.previous_len;
         self.previous_len = arrival.len;

@@ -77,11 +77,19 @@ async fn converse(daemon: &Daemon, output: Output, target: &str, timeout: Durati
     }
 }
 
+/// JSON-RPC goes to the agent's MCP server, if one serves there; everything else is a message.
 async fn send_message(daemon: &Daemon, output: Output, target: &str, message: &str, timeout: Duration) -> Result<()> {
-    let rpc = JsonRpc::parse(message);
-    if rpc.is_some() && serves_mcp(daemon, target).await? {
-        return call_mcp(daemon, output, target, message, rpc.and_then(|rpc| rpc.id), timeout).await;
+    let Some(rpc) = JsonRpc::parse(message) else {
+        return deliver(daemon, output, target, message, timeout).await;
+    };
+    match call_mcp(daemon, output, target, message, rpc.id, timeout).await {
+        Err(failure) if failure.code == ExitCode::NotFound => deliver(daemon, output, target, message, timeout).await,
+        called => called,
     }
+}
+
+/// Gives the message to the agent's message service, and prints what comes back.
+async fn deliver(daemon: &Daemon, output: Output, target: &str, message: &str, timeout: Duration) -> Result<()> {
     let mut outgoing = daemon.open(&OpenOptions::new(target, SERVICE, timeout)).await?;
     let mut reply = Vec::new();
     let exchange = async {
@@ -101,11 +109,6 @@ async fn send_message(daemon: &Daemon, output: Output, target: &str, message: &s
         output.bytes(b"\n")?;
     }
     Ok(())
-}
-
-async fn serves_mcp(daemon: &Daemon, target: &str) -> Result<bool> {
-    let agent = daemon.resolve(target).await?;
-    Ok(agent.offers.iter().any(|offer| offer.service == mcp::SERVICE))
 }
 
 /// Gives the message to the agent's MCP server as one line, and prints the answer to it.

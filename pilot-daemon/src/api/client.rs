@@ -292,13 +292,11 @@ fn check_version(version: Option<&str>) -> Result<(), ApiError> {
 }
 
 fn not_running(socket: &Path, error: &io::Error) -> ApiError {
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-            ApiError::new(ErrorCode::NotRunning, format!("no daemon answers at {}", socket.display()))
-                .hint("start one: pilotctl daemon start --hostname NAME")
-        }
-        _ => ApiError::new(ErrorCode::Failed, format!("cannot use {}: {error}", socket.display())),
+    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+        return ApiError::new(ErrorCode::NotRunning, format!("no daemon answers at {}", socket.display()))
+            .hint("start one: pilotctl daemon start --hostname NAME");
     }
+    ApiError::new(ErrorCode::Failed, format!("cannot use {}: {error}", socket.display()))
 }
 
 fn broken(error: &dyn std::fmt::Display) -> ApiError {

@@ -156,14 +156,16 @@ impl Services {
     pub(crate) fn deliver(&mut self, incoming: Incoming, is_trusted: bool) -> Result<(), Box<Refused>> {
         let name = service_name(incoming.header.port);
         let Some(service) = self.table.get_mut(&incoming.header.port) else {
-            return Err(Refused::new(incoming, Code::NOT_FOUND, nobody(&name)));
+            return Err(Refused::new(incoming, Code::NOT_FOUND, nobody(&name)).into());
         };
         if !service.public && !is_trusted {
             let reason = format!("'{name}' serves its owner's agents only; its owner can start it with --allow public");
-            return Err(Refused::new(incoming, Code::REFUSED, reason));
+            return Err(Refused::new(incoming, Code::REFUSED, reason).into());
         }
         if service.queue.len() >= QUEUE_MAX {
-            return Err(Refused::new(incoming, Code::BUSY, format!("{QUEUE_MAX} calls wait for '{name}' already")));
+            return Err(
+                Refused::new(incoming, Code::BUSY, format!("{QUEUE_MAX} calls wait for '{name}' already")).into()
+            );
         }
         service.queue.push_back(incoming);
         service.match_up();
@@ -189,7 +191,7 @@ impl Services {
     }
 
     /// Forgets services whose handlers have not come back; who waited for them is told.
-    pub(crate) fn expire(&mut self, now: Mono) -> Vec<Box<Refused>> {
+    pub(crate) fn expire(&mut self, now: Mono) -> Vec<Refused> {
         let is_gone = |service: &Service| service.is_deserted() && service.last_handler + HANDLER_GRACE <= now;
         let gone: Vec<_> = self.table.iter().filter(|(_, service)| is_gone(service)).map(|(&port, _)| port).collect();
         let mut refused = Vec::new();
@@ -231,23 +233,18 @@ impl Services {
 impl Service {
     /// Pairs streams and handlers while there are both.
     fn match_up(&mut self) {
-        while let Some(incoming) = self.queue.pop_front() {
+        while !self.queue.is_empty() {
+            let Some(handler) = self.handlers.pop_front() else { return };
+            let Some(incoming) = self.queue.pop_front() else { return };
             let handle = incoming.stream.handle();
-            match self.hand_over(incoming) {
-                Ok(()) => self.serving.insert(handle),
-                Err(incoming) => return self.queue.push_front(incoming),
-            };
-        }
-    }
-
-    fn hand_over(&mut self, mut incoming: Incoming) -> Result<(), Incoming> {
-        while let Some(handler) = self.handlers.pop_front() {
             match handler.send(incoming) {
-                Ok(()) => return Ok(()),
-                Err(back) => incoming = back,
+                Ok(()) => {
+                    self.serving.insert(handle);
+                }
+                // That handler has left; the next one is asked.
+                Err(incoming) => self.queue.push_front(incoming),
             }
         }
-        Err(incoming)
     }
 
     fn is_deserted(&self) -> bool {
@@ -256,8 +253,8 @@ impl Service {
 }
 
 impl Refused {
-    pub(crate) fn new(incoming: Incoming, code: Code, reason: String) -> Box<Self> {
-        Box::new(Self { incoming, code, reason })
+    pub(crate) fn new(incoming: Incoming, code: Code, reason: String) -> Self {
+        Self { incoming, code, reason }
     }
 
     /// Tells the opener.

@@ -201,7 +201,8 @@ async fn transfer(stage: &Stage, peer: &str) -> Result<()> {
 }
 
 async fn agent(stage: &Stage, name: &str) -> Result<Daemon> {
-    let global = crate::cli::Global { agent: Some(name.to_owned()), home: Some(stage.home.clone()), json: false };
+    let global =
+        crate::cli::Global { agent: Some(name.to_owned()), home: Some(stage.home.clone().into()), json: false };
     Context::new(global)?.daemon().await
 }
 

@@ -1,6 +1,6 @@
 //! The demo's processes: every command is this same binary, started as a user would, in a home that goes away afterwards.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -163,7 +163,10 @@ async fn end(handler: &mut Child) {
 }
 
 fn shown(arguments: &[&str]) -> String {
-    let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
+    let own = process::own_executable().ok();
+    let typed =
+        |word: &&str| if own.as_deref() == Some(Path::new(word)) { "pilotctl".to_owned() } else { quoted(word) };
+    let words: Vec<String> = arguments.iter().map(typed).collect();
     format!("pilotctl {}", words.join(" "))
 }
 

@@ -1,0 +1,183 @@
+//! Backbone nodes between the two: circuits, homes, and what becomes of them.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::id::CircuitId;
+use crate::wire::circuit::{self, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus};
+use crate::wire::{self, PacketKind, RelayHeader};
+
+/// What a backbone node knows of circuits: the least that a relay can be.
+#[derive(Default)]
+pub(super) struct Circuits {
+    /// Circuit id -> the host at its other end, and how that host names it.
+    ends: BTreeMap<u32, (usize, u32)>,
+    opened: u32,
+    questions: BTreeMap<StreamHandle, Vec<u8>>,
+    /// Questions are read and never answered.
+    is_mute: bool,
+}
+
+impl Pair {
+    /// Adds a backbone node and returns its place.
+    fn add_backbone(&mut self) -> usize {
+        let which = self.hosts.len();
+        self.hosts.push(host(which, which as u8 + 1, self.now, Config::new(Role::Backbone)));
+        which
+    }
+
+    fn home(&self, backbone: usize) -> Home {
+        Home { key: self.key(backbone), addresses: vec![self.hosts[backbone].address] }
+    }
+
+    fn at_home(&mut self, which: usize, backbone: usize) {
+        let Home { key, addresses } = self.home(backbone);
+        let home = PeerInfo { key, certificate: None, addresses, homes: Vec::new() };
+        self.hosts[which].node.set_home(self.now, Some(home));
+    }
+
+    /// Tells `which` that `other` is reached by these backbone nodes.
+    fn introduce_by(&mut self, which: usize, other: usize, backbones: &[usize]) {
+        // The last one learned is tried first.
+        for &backbone in backbones.iter().rev() {
+            let homes = vec![self.home(backbone)];
+            let info = PeerInfo { key: self.key(other), certificate: None, addresses: Vec::new(), homes };
+            self.hosts[which].node.learn_peer(self.now, info);
+        }
+    }
+
+    /// Two relay-only agents, each connected to its backbone node. They do not know each other.
+    fn at_homes(homes: [usize; 2]) -> Self {
+        let mut pair = Self::strangers();
+        while pair.hosts.len() <= homes[0].max(homes[1]) {
+            pair.add_backbone();
+        }
+        for (which, home) in homes.into_iter().enumerate() {
+            pair.hosts[which].node.set_direct(pair.now, false);
+            pair.at_home(which, home);
+        }
+        pair.run_until(Duration::from_secs(1), |pair| (0..2).all(|which| pair.hosts[which].node.is_home_connected()));
+        pair.run_for(ONE_WAY * 2);
+        pair
+    }
+
+    /// Two agents at one backbone node that may find a direct path.
+    fn by_relay() -> Self {
+        let mut pair = Self::at_homes([2, 2]);
+        for which in [0, 1] {
+            pair.hosts[which].node.set_direct(pair.now, true);
+            pair.introduce_by(which, 1 - which, &[2]);
+        }
+        pair
+    }
+
+    /// Takes a RELAY packet to its circuit's other end. Returns whether it was one.
+    pub(super) fn forward(&mut self, relay: usize, from: SocketAddr, datagram: &[u8]) -> bool {
+        let is_relay = self.hosts[relay].node.config.role == Role::Backbone;
+        if !is_relay || wire::peek(datagram) != Ok(PacketKind::Relay) {
+            return false;
+        }
+        let (header, packet) = RelayHeader::decode(datagram).expect("a RELAY packet");
+        let Some(&(to, id)) = self.hosts[relay].circuits.ends.get(&header.circuit.0) else { return true };
+        let Some(route) = self.hosts[relay].node.validated_remote(&self.key(to)) else { return true };
+        assert!(self.hosts.iter().any(|host| host.address == from), "a relayed packet from nowhere");
+        let mut forwarded = RelayHeader { circuit: CircuitId(id) }.encode().to_vec();
+        forwarded.extend_from_slice(packet);
+        self.carry(self.hosts[relay].address, route.remote, forwarded);
+        true
+    }
+
+    /// Lets the backbone nodes answer what they are asked.
+    pub(super) fn serve_circuits(&mut self) {
+        for relay in 2..self.hosts.len() {
+            for event in std::mem::take(&mut self.hosts[relay].events) {
+                match event {
+                    Event::StreamOpened { stream, .. } => {
+                        self.hosts[relay].circuits.questions.insert(stream, Vec::new());
+                    }
+                    Event::Readable(stream) => self.read_question(relay, stream),
+                    _ => {}
+                }
+            }
+            self.drain();
+        }
+    }
+
+    fn read_question(&mut self, relay: usize, stream: StreamHandle) {
+        let now = self.now;
+        let host = &mut self.hosts[relay];
+        let Some(question) = host.circuits.questions.get_mut(&stream) else { return };
+        loop {
+            match host.node.read(now, stream, 4_096) {
+                Ok(Read::Data(data)) => question.extend_from_slice(&data),
+                Ok(Read::Finished) => break,
+                Ok(Read::Blocked) | Err(_) => return,
+            }
+        }
+        let question = host.circuits.questions.remove(&stream).expect("found above");
+        if !host.circuits.is_mute {
+            self.answer_question(relay, stream, &circuit::decode(&question).expect("a question for a circuit"));
+        }
+    }
+
+    fn answer_question(&mut self, relay: usize, stream: StreamHandle, open: &CircuitOpen) {
+        let caller = self.hosts[relay].node.peers[stream.peer as usize].key;
+        let destination = IdentityKey(*open.destination);
+        let place = |key| (0..self.hosts.len()).find(|&which| self.key(which) == key).expect("one of ours");
+        let (from, to) = (place(caller), place(destination));
+        if self.hosts[relay].node.validated_remote(&destination).is_none() {
+            let status = CircuitStatus::NotFound;
+            let opened = CircuitOpened { status, circuit: 0, reason: "not here".to_owned(), attested: None };
+            return self.say(relay, stream, &circuit::encode(&opened));
+        }
+        let attested = |key| self.hosts[relay].node.validated_remote(&key).map(|route| route.remote.to_string());
+        let (caller_seen, destination_seen) = (attested(caller).expect("connected"), attested(destination));
+        let circuits = &mut self.hosts[relay].circuits;
+        let (near, far) = (circuits.opened * 2 + 1, circuits.opened * 2 + 2);
+        circuits.opened += 1;
+        circuits.ends.insert(near, (to, far));
+        circuits.ends.insert(far, (from, near));
+        let opened = CircuitOpened {
+            status: CircuitStatus::Ok,
+            circuit: near,
+            reason: String::new(),
+            attested: destination_seen,
+        };
+        self.say(relay, stream, &circuit::encode(&opened));
+        let offer =
+            CircuitOffer { caller: caller.0.into(), attested: caller_seen, circuit: far, packet: open.packet.clone() };
+        let header = StreamHeader::new(ServicePort::CIRCUIT);
+        let stream = self.hosts[relay].node.open_stream(self.now, &destination, &header).expect("a stream");
+        self.say(relay, stream, &circuit::encode(&offer));
+    }
+
+    fn say(&mut self, which: usize, stream: StreamHandle, message: &[u8]) {
+        let mut message = Bytes::copy_from_slice(message);
+        self.hosts[which].node.write(self.now, stream, &mut message).expect("room");
+        self.hosts[which].node.finish(self.now, stream).expect("open");
+    }
+
+    /// Sends one request, waits until it is there, and ends the stream.
+    fn exchange(&mut self, from: usize, to: usize, limit: Duration) {
+        self.hosts[to].events.clear();
+        let request = self.request(from, to, b"hello");
+        self.run_until(limit, |pair| pair.incoming(to).is_some());
+        let stream = self.incoming(to).expect("opened");
+        assert_eq!(self.read_all(to, stream), b"hello");
+        self.hosts[to].node.finish(self.now, stream).expect("open");
+        self.run_for(Duration::from_millis(200));
+        assert_eq!(self.read_all(from, request), b"");
+    }
+
+    fn path(&self, which: usize, other: usize) -> Option<PathKind> {
+        self.hosts[which].node.peer_status(&self.key(other)).expect("known").path
+    }
+}
+
+#[test]
+fn two_agents_meet_at_a_backbone_node_and_go_on_directly() {
+    let mut pair = Pair::by_relay();
+    pair.exchange(0, 1, Duration::from_millis(200));
+    assert_eq!(pair.path(0, 1), Some(PathKind::Direct(pair.hosts[1].address)));
+    assert_eq!(pair.path(1, 0), Some(PathKind::Direct(pair.hosts[0].address)));
+}
