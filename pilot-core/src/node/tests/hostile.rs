@@ -1,8 +1,6 @@
 //! What a peer, or somebody on the path, tries.
 
 use super::*;
-use crate::event::ConnectError;
-use crate::handshake;
 use crate::id::PacketNumber;
 use crate::limits::{HANDSHAKE_RETRY_MIN, REKEY_AFTER_TIME};
 use crate::transport::{Candidate, CandidateKind, PathFrame};
