@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,8 @@ pub struct Said {
 pub struct Running {
     child: Child,
     lines: mpsc::Receiver<String>,
+    /// Lines that were not the ones waited for.
+    passed: RefCell<Vec<String>>,
 }
 
 impl Home {
@@ -120,21 +123,27 @@ impl Running {
         let (sender, lines) = mpsc::channel();
         forward_lines(child.stderr.take().expect("stderr"), sender.clone());
         forward_lines(child.stdout.take().expect("stdout"), sender);
-        Self { child, lines }
+        Self { child, lines, passed: RefCell::default() }
     }
 
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for a line of stdout or stderr that contains `text`, and returns it.
+    /// Waits for a line of stdout or stderr that contains `text`, and returns it. Nothing orders the lines of the one among those of
+    /// the other, so that lines which came before are looked through first.
     #[track_caller]
     pub fn wait_for_line(&self, text: &str) -> String {
+        let mut passed = self.passed.borrow_mut();
+        if let Some(at) = passed.iter().position(|line| line.contains(text)) {
+            return passed.remove(at);
+        }
         loop {
             let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line with '{text}'"));
             if line.contains(text) {
                 return line;
             }
+            passed.push(line);
         }
     }
 
