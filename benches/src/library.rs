@@ -123,15 +123,13 @@ struct Sink {
 
 impl Program for Sink {
     fn on_event(&mut self, now: Now, node: &mut Node, event: Event) {
-        match event {
-            Event::StreamOpened { stream, .. } | Event::Readable(stream) => {
-                match drain(now, node, stream, &mut self.taken) {
-                    Some(Ok(())) => self.result = node.finish(now, stream).err().map(|error| Err(wrong(error))),
-                    other => self.result = other,
-                }
-            }
-            Event::StreamClosed(_) => self.result = Some(Ok(())),
-            _ => {}
+        if let Event::StreamOpened { stream, .. } | Event::Readable(stream) = event {
+            self.result = match drain(now, node, stream, &mut self.taken) {
+                Some(Ok(())) => node.finish(now, stream).err().map(|error| Err(wrong(error))),
+                other => other,
+            };
+        } else if let Event::StreamClosed(_) = event {
+            self.result = Some(Ok(()));
         }
     }
 

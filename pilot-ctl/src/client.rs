@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pilot_daemon::api::client::Client;
 use pilot_daemon::api::types::{
-    AcceptRequest, AgentInfo, ApiError, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, OpenRequest, Peers,
-    Reached, ResetRequest, ResolveRequest, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply,
+    AcceptRequest, ApiError, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, OpenRequest, Peers, Reached,
+    ResetRequest, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -103,10 +103,6 @@ impl Daemon {
 
     pub(crate) async fn find(&self, request: &FindRequest) -> Result<Found> {
         self.post("/v1/find", request, CALL_TIMEOUT).await
-    }
-
-    pub(crate) async fn resolve(&self, target: &str) -> Result<AgentInfo> {
-        self.post("/v1/resolve", &ResolveRequest { target: target.to_owned() }, CALL_TIMEOUT).await
     }
 
     pub(crate) async fn ping(&self, target: &str, timeout: Duration) -> Result<Reached> {

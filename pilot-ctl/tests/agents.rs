@@ -84,7 +84,7 @@ fn status_tells_all_and_stop_ends_the_process() {
     assert_eq!(status["tags"], serde_json::json!(["a"]));
     assert_eq!(status["groups"], serde_json::json!(["research"]));
     assert!(status["drops"].is_object());
-    let pid = status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("pid");
+    assert!(status["pid"].is_u64());
 
     let said = home.run(&["daemon", "stop"]);
     assert_eq!((said.code, said.stderr.lines().next()), (2, Some("error: several agents are running: alpha, beta")));
@@ -94,7 +94,6 @@ fn status_tells_all_and_stop_ends_the_process() {
     assert_eq!(home.ok(&["info"]).lines().next(), Some("Hostname: beta"), "one is left, and needs no name");
     assert_eq!(home.ok(&["daemon", "stop", "--all"]), "Stopped beta\n");
     assert_eq!(home.run(&["daemon", "stop"]).code, 3);
-    drop(pid);
 }
 
 #[test]

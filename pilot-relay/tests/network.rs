@@ -282,8 +282,7 @@ impl Network {
 
     fn learn(&mut self, which: usize, agent: &VerifiedAgent) {
         let now = self.now;
-        let homes =
-            agent.homes.iter().map(|home| pilot_core::node::Home { key: home.key, addresses: home.addresses.clone() });
+        let homes = agent.homes.iter().map(|home| Home { key: home.key, addresses: home.addresses.clone() });
         let info = PeerInfo {
             key: agent.key,
             certificate: agent.certificate.clone(),

@@ -126,6 +126,6 @@ fn invariant_of(violation: &transport::Violation) -> Invariant {
         transport::Violation::Credit { .. } => Invariant::Credit,
         transport::Violation::Buffer { .. } => Invariant::Buffers,
         transport::Violation::Timer(_) => Invariant::Timers,
-        _ => Invariant::Count,
+        transport::Violation::Count { .. } => Invariant::Count,
     }
 }

@@ -83,7 +83,6 @@ pub enum TimerKind {
 
 /// A broken invariant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum Violation {
     /// Bytes in flight are not the sum of the unacknowledged packets.
     #[error("bytes in flight of {path:?} are {counted}, unacknowledged are {recounted}")]

@@ -1,10 +1,8 @@
 //! What a peer, or somebody on the path, tries.
 
 use super::*;
-use crate::id::PacketNumber;
 use crate::limits::{HANDSHAKE_RETRY_MIN, REKEY_AFTER_TIME};
-use crate::transport::{Candidate, CandidateKind, PathFrame};
-use crate::wire::{self, DataHeader, PacketKind};
+use crate::wire::{self, PacketKind};
 
 /// Nobody's address: whoever answers there has been lied to.
 const VICTIM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 9);
@@ -22,27 +20,6 @@ impl Pair {
             pair.hosts[which].node.learn_peer(START, info);
         }
         pair
-    }
-
-    /// Seals frames as `from` would for `to`.
-    pub(super) fn sealed(&mut self, from: usize, to: usize, number: u64, frames: &[u8]) -> Vec<u8> {
-        let slot = self.slot(from, to);
-        let mut packet = vec![0; DataHeader::LEN];
-        packet.extend_from_slice(frames);
-        let tunnel = self.hosts[from].node.peers[slot as usize].tunnel.as_mut().expect("connected");
-        tunnel.seal(&mut packet, 0, PacketNumber(number));
-        packet
-    }
-
-    /// Lets `from` name addresses to `to` that are not its own.
-    pub(super) fn name_candidates(&mut self, from: usize, to: usize, addresses: impl Iterator<Item = SocketAddr>) {
-        let slot = self.slot(from, to);
-        let peer = &mut self.hosts[from].node.peers[slot as usize];
-        let path = peer.paths.active().expect("connected").id;
-        let candidates = addresses.map(|address| Candidate { kind: CandidateKind::Host, address }).collect();
-        let tunnel = peer.tunnel.as_mut().expect("connected");
-        tunnel.transport.queue_frame(path, PathFrame::Candidates(candidates));
-        self.hosts[from].node.touch(slot);
     }
 
     /// Takes the packets of one kind off the wire.

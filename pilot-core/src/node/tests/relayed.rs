@@ -91,12 +91,10 @@ impl Pair {
     pub(super) fn serve_circuits(&mut self) {
         for relay in 2..self.hosts.len() {
             for event in std::mem::take(&mut self.hosts[relay].events) {
-                match event {
-                    Event::StreamOpened { stream, .. } => {
-                        self.hosts[relay].circuits.questions.insert(stream, Vec::new());
-                    }
-                    Event::Readable(stream) => self.read_question(relay, stream),
-                    _ => {}
+                if let Event::StreamOpened { stream, .. } = event {
+                    self.hosts[relay].circuits.questions.insert(stream, Vec::new());
+                } else if let Event::Readable(stream) = event {
+                    self.read_question(relay, stream);
                 }
             }
             self.drain();
@@ -170,7 +168,7 @@ impl Pair {
     }
 
     fn path(&self, which: usize, other: usize) -> Option<PathKind> {
-        self.hosts[which].node.peer_status(&self.key(other)).expect("known").path
+        self.hosts[which].node.peer_status(&self.key(other))?.path
     }
 }
 

@@ -139,7 +139,7 @@ impl Assembler {
 
     fn append(&mut self, data: &[u8], chunks: &mut Chunks) {
         let has_room = self.tail.capacity() - self.tail.len() >= data.len();
-        if !has_room && !(self.tail.is_empty() && self.tail.try_reclaim(data.len())) {
+        if !has_room && (!self.tail.is_empty() || !self.tail.try_reclaim(data.len())) {
             self.begin_chunk(data.len(), chunks);
         }
         self.tail.extend_from_slice(data);
