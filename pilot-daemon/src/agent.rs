@@ -21,6 +21,8 @@ mod inner;
 mod resolve;
 mod settings;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, Weak};
@@ -32,6 +34,7 @@ use pilot_core::config::{Config, Role};
 use pilot_core::event::PathKind;
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::{Node, PeerStatus};
+use pilot_core::record::OFFER_DESCRIPTION_LEN_MAX;
 use pilot_core::ticket::{ADDRESSES_MAX, BackboneTicket, Ticket};
 use pilot_core::time::Now;
 use pilot_core::wire::stream_header::StreamHeader;
@@ -52,6 +55,7 @@ use crate::driver::{COMMANDS_MAX, Core, Driver, HomeLink};
 use crate::home::{AgentHome, Home, entropy};
 use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
+use crate::renewal::KeyRenewal;
 use crate::services::Services;
 pub use crate::services::{Incoming, ServiceOptions, service_name, service_port};
 pub use crate::stream::{EndedBy, ReadHalf, Stream, StreamError, StreamOutcome, StreamWatch, WriteHalf};
@@ -142,6 +146,7 @@ impl Agent {
         let now = clock::now();
         let keys = agent_home.keys(now.unix)?;
         let (identity, certificate) = (keys.identity.clone(), keys.certificate.clone());
+        let renewal = KeyRenewal::new(agent_home.clone(), &keys, now.unix);
         let socket = bind(&config, &agent_home)?;
         let listen = socket.local_addr();
 
@@ -168,7 +173,7 @@ impl Agent {
             agent_home,
             home: config.home,
             identity,
-            certificate,
+            certificate: watch::Sender::new(certificate),
             backbone: config.backbone,
             listen,
             profile: watch::Sender::new(profile),
@@ -185,6 +190,7 @@ impl Agent {
             drop(ended_sender);
         });
         tokio::spawn(watch_addresses(Arc::downgrade(&inner)));
+        tokio::spawn(renew_keys(Arc::downgrade(&inner), renewal));
         let agent = Self { inner };
         agent.join_backbone(registration_sender).await?;
         Ok(agent)
@@ -225,8 +231,14 @@ impl Agent {
     /// Takes the next stream to a service. While some calls of this wait, the service is there; `options` of the latest hold.
     ///
     /// # Errors
-    /// If the agent has shut down.
+    /// If the offer is too long for a record, or the agent has shut down.
     pub async fn accept(&self, port: ServicePort, options: ServiceOptions) -> Result<Incoming, ApiError> {
+        if options.offer.as_ref().is_some_and(|offer| offer.len() > OFFER_DESCRIPTION_LEN_MAX) {
+            return Err(ApiError::new(
+                ErrorCode::Usage,
+                format!("an offer may have {OFFER_DESCRIPTION_LEN_MAX} bytes"),
+            ));
+        }
         let (handler, stream) = oneshot::channel();
         self.inner.apply(move |core, now| core.services.accept(now.mono, port, options, handler)).await?;
         let mut waiting = Waiting { inner: &self.inner, port, stream };
@@ -332,7 +344,7 @@ impl Agent {
         let mut state = self.inner.registration.clone();
         let decided = timeout(REGISTER_WAIT, state.wait_for(|state| *state != Registration::Pending)).await;
         let error = match decided.map(|result| result.map(|state| state.clone())) {
-            Ok(Ok(Registration::Failed(error))) if error.code != ErrorCode::Unreachable => error,
+            Ok(Ok(Registration::Failed(error, _))) if error.code != ErrorCode::Unreachable => error,
             _ => return Ok(()),
         };
         self.shutdown().await;
@@ -370,6 +382,17 @@ fn bind(config: &AgentConfig, home: &AgentHome) -> Result<UdpSocket, StartError>
     };
     home.save_number("port", u64::from(socket.local_addr().port()))?;
     Ok(socket)
+}
+
+/// Renews the keys whenever that is due, until the agent is gone.
+async fn renew_keys(agent: Weak<Inner>, mut renewal: KeyRenewal) {
+    loop {
+        renewal.due().await;
+        let Some(inner) = agent.upgrade() else { return };
+        if inner.renew_keys(&mut renewal, clock::now().unix).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Tells the node when the machine's addresses change.

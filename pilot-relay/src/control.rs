@@ -140,6 +140,11 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         }
     }
 
+    /// Mixes fresh entropy into the circuit ids to come.
+    pub fn reseed(&mut self, entropy: &[u8]) {
+        self.rng.reseed(entropy);
+    }
+
     /// A tunnel with a client is up. Calls of the tunnel before it are over.
     pub fn client_connected(&mut self, now: Now, client: IdentityKey) {
         self.forget_calls(&client);

@@ -118,6 +118,11 @@ impl Node {
         self.keys = keys;
     }
 
+    /// Mixes fresh entropy of the operating system into all random bytes to come. For every minute of activity, and on resume.
+    pub fn reseed(&mut self, entropy: &[u8]) {
+        self.rng.reseed(entropy);
+    }
+
     /// Does what has become due. Harmless when nothing has.
     pub fn handle_timeout(&mut self, now: Now) {
         while let Some(&(due, index)) = self.timers.first() {

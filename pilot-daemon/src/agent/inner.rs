@@ -19,6 +19,7 @@ use crate::backbone_link::Registration;
 use crate::driver::{Command, Core, HomeLink};
 use crate::home::{AgentHome, Home, HomeLock};
 use crate::names::Names;
+use crate::renewal::KeyRenewal;
 use crate::stream::Stream;
 
 /// What the clones of an agent share.
@@ -27,7 +28,8 @@ pub(crate) struct Inner {
     pub(crate) agent_home: AgentHome,
     pub(super) home: Home,
     pub(crate) identity: Identity,
-    pub(crate) certificate: Certificate,
+    /// The current one; it goes out with the next registration.
+    pub(crate) certificate: watch::Sender<Certificate>,
     pub(crate) backbone: Option<BackboneTicket>,
     pub(super) listen: SocketAddr,
     /// Guards pins and answers; a leaf, never held across an await.
@@ -37,7 +39,7 @@ pub(crate) struct Inner {
     pub(crate) profile: watch::Sender<Profile>,
     pub(crate) offers: watch::Receiver<Vec<Offer>>,
     pub(crate) home_link: watch::Receiver<HomeLink>,
-    pub(super) registration: watch::Receiver<Registration>,
+    pub(crate) registration: watch::Receiver<Registration>,
     /// Dropped by the driver at its end.
     pub(super) ended: watch::Receiver<()>,
     pub(super) started: Mono,
@@ -86,6 +88,22 @@ impl Inner {
             .save_number("sequence", *sequence)
             .map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()).hint(error.hint()))?;
         Ok(*sequence)
+    }
+
+    /// Goes on with new keys: first the node, then, by the next registration, those who look the agent up.
+    ///
+    /// # Errors
+    /// If the agent has shut down.
+    pub(super) async fn renew_keys(&self, renewal: &mut KeyRenewal, now: UnixTime) -> Result<(), ApiError> {
+        match renewal.renew(now).await {
+            Ok(keys) => {
+                let certificate = keys.certificate.clone();
+                self.apply(move |core, _| core.node.set_keys(keys)).await?;
+                self.certificate.send_replace(certificate);
+            }
+            Err(error) => tracing::warn!(%error, "keys not renewed"),
+        }
+        Ok(())
     }
 
     pub(super) fn names(&self) -> MutexGuard<'_, Names> {

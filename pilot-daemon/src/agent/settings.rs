@@ -1,10 +1,13 @@
 //! What an agent says about itself, changed while it runs and kept for the next run.
 
+use std::time::Duration;
+
 use pilot_core::record::{self, is_label};
 
 use super::Agent;
 use super::inner::Inner;
 use crate::api::types::{self, ApiError, ErrorCode};
+use crate::backbone_link;
 use crate::home::{HomeError, Settings};
 
 /// What the directory shows of this agent, beside its services.
@@ -44,6 +47,9 @@ impl Agent {
     /// If a value is out of bounds, or the settings cannot be stored.
     pub async fn change_settings(&self, settings: &types::Settings) -> Result<(), ApiError> {
         check_labels(settings.tags.iter().flatten())?;
+        if settings.tags.as_ref().is_some_and(|tags| tags.len() > record::TAGS_MAX) {
+            return Err(ApiError::new(ErrorCode::Usage, format!("an agent can have {} tags", record::TAGS_MAX)));
+        }
         if settings.description.as_ref().is_some_and(|text| text.len() > record::DESCRIPTION_LEN_MAX) {
             let message = format!("a description may have {} bytes", record::DESCRIPTION_LEN_MAX);
             return Err(ApiError::new(ErrorCode::Usage, message));
@@ -59,6 +65,12 @@ impl Agent {
                 profile.description.clone_from(description);
             }
         })
+    }
+
+    /// Waits until the directory has what this agent last said of itself and its services, for `patience` at most. Without a backbone
+    /// node there is nobody to tell, and nothing to wait for: that is `None`.
+    pub async fn published(&self, patience: Duration) -> Option<Result<(), ApiError>> {
+        backbone_link::published(&self.inner, patience).await
     }
 
     /// Allows or forbids direct paths.

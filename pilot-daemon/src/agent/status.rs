@@ -83,13 +83,13 @@ impl Agent {
     fn backbone(&self, ticket: &BackboneTicket, snapshot: &Snapshot) -> types::Backbone {
         let registration = self.inner.registration.borrow();
         let error = match &*registration {
-            Registration::Failed(error) => Some(error.message.clone()),
-            Registration::Pending | Registration::Registered => None,
+            Registration::Failed(error, _) => Some(error.message.clone()),
+            Registration::Pending | Registration::Registered(_) => None,
         };
         types::Backbone {
             ticket: ticket.to_string(),
             connected: self.inner.home_link.borrow().connected,
-            registered: *registration == Registration::Registered,
+            registered: matches!(*registration, Registration::Registered(_)),
             observed_address: snapshot.observed,
             error,
         }

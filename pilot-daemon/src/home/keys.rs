@@ -11,6 +11,10 @@ use super::{AgentHome, HomeError, entropy};
 
 /// After this a new transport key is made (spec/handshake.md).
 pub(super) const TRANSPORT_KEY_ROTATION_SECS: u64 = 24 * 3600;
+/// After this a transport key is forgotten: on its last day a last certificate was issued for it, which others may hold until it has
+/// ended, by clocks that go wrong by the skew allowed (spec/address.md §4).
+const TRANSPORT_KEY_HONOURED_SECS: u64 =
+    TRANSPORT_KEY_ROTATION_SECS + CERTIFICATE_LIFETIME.as_secs() + CLOCK_SKEW.as_secs();
 
 impl AgentHome {
     /// The keys to run with; what is missing is made. Takes about a tenth of a second for a new identity.
@@ -19,9 +23,18 @@ impl AgentHome {
     /// If a file is unreadable, damaged or unwritable. An identity is never replaced.
     pub fn keys(&self, now: UnixTime) -> Result<Keys, HomeError> {
         let identity = self.identity()?;
+        self.renewed_keys(identity, self.instance()?, now)
+    }
+
+    /// The keys to go on with while the node runs: a fresh certificate, and once a day a fresh transport key. Who it is stays as it
+    /// was at its start, whatever has become of those files since.
+    ///
+    /// # Errors
+    /// If the file of transport keys is unreadable, damaged or unwritable.
+    pub fn renewed_keys(&self, identity: Identity, instance: InstanceId, now: UnixTime) -> Result<Keys, HomeError> {
         let transport = self.transport_keys(now)?;
-        // Seconds since the epoch grow from start to start, and nobody else issues for this instance.
-        let certificate = Certificate::issue(&identity, &transport[0], self.instance()?, now.as_secs(), now);
+        // Seconds since the epoch grow from one to the next, and nobody else issues for this instance.
+        let certificate = Certificate::issue(&identity, &transport[0], instance, now.as_secs(), now);
         Ok(Keys { identity, transport, certificate })
     }
 
@@ -91,9 +104,12 @@ impl AgentHome {
                 parse_transport_key(line).ok_or_else(|| self.damaged("transport.keys", &"not a key and its date"))?,
             );
         }
-        let honoured_secs = (CERTIFICATE_LIFETIME + CLOCK_SKEW).as_secs();
-        keys.retain(|(_, made)| now.as_secs() < made.saturating_add(honoured_secs));
-        let is_current = |made: u64| now.as_secs() < made.saturating_add(TRANSPORT_KEY_ROTATION_SECS);
+        keys.retain(|(_, made)| now.as_secs() < made.saturating_add(TRANSPORT_KEY_HONOURED_SECS));
+        // A date in the future is that of a clock which was wrong: such a key would otherwise stay current for as long.
+        let is_current = |made: u64| {
+            let made_at = UnixTime::from_secs(made);
+            made_at <= now + CLOCK_SKEW && now.as_secs() < made.saturating_add(TRANSPORT_KEY_ROTATION_SECS)
+        };
         if !keys.first().is_some_and(|&(_, made)| is_current(made)) {
             keys.insert(0, (TransportKey::from_secret(entropy()?), now.as_secs()));
             let lines = keys.iter().map(|(key, made)| format!("{} {made}\n", HEXLOWER.encode(&key.secret()[..])));

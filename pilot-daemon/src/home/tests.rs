@@ -1,3 +1,5 @@
+use pilot_core::config::Keys;
+use pilot_core::identity::CLOCK_SKEW;
 use pilot_core::time::UnixTime;
 
 use super::keys::TRANSPORT_KEY_ROTATION_SECS;
@@ -38,6 +40,54 @@ fn transport_key_rotates_after_a_day_and_the_old_one_is_honoured_while_its_certi
     assert_ne!(rotated[0].id(), old);
     assert_eq!(rotated[1].id(), old);
     assert!(agent.keys(NOW + day * 9).unwrap().transport.iter().all(|key| key.id() != old));
+}
+
+#[test]
+fn a_transport_key_is_honoured_until_the_last_certificate_for_it_has_ended() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let day = std::time::Duration::from_secs(TRANSPORT_KEY_ROTATION_SECS);
+    let second = std::time::Duration::from_secs(1);
+    let first = agent.keys(NOW).unwrap();
+    let last = agent.keys(NOW + day - second).unwrap().certificate;
+    assert_eq!(last.key_id, first.certificate.key_id);
+    // Daily starts: no rotation may drop the key before its time.
+    for days in 1..=8 {
+        agent.keys(NOW + day * days).unwrap();
+    }
+    let end = last.not_after + CLOCK_SKEW;
+    assert!(last.check_dates(end).is_ok() && last.check_dates(end + second).is_err());
+    let is_honoured = |now| agent.keys(now).unwrap().transport.iter().any(|key| key.id() == last.key_id);
+    assert!(is_honoured(end));
+    assert!(!is_honoured(end + second));
+}
+
+#[test]
+fn transport_key_from_a_clock_that_was_ahead_rotates_all_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let year = std::time::Duration::from_secs(365 * 24 * 3600);
+    let ahead = agent.keys(NOW + year).unwrap().transport[0].id();
+    let rotated = agent.keys(NOW).unwrap().transport;
+    assert_ne!(rotated[0].id(), ahead);
+    assert_eq!(agent.keys(NOW).unwrap().transport[0].id(), rotated[0].id());
+}
+
+#[test]
+fn renewal_keeps_the_identity_whatever_has_become_of_its_file() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let Keys { identity, certificate, .. } = agent.keys(NOW).unwrap();
+    fs::remove_file(agent.path().join("identity.pem")).unwrap();
+    agent.take_next_address(&identity).unwrap();
+    let later = NOW + std::time::Duration::from_secs(2 * TRANSPORT_KEY_ROTATION_SECS);
+    let renewed = agent.renewed_keys(identity.clone(), certificate.instance, later).unwrap().certificate;
+    assert_eq!((renewed.identity, renewed.address()), (certificate.identity, certificate.address()));
+    assert!(renewed.serial > certificate.serial && renewed.key_id != certificate.key_id);
+    assert!(!agent.path().join("identity.pem").exists(), "no other identity was made");
 }
 
 #[test]
