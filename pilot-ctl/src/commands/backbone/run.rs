@@ -36,13 +36,11 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
     if !args.detached {
         return serve(args, context).await;
     }
-    child::leave_session()?;
-    child::leave_directory()?;
-    let served = serve(args, context).await;
-    if let Err(failure) = &served {
-        child::report_failure(failure)?;
-    }
-    served
+    child::run(async {
+        child::leave_directory()?;
+        serve(args, context).await
+    })
+    .await
 }
 
 /// Serves until told to end. Out of idleness it ends only if no agent is about to come (see [`local`]).
