@@ -71,7 +71,7 @@ impl Handler {
         self.child.wait().await.map_err(|error| Failure::failed(format!("cannot wait for the handler: {error}")))
     }
 
-    /// Gives it time to end by itself, then asks, then insists.
+    /// Gives it time to end by itself, then sends SIGTERM, then SIGKILL.
     pub(crate) async fn end(&mut self) -> Result<ExitStatus> {
         for signal in [Signal::TERM, Signal::KILL] {
             if let Ok(ended) = tokio::time::timeout(GRACE, self.wait()).await {
@@ -82,7 +82,7 @@ impl Handler {
         self.wait().await
     }
 
-    /// Asks it to end now, and insists after a while.
+    /// Sends SIGTERM now, and SIGKILL if that does not help.
     pub(crate) async fn end_now(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM);
         if let Ok(ended) = tokio::time::timeout(GRACE, self.wait()).await {

@@ -43,7 +43,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let name = hostname(&args.start, context)?;
     let settings = args.start.settings().or(context.settings_of(&name)?);
     let home = Home::at(&context.home);
-    // Before a backbone is started for it in vain. The agent takes the lock itself.
+    // Checked here so that no backbone is started for nothing. The agent takes the lock itself.
     if let Some(pid) = home.agent(&name)?.running_pid() {
         return Err(already_running(&name, pid));
     }
@@ -93,7 +93,7 @@ async fn announce(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()
 }
 
 impl StartArgs {
-    /// The flags, as they stand in front of the config files.
+    /// The flags as settings, which come before those of the config files.
     fn settings(&self) -> Settings {
         Settings {
             tags: self.tags.clone(),
