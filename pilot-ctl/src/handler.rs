@@ -73,13 +73,10 @@ impl Handler {
 
     /// Gives it time to end by itself, then sends SIGTERM, then SIGKILL.
     pub(crate) async fn end(&mut self) -> Result<ExitStatus> {
-        for signal in [Signal::TERM, Signal::KILL] {
-            if let Ok(ended) = tokio::time::timeout(GRACE, self.wait()).await {
-                return ended;
-            }
-            self.signal(signal);
+        if let Ok(ended) = tokio::time::timeout(GRACE, self.wait()).await {
+            return ended;
         }
-        self.wait().await
+        self.end_now().await
     }
 
     /// Sends SIGTERM now, and SIGKILL if that does not help.

@@ -4,7 +4,7 @@
 //! its own key. Dates of leases are counted by its own clock from the moment of registration: clocks of agents are wrong now and then.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,9 +37,10 @@ pub trait Presence {
     fn is_connected(&self, key: &IdentityKey) -> bool;
 }
 
-impl Presence for BTreeSet<IdentityKey> {
+/// What a node keeps for each client with a live tunnel.
+impl<V> Presence for BTreeMap<IdentityKey, V> {
     fn is_connected(&self, key: &IdentityKey) -> bool {
-        self.contains(key)
+        self.contains_key(key)
     }
 }
 
@@ -315,14 +316,14 @@ mod tests {
     /// A directory, and who is connected to its node.
     struct Node {
         directory: Directory<MemoryStore>,
-        connected: BTreeSet<IdentityKey>,
+        connected: BTreeMap<IdentityKey, ()>,
     }
 
     impl Node {
         fn with(agents: &[&Agent]) -> Self {
-            let mut node = Self { directory: Directory::new(MemoryStore::new()), connected: BTreeSet::new() };
+            let mut node = Self { directory: Directory::new(MemoryStore::new()), connected: BTreeMap::new() };
             for agent in agents {
-                node.connected.insert(agent.key());
+                node.connected.insert(agent.key(), ());
                 let reply = node.ask(at(0), agent, agent.request());
                 assert!(matches!(reply, Reply::Registered { .. }), "{reply:?}");
             }
