@@ -12,7 +12,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -120,8 +120,8 @@ pub struct Control<D, S> {
     pub relay: Relay,
     directory: Directory<D>,
     calls: BTreeMap<S, Call>,
+    /// Those with a live tunnel.
     clients: BTreeMap<IdentityKey, Client>,
-    connected: BTreeSet<IdentityKey>,
     started: UnixTime,
     rng: Rng,
 }
@@ -134,7 +134,6 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
             directory: Directory::new(store),
             calls: BTreeMap::new(),
             clients: BTreeMap::new(),
-            connected: BTreeSet::new(),
             started: now.unix,
             rng,
         }
@@ -149,17 +148,15 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     pub fn client_connected(&mut self, now: Now, client: IdentityKey) {
         self.forget_calls(&client);
         self.clients.insert(client, Client { heard: now.mono, ..Client::default() });
-        self.connected.insert(client);
     }
 
     /// The tunnel with a client is over: it is unreachable at once. Its circuits and its name stay, for it may return.
     /// Tells whether it was there.
     pub fn client_gone(&mut self, now: Now, client: &IdentityKey) -> bool {
         self.forget_calls(client);
-        self.clients.remove(client);
         self.relay.client_gone(client);
         self.directory.client_gone(now, client);
-        self.connected.remove(client)
+        self.clients.remove(client).is_some()
     }
 
     /// Clients that have sent nothing for [`CLIENT_SILENCE_MAX`], given how many bytes each has sent so far.
@@ -257,7 +254,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
 
     /// Clients with a live tunnel.
     pub fn client_count(&self) -> usize {
-        self.connected.len()
+        self.clients.len()
     }
 
     /// How the node fares.
@@ -266,7 +263,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         Status {
             started: self.started,
             agents: self.directory.store().len() as u64,
-            clients: self.connected.len() as u64,
+            clients: self.clients.len() as u64,
             circuits: self.relay.circuits.len() as u64,
             packets_relayed: relayed.packets,
             bytes_relayed: relayed.bytes,
@@ -307,7 +304,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     fn directory_call(&mut self, now: Now, caller: &IdentityKey, request: &[u8]) -> Reply {
         match Request::decode(request) {
             Ok(Request::Status) => Reply::Status(self.status()),
-            Ok(request) => self.directory.handle_request(now, caller, request, &self.connected),
+            Ok(request) => self.directory.handle_request(now, caller, request, &self.clients),
             Err(reason) => Reply::Error { code: ErrorCode::BadRequest, message: reason.to_string() },
         }
     }
@@ -322,7 +319,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         let Ok(open) = circuit::decode::<CircuitOpen>(request) else {
             return refusal(CircuitStatus::Refused, "malformed request");
         };
-        if !self.clients.entry(caller).or_default().opens.take(now.mono, OPEN_RATE, 1) {
+        if !self.clients.get_mut(&caller).is_some_and(|client| client.opens.take(now.mono, OPEN_RATE, 1)) {
             return refusal(CircuitStatus::Busy, "too many circuits asked for, try again in a second");
         }
         let callee = IdentityKey(*open.destination);

@@ -80,7 +80,7 @@ pub(super) fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError 
             .hint("it is reachable again as soon as its daemon runs");
     }
     ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
-        .hint("see whether it runs, and what stands between: pilotctl netcheck")
+        .hint("see whether its daemon runs, and whether UDP gets through between the two machines")
 }
 
 pub(super) fn timed_out(peer: &Resolved, time_allowed: Duration) -> ApiError {

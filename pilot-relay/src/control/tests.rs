@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use pilot_core::route::Route;
 use pilot_core::wire::directory::Target;

@@ -65,15 +65,8 @@ pub(crate) async fn run(args: &ServeArgs, context: &Context) -> Result<()> {
     if args.detach {
         return detach(args, context).await;
     }
-    if !args.detached {
-        return serve(args, context).await;
-    }
-    child::leave_session()?;
-    let ended = serve(args, context).await;
-    if let Err(failure) = &ended {
-        child::report_failure(failure)?;
-    }
-    ended
+    let serve = serve(args, context);
+    if args.detached { child::run(serve).await } else { serve.await }
 }
 
 async fn detach(args: &ServeArgs, context: &Context) -> Result<()> {
