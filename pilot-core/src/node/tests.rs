@@ -3,6 +3,7 @@
 
 mod hostile;
 mod relayed;
+mod renewal;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -31,13 +31,11 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
     if !args.detached {
         return serve(args, context).await;
     }
-    child::leave_session()?;
-    child::leave_directory()?;
-    let served = serve(args, context).await;
-    if let Err(failure) = &served {
-        child::report_failure(failure)?;
-    }
-    served
+    child::run(async {
+        child::leave_directory()?;
+        serve(args, context).await
+    })
+    .await
 }
 
 /// Runs the agent until it is told to end, by a signal or by its local API.
@@ -45,7 +43,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let name = hostname(&args.start, context)?;
     let settings = args.start.settings().or(context.settings_of(&name)?);
     let home = Home::at(&context.home);
-    // Before a backbone is started for it in vain. The agent takes the lock itself.
+    // Checked here so that no backbone is started for nothing. The agent takes the lock itself.
     if let Some(pid) = home.agent(&name)?.running_pid() {
         return Err(already_running(&name, pid));
     }
@@ -95,7 +93,7 @@ async fn announce(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()
 }
 
 impl StartArgs {
-    /// The flags, as they stand in front of the config files.
+    /// The flags as settings, which come before those of the config files.
     fn settings(&self) -> Settings {
         Settings {
             tags: self.tags.clone(),
