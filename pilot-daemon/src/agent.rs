@@ -340,24 +340,38 @@ impl Agent {
     pub async fn ping(&self, peer: &Resolved, time_allowed: Duration) -> Result<Pong, ApiError> {
         let rounds = async {
             self.connect(peer, time_allowed).await?;
-            let header = StreamHeader { replay_safe: true, urgency: 0, ..StreamHeader::new(ServicePort::ECHO) };
-            let mut stream = self.open(peer, header).await?;
-            let sent = clock::now().mono;
+            match self.echo(peer).await? {
+                // It restarted before we noticed; the new tunnel stands. An echo does nothing there, so it may be sent again.
+                Err(error) if error.code == Code::PEER_RESTARTED && error.by == EndedBy::Network => {
+                    Ok(self.echo(peer).await??)
+                }
+                echoed => Ok::<_, ApiError>(echoed?),
+            }
+        };
+        let rtt = timeout(time_allowed, rounds).await.map_err(|_| timed_out(peer, time_allowed))??;
+        let path = self.peer_status(peer.key).await.and_then(|status| status.path);
+        Ok(Pong { rtt, path })
+    }
+
+    /// One round trip through the echo service; the inner error tells how its stream broke.
+    async fn echo(&self, peer: &Resolved) -> Result<Result<Duration, StreamError>, ApiError> {
+        let header = StreamHeader { replay_safe: true, urgency: 0, ..StreamHeader::new(ServicePort::ECHO) };
+        let mut stream = self.open(peer, header).await?;
+        let sent = clock::now().mono;
+        let echoing = async {
             stream.write_chunk(Bytes::from_static(&[0; PING_LEN])).await?;
             stream.finish();
             let mut echoed = 0;
             while let Some(chunk) = stream.read_chunk().await? {
                 echoed += chunk.len();
             }
-            let rtt = clock::now().mono.since(sent);
-            if echoed != PING_LEN {
-                return Err(ApiError::new(ErrorCode::Failed, "the agent did not return what it was sent"));
-            }
-            Ok(rtt)
+            Ok(echoed)
         };
-        let rtt = timeout(time_allowed, rounds).await.map_err(|_| timed_out(peer, time_allowed))??;
-        let path = self.peer_status(peer.key).await.and_then(|status| status.path);
-        Ok(Pong { rtt, path })
+        match echoing.await {
+            Ok(PING_LEN) => Ok(Ok(clock::now().mono.since(sent))),
+            Ok(_) => Err(ApiError::new(ErrorCode::Failed, "the agent did not return what it was sent")),
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     /// Searches the directory; best first.
@@ -830,6 +844,8 @@ impl From<StreamError> for ApiError {
             Code::REFUSED => converted.hint("ask its owner to start the service with --allow public"),
             Code::BUSY => converted.hint("try again in a moment"),
             Code::PEER_RESTARTED => converted.hint("try again: the agent is back"),
+            Code::NOT_FOUND => converted.hint("its owner starts one: pilotctl answer, or pilotctl mcp serve"),
+            _ if error.by == EndedBy::Peer => converted.hint("the fault is at the other end: its owner can see more"),
             _ => converted,
         }
     }
@@ -922,7 +938,7 @@ fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError {
             .hint("it is reachable again as soon as its daemon runs");
     }
     ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
-        .hint("see whether it runs, and what stands between: pilotctl netcheck")
+        .hint("see whether it runs there, and that UDP gets through; pilotctl peers shows which tunnels stand")
 }
 
 fn timed_out(peer: &Resolved, time_allowed: Duration) -> ApiError {
