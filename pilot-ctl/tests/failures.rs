@@ -495,7 +495,6 @@ fn every_error_has_a_hint_one_json_object_and_one_exit_code() {
 
     let cases: &[(&[&str], i32)] = &[
         (&["query", "beta", "x"], 1),
-        (&["mcp", "serve", "--detach", "--", "/nonexistent/server"], 1),
         (&["daemon", "start", "--hostname", "alpha"], 1),
         (&["ping"], 2),
         (&["ping", "no such name"], 2),
