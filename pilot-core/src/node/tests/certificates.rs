@@ -80,9 +80,20 @@ fn a_foreign_transport_key_in_a_valid_certificate_is_dropped_and_counted() {
     });
 }
 
+/// Somebody on the path answers first, with a certificate that is good but another's; the owner's answer is still taken.
 #[test]
 fn a_valid_certificate_of_another_identity_is_dropped_and_counted() {
-    spoilt_answers_are_dropped_for(DropReason::ForeignIdentity, |own| own.certificate = keys(2, START).certificate);
+    let mut pair = Pair::new();
+    let (peer, from) = (pair.key(1), pair.hosts[1].address);
+    pair.hosts[0].node.connect(START, &peer).expect("known");
+    pair.drain();
+    let request = &pair.wire[0].3;
+    assert_eq!(wire::peek(request), Ok(PacketKind::CertRequest));
+    let nonce = request[4..12].try_into().expect("eight bytes");
+    let forged = Cert { nonce, certificate: &keys(2, START).certificate.encode() }.encode();
+    pair.deliver(0, from, &forged);
+    pair.assert_dropped(0, DropReason::ForeignIdentity);
+    pair.run_until(Duration::from_secs(1), |pair| pair.has(0, |event| matches!(event, Event::PeerConnected { .. })));
 }
 
 #[test]
