@@ -37,6 +37,7 @@ use pilot_core::node::{Node, PeerStatus};
 use pilot_core::record::OFFER_DESCRIPTION_LEN_MAX;
 use pilot_core::ticket::{ADDRESSES_MAX, BackboneTicket, Ticket};
 use pilot_core::time::Now;
+use pilot_core::transport::Code;
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -254,24 +255,38 @@ impl Agent {
     pub async fn ping(&self, peer: &Resolved, time_allowed: Duration) -> Result<Pong, ApiError> {
         let rounds = async {
             self.connect(peer, time_allowed).await?;
-            let header = StreamHeader { replay_safe: true, urgency: 0, ..StreamHeader::new(ServicePort::ECHO) };
-            let mut stream = self.open(peer, header).await?;
-            let sent = clock::now().mono;
+            match self.echo(peer).await? {
+                // It restarted before we noticed; the new tunnel stands. An echo does nothing there, so it may be sent again.
+                Err(error) if error.code == Code::PEER_RESTARTED && error.by == EndedBy::Network => {
+                    Ok(self.echo(peer).await??)
+                }
+                echoed => Ok::<_, ApiError>(echoed?),
+            }
+        };
+        let rtt = timeout(time_allowed, rounds).await.map_err(|_| timed_out(peer, time_allowed))??;
+        let path = self.peer_status(peer.key).await.and_then(|status| status.path);
+        Ok(Pong { rtt, path })
+    }
+
+    /// One round trip through the echo service; the inner error tells how its stream broke.
+    async fn echo(&self, peer: &Resolved) -> Result<Result<Duration, StreamError>, ApiError> {
+        let header = StreamHeader { replay_safe: true, urgency: 0, ..StreamHeader::new(ServicePort::ECHO) };
+        let mut stream = self.open(peer, header).await?;
+        let sent = clock::now().mono;
+        let echoing = async {
             stream.write_chunk(Bytes::from_static(&[0; PING_LEN])).await?;
             stream.finish();
             let mut echoed = 0;
             while let Some(chunk) = stream.read_chunk().await? {
                 echoed += chunk.len();
             }
-            let rtt = clock::now().mono.since(sent);
-            if echoed != PING_LEN {
-                return Err(ApiError::new(ErrorCode::Failed, "the agent did not return what it was sent"));
-            }
-            Ok(rtt)
+            Ok(echoed)
         };
-        let rtt = timeout(time_allowed, rounds).await.map_err(|_| timed_out(peer, time_allowed))??;
-        let path = self.peer_status(peer.key).await.and_then(|status| status.path);
-        Ok(Pong { rtt, path })
+        match echoing.await {
+            Ok(PING_LEN) => Ok(Ok(clock::now().mono.since(sent))),
+            Ok(_) => Err(ApiError::new(ErrorCode::Failed, "the agent did not return what it was sent")),
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     /// All that another agent needs to reach this one.

@@ -19,8 +19,8 @@ use crate::agent::{Inner, Profile};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
 
-/// A look-up that nobody answers fails after this, whatever the reason.
-const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A look-up that nobody answers fails after this, whatever the reason: who asked is told within 3 s, the way to here and back included.
+const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// How long a name stays ours without a sign of life.
 const NAME_LEASE: Duration = Duration::from_secs(3 * 86_400);
 /// How long presence is believed without a refresh.

@@ -10,7 +10,7 @@ use pilot_core::transport::Code;
 use super::Resolved;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::home::HomeError;
-use crate::stream::StreamError;
+use crate::stream::{EndedBy, StreamError};
 
 /// Why an agent could not start. Nothing on disk was lost.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +65,8 @@ impl From<StreamError> for ApiError {
             Code::REFUSED => converted.hint("ask its owner to start the service with --allow public"),
             Code::BUSY => converted.hint("try again in a moment"),
             Code::PEER_RESTARTED => converted.hint("try again: the agent is back"),
+            Code::NOT_FOUND => converted.hint("its owner starts one: pilotctl answer, or pilotctl mcp serve"),
+            _ if error.by == EndedBy::Peer => converted.hint("the fault is at the other end: its owner can see more"),
             _ => converted,
         }
     }

@@ -6,6 +6,7 @@ use clap::Args;
 use pilot_core::ticket::BackboneTicket;
 use pilot_daemon::agent::{Agent, AgentConfig, StartError};
 use pilot_daemon::api::server::Server;
+use pilot_daemon::api::types::ErrorCode;
 use pilot_daemon::home::Home;
 
 use super::start::{Started, hostname};
@@ -149,6 +150,8 @@ fn start_failure(error: StartError) -> Failure {
     let failure = if hint.is_empty() { failure } else { failure.hint(hint) };
     match error {
         StartError::Home(error) => error.into(),
+        // What was typed wrong is a mistake of usage; whatever else the directory said, the agent has not started.
+        StartError::Registration(error) if error.code == ErrorCode::Usage => error.into(),
         StartError::Registration(error) => Failure { code: ExitCode::Failed, ..error.into() },
         StartError::Listen { .. } | StartError::Timer(_) | _ => failure,
     }
