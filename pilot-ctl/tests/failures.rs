@@ -379,6 +379,22 @@ fn the_first_ping_after_a_restart_that_nobody_noticed_works() {
     assert!(home.ok(&["ping", "beta", "--as", "alpha", "--timeout", "1s"]).starts_with("✓ reply from "));
 }
 
+#[test]
+fn tickets_outlive_the_restart_of_either_agent_without_a_backbone() {
+    let ((alpha, _), (beta, ticket)) = (lone_agent("alpha"), lone_agent("beta"));
+    let ticket = ticket.to_string();
+    let meet = || {
+        let _handler = beta.spawn(&["answer", "--allow", "public", "--", "cat"], "answering 'query' as beta");
+        assert!(alpha.ok(&["ping", &ticket]).starts_with("✓ reply from "));
+        assert_eq!(alpha.ok(&["query", &ticket, "hello"]), "hello");
+    };
+    meet();
+    alpha.ok(&["daemon", "restart"]);
+    meet();
+    beta.ok(&["daemon", "restart"]);
+    meet();
+}
+
 // --- Hostile input -----------------------------------------------------------------------------------------------------------------
 
 fn listen_of(home: &Home, agent: &str) -> SocketAddr {
