@@ -12,7 +12,7 @@ use crate::limits::{
     ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
     LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
-use crate::path::{Hop, Paths};
+use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
 use crate::time::{Mono, UnixTime};
 use crate::transport::PathParams;
@@ -207,6 +207,14 @@ impl Peer {
         (id, is_new)
     }
 
+    /// The peer has answered over this path.
+    pub(crate) fn prove_path(&mut self, now: Mono, id: PathId) {
+        self.paths.prove(now, id);
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.transport.prove_path(id);
+        }
+    }
+
     pub(crate) fn remove_path(&mut self, id: PathId) {
         self.paths.remove(id);
         if let Some(tunnel) = &mut self.tunnel {
@@ -218,7 +226,7 @@ impl Peer {
     pub(crate) fn introduce_paths(&mut self) {
         let Some(tunnel) = &mut self.tunnel else { return };
         for path in self.paths.iter() {
-            tunnel.transport.add_path(path.id, path_params(&path.hop));
+            tunnel.transport.add_path(path.id, path_params(path));
         }
         if let Some(active) = self.paths.active() {
             tunnel.transport.set_active_path(active.id);
@@ -320,7 +328,7 @@ impl Peer {
     fn introduce_path(&mut self, id: PathId) {
         let evicted = self.paths.evict();
         let (Some(tunnel), Some(path)) = (&mut self.tunnel, self.paths.path(id)) else { return };
-        tunnel.transport.add_path(id, path_params(&path.hop));
+        tunnel.transport.add_path(id, path_params(path));
         if let Some(evicted) = evicted {
             tunnel.transport.remove_path(evicted);
         }
@@ -339,10 +347,13 @@ impl Peer {
 }
 
 /// Packet sizes of a path: what always fits, and how far discovery may go (spec/paths.md §5).
-fn path_params(hop: &Hop) -> PathParams {
-    match hop {
-        Hop::Direct(_) => PathParams { max_packet: wire::BASE, probe_mtu_to: Some(MTU_PROBE_MAX), initial_rtt: None },
-        Hop::Relay { .. } => PathParams { max_packet: wire::INNER, probe_mtu_to: None, initial_rtt: None },
+fn path_params(path: &Path) -> PathParams {
+    let is_proved = path.was_proved();
+    match path.hop {
+        Hop::Direct(_) => {
+            PathParams { max_packet: wire::BASE, probe_mtu_to: Some(MTU_PROBE_MAX), initial_rtt: None, is_proved }
+        }
+        Hop::Relay { .. } => PathParams { max_packet: wire::INNER, probe_mtu_to: None, initial_rtt: None, is_proved },
     }
 }
 

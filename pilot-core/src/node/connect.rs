@@ -15,6 +15,7 @@ use crate::route::{Ecn, Route};
 use crate::time::{Mono, Now};
 use crate::transport::{Candidate, CandidateKind, Code, PathFrame};
 use crate::tunnel::{Agreed, LiveSession};
+use crate::wire;
 use crate::wire::circuit::{
     self, CIRCUIT_MESSAGE_LEN_MAX, CircuitAnswer, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus,
 };
@@ -131,11 +132,13 @@ impl Node {
         }
     }
 
-    /// The ways by which a peer is dialled.
+    /// The ways by which a peer is dialled. What it has named itself, or seemed to come from, is not one before it was there: a
+    /// handshake is as long as thirty probes.
     pub(super) fn dial_hops(&self, index: u32) -> Vec<Hop> {
         let peer = &self.peers[index as usize];
         let allows_direct = self.config.direct || peer.is_backbone;
-        let known = peer.paths.iter().map(|path| path.hop).filter(|hop| allows_direct || !hop.is_direct());
+        let known = peer.paths.iter().filter(|path| path.was_proved()).map(|path| path.hop);
+        let known = known.filter(|hop| allows_direct || !hop.is_direct());
         let addresses = peer.addresses.iter().filter(|_| allows_direct).map(|&address| Hop::Direct(Route::to(address)));
         let mut hops: Vec<Hop> = known.collect();
         for hop in addresses {
@@ -220,9 +223,10 @@ impl Node {
         if let Some(dial) = peer.dial.take() {
             self.by_index.remove(&dial.index());
         }
+        peer.paths.earn_probes(wire::INNER);
         let (path, _) = peer.received_by(now.mono, hop);
         if is_proved {
-            peer.paths.prove(now.mono, path);
+            peer.prove_path(now.mono, path);
         } else {
             peer.paths.probe(now.mono, path, &mut self.rng);
         }

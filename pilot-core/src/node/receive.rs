@@ -87,8 +87,8 @@ impl Node {
             self.answer_unknown(now, hop, packet)?;
             return Err(DropReason::UnknownSession);
         };
-        self.check_direct(index, &hop)?;
-        let len = packet.len() as u64;
+        self.check_direct(Some(index), &hop)?;
+        let len = packet.len();
         self.confirm(now, index, header.receiver, hop, packet)?;
         let peer = &mut self.peers[index as usize];
         let Some(tunnel) = &mut peer.tunnel else { return Err(DropReason::UnknownSession) };
@@ -98,7 +98,8 @@ impl Node {
             TunnelOpenError::Replay => DropReason::Replay,
             TunnelOpenError::Open(_) => DropReason::Authentication,
         })?;
-        peer.bytes_received += len;
+        peer.bytes_received += len as u64;
+        peer.paths.earn_probes(len);
         let (path, is_new) = peer.received_by(now.mono, hop);
         if !peer.paths.path(path).is_some_and(crate::path::Path::is_proved) {
             peer.paths.probe(now.mono, path, &mut self.rng);
@@ -145,15 +146,15 @@ impl Node {
         let incoming = match Incoming::open(self.key(), &self.keys.transport, packet, now.unix) {
             Ok(incoming) => incoming,
             Err(HandshakeError::UnknownKey { initiator, .. }) => {
-                self.spend_reply(now)?;
-                self.queue(hop, handshake::answer_stale_init(initiator, &self.keys.certificate));
+                let answer = handshake::answer_stale_init(initiator, &self.keys.certificate);
+                self.answer_stranger(now, hop, answer)?;
                 return Err(DropReason::UnknownKey);
             }
             Err(error) => return Err(drop_reason(&error)),
         };
         let key = incoming.certificate.identity;
+        self.check_direct(self.by_key.get(&key).copied(), &hop)?;
         let index = self.slot(now.mono, key).ok_or(DropReason::TableFull)?;
-        self.check_direct(index, &hop)?;
         if self.answer_duplicate(now, index, &incoming, hop) {
             return Ok(());
         }
@@ -227,7 +228,7 @@ impl Node {
     fn handle_resp(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
         let resp = wire::handshake::Resp::decode(packet).map_err(|_| DropReason::Malformed)?;
         let &index = self.by_index.get(&resp.initiator).ok_or(DropReason::Unsolicited)?;
-        self.check_direct(index, &hop)?;
+        self.check_direct(Some(index), &hop)?;
         if self.yields_to(index, now.mono) {
             return Err(DropReason::SimultaneousInitiation);
         }
@@ -266,9 +267,7 @@ impl Node {
     fn handle_cert_request(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
         let answer = handshake::answer_certificate_request(packet, &self.keys.certificate)
             .map_err(|error| drop_reason(&error))?;
-        self.spend_reply(now)?;
-        self.queue(hop, answer);
-        Ok(())
+        self.answer_stranger(now, hop, answer)
     }
 
     /// Takes a certificate that an attempt of ours waits for: asked for outright, or because the one it had is stale.
@@ -309,19 +308,24 @@ impl Node {
     }
 
     fn answer_unknown(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
-        self.spend_reply(now)?;
         let unknown = Unknown::answer(packet).map_err(|_| DropReason::Malformed)?;
-        self.queue(hop, unknown.encode().to_vec());
+        self.answer_stranger(now, hop, unknown.encode().to_vec())
+    }
+
+    /// Answers what nobody has authenticated. A relay-only agent does not: the answer would tell where it is.
+    fn answer_stranger(&mut self, now: Now, hop: Hop, answer: Vec<u8>) -> Result<(), DropReason> {
+        self.check_direct(None, &hop)?;
+        if !self.replies.take(now.mono) {
+            return Err(DropReason::RateLimited);
+        }
+        self.queue(hop, answer);
         Ok(())
     }
 
-    fn spend_reply(&mut self, now: Now) -> Result<(), DropReason> {
-        if self.replies.take(now.mono) { Ok(()) } else { Err(DropReason::RateLimited) }
-    }
-
     /// Relay-only agents take nothing from a peer's own address; backbone nodes have no other.
-    fn check_direct(&self, index: u32, hop: &Hop) -> Result<(), DropReason> {
-        let is_allowed = self.config.direct || !hop.is_direct() || self.peers[index as usize].is_backbone;
+    fn check_direct(&self, peer: Option<u32>, hop: &Hop) -> Result<(), DropReason> {
+        let is_backbone = peer.is_some_and(|index| self.peers[index as usize].is_backbone);
+        let is_allowed = self.config.direct || !hop.is_direct() || is_backbone;
         if is_allowed { Ok(()) } else { Err(DropReason::DirectForbidden) }
     }
 

@@ -57,6 +57,7 @@ use crate::wire::codec::Reader;
 use crate::wire::frame::{self, Frame};
 pub use crate::wire::frame::{Candidate, CandidateKind, Code};
 use crate::wire::stream_header::StreamHeader;
+use crate::wire::varint;
 
 /// Bytes that a data packet has beside its frames: header and tag (spec/wire.md §3).
 pub const PACKET_OVERHEAD: usize = 13 + 16;
@@ -148,6 +149,13 @@ impl Transport {
         }
     }
 
+    /// The peer has answered over this path.
+    pub fn prove_path(&mut self, path: PathId) {
+        if let Some(path) = self.path_mut(path) {
+            path.is_proved = true;
+        }
+    }
+
     /// Removes a path. What is in flight on it counts as lost, but not as congestion, and goes again on the active path.
     pub fn remove_path(&mut self, path: PathId) {
         self.abandon_in_flight(path);
@@ -196,6 +204,9 @@ impl Transport {
     ) -> Result<(), TransportError> {
         if self.is_closed || self.received.contains(pn) {
             return Ok(());
+        }
+        if pn.0 > varint::MAX {
+            return Err(TransportError::Violation("packet number that no acknowledgement can name"));
         }
         let mut arrival = Arrival { congestion_experienced, len: payload.len(), ..Arrival::default() };
         let mut is_kept = true;

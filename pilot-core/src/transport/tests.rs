@@ -74,7 +74,7 @@ impl Default for Link {
 }
 
 fn params() -> PathParams {
-    PathParams { max_packet: PACKET_LEN_MIN, probe_mtu_to: None, initial_rtt: None }
+    PathParams { max_packet: PACKET_LEN_MIN, probe_mtu_to: None, initial_rtt: None, is_proved: true }
 }
 
 /// What every stream carries at this offset.

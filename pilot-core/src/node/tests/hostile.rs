@@ -1,14 +1,22 @@
 //! What a peer, or somebody on the path, tries.
 
 use super::*;
-use crate::limits::{HANDSHAKE_RETRY_MIN, REKEY_AFTER_TIME};
-use crate::wire::{self, PacketKind};
+use crate::id::PacketNumber;
+use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, REKEY_AFTER_TIME};
+use crate::transport::{Candidate, CandidateKind, PathFrame};
+use crate::wire::{self, PacketKind, frame};
 
 /// Nobody's address: whoever answers there has been lied to.
 const VICTIM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 9);
 
 /// Longest packet to an address that nobody has proved.
 const PROBE_LEN_MAX: usize = 64;
+
+/// Bytes to addresses that are not proved, per byte that a peer has spent (RFC 9000 §8.1).
+const AMPLIFICATION_MAX: usize = 3;
+
+/// Packet numbers far beyond those that the peer has used itself.
+const FORGED: u64 = 1_000;
 
 impl Pair {
     /// Two hosts that hold each other's certificates.
@@ -142,4 +150,149 @@ fn a_replayed_first_message_does_not_disturb_a_handshake() {
     pair.run_for(Duration::from_millis(100));
     assert_eq!(pair.hosts[1].node.stats().drops(DropReason::UnknownSession), 0);
     assert_eq!(pair.hosts[0].node.stats().handshakes, 1);
+}
+
+impl Pair {
+    /// A packet of `which` to `other` with these frames, as only a peer that breaks the rules would send it.
+    fn forge(&mut self, which: usize, other: usize, number: u64, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let slot = self.slot(which, other) as usize;
+        let tunnel = self.hosts[which].node.peers[slot].tunnel.as_mut().expect("connected");
+        let mut packet = vec![0; wire::DataHeader::LEN];
+        put(&mut packet);
+        tunnel.seal(&mut packet, 0, PacketNumber(number));
+        packet
+    }
+
+    fn astray_bytes(&self) -> usize {
+        self.astray.iter().map(|(_, datagram)| datagram.len()).sum()
+    }
+
+    /// Lets `which` name ports of the victim as its own addresses.
+    fn name_victim(&mut self, which: usize, other: usize, generation: u16) {
+        let candidate = |place| Candidate {
+            kind: CandidateKind::Host,
+            address: SocketAddr::new(VICTIM.ip(), 1_000 + generation * CANDIDATES_MAX as u16 + place),
+        };
+        let slot = self.slot(which, other);
+        let node = &mut self.hosts[which].node;
+        let peer = &mut node.peers[slot as usize];
+        let path = peer.paths.active().expect("connected").id;
+        let candidates = (0..CANDIDATES_MAX as u16).map(candidate).collect();
+        let tunnel = peer.tunnel.as_mut().expect("connected");
+        tunnel.transport.queue_frame(path, PathFrame::Candidates(candidates));
+        node.touch(slot);
+    }
+
+    /// Bytes of sealed packets that `which` has had from `other`.
+    fn heard_from(&self, which: usize, other: usize) -> usize {
+        self.hosts[which].node.peers[self.slot(which, other) as usize].bytes_received as usize
+    }
+}
+
+/// Gaps between the packets make acknowledgements long, and the source address is the victim's.
+#[test]
+fn no_acknowledgement_goes_to_an_address_that_is_not_proved() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    pair.cut_ways.insert((1, 0));
+    let mut spent = 0;
+    for number in 0..200 {
+        let packet = pair.forge(0, 1, FORGED + number * 2, frame::put_ping);
+        spent += packet.len();
+        pair.deliver(1, VICTIM, &packet);
+        pair.run_for(Duration::from_millis(1));
+    }
+    pair.run_for(Duration::from_secs(10));
+    assert!(pair.astray.iter().all(|(_, datagram)| datagram.len() <= PROBE_LEN_MAX));
+    assert!(pair.astray_bytes() <= spent * AMPLIFICATION_MAX, "{} for {spent}", pair.astray_bytes());
+}
+
+/// CLOSE goes where the peer was proved to be, not where the packet that broke the rules seemed to come from.
+#[test]
+fn a_peer_that_breaks_the_rules_is_told_at_its_own_address_only() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    let packet = pair.forge(0, 1, FORGED, |buf| buf.push(0x3F));
+    pair.deliver(1, VICTIM, &packet);
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.astray_bytes() <= packet.len() * AMPLIFICATION_MAX);
+    assert!(pair.has(0, |event| matches!(event, Event::PeerClosed { code: Code::FRAME_ENCODING, .. })));
+}
+
+/// A list of addresses is short, the probes that it asks for are many.
+#[test]
+fn candidates_make_nobody_send_more_than_was_spent_on_them() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    for generation in 1..=100 {
+        pair.name_victim(0, 1, generation);
+        pair.run_for(ONE_WAY);
+    }
+    pair.run_for(Duration::from_secs(8));
+    assert!(pair.astray.len() >= CANDIDATES_MAX, "they are probed");
+    assert!(pair.astray.iter().all(|(_, datagram)| datagram.len() <= PROBE_LEN_MAX));
+    let allowed = (wire::INNER + pair.heard_from(1, 0)) * AMPLIFICATION_MAX;
+    assert!(pair.astray_bytes() <= allowed, "{} of {allowed}", pair.astray_bytes());
+}
+
+/// A handshake is thirty probes long: it goes to addresses from the peer's record and to those where the peer once was.
+#[test]
+fn an_address_that_a_peer_has_named_is_sent_no_handshake() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    pair.name_victim(0, 1, 1);
+    pair.run_for(Duration::from_secs(1));
+    let slot = pair.slot(1, 0);
+    pair.hosts[1].node.start_dial(pair.now, slot);
+    pair.run_for(Duration::from_secs(1));
+    assert!(!pair.astray.is_empty());
+    assert!(pair.astray.iter().all(|(_, datagram)| datagram.len() <= PROBE_LEN_MAX));
+    assert!(pair.hosts[1].node.stats().handshakes >= 2);
+}
+
+/// Packet numbers have 64 bits, acknowledgements name 62 of them.
+#[test]
+fn a_packet_number_that_cannot_be_acknowledged_ends_the_tunnel() {
+    let mut pair = connected();
+    let packet = pair.forge(0, 1, 1 << 62, frame::put_ping);
+    pair.deliver(1, pair.hosts[0].address, &packet);
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.has(0, |event| matches!(event, Event::PeerClosed { code: Code::PROTOCOL_VIOLATION, .. })));
+}
+
+/// Its own address is what a relay-only agent hides: who tries addresses finds nobody there, even with its key at hand.
+#[test]
+fn a_relay_only_agent_answers_nobody_directly() {
+    let mut pair = connected();
+    pair.hosts[1].node.set_direct(pair.now, false);
+    pair.run_for(Duration::from_secs(1));
+    let key = pair.key(1);
+    let stale = TransportKey::from_secret([99; 32]);
+    let identity = Identity::restore(IDENTITIES[1].0, IDENTITIES[1].1).expect("a committed identity");
+    let stale = Certificate::issue(&identity, &stale, InstanceId([1; 8]), 1, pair.now.unix);
+    let mut rng = Rng::new([7; 32]);
+    let stranger = keys(2, pair.now);
+    let local = crate::handshake::Local {
+        identity: &stranger.identity,
+        certificate: &stranger.certificate,
+        transport: &stranger.transport[0],
+    };
+    let init = |certificate: &Certificate, rng: &mut Rng| {
+        let (index, tunnel) = (SessionIndex(u32::from_be_bytes(rng.array())), crate::id::TunnelId([1; 16]));
+        crate::handshake::Initiator::start(&local, certificate, index, tunnel, &Default::default(), START.unix, rng)
+            .expect("good keys")
+            .1
+    };
+    let current = keys(1, pair.now).certificate;
+    let mut junk = vec![0xC0; 64];
+    junk[4] = 9;
+    let questions =
+        [crate::handshake::certificate_request(&key, [3; 8]), init(&stale, &mut rng), init(&current, &mut rng), junk];
+    let peers = pair.hosts[1].node.peers.len();
+    for question in questions {
+        pair.deliver(1, VICTIM, &question);
+    }
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.astray_bytes(), 0);
+    assert_eq!(pair.hosts[1].node.peers.len(), peers, "and nobody has a place in its tables");
 }
