@@ -296,3 +296,156 @@ fn a_relay_only_agent_answers_nobody_directly() {
     assert_eq!(pair.astray_bytes(), 0);
     assert_eq!(pair.hosts[1].node.peers.len(), peers, "and nobody has a place in its tables");
 }
+
+/// Who has recorded first messages sends them again while we dial. They look as if the peer had begun at the same time.
+#[test]
+fn replayed_first_messages_hold_up_no_dial() {
+    let mut pair = Pair::with_certificates();
+    let (smaller, larger) = if pair.key(0) < pair.key(1) { (0, 1) } else { (1, 0) };
+    let (peer, from) = (pair.key(larger), pair.hosts[smaller].address);
+    let mut recorded = Vec::new();
+    for _ in 0..12 {
+        pair.restart(smaller);
+        let (certificate, addresses) = (Some(keys(larger, START).certificate), vec![pair.hosts[larger].address]);
+        pair.hosts[smaller]
+            .node
+            .learn_peer(pair.now, PeerInfo { key: peer, certificate, addresses, homes: Vec::new() });
+        pair.hosts[smaller].node.connect(pair.now, &peer).expect("known");
+        pair.drain();
+        recorded.extend(pair.intercept(larger, PacketKind::Init));
+        pair.run_for(Duration::from_millis(100));
+    }
+    assert_eq!(recorded.len(), 12);
+    pair.wire.clear();
+    pair.restart(smaller);
+    pair.restart(larger);
+    let certificate = Some(keys(smaller, pair.now).certificate);
+    let (key, addresses) = (pair.key(smaller), vec![from]);
+    pair.hosts[larger].node.learn_peer(pair.now, PeerInfo { key, certificate, addresses, homes: Vec::new() });
+    pair.hosts[larger].node.connect(pair.now, &key).expect("known");
+    pair.drain();
+    for init in recorded {
+        pair.deliver(larger, from, &init);
+        pair.run_for(Duration::from_millis(500));
+    }
+    assert!(pair.has(larger, is_connected));
+    assert!(!pair.has(larger, |event| matches!(event, Event::ConnectFailed { .. })));
+}
+
+/// It has forgotten every timestamp, so that it answers; the answer is of no use to who cannot read it.
+#[test]
+fn a_replay_to_a_restarted_responder_makes_no_tunnel() {
+    let mut pair = Pair::with_certificates();
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.drain();
+    let recorded = pair.wire[0].3.clone();
+    pair.step_until(|pair| pair.has(0, is_connected) && pair.has(1, is_connected));
+    pair.restart(1);
+    for _ in 0..20 {
+        pair.deliver(1, VICTIM, &recorded);
+        pair.run_for(Duration::from_millis(300));
+    }
+    assert!(pair.astray_bytes() <= 20 * recorded.len());
+    assert!(pair.hosts[1].events.is_empty(), "{:?}", pair.hosts[1].events);
+    assert_eq!(pair.hosts[1].node.by_index.len(), 1, "one session that nobody can use");
+    pair.run_for(crate::limits::UNCONFIRMED_SESSION_LIFETIME);
+    assert_eq!(pair.hosts[1].node.by_index.len(), 0);
+}
+
+/// Junk costs nothing to make; answering it must not keep those from an answer who ask for a certificate.
+#[test]
+fn a_flood_of_junk_keeps_nobody_from_connecting() {
+    let mut pair = Pair::new();
+    let junk = |number: u32| [&[0xC0][..], &number.to_be_bytes(), &[0; 24]].concat();
+    for number in 0..2 * crate::limits::STATELESS_REPLIES_PER_SECOND {
+        pair.deliver(1, VICTIM, &junk(number));
+    }
+    assert!(pair.hosts[1].node.stats().drops(DropReason::RateLimited) > 0);
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.run_until(ONE_WAY * 5, |pair| pair.has(0, is_connected));
+}
+
+/// Who does not know the identity cannot ask; who does is told no more than the certificate.
+#[test]
+fn a_certificate_goes_only_to_who_knows_the_identity_already() {
+    let mut pair = Pair::new();
+    let question = crate::handshake::certificate_request(&pair.key(0), [3; 8]);
+    pair.deliver(1, VICTIM, &question);
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.astray_bytes(), 0);
+    let question = crate::handshake::certificate_request(&pair.key(1), [3; 8]);
+    pair.deliver(1, VICTIM, &question);
+    pair.run_for(Duration::from_secs(1));
+    let certificate = pair.hosts[1].node.keys.certificate.encode();
+    assert_eq!(pair.astray[0].1[4..], [&[3; 8][..], &certificate].concat());
+}
+
+/// Index and number of a packet may be guessed, its tag is not; and who has seen it starts one handshake, no more.
+#[test]
+fn a_forged_unknown_ends_no_session() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    pair.request(0, 1, b"in flight");
+    pair.drain();
+    let data = pair.intercept(1, PacketKind::Data).pop().expect("sent");
+    let seen = wire::Unknown::answer(&data).expect("a data packet");
+    let handshakes = pair.hosts[0].node.stats().handshakes;
+    for guess in 1..100 {
+        let forged = wire::Unknown { tag8: seen.tag8 ^ guess, ..seen };
+        pair.deliver(0, pair.hosts[1].address, &forged.encode());
+    }
+    assert_eq!(pair.hosts[0].node.stats().drops(DropReason::Unsolicited), 99);
+    for _ in 0..100 {
+        pair.deliver(0, pair.hosts[1].address, &seen.encode());
+    }
+    pair.run_for(Duration::from_millis(500));
+    assert_eq!(pair.hosts[0].node.stats().handshakes, handshakes + 1);
+    assert!(!pair.has(0, |event| matches!(event, Event::Reset { .. } | Event::PeerClosed { .. })));
+    assert!(pair.incoming(1).is_some());
+}
+
+/// Strangers come and go for months. Those whose keys have run out make room; those in use do not.
+#[test]
+fn strangers_of_the_past_make_room_for_newcomers() {
+    let mut pair = connected();
+    let stranger = |number: u32| {
+        let mut key = [0xEE; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        IdentityKey(key)
+    };
+    let node = &mut pair.hosts[1].node;
+    for number in 0..3 * PEERS_MAX as u32 {
+        let slot = node.slot(pair.now.mono, stranger(number)).expect("room");
+        assert_eq!(node.peers[slot as usize].key, stranger(number));
+    }
+    assert_eq!(node.peers.len(), PEERS_MAX);
+    assert_eq!(node.by_key.len(), PEERS_MAX);
+    pair.hosts[1].events.clear();
+    pair.request(0, 1, b"still known");
+    pair.run_until(Duration::from_millis(100), |pair| pair.incoming(1).is_some());
+}
+
+/// A record may name any key as its home, with any addresses.
+#[test]
+fn a_record_changes_nothing_about_other_nodes() {
+    let mut pair = connected();
+    let own_home = pair.key(1);
+    let info = PeerInfo { key: own_home, certificate: None, addresses: Vec::new(), homes: Vec::new() };
+    pair.hosts[0].node.set_home(pair.now, Some(info));
+    let lies = |port: u16| SocketAddr::new(VICTIM.ip(), port);
+    let agent = IdentityKey([0xAA; 32]);
+    let known = Home { key: own_home, addresses: vec![lies(1)] };
+    let info = PeerInfo { key: agent, certificate: None, addresses: Vec::new(), homes: vec![known] };
+    pair.hosts[0].node.learn_peer(pair.now, info);
+    let homes = [own_home, agent].map(|key| Home { key, addresses: (1..20).map(lies).collect() });
+    for home in homes {
+        pair.hosts[0].node.learn_backbone(pair.now.mono, home);
+    }
+    let slot = |pair: &Pair, key| pair.hosts[0].node.index_of(key).expect("known") as usize;
+    let peers = &pair.hosts[0].node.peers;
+    assert_eq!(peers[slot(&pair, &own_home)].addresses[0], pair.hosts[1].address, "the way home stays");
+    assert!(!peers[slot(&pair, &agent)].is_backbone);
+    assert!(peers[slot(&pair, &agent)].addresses.is_empty());
+}
