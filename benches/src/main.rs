@@ -6,7 +6,7 @@
 //!     --only bulk-library --json                                       one, beside quinn, for programs
 //! ```
 //!
-//! [`figure`] is how a quantity is measured, [`figures`] is which ones there are, [`report`] is what is said about them. The
+//! [`figure`] is how a quantity is measured, [`mod@figures`] is which ones there are, [`report`] is what is said about them. The
 //! contestants: [`daemons`] (real processes), [`agents`] (the library), [`library`] (core and socket alone), [`tcp`] and, with the
 //! feature `peers`, quinn.
 #![forbid(unsafe_code)]

@@ -44,7 +44,7 @@ impl Config {
         self
     }
 
-    /// What a handshake tells the peer of our limits.
+    /// Our limits, as the handshake tells them to the peer.
     pub(crate) fn parameters(&self) -> Parameters {
         let limits = self.transport.local_limits();
         Parameters {

@@ -40,7 +40,7 @@ impl Dial {
         }
     }
 
-    /// Whether the datagram shall be sent again now; arms the next retry.
+    /// Whether the datagram is to be sent again now. If so, arms the next retry.
     pub(crate) fn is_retry_due(&mut self, now: Mono) -> bool {
         if now < self.next_retry {
             return false;
@@ -56,7 +56,7 @@ impl Dial {
         self.retries
     }
 
-    /// The index of ours under which an answer comes.
+    /// Our session index, under which an answer comes.
     pub(crate) fn index(&self) -> SessionIndex {
         match self.stage {
             Stage::Certificate { index, .. } | Stage::Handshake { index, .. } => index,

@@ -32,7 +32,7 @@ pub enum PathKind {
     Relay(IdentityKey),
 }
 
-/// Why no tunnel came about.
+/// Why no tunnel could be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -69,7 +69,7 @@ pub enum Event {
         /// Why, for people.
         reason: String,
     },
-    /// No tunnel came about; streams that waited for it end with `unreachable`.
+    /// No tunnel could be made; streams that waited for it end with `unreachable`.
     ConnectFailed {
         /// Who.
         peer: IdentityKey,
@@ -122,7 +122,7 @@ pub enum Event {
         /// Why, for people.
         reason: String,
     },
-    /// Both directions are over; the handle is good for nothing any more.
+    /// Both directions are over; the handle names nothing any more.
     StreamClosed(StreamHandle),
     /// The peer has not answered for five seconds.
     Stalled(StreamHandle),

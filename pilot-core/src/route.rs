@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u16);
 
-/// The way of a datagram through this host: by which socket and local address, from or to which remote address.
+/// How a datagram enters or leaves this host: socket, local address, and remote address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
-    /// The socket that received it or shall send it.
+    /// The socket that received it or is to send it.
     pub socket: SocketId,
     /// The local address it arrived at, if the socket can tell; a reply leaves from there.
     pub local_ip: Option<IpAddr>,

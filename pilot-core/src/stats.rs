@@ -34,7 +34,7 @@ pub enum DropReason {
     CertificateExpired,
     /// Names a transport key that this node no longer has; answered with CERT within the rate limit.
     UnknownKey,
-    /// An answer that no open question matches.
+    /// An answer to no request that is open.
     Unsolicited,
     /// A handshake that lost against our own simultaneous one.
     SimultaneousInitiation,

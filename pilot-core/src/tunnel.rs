@@ -131,7 +131,7 @@ impl Tunnel {
         self.current.is_some()
     }
 
-    /// Puts a new session in charge. Returns the session that is forgotten by it, if any: of the two, the one that the peer may not have.
+    /// Makes a new session the current one. Returns the session that this drops, if any: of the other two, the one that the peer may not have.
     pub(crate) fn adopt(&mut self, agreed: Agreed, now: Mono) -> Option<LiveSession> {
         let mut forgotten = self.current.replace(agreed.live);
         if self.previous.is_none() || forgotten.as_ref().is_some_and(|replaced| replaced.is_confirmed) {
@@ -185,7 +185,7 @@ impl Tunnel {
         self.current.as_ref().is_some_and(|live| !live.is_expired(now))
     }
 
-    /// Whether the keys are so old that their next use shall renew them.
+    /// Whether the keys are so old that their next use is to renew them.
     pub(crate) fn wants_rekey(&self, now: Mono) -> bool {
         self.current.as_ref().is_some_and(|live| {
             let patience = if live.is_initiator { REKEY_AFTER_TIME } else { REKEY_AFTER_TIME + REKEY_RESPONDER_DELAY };

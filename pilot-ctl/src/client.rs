@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pilot_daemon::api::client::Client;
 use pilot_daemon::api::types::{
-    AcceptRequest, ApiError, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, OpenRequest, Peers, Reached,
-    ResetRequest, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply,
+    AcceptRequest, ApiError, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, OpenRequest, Peers, Published,
+    Reached, ResetRequest, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,11 +17,14 @@ use crate::duration;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 use crate::home;
+use crate::output::Output;
 
 /// How long the daemon may take to answer a call that needs nobody else.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the daemon gets on top of a deadline that it keeps itself, to tell it in its own words.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
+/// How long a command waits until the directory has what it changed (spec/cli.md §2): one round trip, if all is well.
+pub(crate) const PUBLISH_PATIENCE: Duration = Duration::from_secs(3);
 /// How often to look whether a handler is registered; it takes one turn of the daemon's loop.
 const SERVICE_POLL: Duration = Duration::from_millis(5);
 
@@ -164,6 +167,20 @@ impl Daemon {
         };
         let late = || Err(Failure::new(ExitCode::Timeout, format!("the daemon does not list the service '{name}'")));
         tokio::time::timeout(CALL_TIMEOUT, waiting).await.unwrap_or_else(|_| late())
+    }
+
+    /// Waits until the directory has what was changed. If it has not in time, that is worth a warning: the agent goes on trying.
+    pub(crate) async fn wait_until_published(&self, output: Output, patience: Duration) {
+        let path = format!("/v1/published?wait_ms={}", duration::millis(patience));
+        let failure = match self.get::<Published>(&path).await {
+            Ok(Published { published: Some(false), error: Some(error) }) => error.into(),
+            Ok(Published { .. }) => return,
+            Err(failure) => failure,
+        };
+        output.warning(
+            &format!("the directory does not have the change yet: {}", failure.message),
+            "others find it as soon as the agent gets through; `pilotctl daemon status` tells",
+        );
     }
 
     pub(crate) async fn stream_status(&self, stream: u64) -> Result<StreamStatus> {

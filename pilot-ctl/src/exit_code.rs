@@ -40,6 +40,19 @@ impl ExitCode {
         }
     }
 
+    /// What to do about a failure that has no better advice of its own.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Self::Ok | Self::Failed | Self::Interrupted => "`pilotctl daemon logs` may say more",
+            Self::Usage => "`pilotctl --help` shows how, and so does `--help` after every verb",
+            Self::NotRunning => "`pilotctl daemon start --hostname NAME` starts an agent",
+            Self::NotFound => "`pilotctl find` shows who is there and what they offer",
+            Self::Refused => "its owner decides who may call; `--allow public` there lets everybody",
+            Self::Timeout => "--timeout gives it longer",
+            Self::Unreachable => "see whether it runs there; `pilotctl peers` shows which tunnels stand",
+        }
+    }
+
     /// The code of a word of the local API. A newer daemon may know more words: they are failures.
     pub(crate) fn from_word(word: &str) -> Self {
         const NAMED: [ExitCode; 6] = [

@@ -71,18 +71,15 @@ impl Handler {
         self.child.wait().await.map_err(|error| Failure::failed(format!("cannot wait for the handler: {error}")))
     }
 
-    /// Gives it time to end by itself, then asks, then insists.
+    /// Gives it time to end by itself, then sends SIGTERM, then SIGKILL.
     pub(crate) async fn end(&mut self) -> Result<ExitStatus> {
-        for signal in [Signal::TERM, Signal::KILL] {
-            if let Ok(ended) = tokio::time::timeout(GRACE, self.wait()).await {
-                return ended;
-            }
-            self.signal(signal);
+        if let Ok(ended) = tokio::time::timeout(GRACE, self.wait()).await {
+            return ended;
         }
-        self.wait().await
+        self.end_now().await
     }
 
-    /// Asks it to end now, and insists after a while.
+    /// Sends SIGTERM now, and SIGKILL if that does not help.
     pub(crate) async fn end_now(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM);
         if let Ok(ended) = tokio::time::timeout(GRACE, self.wait()).await {

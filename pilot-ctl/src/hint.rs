@@ -14,7 +14,7 @@ pub(crate) struct Failure {
     pub(crate) code: ExitCode,
     /// What failed and why: lower case, no full stop.
     pub(crate) message: String,
-    /// What to do about it.
+    /// What to do about it; without one, what its code suggests.
     pub(crate) hint: Option<String>,
 }
 
@@ -43,15 +43,20 @@ impl Failure {
         self
     }
 
+    /// What to do about it, in one line.
+    fn advice(&self) -> String {
+        one_line(self.hint.as_deref().unwrap_or_else(|| self.code.advice()))
+    }
+
     /// The stable `--json` form: `{"error":{"code":..,"message":..,"hint":..}}`.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         #[derive(Serialize)]
         struct Body<'a> {
             code: &'a str,
             message: &'a str,
-            hint: Option<&'a str>,
+            hint: &'a str,
         }
-        let body = Body { code: self.code.word(), message: &self.message, hint: self.hint.as_deref() };
+        let body = Body { code: self.code.word(), message: &self.message, hint: &self.advice() };
         serde_json::json!({ "error": body })
     }
 }
@@ -59,11 +64,7 @@ impl Failure {
 /// `error: ..` and `hint: ..`, a line each: line breaks inside are folded, so that what prints is always two lines.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error: {}", one_line(&self.message))?;
-        match &self.hint {
-            Some(hint) => write!(f, "\nhint: {}", one_line(hint)),
-            None => Ok(()),
-        }
+        write!(f, "error: {}\nhint: {}", one_line(&self.message), self.advice())
     }
 }
 
@@ -142,7 +143,15 @@ mod tests {
 
     #[test]
     fn a_message_of_several_lines_prints_as_one() {
-        assert_eq!(Failure::failed("first\n  second").to_string(), "error: first second");
+        let failure = Failure::failed("first\n  second").hint("one\ntwo");
+        assert_eq!(failure.to_string(), "error: first second\nhint: one two");
+    }
+
+    #[test]
+    fn no_failure_is_without_advice() {
+        let failure = Failure::new(ExitCode::Timeout, "too late");
+        assert_eq!(failure.to_string(), "error: too late\nhint: --timeout gives it longer");
+        assert_eq!(failure.to_json()["error"]["hint"], "--timeout gives it longer");
     }
 
     #[test]

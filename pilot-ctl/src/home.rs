@@ -1,4 +1,4 @@
-//! Where `PILOT_HOME` is, and what lies where in it, as far as commands need to know.
+//! Where `PILOT_HOME` is, and what lies where in it, as far as commands need to know without a daemon.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -10,7 +10,7 @@ use pilot_daemon::home::{AgentHome, Home, HomeError};
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 
-/// `PILOT_HOME` as an absolute path, for processes with another working directory get it too.
+/// `PILOT_HOME` as an absolute path, since processes with another working directory get it too.
 pub(crate) fn locate(flag: Option<OsString>) -> Result<PathBuf> {
     let home = match flag.filter(|home| !home.is_empty()) {
         Some(home) => PathBuf::from(home),

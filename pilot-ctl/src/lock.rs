@@ -1,4 +1,4 @@
-//! Locks: one that is held says that its holder lives, whatever a pid file says.
+//! File locks: a lock that is held proves that its holder lives, whatever a pid file says.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
@@ -64,7 +64,7 @@ impl Lock {
         tokio::time::timeout(patience, waiting).await.unwrap_or_else(|_| gave_up())
     }
 
-    /// Whether nobody holds the lock; so if there is no such file.
+    /// Whether nobody holds the lock; true if there is no such file.
     pub(crate) fn is_free(path: &Path) -> Result<bool> {
         if !path.exists() {
             return Ok(true);

@@ -1,7 +1,7 @@
 //! `pilotctl`: the command line of Pilot, and, in the same binary, the daemon and the backbone (spec/cli.md).
 //!
 //! [`cli`] is the shape of the command line, [`commands`] has a file for each verb, [`client`] is the local API of the daemon
-//! as the verbs use it. Every way out that is no success is a [`hint::Failure`], printed in one place, here.
+//! as the verbs use it. Everything but success is a [`hint::Failure`], printed in one place, here.
 #![forbid(unsafe_code)]
 
 mod bridge;
@@ -50,7 +50,7 @@ fn main() -> std::process::ExitCode {
     }
 }
 
-/// `--help` and `--version` are data; no verb at all is help too, but a mistake.
+/// `--help` and `--version` are data. A missing verb prints the help too, but is a usage error.
 fn not_a_command(error: clap::Error) -> ExitCode {
     let json = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json");
     let kind = error.kind();

@@ -45,6 +45,11 @@ impl Output {
         let _closed = writeln!(io::stderr().lock(), "{text}");
     }
 
+    /// Something that went otherwise than it should, in a command that succeeds.
+    pub(crate) fn warning(self, text: &str, hint: &str) {
+        self.talk(format_args!("warning: {text}\nhint: {hint}"));
+    }
+
     /// Says why the command failed, in the form the caller reads.
     pub(crate) fn failure(self, failure: &Failure) {
         if self.json {

@@ -88,8 +88,23 @@ pub(crate) mod child {
 
     use super::{Failure, Report, Result};
 
+    /// Runs `serve` as what a command of ours has started: away from its session, and with a report to that command if `serve` fails.
+    pub(crate) async fn run(serve: impl Future<Output = Result<()>>) -> Result<()> {
+        leave_session()?;
+        let served = serve.await;
+        if let Err(failure) = &served {
+            report_failure(failure)?;
+        }
+        served
+    }
+
+    /// Tells the command that started us, and lets go of its pipe.
+    pub(crate) fn report_ready(ready: &impl Serialize) -> Result<()> {
+        report(&Report::Ready(ready))
+    }
+
     /// Leaves the terminal and the session of the shell, so that closing them does not end us. Before any thread starts.
-    pub(crate) fn leave_session() -> Result<()> {
+    fn leave_session() -> Result<()> {
         match rustix::process::setsid() {
             // EPERM: already a session leader, for example under a service manager.
             Ok(_) | Err(rustix::io::Errno::PERM) => Ok(()),
@@ -102,13 +117,8 @@ pub(crate) mod child {
         std::env::set_current_dir("/").map_err(|error| Failure::failed(format!("cannot change to /: {error}")))
     }
 
-    /// Tells the command that started us, and lets go of its pipe.
-    pub(crate) fn report_ready(ready: &impl Serialize) -> Result<()> {
-        report(&Report::Ready(ready))
-    }
-
     /// Tells the command that started us why we are about to end.
-    pub(crate) fn report_failure(failure: &Failure) -> Result<()> {
+    fn report_failure(failure: &Failure) -> Result<()> {
         let Failure { code, message, hint } = failure.clone();
         report(&Report::<()>::Error { code: code.word().to_owned(), message, hint })
     }

@@ -37,7 +37,7 @@ impl Service {
     pub(crate) async fn run<H, F>(
         self,
         daemon: Arc<Daemon>,
-        ready: impl FnOnce() -> Result<()>,
+        ready: impl AsyncFnOnce() -> Result<()>,
         handle: H,
     ) -> Result<()>
     where
@@ -85,9 +85,9 @@ async fn first_failure(workers: &mut JoinSet<Result<()>>) -> Result<()> {
 }
 
 /// Says that the service is ready when the daemon lists it, then waits for ever.
-async fn announce(daemon: &Daemon, service: &str, ready: impl FnOnce() -> Result<()>) -> Result<()> {
+async fn announce(daemon: &Daemon, service: &str, ready: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
     daemon.wait_for_service(service).await?;
-    ready()?;
+    ready().await?;
     std::future::pending().await
 }
 

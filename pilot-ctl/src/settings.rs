@@ -1,6 +1,7 @@
 //! The config files, and the order in which they count: flag, environment, the agent's file, the home's file, default
 //! (spec/cli.md §2). clap merges flag and environment; this is the rest.
 
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
@@ -50,7 +51,8 @@ impl Settings {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let length = match std::fs::metadata(path) {
             Ok(metadata) => metadata.len(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            // Where the home is a file, whoever writes to it says so.
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => return Ok(Self::default()),
             Err(error) => return Err(unreadable(path, &error)),
         };
         if length > CONFIG_LEN_MAX {

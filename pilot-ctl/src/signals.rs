@@ -20,14 +20,14 @@ impl Interrupt {
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
     }
 
-    /// Whether somebody wanted us to end before now.
+    /// Whether a signal has arrived already.
     pub(crate) fn was_received(&mut self) -> bool {
         let mut context = std::task::Context::from_waker(std::task::Waker::noop());
         let mut has_come = |signal: &mut Signal| signal.poll_recv(&mut context).is_ready();
         has_come(&mut self.interrupt) || has_come(&mut self.terminate)
     }
 
-    /// Returns when somebody wants us to end.
+    /// Returns when a signal arrives.
     pub(crate) async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

@@ -134,9 +134,9 @@ fn connecting_to_an_agent_without_a_server_is_not_found() {
 #[test]
 fn a_json_rpc_message_goes_to_the_mcp_server() {
     let home = pair();
+    // What alpha remembers of the agent from before is that it offers nothing.
+    home.ok(&["ping", "my-mcp-server", "--as", "alpha"]);
     let _server = serve(&home);
-    let offers = || home.json(&["find", "--as", "alpha"])["agents"].to_string().contains("\"mcp\"");
-    eventually("the server is in the directory", offers);
 
     let message = r#"{"jsonrpc": "2.0", "method": "call_tool"}"#;
     let said = home.run(&["connect", "my-mcp-server", "--as", "alpha", "--message", message]);
@@ -149,6 +149,22 @@ fn a_json_rpc_message_goes_to_the_mcp_server() {
     let answer: Value = serde_json::from_str(&said.stdout).expect("JSON");
     assert_eq!(answer["id"], 9);
     assert!(answer["error"]["code"].is_i64(), "{answer}");
+}
+
+#[test]
+fn a_json_rpc_message_is_a_message_where_no_mcp_server_runs_any_more() {
+    let home = pair();
+    let mut server = serve(&home);
+    let message = r#"{"jsonrpc": "2.0", "id": 1, "method": "call_tool"}"#;
+    let send = || home.run(&["connect", "my-mcp-server", "--as", "alpha", "--message", message]);
+    assert!(send().stdout.contains("error"), "the server has answered");
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+    let said = send();
+    assert_eq!((said.code, said.stdout.as_str()), (0, ""), "{said:?}");
+    assert!(said.stderr.contains("delivered to my-mcp-server"), "{said:?}");
+    let inbox = std::fs::read_to_string(home.agent_path("my-mcp-server", "inbox")).expect("inbox");
+    assert!(inbox.contains("call_tool"), "{inbox}");
 }
 
 #[test]

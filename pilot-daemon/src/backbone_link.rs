@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pilot_core::id::ServicePort;
+use pilot_core::identity::Certificate;
 use pilot_core::node::PeerInfo;
 use pilot_core::record::{Home, IdentityRecord, Offer, PresenceRecord, RecordError};
 use pilot_core::ticket::BackboneTicket;
@@ -18,8 +19,8 @@ use crate::agent::{Inner, Profile};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
 
-/// A look-up that nobody answers fails after this, whatever the reason.
-const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+/// A look-up that nobody answers fails after this, whatever the reason: who asked is told within 3 s, the way to here and back included.
+const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// How long a name stays ours without a sign of life.
 const NAME_LEASE: Duration = Duration::from_secs(3 * 86_400);
 /// How long presence is believed without a refresh.
@@ -33,15 +34,22 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// While the home node does not answer, its host name is looked up again after this.
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Whether the directory has this agent's records.
+/// Whether the directory has this agent's records, and which.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Registration {
     /// Nothing has been answered yet.
     Pending,
-    /// It has.
-    Registered,
-    /// It has refused them, or could not be asked.
-    Failed(ApiError),
+    /// It has these.
+    Registered(Said),
+    /// It has refused these, or could not be asked.
+    Failed(ApiError, Said),
+}
+
+/// What the records say that the user or a program has chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Said {
+    profile: Profile,
+    offers: Vec<Offer>,
 }
 
 /// Where a backbone ticket leads, as the node wants it.
@@ -67,6 +75,24 @@ pub(crate) async fn call(inner: &Inner, request: &Request) -> Result<Reply, ApiE
     }
 }
 
+/// Waits until the directory has what the agent says of itself now; without a backbone node, `None` at once. A failure is waited out, for
+/// registration is tried again and again.
+pub(crate) async fn published(inner: &Inner, patience: Duration) -> Option<Result<(), ApiError>> {
+    let backbone = inner.backbone.as_ref()?;
+    let mut registration = inner.registration.clone();
+    let is_published =
+        |known: &Registration| matches!(known, Registration::Registered(said) if *said == Said::by(inner));
+    let published = timeout(patience, registration.wait_for(is_published)).await.is_ok_and(|waited| waited.is_ok());
+    if published {
+        return Some(Ok(()));
+    }
+    let failure = match &*inner.registration.borrow() {
+        Registration::Failed(error, said) if *said == Said::by(inner) => error.clone(),
+        Registration::Pending | Registration::Registered(_) | Registration::Failed(..) => no_answer(backbone),
+    };
+    Some(Err(failure))
+}
+
 /// Keeps the records at the directory up to date until the agent is gone.
 pub(crate) async fn keep_registered(agent: Weak<Inner>, state: watch::Sender<Registration>) {
     let mut retry = RETRY_MIN;
@@ -80,13 +106,13 @@ pub(crate) async fn keep_registered(agent: Weak<Inner>, state: watch::Sender<Reg
             }
             continue;
         }
-        let registration = register(&inner, &news.profile(), &news.offers()).await;
+        let registration = register(&inner, Said::by(&inner)).await;
         drop(inner);
-        let pause = match &registration {
-            Registration::Registered => REFRESH_INTERVAL,
-            Registration::Pending | Registration::Failed(_) => retry,
+        let pause;
+        (pause, retry) = match &registration {
+            Registration::Registered(_) => (REFRESH_INTERVAL, RETRY_MIN),
+            Registration::Pending | Registration::Failed(..) => (retry, (retry * 2).min(RETRY_MAX)),
         };
-        retry = if registration == Registration::Registered { RETRY_MIN } else { (retry * 2).min(RETRY_MAX) };
         state.send_if_modified(|known| {
             let is_new = *known != registration;
             *known = registration;
@@ -104,12 +130,23 @@ struct News {
     link: watch::Receiver<crate::driver::HomeLink>,
     profile: watch::Receiver<Profile>,
     offers: watch::Receiver<Vec<Offer>>,
+    certificate: watch::Receiver<Certificate>,
+}
+
+impl Said {
+    fn by(inner: &Inner) -> Self {
+        Self { profile: inner.profile.borrow().clone(), offers: inner.offers.borrow().clone() }
+    }
 }
 
 impl News {
     fn subscribe(inner: &Inner) -> Self {
-        let mut news =
-            Self { link: inner.home_link.clone(), profile: inner.profile.subscribe(), offers: inner.offers.clone() };
+        let mut news = Self {
+            link: inner.home_link.clone(),
+            profile: inner.profile.subscribe(),
+            offers: inner.offers.clone(),
+            certificate: inner.certificate.subscribe(),
+        };
         news.link.mark_unchanged();
         news.offers.mark_unchanged();
         news
@@ -119,20 +156,13 @@ impl News {
         self.link.borrow().connected
     }
 
-    fn profile(&self) -> Profile {
-        self.profile.borrow().clone()
-    }
-
-    fn offers(&self) -> Vec<Offer> {
-        self.offers.borrow().clone()
-    }
-
     /// Waits for a change; false if there will be none any more.
     async fn changed(&mut self) -> bool {
         let result = tokio::select! {
             result = self.link.changed() => result,
             result = self.profile.changed() => result,
             result = self.offers.changed() => result,
+            result = self.certificate.changed() => result,
         };
         result.is_ok()
     }
@@ -152,24 +182,25 @@ async fn wait_for_home(agent: &Weak<Inner>, news: &mut News) -> bool {
     true
 }
 
-async fn register(inner: &Arc<Inner>, profile: &Profile, offers: &[Offer]) -> Registration {
-    let request = match records(inner, profile, offers).await {
+async fn register(inner: &Arc<Inner>, said: Said) -> Registration {
+    let request = match records(inner, &said).await {
         Ok(request) => request,
-        Err(error) => return Registration::Failed(error),
+        Err(error) => return Registration::Failed(error, said),
     };
     match call(inner, &request).await {
         Ok(Reply::Registered { .. }) => {
             tracing::info!(name = inner.name(), "registered");
-            Registration::Registered
+            Registration::Registered(said)
         }
-        Ok(reply) => Registration::Failed(refusal(inner, &reply)),
-        Err(error) => Registration::Failed(error),
+        Ok(reply) => Registration::Failed(refusal(inner, &reply), said),
+        Err(error) => Registration::Failed(error, said),
     }
 }
 
-async fn records(inner: &Inner, profile: &Profile, offers: &[Offer]) -> Result<Request, ApiError> {
+async fn records(inner: &Inner, Said { profile, offers }: &Said) -> Result<Request, ApiError> {
     let now = clock::now().unix;
     let sequence = inner.next_sequence(now)?;
+    let certificate = inner.certificate.borrow().clone();
     let invalid = |error: RecordError| {
         ApiError::new(ErrorCode::Usage, format!("the directory would not take this agent's record: {error}"))
             .hint("tags and groups are lower-case words of up to 63 characters, 16 at most")
@@ -182,15 +213,15 @@ async fn records(inner: &Inner, profile: &Profile, offers: &[Offer]) -> Result<R
         tags: profile.tags.clone(),
         groups: profile.groups.clone(),
         description: profile.description.clone(),
-        offers: offers.to_vec(),
+        offers: offers.clone(),
         issued: now,
         expires: now + NAME_LEASE,
     };
     let presence = PresenceRecord {
         key: inner.identity.key(),
-        instance: inner.certificate.instance,
+        instance: certificate.instance,
         sequence,
-        certificate: inner.certificate.encode().to_vec(),
+        certificate: certificate.encode().to_vec(),
         homes: own_homes(inner).await,
         issued: now,
         expires: now + PRESENCE_LIFETIME,

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock;
 use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
+use crate::renewal::EntropyFeed;
 use crate::services::{Incoming, Refused, Services, builtin};
 use crate::stream::{DirtyList, EndedBy, QUEUE_MAX, Shared, Stream, StreamError};
 use crate::timer::Timer;
@@ -77,6 +78,7 @@ pub(crate) struct Driver {
     core: Core,
     socket: UdpSocket,
     timer: Timer,
+    entropy: EntropyFeed,
     commands: mpsc::Receiver<Command>,
     dirty: Arc<DirtyList>,
     batch: RecvBatch,
@@ -101,7 +103,8 @@ impl Driver {
         let dirty = Arc::clone(&core.dirty);
         let buffer = Vec::with_capacity(TRANSMIT_BUFFER_LEN);
         let timer = Timer::new()?;
-        Ok(Self { core, socket, timer, commands, dirty, batch: RecvBatch::new(), buffer, blocked: None })
+        let entropy = EntropyFeed::new(clock::now().mono);
+        Ok(Self { core, socket, timer, entropy, commands, dirty, batch: RecvBatch::new(), buffer, blocked: None })
     }
 
     /// Runs until a command stops the node or nobody is left to give one.
@@ -110,6 +113,9 @@ impl Driver {
         while !self.core.is_stopping {
             let input = self.wait().await;
             let now = clock::now();
+            if let Some(entropy) = self.entropy.take(now.mono) {
+                self.core.node.reseed(&entropy);
+            }
             self.apply(now, input);
             self.settle(now);
         }

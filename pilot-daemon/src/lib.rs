@@ -10,6 +10,7 @@ pub mod home;
 pub mod logging;
 mod names;
 pub mod net;
+pub mod renewal;
 pub mod services;
 pub mod stream;
 mod timer;

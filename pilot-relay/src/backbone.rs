@@ -98,6 +98,17 @@ impl<D: Store> Backbone<D> {
         }
     }
 
+    /// Takes new transport keys and their certificate, as [`Node::set_keys`] does: the tunnels of clients go on.
+    pub fn set_keys(&mut self, keys: Keys) {
+        self.node.set_keys(keys);
+    }
+
+    /// Mixes fresh entropy into all random bytes to come, those of the circuits among them.
+    pub fn reseed(&mut self, entropy: &[u8]) {
+        self.node.reseed(entropy);
+        self.control.reseed(entropy);
+    }
+
     /// Takes a datagram, whoever it is for: the first bits tell (spec/wire.md §2).
     pub fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) {
         match peek(datagram) {

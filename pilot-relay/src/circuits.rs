@@ -1,7 +1,7 @@
 //! The circuit table (spec/relay.md §2): which two clients a circuit joins, and under which id each knows its end.
 //!
 //! Ends belong to identity keys, not to addresses, so a circuit outlives a restart or a move of either client. Ids are random: knowing
-//! one is no right to use it, but guessing one should not even find a circuit.
+//! one gives no right to use it, but a guess should not even hit a circuit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use pilot_core::time::Mono;
 pub const CIRCUITS_MAX: usize = 65_536;
 /// Circuits that one client may have opened at once: peers it talks with by relay within [`IDLE_MAX`].
 pub const CIRCUITS_PER_CALLER_MAX: usize = 1_024;
-/// A circuit that carried nothing for so long is closed; agents keep the relay warm more often than this (spec/paths.md).
+/// A circuit that carried nothing for this long is closed; agents keep the relay warm more often than this (spec/paths.md).
 pub const IDLE_MAX: Duration = Duration::from_secs(600);
 /// How often idle circuits are looked for. The search is linear.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -159,7 +159,7 @@ impl Circuits {
         self.pairs.range((caller, IdentityKey([0; 32]))..=(caller, IdentityKey([0xff; 32]))).count()
     }
 
-    /// The table is far from 2^32 entries, so this ends after a draw or two.
+    /// The table holds far fewer than 2^32 entries, so this ends after a draw or two.
     fn unused_id(&self, rng: &mut Rng) -> CircuitId {
         loop {
             let id = CircuitId(u32::from_be_bytes(rng.array()));

@@ -9,7 +9,10 @@
 //! any -> forgotten        the stream is over, or its client has gone
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -129,8 +132,8 @@ pub struct Control<D, S> {
     pub relay: Relay,
     directory: Directory<D>,
     calls: BTreeMap<S, Call>,
+    /// Those with a live tunnel.
     clients: BTreeMap<IdentityKey, Client>,
-    connected: BTreeSet<IdentityKey>,
     started: UnixTime,
     rng: Rng,
 }
@@ -143,10 +146,14 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
             directory: Directory::new(store),
             calls: BTreeMap::new(),
             clients: BTreeMap::new(),
-            connected: BTreeSet::new(),
             started: now.unix,
             rng,
         }
+    }
+
+    /// Mixes fresh entropy into the circuit ids to come.
+    pub fn reseed(&mut self, entropy: &[u8]) {
+        self.rng.reseed(entropy);
     }
 
     /// A tunnel with a client is up. Calls of the tunnel before it are over.
@@ -154,17 +161,15 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         self.forget_calls(&client);
         let opens = self.clients.get(&client).map(|before| before.opens).unwrap_or_default();
         self.clients.insert(client, Client { heard: now.mono, opens, ..Client::default() });
-        self.connected.insert(client);
     }
 
     /// The tunnel with a client is over: it is unreachable at once. Its circuits and its name stay, for it may return.
     /// Tells whether it was there.
     pub fn client_gone(&mut self, now: Now, client: &IdentityKey) -> bool {
         self.forget_calls(client);
-        self.clients.remove(client);
         self.relay.client_gone(client);
         self.directory.client_gone(now, client);
-        self.connected.remove(client)
+        self.clients.remove(client).is_some()
     }
 
     /// Clients that have sent nothing for [`CLIENT_SILENCE_MAX`], given how many bytes each has sent so far.
@@ -262,7 +267,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
 
     /// Clients with a live tunnel.
     pub fn client_count(&self) -> usize {
-        self.connected.len()
+        self.clients.len()
     }
 
     /// How the node fares.
@@ -271,7 +276,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         Status {
             started: self.started,
             agents: self.directory.store().len() as u64,
-            clients: self.connected.len() as u64,
+            clients: self.clients.len() as u64,
             circuits: self.relay.circuits.len() as u64,
             packets_relayed: relayed.packets,
             bytes_relayed: relayed.bytes,
@@ -313,7 +318,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     fn directory_call(&mut self, now: Now, caller: &IdentityKey, request: &[u8]) -> Reply {
         match Request::decode(request) {
             Ok(Request::Status) => Reply::Status(self.status()),
-            Ok(request) => self.directory.handle_request(now, caller, request, &self.connected),
+            Ok(request) => self.directory.handle_request(now, caller, request, &self.clients),
             Err(reason) => Reply::Error { code: ErrorCode::BadRequest, message: reason.to_string() },
         }
     }
@@ -328,7 +333,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         let Ok(open) = circuit::decode::<CircuitOpen>(request) else {
             return refusal(CircuitStatus::Refused, "malformed request");
         };
-        if !self.clients.entry(caller).or_default().opens.take(now.mono, OPEN_RATE, 1) {
+        if !self.clients.get_mut(&caller).is_some_and(|client| client.opens.take(now.mono, OPEN_RATE, 1)) {
             return refusal(CircuitStatus::Busy, "too many circuits asked for, try again in a second");
         }
         let callee = IdentityKey(*open.destination);
@@ -390,314 +395,4 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
 
 fn refusal(status: CircuitStatus, reason: &str) -> CircuitOpened {
     CircuitOpened { status, circuit: 0, reason: reason.to_owned(), attested: None }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::VecDeque;
-
-    use pilot_core::route::Route;
-    use pilot_core::wire::directory::Target;
-
-    use super::*;
-    use crate::store::memory::MemoryStore;
-
-    const ALICE: IdentityKey = IdentityKey([1; 32]);
-    const BOB: IdentityKey = IdentityKey([2; 32]);
-
-    fn now() -> Now {
-        Now { mono: Mono(1_000_000_000), unix: UnixTime::from_secs(1_800_000_000) }
-    }
-
-    fn route(client: &IdentityKey) -> Route {
-        Route::to(([192, 0, 2, client.0[0]], 4_000).into())
-    }
-
-    /// One stream as its client sees it.
-    #[derive(Default)]
-    struct FakeStream {
-        inbound: VecDeque<Bytes>,
-        is_inbound_finished: bool,
-        outbound: Vec<u8>,
-        is_outbound_finished: bool,
-        aborted: Option<Code>,
-    }
-
-    /// Stands in for the node: streams are numbered, and take `window` bytes each.
-    struct Fake {
-        clients: BTreeSet<IdentityKey>,
-        streams: BTreeMap<u32, FakeStream>,
-        opened_to: Vec<(u32, IdentityKey)>,
-        window: usize,
-    }
-
-    impl Routes for Fake {
-        fn validated_remote(&self, client: &IdentityKey) -> Option<Route> {
-            self.clients.contains(client).then(|| route(client))
-        }
-    }
-
-    impl Tunnels for Fake {
-        type Stream = u32;
-
-        fn open_stream(&mut self, _: Now, peer: &IdentityKey, _: &StreamHeader) -> Result<u32, OpenStreamError> {
-            let stream = 1_000 + self.opened_to.len() as u32;
-            self.streams.insert(stream, FakeStream::default());
-            self.opened_to.push((stream, *peer));
-            Ok(stream)
-        }
-
-        fn write(&mut self, _: Now, stream: u32, data: &mut Bytes) -> Result<usize, WriteError> {
-            let stream = self.streams.get_mut(&stream).unwrap();
-            let taken = data.split_to(data.len().min(self.window.saturating_sub(stream.outbound.len())));
-            stream.outbound.extend_from_slice(&taken);
-            Ok(taken.len())
-        }
-
-        fn finish(&mut self, _: Now, stream: u32) -> Result<(), WriteError> {
-            self.streams.get_mut(&stream).unwrap().is_outbound_finished = true;
-            Ok(())
-        }
-
-        fn read(&mut self, _: Now, stream: u32, _: usize) -> Result<Read, ReadError> {
-            let stream = self.streams.get_mut(&stream).unwrap();
-            Ok(match stream.inbound.pop_front() {
-                Some(data) => Read::Data(data),
-                None if stream.is_inbound_finished => Read::Finished,
-                None => Read::Blocked,
-            })
-        }
-
-        fn abort(&mut self, _: Now, stream: u32, code: Code, _: &str) {
-            self.streams.get_mut(&stream).unwrap().aborted = Some(code);
-        }
-    }
-
-    struct Backbone {
-        control: Control<MemoryStore, u32>,
-        fake: Fake,
-        next_stream: u32,
-    }
-
-    impl Backbone {
-        fn with(clients: &[IdentityKey]) -> Self {
-            let mut control = Control::new(MemoryStore::new(), Rng::new([5; 32]), now());
-            clients.iter().for_each(|client| control.client_connected(now(), *client));
-            let clients = clients.iter().copied().collect();
-            let fake = Fake { clients, streams: BTreeMap::new(), opened_to: vec![], window: usize::MAX };
-            Self { control, fake, next_stream: 0 }
-        }
-
-        fn begin(&mut self, peer: IdentityKey, port: ServicePort) -> u32 {
-            let stream = self.next_stream;
-            self.next_stream += 1;
-            self.fake.streams.insert(stream, FakeStream::default());
-            self.control.stream_opened(now(), stream, peer, &StreamHeader::new(port), &mut self.fake);
-            stream
-        }
-
-        fn feed(&mut self, stream: u32, data: &[u8], is_finished: bool) {
-            let state = self.fake.streams.get_mut(&stream).unwrap();
-            state.inbound.push_back(Bytes::copy_from_slice(data));
-            state.is_inbound_finished = is_finished;
-            self.control.stream_readable(now(), stream, &mut self.fake);
-        }
-
-        fn call(&mut self, peer: IdentityKey, port: ServicePort, request: &[u8]) -> u32 {
-            let stream = self.begin(peer, port);
-            self.feed(stream, request, true);
-            stream
-        }
-
-        fn open(&mut self, caller: IdentityKey, callee: IdentityKey) -> CircuitOpened {
-            let open = CircuitOpen { destination: callee.0.into(), packet: b"packet".to_vec().into() };
-            let stream = self.call(caller, ServicePort::CIRCUIT, &circuit::encode(&open));
-            assert!(self.fake.streams[&stream].is_outbound_finished);
-            let opened = circuit::decode(&self.fake.streams[&stream].outbound).unwrap();
-            self.control.stream_over(stream);
-            opened
-        }
-
-        fn circuits(&self) -> u64 {
-            self.control.status().circuits
-        }
-    }
-
-    #[test]
-    fn a_circuit_is_opened_and_offered_with_the_caller_attested() {
-        let mut backbone = Backbone::with(&[ALICE, BOB]);
-        let opened = backbone.open(ALICE, BOB);
-        assert_eq!((opened.status, opened.attested), (CircuitStatus::Ok, Some("192.0.2.2:4000".into())));
-        let (stream, to) = backbone.fake.opened_to[0];
-        assert_eq!(to, BOB);
-        let offer: CircuitOffer = circuit::decode(&backbone.fake.streams[&stream].outbound).unwrap();
-        assert_eq!((*offer.caller, offer.attested.as_str()), (ALICE.0, "192.0.2.1:4000"));
-        assert_eq!(offer.packet.as_slice(), b"packet");
-        let end = backbone.control.relay.circuits.end(CircuitId(opened.circuit)).unwrap();
-        assert_eq!((end.owner, end.peer, end.peer_id), (ALICE, BOB, CircuitId(offer.circuit)));
-    }
-
-    #[test]
-    fn an_accepted_offer_keeps_the_circuit_and_a_refused_one_ends_it() {
-        for (status, kept) in [(CircuitStatus::Ok, 1), (CircuitStatus::Refused, 0)] {
-            let mut backbone = Backbone::with(&[ALICE, BOB]);
-            backbone.open(ALICE, BOB);
-            let (stream, _) = backbone.fake.opened_to[0];
-            backbone.feed(stream, &circuit::encode(&CircuitAnswer { status }), true);
-            backbone.control.stream_over(stream);
-            assert_eq!(backbone.circuits(), kept);
-        }
-    }
-
-    #[test]
-    fn an_offer_that_is_reset_or_answered_with_rubbish_is_refused() {
-        let mut backbone = Backbone::with(&[ALICE, BOB]);
-        backbone.open(ALICE, BOB);
-        backbone.control.stream_over(backbone.fake.opened_to[0].0);
-        assert_eq!(backbone.circuits(), 0);
-        backbone.open(ALICE, BOB);
-        backbone.feed(backbone.fake.opened_to[1].0, b"rubbish", true);
-        assert_eq!(backbone.circuits(), 0);
-    }
-
-    #[test]
-    fn an_agent_without_tunnel_is_not_found_and_nobody_calls_oneself() {
-        let mut backbone = Backbone::with(&[ALICE]);
-        assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::NotFound);
-        assert_eq!(backbone.open(ALICE, ALICE).status, CircuitStatus::Refused);
-        assert_eq!(backbone.circuits(), 0);
-    }
-
-    #[test]
-    fn a_circuit_outlives_the_tunnel_of_its_client() {
-        let mut backbone = Backbone::with(&[ALICE, BOB]);
-        backbone.open(ALICE, BOB);
-        backbone.control.client_gone(now(), &BOB);
-        backbone.control.client_connected(now(), BOB);
-        assert_eq!(backbone.circuits(), 1);
-    }
-
-    #[test]
-    fn who_asks_for_too_many_circuits_is_told_so() {
-        let mut backbone = Backbone::with(&[ALICE, BOB]);
-        for _ in 0..OPEN_RATE.burst {
-            assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::Ok);
-            let (offer, _) = *backbone.fake.opened_to.last().unwrap();
-            backbone.feed(offer, &circuit::encode(&CircuitAnswer { status: CircuitStatus::Ok }), true);
-            backbone.control.stream_over(offer);
-        }
-        assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::Busy);
-    }
-
-    #[test]
-    fn a_request_may_come_byte_by_byte() {
-        let mut backbone = Backbone::with(&[ALICE]);
-        let stream = backbone.begin(ALICE, ServicePort::DIRECTORY);
-        let request = Request::Resolve { by: Target::Name("nobody".into()) }.encode();
-        let (last, first) = request.split_last().unwrap();
-        for byte in first {
-            backbone.feed(stream, &[*byte], false);
-            assert!(backbone.fake.streams[&stream].outbound.is_empty());
-        }
-        backbone.feed(stream, &[*last], true);
-        let reply = Reply::decode(&backbone.fake.streams[&stream].outbound);
-        assert_eq!(reply, Ok(Reply::NotFound { suggestions: vec![] }));
-    }
-
-    #[test]
-    fn a_reply_waits_for_the_clients_credit() {
-        let mut backbone = Backbone::with(&[ALICE]);
-        backbone.fake.window = 4;
-        let stream = backbone.call(ALICE, ServicePort::DIRECTORY, &Request::Status.encode());
-        assert!(!backbone.fake.streams[&stream].is_outbound_finished);
-        backbone.fake.window = usize::MAX;
-        backbone.control.stream_writable(now(), stream, &mut backbone.fake);
-        let state = &backbone.fake.streams[&stream];
-        assert!(state.is_outbound_finished);
-        let Ok(Reply::Status(status)) = Reply::decode(&state.outbound) else { panic!("not a status") };
-        assert_eq!((status.clients, status.started), (1, now().unix));
-    }
-
-    #[test]
-    fn an_endless_request_is_cut_short() {
-        let mut backbone = Backbone::with(&[ALICE]);
-        let stream = backbone.begin(ALICE, ServicePort::DIRECTORY);
-        backbone.feed(stream, &[0; REQUEST_LEN_MAX], false);
-        assert_eq!(backbone.fake.streams[&stream].aborted, None);
-        backbone.feed(stream, &[0], false);
-        assert_eq!(backbone.fake.streams[&stream].aborted, Some(Code::BAD_REQUEST));
-        assert!(backbone.control.calls.is_empty());
-    }
-
-    #[test]
-    fn a_request_that_does_not_decode_is_answered() {
-        let mut backbone = Backbone::with(&[ALICE]);
-        let stream = backbone.call(ALICE, ServicePort::DIRECTORY, b"rubbish");
-        let reply = Reply::decode(&backbone.fake.streams[&stream].outbound).unwrap();
-        assert!(matches!(reply, Reply::Error { code: ErrorCode::BadRequest, .. }));
-    }
-
-    #[test]
-    fn calls_under_way_are_bounded_per_client() {
-        let mut backbone = Backbone::with(&[ALICE, BOB]);
-        let streams: Vec<_> =
-            (0..=CALLS_PER_CLIENT_MAX).map(|_| backbone.begin(ALICE, ServicePort::DIRECTORY)).collect();
-        let aborted = |backbone: &Backbone, stream| backbone.fake.streams[&stream].aborted;
-        assert_eq!(aborted(&backbone, streams[CALLS_PER_CLIENT_MAX - 1]), None);
-        assert_eq!(aborted(&backbone, streams[CALLS_PER_CLIENT_MAX]), Some(Code::BUSY));
-        let other = backbone.begin(BOB, ServicePort::DIRECTORY);
-        assert_eq!(aborted(&backbone, other), None);
-        backbone.control.stream_over(streams[0]);
-        let next = backbone.begin(ALICE, ServicePort::DIRECTORY);
-        assert_eq!(aborted(&backbone, next), None);
-    }
-
-    #[test]
-    fn strangers_who_call_a_client_take_none_of_its_own_calls() {
-        let mut backbone = Backbone::with(&[ALICE, BOB]);
-        let statuses: Vec<_> = (0..=CALLS_PER_CLIENT_MAX).map(|_| backbone.open(ALICE, BOB).status).collect();
-        assert_eq!(statuses[CALLS_PER_CLIENT_MAX], CircuitStatus::Busy);
-        let own = backbone.begin(BOB, ServicePort::DIRECTORY);
-        assert_eq!(backbone.fake.streams[&own].aborted, None);
-    }
-
-    #[test]
-    fn a_client_that_comes_again_has_the_rate_that_it_had() {
-        let mut backbone = Backbone::with(&[ALICE, BOB]);
-        for _ in 0..OPEN_RATE.burst {
-            backbone.open(ALICE, BOB);
-        }
-        backbone.control.client_connected(now(), ALICE);
-        assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::Busy);
-    }
-
-    #[test]
-    fn other_services_are_not_found() {
-        let mut backbone = Backbone::with(&[ALICE]);
-        let stream = backbone.begin(ALICE, ServicePort::MCP);
-        assert_eq!(backbone.fake.streams[&stream].aborted, Some(Code::NOT_FOUND));
-    }
-
-    #[test]
-    fn a_client_counts_as_silent_only_when_nothing_comes() {
-        let mut control = Backbone::with(&[ALICE, BOB]).control;
-        let later = |secs| Now { mono: now().mono + Duration::from_secs(secs), ..now() };
-        let silent = control.silent_clients(later(60), |client| if *client == ALICE { 500 } else { 0 });
-        assert_eq!(silent, []);
-        let silent = control.silent_clients(later(100), |client| if *client == ALICE { 500 } else { 0 });
-        assert_eq!(silent, [BOB]);
-        let silent = control.silent_clients(later(160), |_| 500);
-        assert_eq!(silent, [ALICE]);
-    }
-
-    #[test]
-    fn a_client_that_goes_leaves_no_calls() {
-        let mut backbone = Backbone::with(&[ALICE, BOB]);
-        backbone.begin(ALICE, ServicePort::DIRECTORY);
-        backbone.open(ALICE, BOB);
-        backbone.control.client_gone(now(), &ALICE);
-        backbone.control.client_gone(now(), &BOB);
-        assert!(backbone.control.calls.is_empty() && backbone.control.clients.is_empty());
-        assert_eq!(backbone.control.status().clients, 0);
-    }
 }

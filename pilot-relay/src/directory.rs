@@ -4,7 +4,7 @@
 //! its own key. Dates of leases are counted by its own clock from the moment of registration: clocks of agents are wrong now and then.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use crate::store::{RegisterError, Registration, Store, words};
 
 /// Requests of one client: an agent that meets a hundred others at once is served, one that searches in a loop is slowed.
 pub const CLIENT_RATE: Rate = Rate { per_second: 50, burst: 500 };
-/// Rates of clients that are remembered before those that no longer matter are dropped.
+/// Clients whose rates are remembered; beyond this, those back at their full allowance are dropped.
 const BUCKETS_MAX: usize = 65_536;
-/// Agents that a search ranks. One that matches more is too wide for its order to mean much.
+/// Agents that a search ranks. A search that matches more is too broad for their order to mean much.
 const CANDIDATES_MAX: usize = 2_048;
 /// Names that are compared with one that was not found.
 const NEIGHBOURS_MAX: usize = 512;
-/// Names further off than this many edits are no misspelling.
+/// A name more edits away than this is a different name, not a misspelling.
 const SUGGESTION_EDITS_MAX: usize = 2;
 /// Bytes of a [`Reply::Found`] beside its entries.
 const FOUND_FRAMING_LEN: usize = 64;
@@ -37,9 +37,10 @@ pub trait Presence {
     fn is_connected(&self, key: &IdentityKey) -> bool;
 }
 
-impl Presence for BTreeSet<IdentityKey> {
+/// What a node keeps for each client with a live tunnel.
+impl<V> Presence for BTreeMap<IdentityKey, V> {
     fn is_connected(&self, key: &IdentityKey) -> bool {
-        self.contains(key)
+        self.contains_key(key)
     }
 }
 
@@ -56,7 +57,7 @@ impl<S: Store> Directory<S> {
         Self { store, buckets: BTreeMap::new() }
     }
 
-    /// Carries out a request of `caller`, who is whom the tunnel says. [`Request::Status`] is for the node to answer.
+    /// Carries out a request of `caller`, whom the tunnel has authenticated. [`Request::Status`] is answered by the node.
     pub fn handle_request(
         &mut self,
         now: Now,
@@ -131,7 +132,7 @@ impl<S: Store> Directory<S> {
         }
     }
 
-    /// The best matches: most telling words first, then those that can be reached, then by name.
+    /// The best matches: by how well the words match, then reachable ones first, then by name.
     fn find(&self, now: UnixTime, mut find: Find, presence: &impl Presence) -> Reply {
         find.need = find.need.iter().flat_map(|need| words(need)).take(FIND_WORDS_MAX).collect();
         let mut ranked: Vec<_> = self.store.candidates(now, &find, CANDIDATES_MAX);
@@ -163,7 +164,7 @@ impl<S: Store> Directory<S> {
     }
 }
 
-/// What a client would believe, with dates by our clock.
+/// Verifies both records as a client would, and converts their dates to our clock.
 fn verify(now: UnixTime, identity_bytes: Vec<u8>, presence_bytes: Vec<u8>) -> Result<Registration, RecordError> {
     let identity = IdentityRecord::verify(&identity_bytes, now)?;
     let presence = PresenceRecord::verify(&presence_bytes, now)?;
@@ -176,7 +177,7 @@ fn verify(now: UnixTime, identity_bytes: Vec<u8>, presence_bytes: Vec<u8>) -> Re
     Ok(Registration { identity, identity_bytes, address, presence, presence_bytes, lease_until, present_until })
 }
 
-/// The end of a validity that begins now by our clock.
+/// When a validity of the same length ends if it begins now, by our clock.
 fn until(now: UnixTime, issued: UnixTime, expires: UnixTime) -> UnixTime {
     now + Duration::from_nanos(expires.0.saturating_sub(issued.0))
 }
@@ -204,7 +205,7 @@ fn entries_in_bounds(now: UnixTime, ranked: &[Arc<Registration>], presence: &imp
     entries.take_while(|entry| fits(entry)).collect()
 }
 
-/// How much an agent says about the words: a label is chosen with more care than a sentence.
+/// How well an agent matches the words: a label weighs more than a sentence, since it is chosen with more care.
 fn score(identity: &IdentityRecord, need: &[String]) -> u32 {
     const LABEL: u32 = 4;
     const OFFER: u32 = 2;
@@ -221,7 +222,7 @@ fn score(identity: &IdentityRecord, need: &[String]) -> u32 {
     best.into_values().sum()
 }
 
-/// Optimal string alignment distance: edits of a typist, a swap of neighbours being one.
+/// Optimal string alignment distance: typing errors, a swap of neighbours counted as one.
 fn edits(a: &str, b: &str) -> usize {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
@@ -315,14 +316,14 @@ mod tests {
     /// A directory, and who is connected to its node.
     struct Node {
         directory: Directory<MemoryStore>,
-        connected: BTreeSet<IdentityKey>,
+        connected: BTreeMap<IdentityKey, ()>,
     }
 
     impl Node {
         fn with(agents: &[&Agent]) -> Self {
-            let mut node = Self { directory: Directory::new(MemoryStore::new()), connected: BTreeSet::new() };
+            let mut node = Self { directory: Directory::new(MemoryStore::new()), connected: BTreeMap::new() };
             for agent in agents {
-                node.connected.insert(agent.key());
+                node.connected.insert(agent.key(), ());
                 let reply = node.ask(at(0), agent, agent.request());
                 assert!(matches!(reply, Reply::Registered { .. }), "{reply:?}");
             }

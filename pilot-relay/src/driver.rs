@@ -3,6 +3,7 @@
 //! A loop turn waits for one thing, hands it to the machine, and drains what the machine has to send. Key and port outlive a restart, so
 //! that the ticket stays good and agents find the node again.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,12 +11,14 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
+use pilot_core::config::Keys;
 use pilot_core::route::Transmit;
 use pilot_core::ticket::{BackboneTicket, TicketError};
 use pilot_core::time::{Mono, Now};
 use pilot_daemon::clock;
 use pilot_daemon::home::{AgentHome, HomeError, entropy};
 use pilot_daemon::net::{RecvBatch, Sent, UdpSocket};
+use pilot_daemon::renewal::{EntropyFeed, KeyRenewal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -107,6 +110,8 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
     home.write("ticket", format!("{ticket}\n").as_bytes(), 0o600)?;
     ready(&Ready { ticket: ticket.clone(), local_addr: socket.local_addr() });
 
+    let renewal = KeyRenewal::new(home, &keys, now.unix);
+    let (renewed_sender, renewed) = mpsc::channel(1);
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let mut driver = Driver {
         backbone: Backbone::new(keys, entropy()?, now),
@@ -117,10 +122,24 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
         blocked: None,
         idle_exit: options.idle_exit,
         idle_since: Some(now.mono),
+        entropy: EntropyFeed::new(now.mono),
     };
     tokio::select! {
-        result = driver.run(commands, signals) => result.map_err(ServeError::Io),
+        result = driver.run(commands, renewed, signals) => result.map_err(ServeError::Io),
         never = api.serve(sender) => match never {},
+        never = renew_keys(renewal, renewed_sender) => match never {},
+    }
+}
+
+/// Gives the driver new keys whenever that is due.
+async fn renew_keys(mut renewal: KeyRenewal, renewed: mpsc::Sender<Keys>) -> Infallible {
+    loop {
+        renewal.due().await;
+        match renewal.renew(clock::now().unix).await {
+            // The driver lives as long as this does, or longer.
+            Ok(keys) => drop(renewed.send(keys).await),
+            Err(error) => tracing::warn!(%error, "keys not renewed"),
+        }
     }
 }
 
@@ -168,6 +187,7 @@ struct Driver {
     idle_exit: Option<Duration>,
     /// Since when there is no client.
     idle_since: Option<Mono>,
+    entropy: EntropyFeed,
 }
 
 /// A train of which the socket has taken only the first bytes.
@@ -182,16 +202,25 @@ enum Input {
     Readable,
     Writable,
     Command(Command),
+    Renewed(Box<Keys>),
     Timeout,
     End,
 }
 
 impl Driver {
-    async fn run(&mut self, mut commands: mpsc::Receiver<Command>, end: impl Future<Output = ()>) -> io::Result<()> {
+    async fn run(
+        &mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut renewed: mpsc::Receiver<Keys>,
+        end: impl Future<Output = ()>,
+    ) -> io::Result<()> {
         let mut end = pin!(end);
         let mut batch = RecvBatch::new();
         loop {
             let now = clock::now();
+            if let Some(entropy) = self.entropy.take(now.mono) {
+                self.backbone.reseed(&entropy);
+            }
             let has_more = self.send(now);
             if self.has_been_idle(now) {
                 break;
@@ -201,6 +230,7 @@ impl Driver {
                 biased;
                 () = &mut end => Input::End,
                 Some(command) = commands.recv() => Input::Command(command),
+                Some(keys) = renewed.recv() => Input::Renewed(Box::new(keys)),
                 writable = self.socket.writable(), if self.blocked.is_some() => writable.map(|()| Input::Writable)?,
                 readable = self.socket.readable() => readable.map(|()| Input::Readable)?,
                 () = tokio::time::sleep(sleep) => Input::Timeout,
@@ -212,6 +242,7 @@ impl Driver {
                     // A client that has gone meanwhile wants no answer.
                     reply.send(self.status()).ok();
                 }
+                Input::Renewed(keys) => self.backbone.set_keys(*keys),
                 Input::Timeout => self.backbone.handle_timeout(clock::now()),
                 Input::Command(Command::Shutdown) | Input::End => break,
             }

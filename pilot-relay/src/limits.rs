@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use pilot_core::time::Mono;
 
-/// Source prefixes that are told apart at once, about 200 kB. When all are busy, newcomers share one allowance.
+/// Source prefixes tracked at once, about 200 kB. When all are in use, newcomers share one allowance.
 const PREFIXES_MAX: usize = 4_096;
-/// A full table is searched for idle entries this often at most: the search is linear.
+/// A full table is searched for idle entries at most this often: the search is linear.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// So many units a second, and so many at once.
+/// An allowance: a steady rate, and a burst after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// Units a second in the long run. At least 1.
     pub per_second: u64,
-    /// Units at once after a pause.
+    /// Units allowed at once after a pause.
     pub burst: u64,
 }
 
@@ -36,7 +36,7 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// Takes `units` if the bucket holds so many, and tells whether it did.
+    /// Takes `units` if the bucket holds that many. Returns whether it did.
     pub fn take(&mut self, now: Mono, rate: Rate, units: u64) -> bool {
         let full_at = self.full_at.max(now) + rate.time_of(units);
         let fits = full_at.since(now) <= rate.time_of(rate.burst);
@@ -52,7 +52,7 @@ impl TokenBucket {
     }
 }
 
-/// What providers give to one customer: addresses within are one source.
+/// The block that providers assign to one customer: all addresses in it count as one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Prefix {
     V4([u8; 3]),
@@ -89,7 +89,7 @@ impl PrefixLimiter {
         Self { rate, buckets: BTreeMap::new(), overflow: TokenBucket::default(), next_sweep: Mono::default() }
     }
 
-    /// Takes one unit from the allowance of the prefix of `ip`, and tells whether there was one.
+    /// Takes one unit from the allowance of the prefix of `ip`. Returns whether there was one.
     pub fn take(&mut self, now: Mono, ip: IpAddr) -> bool {
         let prefix = Prefix::of(ip);
         if !self.buckets.contains_key(&prefix) && !self.make_room(now) {

@@ -1,8 +1,8 @@
 //! Forwarding of RELAY packets between the two ends of a circuit (spec/relay.md §3).
 //!
 //! The node swaps the circuit id and sends the sealed packet on, untouched, with its ECN field. It believes only a packet that comes from
-//! the address which its owner's tunnel has proved; it opens nothing, repeats nothing and paces nothing. Who sends more than
-//! [`CLIENT_RATE`] loses the tail.
+//! the address which its owner's tunnel has proved; it opens nothing, repeats nothing and paces nothing. A client that sends more than
+//! [`CLIENT_RATE`] has the excess dropped.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::circuits::Circuits;
 use crate::limits::{Rate, TokenBucket};
 use crate::train::TrainQueue;
 
-/// Bytes that one client may send through the node: 1 Gbit/s, and 32 ms of it at once.
+/// Bytes that one client may send through the node: 1 Gbit/s, and 32 ms' worth of that at once.
 pub const CLIENT_RATE: Rate = Rate { per_second: 125_000_000, burst: 4_000_000 };
 /// What a packet costs beside its bytes, so that a flood of tiny packets is limited too.
 const PACKET_COST_BYTES: u64 = 64;

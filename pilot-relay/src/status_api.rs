@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-/// Commands that wait for the driver. It takes them one loop turn later, so more is a client gone wild.
+/// Commands that wait for the driver, which takes them within one loop turn; more come only from a client that misbehaves.
 pub const COMMANDS_MAX: usize = 16;
 /// Connections at once; others wait in the kernel.
 const CONNECTIONS_MAX: usize = 16;
@@ -42,7 +42,7 @@ pub struct BackboneStatusReply {
     pub pid: u32,
     /// Version of the program.
     pub version: String,
-    /// Since when it runs.
+    /// When it started.
     pub uptime_s: u64,
     /// Agents registered.
     pub agents: u64,
@@ -63,9 +63,9 @@ pub struct BackboneStatusReply {
 /// What a client of the API asks of the driver.
 #[derive(Debug)]
 pub enum Command {
-    /// How the node fares.
+    /// Report the node's status.
     Status(oneshot::Sender<BackboneStatusReply>),
-    /// End.
+    /// Shut down.
     Shutdown,
 }
 

@@ -1,6 +1,6 @@
 //! The STUN server: Binding requests, answered with the address they came from (RFC 8489; spec/backbone.md §2).
 //!
-//! It is stateless and open to strangers, so it answers only what is well-formed and little enough to be of no use for reflection: a
+//! It is stateless and open to strangers, so it answers only well-formed requests, and with too little to be of use for reflection: a
 //! response has at most [`RESPONSE_LEN_MAX`] bytes, and each source prefix has a [`RATE`].
 
 use std::net::SocketAddr;

@@ -8,7 +8,7 @@ use pilot_core::route::{Ecn, Route, Transmit};
 const TRAIN_LEN_MAX: usize = 65_487;
 /// Segments that Linux takes in one send (`UDP_MAX_SEGMENTS`).
 const TRAIN_SEGMENTS_MAX: usize = 64;
-/// Bytes that wait for the socket. It is 30 ms at 1 Gbit/s; older packets would only be late.
+/// Bytes that wait for the socket: 30 ms at 1 Gbit/s. Packets that wait longer would arrive too late to be of use.
 pub const QUEUE_LEN_MAX: usize = 4 * 1_024 * 1_024;
 /// Buffers kept for reuse, so that forwarding does not allocate.
 const SPARE_BUFFERS_MAX: usize = 8;
@@ -37,7 +37,7 @@ impl TrainQueue {
         Self::default()
     }
 
-    /// Queues the packet `header || body`, and tells whether there was room: the tail is dropped, not the head.
+    /// Queues the packet `header || body`. Returns whether there was room: what comes last is dropped, not what waits.
     pub fn push(&mut self, route: Route, ecn: Ecn, header: &[u8], body: &[u8]) -> bool {
         let len = header.len() + body.len();
         if self.queued_bytes + len > QUEUE_LEN_MAX || len > TRAIN_LEN_MAX {

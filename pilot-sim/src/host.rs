@@ -19,9 +19,9 @@ use crate::application::Application;
 use crate::invariants::{self, Violation};
 use crate::world::START;
 
-/// Wall clock at the beginning of every world: some Friday in 2027.
+/// Wall clock at the beginning of every world: a Friday in 2027.
 const EPOCH: UnixTime = UnixTime(1_800_000_000_000_000_000);
-/// Trains and events that one turn of a host may bring forth. An honest one stays below a hundred: whole windows leave in trains of 64 KiB.
+/// Trains and events that one turn of a host may produce. A correct one stays below a hundred: whole windows leave in trains of 64 KiB.
 const TURN_OUTPUT_MAX: usize = 10_000;
 /// Modifiers of the identities whose secret is the byte of their position, plus one, 32 times: found once, since each search takes a
 /// million hashes (spec/address.md §2).
@@ -37,7 +37,7 @@ pub(crate) trait Machine {
     fn poll_transmit(&mut self, now: Now, buf: &mut Vec<u8>) -> Option<Transmit>;
     /// When `handle_timeout` wants to be called.
     fn poll_timeout(&self) -> Option<Mono>;
-    /// The node inside, for its books.
+    /// The node inside, for its audit.
     fn node(&self) -> &Node;
 }
 
@@ -134,7 +134,7 @@ pub(crate) enum Input {
     Nothing,
 }
 
-/// What a turn brought forth.
+/// What a turn produced.
 #[derive(Default)]
 pub(crate) struct Turn {
     pub(crate) datagrams: Vec<(Route, Ecn, Vec<u8>)>,

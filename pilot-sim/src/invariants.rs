@@ -1,6 +1,6 @@
 //! What must hold on every host after every step, whatever the network does.
 //!
-//! The books of each tunnel come from [`pilot_core::transport::Audit`], recomputed from first principles; the content of streams is
+//! The accounts of each tunnel come from [`pilot_core::transport::Audit`], recomputed from first principles; the content of streams is
 //! checked by [`crate::application`]; timers and loops by the world itself. Each rule can be broken on purpose
 //! ([`pilot_core::transport::Sabotage`]), and `tests/sabotage.rs` shows that the simulator notices.
 
@@ -27,18 +27,18 @@ pub enum Invariant {
     Buffers,
     /// Delivered bytes are a prefix of the bytes sent.
     Content,
-    /// Every armed timer is in the future once the due ones were handled.
+    /// Once the timers that are due have been handled, every armed timer lies in the future.
     Timers,
-    /// A host that is asked for output comes to an end.
+    /// A host asked for its output stops producing it.
     Progress,
-    /// What a scenario asks and waits for happens, in time.
+    /// What a scenario waits for happens in time.
     Scenario,
 }
 
 /// A rule that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// In the books of a tunnel.
+    /// In the accounts of a tunnel.
     #[error(transparent)]
     Transport(#[from] transport::Violation),
     /// On a stream.
@@ -115,7 +115,7 @@ impl fmt::Debug for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Checks the books of every tunnel of a node.
+/// Checks the accounts of every tunnel of a node.
 pub(crate) fn check_node(node: &Node, now: Mono) -> Result<(), Violation> {
     node.audit(now).try_for_each(|(_, audit)| Ok(audit.check(now)?))
 }

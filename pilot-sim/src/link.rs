@@ -8,7 +8,7 @@ use std::time::Duration;
 use pilot_core::rng::Rng;
 use pilot_core::time::Mono;
 
-/// How long a datagram that is picked for reordering is held back at most: it falls behind a few round trips' worth of others.
+/// The longest that a datagram picked for reordering is held back: it falls behind a few round trips' worth of others.
 const HOLD_BACK_MAX: Duration = Duration::from_millis(40);
 /// What a datagram weighs on the wire beside its payload: IPv4 and UDP headers.
 const HEADERS_LEN: u64 = 28;
@@ -21,7 +21,7 @@ impl Chance {
     /// It does not happen.
     pub const NEVER: Self = Self(0);
 
-    /// It happens to so many of a hundred.
+    /// It happens this many times in a hundred.
     pub const fn percent(percent: u32) -> Self {
         Self(percent * 10_000)
     }
@@ -67,14 +67,14 @@ impl Default for LinkConfig {
 }
 
 impl LinkConfig {
-    /// Time that a datagram is under way, one way. Default 10 ms.
+    /// One-way delay. Default 10 ms.
     #[must_use]
     pub fn delay(mut self, delay: Duration) -> Self {
         self.delay = delay;
         self
     }
 
-    /// Further time between nothing and this, anew for each datagram. Later ones wait for earlier ones.
+    /// Additional delay between zero and this, drawn for each datagram. The order is kept.
     #[must_use]
     pub fn jitter(mut self, jitter: Duration) -> Self {
         self.jitter = jitter;
@@ -116,7 +116,7 @@ impl LinkConfig {
         self
     }
 
-    /// Bytes per second, headers included, with a tail-drop queue of so many bytes in front. Default: unlimited.
+    /// Bytes per second, headers included, behind a tail-drop queue of `queue_len_max` bytes. Default: unlimited.
     #[must_use]
     pub fn rate(mut self, bytes_per_second: u64, queue_len_max: u64) -> Self {
         self.rate = Some(bytes_per_second);
@@ -124,7 +124,7 @@ impl LinkConfig {
         self
     }
 
-    /// Largest UDP payload that gets through; longer ones vanish, as with a router that says nothing. Default 1,472 bytes.
+    /// Largest UDP payload that gets through; longer ones vanish, as behind a router that sends no ICMP. Default 1,472 bytes.
     #[must_use]
     pub fn mtu(mut self, bytes: usize) -> Self {
         self.mtu = bytes;

@@ -9,10 +9,10 @@ use crate::invariants::Failure;
 use crate::link::LinkConfig;
 use crate::world::{HostId, World};
 
-/// By then an agent has reached its home node, whatever the network does.
+/// Time in which an agent reaches its home node, whatever the network does.
 const HOME_PATIENCE: Duration = Duration::from_secs(20);
 
-/// By then the home node has the first packet of an agent that is connected, and can be asked for it.
+/// Time in which the home node has the first packet of a connected agent, so that others can be connected to it.
 const HOME_CONFIRMATION: Duration = Duration::from_secs(1);
 
 /// Two agents that hold each other's ticket, and nothing else.
@@ -67,7 +67,7 @@ pub fn relayed(seed: u64, link: LinkConfig) -> Result<Relayed, Failure> {
     Ok(Relayed { world, alice: agents[0], bob: agents[1], backbone })
 }
 
-/// So many agents at home at one backbone node, who know each other from its directory and have not yet spoken.
+/// Agents at home at one backbone node, who know each other from its directory and have not spoken yet.
 pub fn village(seed: u64, link: LinkConfig, agents: usize) -> Result<Village, Failure> {
     let mut world = World::new(seed, link);
     let agents: Vec<_> = (0..agents).map(|_| world.add_agent(Config::new(Role::Agent))).collect();

@@ -11,7 +11,7 @@ use crate::host::Happening;
 use crate::link::Fate;
 use crate::world::{HostId, START};
 
-/// Entries kept for a failure's report: about what a person reads.
+/// Entries kept for a failure's report: about as many as a person reads.
 const TAIL_LEN: usize = 60;
 
 /// One thing that happened.

@@ -23,9 +23,9 @@ use crate::invariants::{Failure, Violation};
 use crate::link::{Fate, Link, LinkConfig, LinkStats};
 use crate::trace::{Entry, Trace, since_start};
 
-/// Virtual time at the beginning: an hour after boot, since no clock begins at zero.
+/// Virtual time at the beginning: an hour after boot, since no real clock is found at zero.
 pub(crate) const START: Mono = Mono(3_600_000_000_000);
-/// Steps within one nanosecond of virtual time. A train is 64 of them; more than this is a ping-pong without delay.
+/// Steps allowed within one nanosecond of virtual time. A train takes 64; more than this is an exchange that never ends.
 const STEPS_PER_INSTANT_MAX: usize = 100_000;
 /// Time in which the last acknowledgements of a scenario get through, whatever the network does.
 const SETTLING_TIME: Duration = Duration::from_secs(20);
@@ -174,7 +174,7 @@ impl World {
         self.call(host, |node, now| node.set_local_addresses(now, &[address]))
     }
 
-    /// Kills what runs on a host: no farewell.
+    /// Kills what runs on a host, without a farewell to its peers.
     pub fn kill(&mut self, host: HostId) {
         self.note(format!("{host} dies"));
         self.hosts[host.0].program = None;

@@ -3,9 +3,11 @@
 //! A driver calls one verb that changes something, then drains [`Node::poll_transmit`] and [`Node::poll_event`] until both are empty, then
 //! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
 //!
-//! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, circuits), `events` (what tunnels report),
-//! `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
+//! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
+//! and offered), `candidates` (direct paths, told and probed), `events` (what tunnels report), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
+mod candidates;
+mod circuits;
 mod connect;
 mod events;
 mod receive;
@@ -18,7 +20,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use self::connect::ControlStream;
+use self::circuits::ControlStream;
 use self::receive::RateLimit;
 use self::send::Held;
 use crate::config::{Config, Keys, Role};
@@ -121,6 +123,11 @@ impl Node {
     pub fn set_keys(&mut self, keys: Keys) {
         debug_assert_eq!(keys.certificate.identity, self.key(), "another identity is another node");
         self.keys = keys;
+    }
+
+    /// Mixes fresh entropy of the operating system into all random bytes to come. For every minute of activity, and on resume.
+    pub fn reseed(&mut self, entropy: &[u8]) {
+        self.rng.reseed(entropy);
     }
 
     /// Does what has become due. Harmless when nothing has.

@@ -15,6 +15,7 @@ use crate::route::{Ecn, Route};
 use crate::stats::DropReason;
 use crate::time::{Mono, Now};
 use crate::tunnel::{Agreed, Tunnel, TunnelOpenError};
+use crate::wire::codec::DecodeError;
 use crate::wire::handshake::Cert;
 use crate::wire::{self, DataHeader, PacketKind, RelayHeader, Unknown};
 
@@ -362,6 +363,9 @@ impl Node {
 
 fn drop_reason(error: &HandshakeError) -> DropReason {
     match error {
+        HandshakeError::Decode(DecodeError::UnsupportedVersion(_) | DecodeError::UnsupportedSuite(_)) => {
+            DropReason::Version
+        }
         HandshakeError::Decode(_) | HandshakeError::Payload(_) => DropReason::Malformed,
         HandshakeError::Mac1 | HandshakeError::OwnIdentity => DropReason::Mac1,
         HandshakeError::Forged | HandshakeError::SmallOrder(_) => DropReason::Handshake,

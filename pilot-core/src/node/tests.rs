@@ -1,8 +1,10 @@
 //! Two nodes and nothing between them but a list of datagrams, or a backbone node. Networks that lose, delay and translate are
 //! pilot-sim's.
 
+mod certificates;
 mod hostile;
 mod relayed;
+mod renewal;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

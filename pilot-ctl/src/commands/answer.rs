@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::ChildStdin;
 
 use crate::bridge;
-use crate::client::{AcceptOptions, Daemon, Incoming};
+use crate::client::{AcceptOptions, Daemon, Incoming, PUBLISH_PATIENCE};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::handler::{GRACE, Handler, HandlerCommand};
@@ -60,7 +60,9 @@ pub(crate) async fn run(args: &AnswerArgs, context: &Context) -> Result<()> {
     let ready = format!("answering '{}' as {}", args.service, daemon.name);
     let handler_daemon = daemon.clone();
     let handle = move |incoming, stop| answer(handler_daemon.clone(), command.clone(), output, incoming, stop);
-    let announce = move || {
+    let published_daemon = daemon.clone();
+    let announce = async move || {
+        published_daemon.wait_until_published(output, PUBLISH_PATIENCE).await;
         output.talk(ready);
         Ok(())
     };

@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use pilot_daemon::api::types::GroupsRequest;
 
+use crate::client::PUBLISH_PATIENCE;
 use crate::context::Context;
 use crate::hint::Result;
 
@@ -36,9 +37,13 @@ pub(crate) async fn run(args: &GroupArgs, context: &Context) -> Result<()> {
     let request = match &args.verb {
         GroupVerb::Join(names) => GroupsRequest { join: names.groups.clone(), leave: Vec::new() },
         GroupVerb::Leave(names) => GroupsRequest { join: Vec::new(), leave: names.groups.clone() },
-        GroupVerb::List => GroupsRequest { join: Vec::new(), leave: Vec::new() },
+        GroupVerb::List => GroupsRequest::default(),
     };
-    let reply = context.daemon().await?.groups(&request).await?;
+    let daemon = context.daemon().await?;
+    let reply = daemon.groups(&request).await?;
+    if request != GroupsRequest::default() {
+        daemon.wait_until_published(context.output, PUBLISH_PATIENCE).await;
+    }
     if reply.groups.is_empty() && !context.output.is_json() {
         context.output.talk("in no group");
         return Ok(());

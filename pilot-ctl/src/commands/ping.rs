@@ -10,7 +10,7 @@ use crate::hint::{Failure, Result};
 use crate::output::milliseconds;
 use crate::{duration, env_vars};
 
-/// Longer than the whole ladder of handshake retries on a slow path, shorter than patience.
+/// Longer than all handshake retries on a slow path take, shorter than a person's patience.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 /// Between two pings of a series, as `ping` has it.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ fn line(reply: &Reached) -> String {
     format!("✓ reply from {} · {}", reply.address, milliseconds(reply.rtt_ms))
 }
 
-/// One ping says its failure by ending; in a series each loss is told when it happens.
+/// A single ping reports its failure when the command ends; in a series each loss is reported when it happens.
 fn report_loss(context: &Context, count: u32, failure: &Failure, last: &mut Option<Failure>) {
     if count > 1 {
         context.output.talk(format_args!("✗ no reply: {}", failure.message));

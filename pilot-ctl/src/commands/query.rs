@@ -1,4 +1,4 @@
-//! `pilotctl query` (spec/cli.md §5.5): one request, one reply, to an agent or to whoever of a group is fit for it.
+//! `pilotctl query` (spec/cli.md §5.5): one request, one reply, from an agent or from the fittest member of a group.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -156,7 +156,7 @@ async fn ask_group(daemon: &Daemon, output: Output, group: &str, question: &Ques
 
 /// What to do when the agent's side of the stream is silent for so long that the tunnel calls it stalled.
 enum OnStall<'a> {
-    /// Tell, once, and wait for the deadline: there is nobody else to ask.
+    /// Say so, once, and wait for the deadline: there is nobody else to ask.
     Wait(&'a dyn Fn()),
     /// Ask the next.
     GiveUp,
@@ -255,7 +255,7 @@ impl Member {
     }
 }
 
-/// Reachable before not, then by words in common with the text, then by round trip; a name decides between equals.
+/// Reachable members first, then by words in common with the text, then by round trip; equals by name.
 fn rank(agents: impl Iterator<Item = AgentInfo>, text: &[u8]) -> Vec<Member> {
     let asked = words(&String::from_utf8_lossy(text));
     let mut members: Vec<Member> = agents

@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 
 use super::types::{
     AgentInfo, ApiError, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found, Groups, GroupsRequest, Offer, Peers,
-    Reached, ResetRequest, ResolveRequest, Settings, StreamState, StreamStatus, TargetRequest, TicketReply,
+    Published, Reached, ResetRequest, ResolveRequest, Settings, StreamState, StreamStatus, TargetRequest, TicketReply,
 };
 use super::{VERSION, VERSION_HEADER, header, pump};
 use crate::agent::{Agent, DEFAULT_TIMEOUT, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of};
@@ -44,6 +44,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const ENDED_STREAM_LIFETIME: Duration = Duration::from_secs(60);
 /// Ended streams remembered; a burst of more forgets the oldest.
 const ENDED_STREAMS_MAX: usize = 4_096;
+/// A change is in the directory after one round trip; who hears nothing for so long goes on without.
+const PUBLISH_WAIT_MAX: Duration = Duration::from_secs(3);
 /// Most time that a caller can allow for a call.
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
@@ -184,6 +186,7 @@ async fn route(shared: &Arc<Shared>, request: Request<Body>) -> Result<Reply, Ap
         (&Method::GET, "/v1/status") => json(&agent.status().await?),
         (&Method::GET, "/v1/peers") => json(&Peers { peers: agent.peers().await? }),
         (&Method::GET, "/v1/ticket") => json(&TicketReply { ticket: agent.ticket().await?.to_string() }),
+        (&Method::GET, "/v1/published") => published(agent, &request).await,
         (&Method::GET, "/v1/accept") => accept(shared, request).await,
         (&Method::POST, "/v1/streams") => open(shared, request).await,
         (&Method::POST, "/v1/shutdown") => shut_down(agent),
@@ -241,6 +244,14 @@ fn shut_down(agent: &Agent) -> Result<Reply, ApiError> {
     // After the reply, so that it still gets out.
     tokio::spawn(async move { agent.shutdown().await });
     json(&Done {})
+}
+
+/// `GET /v1/published`: answers once the directory has what the agent says of itself, or once it is not to be waited for any longer.
+async fn published(agent: &Agent, request: &Request<Body>) -> Result<Reply, ApiError> {
+    let wait = Call::of(request).query("wait_ms").map(|text| text.parse().map(Duration::from_millis));
+    let wait = wait.transpose().map_err(|_| ApiError::new(ErrorCode::Usage, "'wait_ms' is not a number"))?;
+    let published = agent.published(wait.unwrap_or(PUBLISH_WAIT_MAX).min(PUBLISH_WAIT_MAX)).await;
+    json(&Published { published: published.as_ref().map(Result::is_ok), error: published.and_then(Result::err) })
 }
 
 async fn ping(agent: &Agent, request: TargetRequest) -> Result<Reply, ApiError> {

@@ -289,6 +289,16 @@ pub struct Settings {
     pub description: Option<String>,
 }
 
+/// Reply of `GET /v1/published`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// Whether the directory has what this agent last said of itself; none when there is no backbone node to tell.
+    pub published: Option<bool>,
+    /// Why it has not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ApiError>,
+}
+
 /// Reply of `GET /v1/ticket`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TicketReply {

@@ -1,6 +1,11 @@
-//! All streams of a tunnel: who may open them, credit, and whose turn it is to send (spec/streams.md §2 to §5).
+//! All streams of a tunnel: their table, who may open them, and the credit of the tunnel (spec/streams.md §2 to §5).
+//!
+//! The parts: `frames_in` (what the peer's frames do), `frames_out` (whose turn it is to send, and what becomes of it), `send` and `receive`
+//! (the two directions of one stream), `assembler` (data that came out of order).
 
 mod assembler;
+mod frames_in;
+mod frames_out;
 mod receive;
 mod send;
 
@@ -11,14 +16,14 @@ use bytes::Bytes;
 
 use self::assembler::Chunks;
 use self::receive::ReceiveStream;
-use self::send::{Delivery, NotWritten, SendStream};
+use self::send::{Delivery, SendStream};
 use super::audit::StreamAudit;
 use super::config::{PeerLimits, TransportConfig};
 use super::event::{OpenStreamError, Read, ReadError, TransportError, TransportEvent, WriteError};
 use super::range_set::RangeSet;
-use super::sent::{SentFrame, StreamKey};
+use super::sent::StreamKey;
 use crate::id::StreamId;
-use crate::wire::frame::{self, Code, StreamData};
+use crate::wire::frame::{self, Code};
 use crate::wire::stream_header::{STREAM_HEADER_LEN_MAX, StreamHeader};
 
 /// Streams that may be opened before the handshake has told the peer's limit. They wait if the limit turns out to be lower.
@@ -27,12 +32,6 @@ const STREAMS_BEFORE_HANDSHAKE: u64 = 64;
 /// Credit that one stretch of data beyond a gap stands for: a packet of the smallest size carries more, so a sender that fills
 /// its packets never meets the bound.
 const CREDIT_PER_GAP: u64 = 1_024;
-
-/// STOP_SENDING at its longest.
-const STOP_SENDING_LEN_MAX: usize = 1 + 8 + 8 + 2 + frame::REASON_LEN_MAX;
-
-/// MAX_STREAM_DATA, MAX_DATA or MAX_STREAMS at its longest.
-const CREDIT_FRAME_LEN_MAX: usize = 1 + 8 + 8;
 
 /// Length field and body of the longest stream header.
 const HEADER_PEEK_LEN: usize = 2 + STREAM_HEADER_LEN_MAX;
@@ -227,170 +226,6 @@ impl Streams {
         Ok(Read::Blocked)
     }
 
-    pub(super) fn on_stream_data(&mut self, data: StreamData<'_>) -> FrameResult {
-        let Some(slot) = self.slot_for_frame(data.stream)? else { return Ok(Ok(())) };
-        self.note_received(slot, data.offset + data.data.len() as u64, data.fin)?;
-        let kept = self.insert_data(slot, data);
-        self.on_progress(slot);
-        Ok(kept)
-    }
-
-    pub(super) fn on_reset(&mut self, id: u64, code: Code, final_size: u64, reason: &str) -> FrameResult {
-        let Some(slot) = self.slot_for_frame(id)? else { return Ok(Ok(())) };
-        let Some(stream) = self.stream_mut(slot) else { return Ok(Ok(())) };
-        // Once everything is here the reset comes too late to matter (RFC 9000 §3.2, "Data Recvd").
-        let is_late = stream.receive.reset.is_some() || (stream.receive.is_complete() && !stream.receive.discards());
-        self.note_received(slot, final_size, true)?;
-        let Some(stream) = self.stream_mut(slot).filter(|_| !is_late) else { return Ok(Ok(())) };
-        stream.receive.reset = Some((code, reason.to_owned()));
-        let (is_known, is_stopped) = (!stream.awaits_header, stream.receive.stop != Delivery::None);
-        self.discard(slot);
-        if !is_known {
-            self.reset_slot(slot, code, "");
-        } else if !is_stopped {
-            self.events.push_back(TransportEvent::Reset { stream: StreamId(id), code, reason: reason.to_owned() });
-        }
-        self.retire_if_over(slot);
-        Ok(Ok(()))
-    }
-
-    pub(super) fn on_stop_sending(&mut self, id: u64, code: Code, reason: &str) -> FrameResult {
-        let Some(slot) = self.slot_for_frame(id)? else { return Ok(Ok(())) };
-        let Some(stream) = self.stream_mut(slot) else { return Ok(Ok(())) };
-        let is_news = !stream.send.is_stopped && !stream.send.is_over();
-        stream.send.is_stopped = true;
-        let is_known = !stream.awaits_header;
-        if is_news {
-            self.reset_slot(slot, code, reason);
-        }
-        if is_news && is_known {
-            self.events.push_back(TransportEvent::StopSending {
-                stream: StreamId(id),
-                code,
-                reason: reason.to_owned(),
-            });
-        }
-        Ok(Ok(()))
-    }
-
-    pub(super) fn on_max_data(&mut self, max: u64) {
-        if max > self.data_sent_max {
-            self.data_sent_max = max;
-            while let Some(slot) = self.credit_blocked.pop_front() {
-                if let Some(stream) = self.stream_mut(slot) {
-                    stream.is_credit_blocked = false;
-                }
-                self.schedule(slot);
-            }
-        }
-    }
-
-    pub(super) fn on_max_stream_data(&mut self, id: u64, max: u64) -> FrameResult {
-        let Some(slot) = self.slot_for_frame(id)? else { return Ok(Ok(())) };
-        if self.stream_mut(slot).is_some_and(|stream| stream.send.set_max_data(max)) {
-            self.schedule(slot);
-        }
-        Ok(Ok(()))
-    }
-
-    pub(super) fn on_max_streams(&mut self, max: u64) {
-        if max > self.local_max {
-            self.local_max = max;
-            self.schedule_all();
-        }
-    }
-
-    /// A frame that only tells about a stream: checks that it may exist.
-    pub(super) fn on_stream_data_blocked(&mut self, id: u64) -> FrameResult {
-        self.slot_for_frame(id).map(|_| Ok(()))
-    }
-
-    /// Appends frames of streams to a packet that may grow up to `end`, and notes them in `sent`.
-    pub(super) fn write_frames(&mut self, buf: &mut Vec<u8>, end: usize, sent: &mut Vec<SentFrame>) {
-        self.write_credit(buf, end, sent);
-        self.write_control(buf, end, sent);
-        self.write_data(buf, end, sent);
-    }
-
-    /// Takes out of the queues what has nothing to send any more, or no credit, so that a queue with an entry means a frame.
-    pub(super) fn settle_queues(&mut self) {
-        let credit = self.send_credit();
-        for urgency in 0..self.ready.len() {
-            while let Some(slot) = self.ready[urgency].front().copied() {
-                let Some(stream) = self.slots[slot as usize].as_mut() else {
-                    self.ready[urgency].pop_front();
-                    continue;
-                };
-                match stream.send.can_write(credit) {
-                    Ok(()) => break,
-                    Err(NotWritten::NoTunnelCredit) if !stream.is_credit_blocked => {
-                        stream.is_credit_blocked = true;
-                        self.credit_blocked.push_back(slot);
-                    }
-                    Err(NotWritten::NoTunnelCredit | NotWritten::Nothing | NotWritten::NoRoom) => {}
-                }
-                stream.is_queued = false;
-                self.ready[urgency].pop_front();
-            }
-        }
-        while let Some(slot) = self.control.front().copied() {
-            match self.stream_mut(slot) {
-                Some(stream) if stream.has_control_frames() => break,
-                Some(stream) => stream.has_control = false,
-                None => {}
-            }
-            self.control.pop_front();
-        }
-    }
-
-    /// Whether `write_frames` has something to write.
-    pub(super) fn has_frames(&self) -> bool {
-        self.max_data_update == Delivery::Queued
-            || self.max_streams_update == Delivery::Queued
-            || !self.control.is_empty()
-            || self.has_data()
-    }
-
-    /// Whether stream data waits for its turn.
-    pub(super) fn has_data(&self) -> bool {
-        self.ready.iter().any(|queue| !queue.is_empty())
-    }
-
-    /// The peer has this frame.
-    pub(super) fn on_frame_acked(&mut self, frame: SentFrame) {
-        match frame {
-            SentFrame::Stream { key, offset, len, fin } => self.on_data_acked(key, offset, len, fin),
-            SentFrame::Reset(key) => {
-                if let Some(stream) = self.keyed_mut(key) {
-                    stream.send.on_reset_acked();
-                    self.retire_if_over(key.slot);
-                }
-            }
-            SentFrame::StopSending(key) => self.update_keyed(key, |stream| stream.receive.stop = Delivery::Acked),
-            SentFrame::MaxStreamData(_)
-            | SentFrame::MaxData
-            | SentFrame::MaxStreams
-            | SentFrame::Ack(_)
-            | SentFrame::Announcement(_) => {}
-        }
-    }
-
-    /// The frame was lost, or is to be sent again to be sure.
-    pub(super) fn on_frame_lost(&mut self, frame: SentFrame) {
-        match frame {
-            SentFrame::Stream { key, offset, len, fin } => {
-                self.update_keyed(key, |stream| stream.send.on_lost(offset, len, fin));
-                self.schedule(key.slot);
-            }
-            SentFrame::Reset(key) => self.update_keyed(key, |stream| stream.send.on_reset_lost()),
-            SentFrame::StopSending(key) => self.update_keyed(key, |stream| stream.receive.stop.on_lost()),
-            SentFrame::MaxStreamData(key) => self.update_keyed(key, |stream| stream.receive.max_data_update.on_lost()),
-            SentFrame::MaxData => self.max_data_update.on_lost(),
-            SentFrame::MaxStreams => self.max_streams_update.on_lost(),
-            SentFrame::Ack(_) | SentFrame::Announcement(_) => {}
-        }
-    }
-
     /// Tells every open stream that nothing is answered, or again is.
     pub(super) fn set_stalled(&mut self, is_stalled: bool) {
         for stream in self.slots.iter_mut().flatten() {
@@ -503,123 +338,6 @@ impl Streams {
         }
     }
 
-    /// The stream that a frame names, opened now if the peer may; none if it is closed.
-    fn slot_for_frame(&mut self, id: u64) -> Result<Option<u32>, TransportError> {
-        if let Some(slot) = self.by_id.get(&id) {
-            return Ok(Some(*slot));
-        }
-        let count = id >> 1;
-        if id & 1 == self.local_bit {
-            let was_opened = count < self.local_opened;
-            return if was_opened { Ok(None) } else { Err(TransportError::Violation("stream that was never opened")) };
-        }
-        if count >= self.peer_max {
-            return Err(TransportError::StreamLimit);
-        }
-        if count >= self.peer_opened {
-            self.unseen.insert(self.peer_opened..count + 1);
-            self.peer_opened = count + 1;
-        }
-        if !self.unseen.contains(count) {
-            return Ok(None);
-        }
-        self.unseen.remove(count..count + 1);
-        Ok(Some(self.insert(id, true)))
-    }
-
-    fn note_received(&mut self, slot: u32, end: u64, is_final: bool) -> Result<(), TransportError> {
-        let Some(stream) = self.stream_mut(slot) else { return Ok(()) };
-        let needed = stream.receive.credit_needed(end);
-        stream.receive.note_received(end, is_final)?;
-        self.data_received += needed;
-        if self.data_received > self.data_received_max { Err(TransportError::FlowControl) } else { Ok(()) }
-    }
-
-    fn insert_data(&mut self, slot: u32, data: StreamData<'_>) -> Result<(), NotKept> {
-        let gaps_left = self.gap_chunks_max().saturating_sub(self.gap_chunks);
-        #[cfg(feature = "sabotage")]
-        let breaks_order = self.config.breaks(super::Sabotage::DeliverOutOfOrder);
-        let Some(stream) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return Ok(()) };
-        #[cfg(feature = "sabotage")]
-        if breaks_order && !stream.awaits_header {
-            stream.receive.data.insert_out_of_order(data.data, &mut self.chunks);
-            return Ok(());
-        }
-        let before = stream.receive.data.gap_chunks();
-        let result = stream.receive.insert(data.offset, data.data, gaps_left, &mut self.chunks);
-        let after = stream.receive.data.gap_chunks();
-        self.gap_chunks = self.gap_chunks + after - before;
-        if self.stream_mut(slot).is_some_and(|stream| stream.receive.discards()) {
-            self.discard(slot);
-        }
-        result.map_err(|_| NotKept)
-    }
-
-    /// Something has come for a stream: its header, data to read, or its end.
-    fn on_progress(&mut self, slot: u32) {
-        self.read_header(slot);
-        let Some(stream) = self.stream_mut(slot) else { return };
-        if stream.receive.reader_waits
-            && !stream.awaits_header
-            && !stream.receive.discards()
-            && stream.receive.is_readable()
-        {
-            stream.receive.reader_waits = false;
-            let id = StreamId(stream.id);
-            self.events.push_back(TransportEvent::Readable(id));
-        }
-        self.retire_if_over(slot);
-    }
-
-    fn read_header(&mut self, slot: u32) {
-        let Some(stream) = self.stream_mut(slot).filter(|stream| stream.awaits_header) else { return };
-        if stream.receive.discards() {
-            return;
-        }
-        let id = StreamId(stream.id);
-        let is_complete = stream.receive.is_complete();
-        match StreamHeader::decode(&stream.receive.data.peek(HEADER_PEEK_LEN)) {
-            Ok(Some((header, len))) => {
-                stream.awaits_header = false;
-                stream.urgency = header.urgency;
-                let header_bytes = std::iter::from_fn({
-                    let mut left = len;
-                    move || {
-                        let read = stream.receive.data.read(left)?.len();
-                        left -= read;
-                        Some(read as u64)
-                    }
-                });
-                let read = header_bytes.sum();
-                self.events.push_back(TransportEvent::StreamOpened { stream: id, header });
-                self.on_read(slot, read);
-            }
-            Ok(None) if !is_complete => {}
-            Ok(None) | Err(_) => {
-                self.stop_slot(slot, Code::BAD_REQUEST, "stream header");
-                self.reset_slot(slot, Code::BAD_REQUEST, "stream header");
-            }
-        }
-    }
-
-    fn on_data_acked(&mut self, key: StreamKey, offset: u64, len: u32, fin: bool) {
-        let Some(stream) = self.keyed_mut(key) else { return };
-        let was_delivered = stream.send.is_delivered();
-        stream.send.on_acked(offset, len, fin);
-        let is_writable = stream.send.take_writable() && !stream.send.is_finished();
-        let is_delivered = stream.send.is_delivered() && !was_delivered;
-        let is_known = !stream.awaits_header;
-        if is_writable {
-            self.events.push_back(TransportEvent::Writable(StreamId(key.id)));
-        }
-        if is_delivered && is_known {
-            self.events.push_back(TransportEvent::SendFinished(StreamId(key.id)));
-        }
-        if is_delivered {
-            self.retire_if_over(key.slot);
-        }
-    }
-
     fn on_read(&mut self, slot: u32, len: u64) {
         self.data_read += len;
         if let Some(stream) = self.stream_mut(slot) {
@@ -670,35 +388,6 @@ impl Streams {
         self.schedule_control(slot);
     }
 
-    /// Queues a stream that has data to send and may.
-    fn schedule(&mut self, slot: u32) {
-        let (local_bit, local_max) = (self.local_bit, self.local_max);
-        let Some(stream) = self.stream_mut(slot) else { return };
-        let is_allowed = stream.id & 1 != local_bit || stream.id >> 1 < local_max;
-        if is_allowed && !stream.is_queued && stream.send.has_data_to_send() {
-            stream.is_queued = true;
-            let urgency = usize::from(stream.urgency.min(StreamHeader::URGENCY_MAX));
-            self.ready[urgency].push_back(slot);
-        }
-    }
-
-    fn schedule_all(&mut self) {
-        for slot in 0..u32::try_from(self.slots.len()).unwrap_or(u32::MAX) {
-            self.schedule(slot);
-            self.schedule_control(slot);
-        }
-    }
-
-    fn schedule_control(&mut self, slot: u32) {
-        let (local_bit, local_max) = (self.local_bit, self.local_max);
-        let Some(stream) = self.stream_mut(slot) else { return };
-        let is_allowed = stream.id & 1 != local_bit || stream.id >> 1 < local_max;
-        if is_allowed && !stream.has_control && stream.has_control_frames() {
-            stream.has_control = true;
-            self.control.push_back(slot);
-        }
-    }
-
     /// Forgets a stream of which both directions are over.
     fn retire_if_over(&mut self, slot: u32) {
         let Some(stream) = self.stream_mut(slot).filter(|stream| stream.send.is_over() && stream.receive.is_over())
@@ -735,97 +424,6 @@ impl Streams {
 
     fn gap_chunks_max(&self) -> usize {
         usize::try_from((self.config.tunnel_window / CREDIT_PER_GAP).max(1)).unwrap_or(usize::MAX)
-    }
-
-    fn write_credit(&mut self, buf: &mut Vec<u8>, end: usize, sent: &mut Vec<SentFrame>) {
-        let fits = |buf: &Vec<u8>| buf.len() + CREDIT_FRAME_LEN_MAX <= end;
-        if self.max_data_update == Delivery::Queued && fits(buf) {
-            self.max_data_update = Delivery::Sent;
-            frame::put_max_data(buf, self.data_received_max);
-            sent.push(SentFrame::MaxData);
-        }
-        if self.max_streams_update == Delivery::Queued && fits(buf) {
-            self.max_streams_update = Delivery::Sent;
-            frame::put_max_streams(buf, self.peer_max);
-            sent.push(SentFrame::MaxStreams);
-        }
-    }
-
-    fn write_control(&mut self, buf: &mut Vec<u8>, end: usize, sent: &mut Vec<SentFrame>) {
-        while let Some(slot) = self.control.pop_front() {
-            let Some(stream) = self.stream_mut(slot) else { continue };
-            stream.has_control = false;
-            stream.write_control(slot, buf, end, sent);
-            if stream.has_control_frames() {
-                stream.has_control = true;
-                self.control.push_front(slot);
-                return;
-            }
-        }
-    }
-
-    fn write_data(&mut self, buf: &mut Vec<u8>, end: usize, sent: &mut Vec<SentFrame>) {
-        while let Some(urgency) = self.ready.iter().position(|queue| !queue.is_empty()) {
-            let Some(slot) = self.ready[urgency].pop_front() else { return };
-            let credit = self.send_credit();
-            let Some(stream) = self.stream_mut(slot) else { continue };
-            stream.is_queued = false;
-            let key = StreamKey { slot, id: stream.id };
-            match stream.send.write_frame(key.id, buf, end, credit) {
-                Ok(written) => {
-                    self.data_sent += written.fresh;
-                    sent.push(SentFrame::Stream { key, offset: written.offset, len: written.len, fin: written.fin });
-                    self.schedule(slot);
-                }
-                Err(NotWritten::Nothing) => {}
-                Err(NotWritten::NoTunnelCredit) => {
-                    if !std::mem::replace(&mut stream.is_credit_blocked, true) {
-                        self.credit_blocked.push_back(slot);
-                    }
-                }
-                Err(NotWritten::NoRoom) => {
-                    stream.is_queued = true;
-                    self.ready[urgency].push_front(slot);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn send_credit(&self) -> u64 {
-        #[cfg(feature = "sabotage")]
-        if self.config.breaks(super::Sabotage::IgnoreCredit) {
-            return u64::MAX;
-        }
-        self.data_sent_max - self.data_sent
-    }
-}
-
-impl Stream {
-    fn has_control_frames(&self) -> bool {
-        self.send.has_reset_to_send()
-            || self.receive.stop == Delivery::Queued
-            || self.receive.max_data_update == Delivery::Queued
-    }
-
-    fn write_control(&mut self, slot: u32, buf: &mut Vec<u8>, end: usize, sent: &mut Vec<SentFrame>) {
-        let key = StreamKey { slot, id: self.id };
-        if self.send.write_reset(self.id, buf, end) {
-            sent.push(SentFrame::Reset(key));
-        }
-        if self.receive.stop == Delivery::Queued
-            && buf.len() + STOP_SENDING_LEN_MAX <= end
-            && let Some((code, reason)) = &self.receive.stop_reason
-        {
-            frame::put_stop_sending(buf, self.id, *code, reason);
-            self.receive.stop = Delivery::Sent;
-            sent.push(SentFrame::StopSending(key));
-        }
-        if self.receive.max_data_update == Delivery::Queued && buf.len() + CREDIT_FRAME_LEN_MAX <= end {
-            frame::put_max_stream_data(buf, self.id, self.receive.max_data());
-            self.receive.max_data_update = Delivery::Sent;
-            sent.push(SentFrame::MaxStreamData(key));
-        }
     }
 }
 

@@ -1,8 +1,8 @@
-//! The backbone of zero configuration (spec/cli.md §6): whoever starts an agent first starts it, and it ends by itself.
+//! The backbone of zero configuration (spec/cli.md §6): the first agent to start starts it, and it ends by itself.
 //!
 //! Three locks in `PILOT_HOME/backbone` keep starts and ends apart. `lock` is held by the backbone as long as it lives.
-//! `spawning` is held by whoever looks whether it lives and starts it if not: of many, one does. `starting` is shared by
-//! agents from before that look until they are registered, and the backbone ends only if it gets it alone: so it never ends
+//! `spawning` is held by whoever checks whether it lives and starts it if not, so that of many starters one does. `starting` is shared by
+//! agents, from before that look until they are registered, and the backbone ends only if it can take it exclusively: so it never ends
 //! under an agent that has just read its ticket.
 
 use std::ffi::OsString;
@@ -63,7 +63,7 @@ pub(crate) fn is_key_of(ticket: &BackboneTicket, context: &Context) -> bool {
     local.is_some_and(|local| local.identity == ticket.identity)
 }
 
-/// The ticket that the running backbone has written before it took calls.
+/// The running backbone's ticket, which it writes before it takes calls.
 pub(super) fn read_ticket(context: &Context) -> Result<String> {
     let path = directory(context).join("ticket");
     let text = std::fs::read_to_string(&path);

@@ -36,16 +36,14 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
     if !args.detached {
         return serve(args, context).await;
     }
-    child::leave_session()?;
-    child::leave_directory()?;
-    let served = serve(args, context).await;
-    if let Err(failure) = &served {
-        child::report_failure(failure)?;
-    }
-    served
+    child::run(async {
+        child::leave_directory()?;
+        serve(args, context).await
+    })
+    .await
 }
 
-/// Serves until told to end. Out of idleness it ends only if no agent is about to come (see [`local`]).
+/// Serves until told to end. When idle it ends only if no agent is about to register (see [`local`]).
 async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     refuse_second(context)?;
     let mut interrupt = Interrupt::new()?;
@@ -63,7 +61,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
             return Ok(());
         }
         if let Some(permission) = local::may_end(context)? {
-            // Kept until the process has gone: who starts next must not find this one half alive.
+            // Kept until the process has gone: whoever starts next must not find this one half alive.
             std::mem::forget(permission);
             return Ok(());
         }

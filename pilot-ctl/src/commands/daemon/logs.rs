@@ -14,7 +14,7 @@ use crate::hint::{Failure, Result};
 use crate::home;
 use crate::output::Output;
 
-/// How often to look for more; a person reads no faster.
+/// How often to look for more lines; a person reads no faster.
 const FOLLOW_POLL: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ use clap::Args;
 use pilot_core::ticket::BackboneTicket;
 use pilot_daemon::agent::{Agent, AgentConfig, StartError};
 use pilot_daemon::api::server::Server;
+use pilot_daemon::api::types::ErrorCode;
 use pilot_daemon::home::Home;
 
 use super::start::{Started, hostname};
@@ -31,13 +32,11 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
     if !args.detached {
         return serve(args, context).await;
     }
-    child::leave_session()?;
-    child::leave_directory()?;
-    let served = serve(args, context).await;
-    if let Err(failure) = &served {
-        child::report_failure(failure)?;
-    }
-    served
+    child::run(async {
+        child::leave_directory()?;
+        serve(args, context).await
+    })
+    .await
 }
 
 /// Runs the agent until it is told to end, by a signal or by its local API.
@@ -45,7 +44,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let name = hostname(&args.start, context)?;
     let settings = args.start.settings().or(context.settings_of(&name)?);
     let home = Home::at(&context.home);
-    // Before a backbone is started for it in vain. The agent takes the lock itself.
+    // Checked here so that no backbone is started for nothing. The agent takes the lock itself.
     if let Some(pid) = home.agent(&name)?.running_pid() {
         return Err(already_running(&name, pid));
     }
@@ -95,7 +94,7 @@ async fn announce(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()
 }
 
 impl StartArgs {
-    /// The flags, as they stand in front of the config files.
+    /// The flags as settings, which come before those of the config files.
     fn settings(&self) -> Settings {
         Settings {
             tags: self.tags.clone(),
@@ -151,6 +150,8 @@ fn start_failure(error: StartError) -> Failure {
     let failure = if hint.is_empty() { failure } else { failure.hint(hint) };
     match error {
         StartError::Home(error) => error.into(),
+        // What was typed wrong is a mistake of usage; whatever else the directory said, the agent has not started.
+        StartError::Registration(error) if error.code == ErrorCode::Usage => error.into(),
         StartError::Registration(error) => Failure { code: ExitCode::Failed, ..error.into() },
         StartError::Listen { .. } | StartError::Timer(_) | _ => failure,
     }

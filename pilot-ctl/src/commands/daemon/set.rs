@@ -4,6 +4,7 @@ use clap::Args;
 use pilot_daemon::api::types::Settings;
 
 use super::Switch;
+use crate::client::PUBLISH_PATIENCE;
 use crate::context::Context;
 use crate::hint::{Failure, Result};
 
@@ -29,6 +30,8 @@ pub(super) async fn run(args: &SetArgs, context: &Context) -> Result<()> {
     if settings == Settings::default() {
         return Err(Failure::usage("nothing to set").hint("for example `pilotctl daemon set --direct off`"));
     }
-    context.daemon().await?.set(&settings).await?;
+    let daemon = context.daemon().await?;
+    daemon.set(&settings).await?;
+    daemon.wait_until_published(context.output, PUBLISH_PATIENCE).await;
     context.output.result(&settings, || "ok".to_owned())
 }

@@ -2,16 +2,20 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{StartArgs, Switch, stop};
+use crate::client::Daemon;
 use crate::commands::mcp;
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 use crate::{home, process};
 
+/// What is left of the time for the directory (spec/cli.md §2) when an agent has waited for it at its start.
+const PUBLISH_REST: Duration = Duration::from_secs(1);
 /// The longest hostname, as in DNS (RFC 1035 §2.3.1).
 const HOSTNAME_LEN_MAX: usize = 63;
 
@@ -37,20 +41,30 @@ pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
     let name = hostname(args, context)?;
     let started = spawn(&args.to_argv(&name), &name, context).await?;
     save(args, &name, context)?;
+    wait_until_published(&name, context).await?;
     context.output.result(&started, || started.lines())
 }
 
 pub(super) async fn restart(context: &Context) -> Result<()> {
     let name = agent_to_restart(context).await?;
     let server = mcp::running_detached(context, &name)?;
-    if let Some(daemon) = crate::client::Daemon::connect_to(context, &name).await? {
+    if let Some(daemon) = Daemon::connect_to(context, &name).await? {
         stop::stop(&daemon, context).await?;
     }
     let started = spawn(&saved_argv(&name, context), &name, context).await?;
     if let Some(server) = server {
         mcp::restart_detached(&server, context, &name).await?;
     }
+    wait_until_published(&name, context).await?;
     context.output.result(&started, || started.lines())
+}
+
+/// The agent has waited for its registration before it said that it is ready; this is for the last moment, and for the warning.
+async fn wait_until_published(name: &str, context: &Context) -> Result<()> {
+    if let Some(daemon) = Daemon::connect_to(context, name).await? {
+        daemon.wait_until_published(context.output, PUBLISH_REST).await;
+    }
+    Ok(())
 }
 
 /// The running one, or one that was named and is known.

@@ -37,7 +37,7 @@ pub(super) async fn run(args: &StopArgs, context: &Context) -> Result<()> {
     context.output.result(&serde_json::json!({ "stopped": stopped }), || lines.join("\n"))
 }
 
-/// Asks, and insists with a daemon that does not end. Its lock tells when it has.
+/// Asks the daemon to end, and kills one that does not. Its lock tells when it has gone.
 pub(super) async fn stop(daemon: &Daemon, context: &Context) -> Result<()> {
     let lock = context.agent_dir(&daemon.name).join("lock");
     let pid = daemon.status().await.ok().and_then(|status| Pid::from_raw(i32::try_from(status.pid).ok()?));

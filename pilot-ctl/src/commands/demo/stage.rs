@@ -90,7 +90,7 @@ impl Stage {
             return Err(Failure::failed(format!("`{}` did not get ready", shown(arguments))));
         };
         self.show(&ready)?;
-        // What it says later must go somewhere, or it would wait for us.
+        // Its later output must be read, or it would block on a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Ok(())
     }
@@ -144,7 +144,7 @@ impl Stage {
     }
 }
 
-/// An interrupted demo may not have come as far as what is stopped here.
+/// An interrupted demo may not have started all that is stopped here.
 fn ignore_what_never_ran(stopped: Result<()>) -> Result<()> {
     match stopped {
         Err(failure) if failure.code == ExitCode::NotRunning => Ok(()),

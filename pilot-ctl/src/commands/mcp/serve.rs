@@ -10,12 +10,13 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 
 use clap::Args;
+use pilot_core::record::OFFER_DESCRIPTION_LEN_MAX;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 
 use super::SERVICE;
 use crate::bridge;
-use crate::client::{AcceptOptions, Daemon, Incoming};
+use crate::client::{AcceptOptions, Daemon, Incoming, PUBLISH_PATIENCE};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::handler::{GRACE, Handler, HandlerCommand};
@@ -64,21 +65,15 @@ pub(crate) async fn run(args: &ServeArgs, context: &Context) -> Result<()> {
     if args.detach {
         return detach(args, context).await;
     }
-    if !args.detached {
-        return serve(args, context).await;
-    }
-    child::leave_session()?;
-    let ended = serve(args, context).await;
-    if let Err(failure) = &ended {
-        child::report_failure(failure)?;
-    }
-    ended
+    let serve = serve(args, context);
+    if args.detached { child::run(serve).await } else { serve.await }
 }
 
 async fn detach(args: &ServeArgs, context: &Context) -> Result<()> {
     let daemon = context.daemon().await?;
     let serving: Serving =
         process::spawn_detached(&argv(args, context, &daemon.name), &log(context, &daemon.name)).await?;
+    daemon.wait_until_published(context.output, PUBLISH_PATIENCE).await;
     context.output.result(&serving, || format!("MCP server of {} running (pid {})", serving.agent, serving.pid))
 }
 
@@ -93,10 +88,13 @@ async fn serve(args: &ServeArgs, context: &Context) -> Result<()> {
     let output = context.output;
     let agent = daemon.name.clone();
     let detached = args.detached;
-    let announce = move || {
+    let published_daemon = daemon.clone();
+    let announce = async move || {
         if detached {
+            // Whoever has started this waits for the directory, and can still say so.
             return child::report_ready(&Serving { pid: std::process::id(), agent });
         }
+        published_daemon.wait_until_published(output, PUBLISH_PATIENCE).await;
         output.talk(format_args!("serving MCP as {agent}"));
         Ok(())
     };
@@ -109,8 +107,12 @@ async fn serve(args: &ServeArgs, context: &Context) -> Result<()> {
 
 /// Without words of its own, the server is found by the name of its program.
 fn offer(args: &ServeArgs) -> String {
-    let words = || args.command.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
-    args.offer.clone().unwrap_or_else(|| format!("MCP server: {}", words()))
+    args.offer.clone().unwrap_or_else(|| {
+        let words: Vec<_> = args.command.iter().map(|word| word.to_string_lossy()).collect();
+        let mut offer = format!("MCP server: {}", words.join(" "));
+        offer.truncate(offer.floor_char_boundary(OFFER_DESCRIPTION_LEN_MAX));
+        offer
+    })
 }
 
 /// One connection: starts a server and passes bytes until either side has ended.

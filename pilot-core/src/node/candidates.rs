@@ -1,0 +1,103 @@
+//! Candidates: the addresses at which two nodes might reach each other directly, told, withdrawn and probed (spec/paths.md §3).
+
+use std::net::SocketAddr;
+
+use super::Node;
+use crate::limits::CANDIDATES_MAX;
+use crate::path::Hop;
+use crate::route::Route;
+use crate::time::Now;
+use crate::transport::{Candidate, CandidateKind, PathFrame};
+
+impl Node {
+    /// A backbone node tells its clients how it sees them.
+    pub(super) fn tell_observed_address(&mut self, index: u32) {
+        if self.is_agent() {
+            return;
+        }
+        let peer = &mut self.peers[index as usize];
+        let Some(path) = peer.paths.active() else { return };
+        let (Hop::Direct(route), id) = (path.hop, path.id) else { return };
+        if let Some(tunnel) = &mut peer.tunnel {
+            tunnel.transport.queue_frame(id, PathFrame::ObservedAddress(route.remote));
+        }
+    }
+
+    /// Sends our candidates anew to every peer that is reached by relay.
+    pub(super) fn announce_candidates(&mut self, _now: Now) {
+        for index in 0..self.peers.len() as u32 {
+            self.peers[index as usize].has_sent_candidates = false;
+            self.send_candidates(index);
+            self.touch(index);
+        }
+    }
+
+    /// Tells a peer that is reached by relay where else we might be reached, once per tunnel and change.
+    pub(super) fn send_candidates(&mut self, index: u32) {
+        let candidates = self.own_candidates();
+        let peer = &mut self.peers[index as usize];
+        let Some(path) = peer.paths.active().filter(|path| !path.hop.is_direct()).map(|path| path.id) else { return };
+        if peer.is_backbone || peer.has_sent_candidates || !self.config.direct {
+            return;
+        }
+        if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) {
+            tunnel.transport.queue_frame(path, PathFrame::Candidates(candidates));
+            peer.has_sent_candidates = true;
+        }
+    }
+
+    /// Tells a peer that we are reached by relay only: without a word it would go on to send directly until its probe timeouts pass.
+    pub(super) fn withdraw_candidates(&mut self, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        let Some(path) = peer.paths.active().map(|path| path.id) else { return };
+        if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) {
+            tunnel.transport.queue_frame(path, PathFrame::Candidates(Vec::new()));
+        }
+        peer.has_sent_candidates = false;
+        self.touch(index);
+    }
+
+    fn own_candidates(&self) -> Vec<Candidate> {
+        let reflexive = self.observed.map(|address| Candidate { kind: CandidateKind::ServerReflexive, address });
+        let host = self.local_addresses.iter().map(|&address| Candidate { kind: CandidateKind::Host, address });
+        reflexive.into_iter().chain(host).take(CANDIDATES_MAX).collect()
+    }
+
+    /// Probes the addresses that a peer has named, and answers with ours. None at all says that it takes nothing directly.
+    pub(super) fn candidates_received(&mut self, now: Now, index: u32, candidates: &[Candidate]) {
+        if !self.config.direct || self.peers[index as usize].is_backbone {
+            return;
+        }
+        if candidates.is_empty() {
+            self.peers[index as usize].has_sent_candidates = false;
+            return self.leave_direct_paths(now, index);
+        }
+        let is_same_host = self.is_on_this_host(index);
+        for candidate in candidates.iter().take(CANDIDATES_MAX) {
+            if is_probeable(&candidate.address, is_same_host) {
+                let peer = &mut self.peers[index as usize];
+                let path = peer.add_path(now.mono, Hop::Direct(Route::to(candidate.address)));
+                peer.paths.probe(now.mono, path, &mut self.rng);
+            }
+        }
+        self.send_candidates(index);
+        self.probe_paths(now, index);
+    }
+
+    /// Whether the backbone node, on this very host, sees the peer on this host too.
+    fn is_on_this_host(&self, index: u32) -> bool {
+        let is_loopback = |address: Option<SocketAddr>| address.is_some_and(|address| address.ip().is_loopback());
+        is_loopback(self.observed) && is_loopback(self.peers[index as usize].attested)
+    }
+}
+
+/// Nobody can make us send to a multicast, broadcast or unspecified address, nor to a loopback that is not shared.
+fn is_probeable(address: &SocketAddr, is_same_host: bool) -> bool {
+    let ip = address.ip();
+    let is_broadcast = matches!(ip, std::net::IpAddr::V4(v4) if v4.is_broadcast());
+    address.port() != 0
+        && !ip.is_multicast()
+        && !ip.is_unspecified()
+        && !is_broadcast
+        && (is_same_host || !ip.is_loopback())
+}

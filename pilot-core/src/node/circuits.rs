@@ -1,0 +1,249 @@
+//! Circuits at backbone nodes, and the control streams on which they are asked for and offered (spec/relay.md §2).
+
+use bytes::Bytes;
+
+use super::Node;
+use crate::event::{ConnectError, StreamHandle};
+use crate::id::{CircuitId, IdentityKey, PathId, ServicePort};
+use crate::limits::{ADDRESSES_MAX, HOMES_MAX};
+use crate::path::Hop;
+use crate::peer::{Home, Peer};
+use crate::route::Ecn;
+use crate::time::{Mono, Now};
+use crate::transport::{Code, Read};
+use crate::wire::circuit::{
+    self, CIRCUIT_MESSAGE_LEN_MAX, CircuitAnswer, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus,
+};
+use crate::wire::stream_header::StreamHeader;
+
+/// A stream that the node uses itself, with what has arrived on it so far.
+pub(super) struct ControlStream {
+    pub(super) purpose: Purpose,
+    received: Vec<u8>,
+}
+
+/// What a control stream is for.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    /// `circuit.open` to this backbone slot, for this peer slot.
+    Open { backbone: u32, peer: u32 },
+    /// `circuit.offer` from this backbone slot.
+    Offer { backbone: u32 },
+}
+
+impl Node {
+    pub(super) fn mark_backbone(&mut self, index: u32) {
+        self.peers[index as usize].is_backbone = true;
+        if !self.backbones.contains(&index) {
+            self.backbones.push(index);
+        }
+    }
+
+    /// Asks a backbone node of the peer for a circuit; the pending datagram travels with the question.
+    pub(super) fn open_circuit(&mut self, now: Now, index: u32) {
+        let peer = &self.peers[index as usize];
+        if peer.is_backbone || peer.wants_circuit || peer.homes.is_empty() {
+            return;
+        }
+        let homes: Vec<u32> =
+            peer.homes.clone().into_iter().filter_map(|home| self.learn_backbone(now.mono, home)).collect();
+        let Some(&first) = homes.first() else { return };
+        self.peers[index as usize].wants_circuit = true;
+        if let Some(&backbone) = homes.iter().find(|&&home| self.peers[home as usize].is_connected()) {
+            self.ask_for_circuit(now, backbone, index);
+        } else {
+            self.circuits_waiting.entry(first).or_default().insert(index);
+            self.ensure_route(now, first);
+        }
+    }
+
+    fn ask_for_circuit(&mut self, now: Now, backbone: u32, index: u32) {
+        let peer = &self.peers[index as usize];
+        let packet = peer.dial.as_ref().map(|dial| dial.datagram.clone()).unwrap_or_default();
+        let request = CircuitOpen { destination: peer.key.0.into(), packet: packet.into() };
+        let purpose = Purpose::Open { backbone, peer: index };
+        let key = self.peers[backbone as usize].key;
+        let Ok(stream) = self.open_stream(now, &key, &StreamHeader::new(ServicePort::CIRCUIT)) else {
+            self.circuit_failed(purpose);
+            return;
+        };
+        self.control_streams.insert(stream, ControlStream { purpose, received: Vec::new() });
+        self.send_message(now, stream, circuit::encode(&request));
+    }
+
+    /// Takes a stream that a backbone node opened to offer a circuit.
+    pub(super) fn accept_offer(&mut self, now: Now, stream: StreamHandle) {
+        let purpose = Purpose::Offer { backbone: stream.peer };
+        self.control_streams.insert(stream, ControlStream { purpose, received: Vec::new() });
+        self.read_control(now, stream);
+    }
+
+    /// Reads a control stream as far as it goes; at its end the message is handled.
+    pub(super) fn read_control(&mut self, now: Now, stream: StreamHandle) {
+        loop {
+            let Some(tunnel) = self.tunnel_of(stream) else { return };
+            let read = tunnel.transport.read(stream.stream, CIRCUIT_MESSAGE_LEN_MAX);
+            let Some(control) = self.control_streams.get_mut(&stream) else { return };
+            match read {
+                Ok(Read::Data(data)) if control.received.len() + data.len() <= CIRCUIT_MESSAGE_LEN_MAX => {
+                    control.received.extend_from_slice(&data);
+                }
+                Ok(Read::Blocked) => return,
+                Ok(Read::Finished) => {
+                    let control = self.control_streams.remove(&stream).expect("found above");
+                    return self.handle_control(now, stream, control);
+                }
+                Ok(Read::Data(_)) | Err(_) => return self.abandon_control(now, stream),
+            }
+        }
+    }
+
+    /// Gives up a control stream that failed or broke the protocol.
+    pub(super) fn abandon_control(&mut self, now: Now, stream: StreamHandle) {
+        if let Some(control) = self.control_streams.remove(&stream) {
+            self.reset(now, stream, Code::PROTOCOL_VIOLATION, "not a circuit message");
+            self.circuit_failed(control.purpose);
+        }
+    }
+
+    fn handle_control(&mut self, now: Now, stream: StreamHandle, control: ControlStream) {
+        match control.purpose {
+            Purpose::Open { backbone, peer } => match circuit::decode::<CircuitOpened>(&control.received) {
+                Ok(opened) => self.circuit_opened(now, backbone, peer, opened),
+                Err(_) => self.circuit_failed(control.purpose),
+            },
+            Purpose::Offer { backbone } => match circuit::decode::<CircuitOffer>(&control.received) {
+                Ok(offer) => self.circuit_offered(now, stream, backbone, &offer),
+                Err(_) => self.reset(now, stream, Code::PROTOCOL_VIOLATION, "not a circuit offer"),
+            },
+        }
+    }
+
+    fn circuit_opened(&mut self, now: Now, backbone: u32, index: u32, opened: CircuitOpened) {
+        self.peers[index as usize].wants_circuit = false;
+        if opened.status != CircuitStatus::Ok {
+            self.circuit_denied(index, opened);
+            return;
+        }
+        self.attest(index, backbone, opened.attested.as_deref().unwrap_or_default());
+        let hop = Hop::Relay { backbone, circuit: CircuitId(opened.circuit) };
+        self.replace_circuit(now, index, hop);
+        self.choose_path(now, index);
+        self.touch(index);
+    }
+
+    /// The node says no. If nothing else is left to try, that is the answer; else the attempt goes on.
+    fn circuit_denied(&mut self, index: u32, opened: CircuitOpened) {
+        let peer = &self.peers[index as usize];
+        let has_direct = self.config.direct && !peer.addresses.is_empty();
+        if peer.dial.is_none() || peer.is_connected() || has_direct {
+            return;
+        }
+        let error = match opened.status {
+            CircuitStatus::Refused => ConnectError::Refused(opened.reason),
+            CircuitStatus::Ok | CircuitStatus::NotFound | CircuitStatus::Busy => ConnectError::Offline(opened.reason),
+        };
+        self.fail_dial(index, error);
+    }
+
+    /// The question got no answer; the retry of the attempt asks again.
+    pub(super) fn circuit_failed(&mut self, purpose: Purpose) {
+        if let Purpose::Open { peer, .. } = purpose {
+            self.peers[peer as usize].wants_circuit = false;
+        }
+    }
+
+    /// Takes a circuit from a backbone node. Who the caller is, only its packet proves.
+    fn circuit_offered(&mut self, now: Now, stream: StreamHandle, backbone: u32, offer: &CircuitOffer) {
+        self.send_message(now, stream, circuit::encode(&CircuitAnswer { status: CircuitStatus::Ok }));
+        let hop = Hop::Relay { backbone, circuit: CircuitId(offer.circuit) };
+        let mut packet = offer.packet.to_vec();
+        if !packet.is_empty()
+            && let Err(reason) = self.handle_packet(now, hop, Ecn::NotEct, &mut packet)
+        {
+            self.stats.drop(reason);
+        }
+        let Ok(index) = self.index_of(&IdentityKey(*offer.caller)) else { return };
+        self.attest(index, backbone, &offer.attested);
+        if self.peers[index as usize].is_connected() {
+            self.replace_circuit(now, index, hop);
+            self.choose_path(now, index);
+            self.send_candidates(index);
+        }
+    }
+
+    /// A peer has one circuit at a node: the newest.
+    fn replace_circuit(&mut self, now: Now, index: u32, hop: Hop) {
+        let Hop::Relay { backbone, .. } = hop else { return };
+        let peer = &mut self.peers[index as usize];
+        let is_old = |known: &Hop| matches!(known, Hop::Relay { backbone: at, .. } if *at == backbone) && *known != hop;
+        for id in peer.paths.ids_where(is_old) {
+            peer.remove_path(id);
+        }
+        peer.add_path(now.mono, hop);
+    }
+
+    /// The circuits of a backbone node that has restarted are gone; peers in use ask for new ones when they next have something to send.
+    pub(super) fn forget_circuits_at(&mut self, backbone: u32) {
+        if !self.peers[backbone as usize].is_backbone {
+            return;
+        }
+        for peer in &mut self.peers {
+            for id in peer.paths.ids_where(|hop| matches!(hop, Hop::Relay { backbone: at, .. } if *at == backbone)) {
+                peer.remove_path(id);
+            }
+        }
+        for index in 0..self.peers.len() as u32 {
+            if self.peers[index as usize].is_in_use() && !self.peers[index as usize].is_backbone {
+                self.circuits_waiting.entry(backbone).or_default().insert(index);
+            }
+        }
+    }
+
+    /// Takes a backbone node from another agent's record. What such a record says takes nothing away from what is known of the node, and
+    /// makes no agent a backbone node.
+    pub(super) fn learn_backbone(&mut self, now: Mono, home: Home) -> Option<u32> {
+        let index = self.slot(now, home.key)?;
+        let peer = &mut self.peers[index as usize];
+        if !peer.is_backbone && (peer.is_connected() || !peer.homes.is_empty()) {
+            return None;
+        }
+        for address in home.addresses {
+            if peer.addresses.len() < ADDRESSES_MAX && !peer.addresses.contains(&address) {
+                peer.addresses.push(address);
+            }
+        }
+        self.mark_backbone(index);
+        Some(index)
+    }
+
+    /// Notes where a backbone node sees a peer. Only the home node is believed: we have chosen it.
+    fn attest(&mut self, index: u32, backbone: u32, address: &str) {
+        if self.home == Some(backbone) {
+            self.peers[index as usize].attested = circuit::attested_address(address);
+        }
+    }
+
+    /// Notes by which way a packet of the peer has come. If by a backbone node, it can be called back there: this is proof, the node's
+    /// word that it would be is none.
+    pub(super) fn heard_by(&mut self, now: Mono, index: u32, hop: Hop) -> PathId {
+        let path = self.peers[index as usize].received_by(now, hop);
+        if let Hop::Relay { backbone, .. } = hop {
+            let Peer { key, addresses, .. } = &self.peers[backbone as usize];
+            let (key, homes) = (*key, &self.peers[index as usize].homes);
+            if homes.len() < HOMES_MAX && !homes.iter().any(|home| home.key == key) {
+                let home = Home { key, addresses: addresses.clone() };
+                self.peers[index as usize].homes.push(home);
+            }
+        }
+        path
+    }
+
+    fn send_message(&mut self, now: Now, stream: StreamHandle, message: Vec<u8>) {
+        let mut message = Bytes::from(message);
+        let sent = self.write(now, stream, &mut message).and_then(|_| self.finish(now, stream));
+        if sent.is_err() || !message.is_empty() {
+            self.abandon_control(now, stream);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Why an agent does not start, and how failures below are told to a user: with what to do about them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pilot_core::event::ConnectError;
+use pilot_core::transport::Code;
+
+use super::Resolved;
+use crate::api::types::{ApiError, ErrorCode};
+use crate::home::HomeError;
+use crate::stream::{EndedBy, StreamError};
+
+/// Why an agent could not start. Nothing on disk was lost.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Something about its directory.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The UDP socket could not be opened.
+    #[error("cannot listen on UDP {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The loop could not be set up.
+    #[error("the system gives no timer")]
+    Timer(#[source] io::Error),
+    /// The name or a record does not suit the directory, or the name belongs to another agent.
+    #[error("{0}")]
+    Registration(ApiError),
+}
+
+impl StartError {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Home(error) => error.hint(),
+            Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                "another program has that port: choose one with --listen, or leave it out for any".into()
+            }
+            Self::Listen { .. } => "give an address of this machine with --listen, or leave it out".into(),
+            Self::Timer(_) => "raise the limit of open files (ulimit -n)".into(),
+            Self::Registration(error) => error.hint.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl From<StreamError> for ApiError {
+    fn from(error: StreamError) -> Self {
+        let code = match error.code {
+            Code::REFUSED => ErrorCode::Refused,
+            Code::NOT_FOUND => ErrorCode::NotFound,
+            Code::TIMEOUT | Code::DEADLINE_EXCEEDED => ErrorCode::Timeout,
+            Code::UNREACHABLE => ErrorCode::Unreachable,
+            _ => ErrorCode::Failed,
+        };
+        let message = if error.reason.is_empty() { error.code.to_string() } else { error.reason };
+        let converted = Self::new(code, message);
+        match error.code {
+            Code::REFUSED => converted.hint("ask its owner to start the service with --allow public"),
+            Code::BUSY => converted.hint("try again in a moment"),
+            Code::PEER_RESTARTED => converted.hint("try again: the agent is back"),
+            Code::NOT_FOUND => converted.hint("its owner starts one: pilotctl answer, or pilotctl mcp serve"),
+            _ if error.by == EndedBy::Peer => converted.hint("the fault is at the other end: its owner can see more"),
+            _ => converted,
+        }
+    }
+}
+
+pub(super) fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError {
+    let who = peer.label();
+    if let ConnectError::Refused(_) = error {
+        return ApiError::new(ErrorCode::Refused, format!("'{who}': {error}"));
+    }
+    if let ConnectError::Offline(_) = error {
+        return ApiError::new(ErrorCode::Unreachable, format!("'{who}' is not running: {error}"))
+            .hint("it is reachable again as soon as its daemon runs");
+    }
+    ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
+        .hint("see whether its daemon runs, and whether UDP gets through between the two machines")
+}
+
+pub(super) fn timed_out(peer: &Resolved, time_allowed: Duration) -> ApiError {
+    let message = format!("no answer from '{}' within {} ms", peer.label(), time_allowed.as_millis());
+    ApiError::new(ErrorCode::Timeout, message).hint("allow more with --timeout, or see whether it runs: pilotctl peers")
+}
+
+pub(super) fn has_ended() -> ApiError {
+    ApiError::new(ErrorCode::NotRunning, "the agent has shut down")
+        .hint("start it again: pilotctl daemon start --hostname NAME")
+}

@@ -1,0 +1,148 @@
+//! What an agent tells about itself and its peers (spec/local-api.md).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pilot_core::address::Address;
+use pilot_core::event::PathKind;
+use pilot_core::node::PeerStatus;
+use pilot_core::ticket::BackboneTicket;
+use pilot_core::time::Now;
+
+use super::Agent;
+use crate::api::types::{self, ApiError};
+use crate::backbone_link::Registration;
+use crate::driver::Core;
+use crate::services::{ServiceStatus, service_name};
+
+impl Agent {
+    /// Every agent and backbone node known.
+    ///
+    /// # Errors
+    /// If the agent has shut down.
+    pub async fn peers(&self) -> Result<Vec<types::Peer>, ApiError> {
+        let peers = self.inner.ask(|core, now| {
+            let with_address = |status: PeerStatus| {
+                let address = core.node.peer_certificate(&status.key).map(|certificate| certificate.address());
+                (status, address)
+            };
+            (core.node.peers().map(with_address).collect::<Vec<_>>(), now)
+        });
+        let (peers, now) = peers.await?;
+        Ok(peers.into_iter().map(|(status, address)| self.peer(&status, address, now)).collect())
+    }
+
+    /// The state of the agent.
+    ///
+    /// # Errors
+    /// If it has shut down.
+    pub async fn status(&self) -> Result<types::Status, ApiError> {
+        let snapshot = self.inner.ask(|core, now| Snapshot::take(core, now)).await?;
+        let inner = &self.inner;
+        let profile = inner.profile.borrow().clone();
+        Ok(types::Status {
+            name: inner.name().to_owned(),
+            address: inner.identity.address().to_string(),
+            key: inner.identity.key().to_string(),
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            tags: profile.tags,
+            groups: profile.groups,
+            description: profile.description,
+            uptime_s: snapshot.now.mono.since(inner.started).as_secs(),
+            backbone: inner.backbone.as_ref().map(|ticket| self.backbone(ticket, &snapshot)),
+            direct: profile.direct,
+            socket: inner.agent_home.socket_path().ok(),
+            listen: inner.listen,
+            services: snapshot.services,
+            counters: snapshot.counters,
+            drops: snapshot.drops,
+        })
+    }
+
+    fn peer(&self, status: &PeerStatus, address: Option<Address>, now: Now) -> types::Peer {
+        let (path, remote) = path_of(status.path);
+        types::Peer {
+            name: self.inner.name_of(&status.key),
+            address: address.map(|address| address.to_string()),
+            key: status.key.to_string(),
+            backbone: status.backbone,
+            connected: status.connected,
+            path,
+            remote,
+            rtt_ms: status.rtt.map(millis),
+            connected_s: status.connected_since.map(|since| now.mono.since(since).as_secs_f64()),
+            bytes_sent: status.bytes_sent,
+            bytes_received: status.bytes_received,
+            lost_packets: status.lost_packets,
+            streams: status.streams,
+        }
+    }
+
+    fn backbone(&self, ticket: &BackboneTicket, snapshot: &Snapshot) -> types::Backbone {
+        let registration = self.inner.registration.borrow();
+        let error = match &*registration {
+            Registration::Failed(error, _) => Some(error.message.clone()),
+            Registration::Pending | Registration::Registered(_) => None,
+        };
+        types::Backbone {
+            ticket: ticket.to_string(),
+            connected: self.inner.home_link.borrow().connected,
+            registered: matches!(*registration, Registration::Registered(_)),
+            observed_address: snapshot.observed,
+            error,
+        }
+    }
+}
+
+/// State of the loop, taken in one turn.
+struct Snapshot {
+    now: Now,
+    observed: Option<SocketAddr>,
+    services: Vec<types::Service>,
+    counters: BTreeMap<String, u64>,
+    drops: BTreeMap<String, u64>,
+}
+
+impl Snapshot {
+    fn take(core: &Core, now: Now) -> Self {
+        let stats = core.node.stats();
+        let net = core.net;
+        let of_socket = [
+            ("socket_datagrams_received", net.datagrams_received),
+            ("socket_send_calls", net.send_calls),
+            ("socket_unreachable", net.unreachable),
+            ("socket_refused", net.refused),
+            ("socket_blocked", net.blocked),
+        ];
+        let named = |(name, count): (&'static str, u64)| (name.to_owned(), count);
+        let service = |status: ServiceStatus| types::Service {
+            service: service_name(status.port),
+            public: status.public,
+            offer: status.offer,
+            waiting: status.waiting,
+        };
+        Self {
+            now,
+            observed: core.node.observed_address(),
+            services: core.services.status().into_iter().map(service).collect(),
+            counters: stats.counters().into_iter().chain(of_socket).map(named).collect(),
+            drops: stats.drop_counters().map(named).collect(),
+        }
+    }
+}
+
+/// How a path is shown.
+pub(crate) fn path_of(path: Option<PathKind>) -> (Option<types::Path>, Option<SocketAddr>) {
+    match path {
+        Some(PathKind::Direct(remote)) => (Some(types::Path::Direct), Some(remote)),
+        Some(PathKind::Relay(_)) => (Some(types::Path::Relay), None),
+        None => (None, None),
+    }
+}
+
+/// Milliseconds, to the microsecond.
+pub(crate) fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1_000.0
+}

@@ -1,0 +1,140 @@
+//! What only the agent itself can show of its renewal: the date is moved, the network is real.
+
+use std::path::Path;
+
+use pilot_core::identity::{Certificate, Identity};
+use pilot_relay::driver::{ServeOptions, serve};
+use tempfile::TempDir;
+
+use super::*;
+use crate::api::types;
+
+/// Nothing here takes a tenth of it; a test that hangs fails instead.
+const PATIENCE: Duration = Duration::from_secs(20);
+const DAY: Duration = Duration::from_secs(86_400);
+
+async fn patiently<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("finished in time")
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
+
+async fn backbone(home: &Path) -> BackboneTicket {
+    let home_dir = home.join("backbone");
+    let options = ServeOptions { listen: loopback(), home_dir, advertise: Some("127.0.0.1".into()), idle_exit: None };
+    let (sender, ready) = oneshot::channel();
+    tokio::spawn(serve(options, |ready| drop(sender.send(ready.ticket.clone()))));
+    patiently(ready).await.unwrap()
+}
+
+async fn agent(home: &TempDir, name: &str, backbone: Option<&BackboneTicket>) -> Agent {
+    let config = AgentConfig {
+        listen: loopback(),
+        backbone: backbone.cloned(),
+        ..AgentConfig::new(Home::at(home.path()), name)
+    };
+    Agent::start(config).await.unwrap()
+}
+
+/// What the agent does hourly, some days from now; returns the certificates before and after.
+async fn renew(agent: &Agent, later: Duration) -> (Certificate, Certificate) {
+    let inner = &agent.inner;
+    let now = clock::now().unix;
+    let before = inner.certificate.borrow().clone();
+    let keys = inner.agent_home.renewed_keys(inner.identity.clone(), before.instance, now);
+    let mut renewal = KeyRenewal::new(inner.agent_home.clone(), &keys.unwrap(), now);
+    inner.renew_keys(&mut renewal, now + later).await.unwrap();
+    (before, inner.certificate.borrow().clone())
+}
+
+async fn echo(stream: &mut Stream, words: &'static str) {
+    stream.write_chunk(words.into()).await.unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < words.len() {
+        heard.extend(patiently(stream.read_chunk()).await.unwrap().expect("the stream goes on"));
+    }
+    assert_eq!(heard, words.as_bytes());
+}
+
+#[tokio::test]
+async fn renewed_certificate_is_in_the_directory_and_streams_go_on() {
+    let home = tempfile::tempdir().unwrap();
+    let ticket = backbone(home.path()).await;
+    let alpha = agent(&home, "agent-alpha", Some(&ticket)).await;
+    let beta = agent(&home, "agent-beta", Some(&ticket)).await;
+    let gamma = agent(&home, "agent-gamma", Some(&ticket)).await;
+    let found = patiently(alpha.resolve("agent-beta")).await.unwrap();
+    let mut stream = alpha.open(&found, header("echo").unwrap()).await.unwrap();
+    echo(&mut stream, "before").await;
+
+    let (old, new) = renew(&beta, DAY).await;
+    assert_eq!(found.route.certificate.as_ref().map(|certificate| certificate.key_id), Some(old.key_id));
+    assert_ne!(new.key_id, old.key_id);
+    echo(&mut stream, "after").await;
+
+    let served = patiently(async {
+        loop {
+            let found = gamma.resolve("agent-beta").await.unwrap();
+            if found.route.certificate.as_ref().is_some_and(|certificate| certificate.key_id == new.key_id) {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    patiently(gamma.ping(&served.await, PATIENCE)).await.unwrap();
+    echo(&mut stream, "and on").await;
+}
+
+#[tokio::test]
+async fn ticket_holder_gets_in_whatever_keys_were_renewed_since() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (alpha, beta) = (agent(&one, "agent-alpha", None).await, agent(&other, "agent-beta", None).await);
+    let ticket = beta.ticket().await.unwrap().to_string();
+    renew(&beta, DAY).await;
+    let found = patiently(alpha.resolve(&ticket)).await.unwrap();
+    patiently(alpha.ping(&found, PATIENCE)).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_backbone_node_nothing_is_published_and_nothing_waits() {
+    let home = tempfile::tempdir().unwrap();
+    let alpha = agent(&home, "agent-alpha", None).await;
+    alpha.change_groups(&["research".into()], &[]).unwrap();
+    assert_eq!(alpha.published(Duration::MAX).await, None);
+}
+
+#[tokio::test]
+async fn change_is_found_as_soon_as_it_is_published() {
+    let home = tempfile::tempdir().unwrap();
+    let ticket = backbone(home.path()).await;
+    let (alpha, beta) =
+        (agent(&home, "agent-alpha", Some(&ticket)).await, agent(&home, "agent-beta", Some(&ticket)).await);
+    for group in ["one", "two", "three"] {
+        beta.change_groups(&[group.into()], &[]).unwrap();
+        assert_eq!(beta.published(PATIENCE).await, Some(Ok(())));
+        let request = types::FindRequest { group: Some(group.into()), ..types::FindRequest::default() };
+        assert_eq!(patiently(alpha.find(&request)).await.unwrap().len(), 1, "{group}");
+    }
+}
+
+#[tokio::test]
+async fn change_is_not_published_while_the_directory_cannot_be_asked() {
+    let home = tempfile::tempdir().unwrap();
+    let nobody = tokio::net::UdpSocket::bind(loopback()).await.unwrap();
+    let key = Identity::generate([9; 32]).key();
+    let ticket = BackboneTicket::new(key, "127.0.0.1", nobody.local_addr().unwrap().port()).unwrap();
+    let alpha = agent(&home, "agent-alpha", Some(&ticket)).await;
+    let error = alpha.published(Duration::ZERO).await.unwrap().unwrap_err();
+    assert_eq!(error.code, ErrorCode::Unreachable);
+}
+
+#[tokio::test]
+async fn offer_that_no_record_can_hold_is_refused_at_once() {
+    let home = tempfile::tempdir().unwrap();
+    let alpha = agent(&home, "agent-alpha", None).await;
+    let options = ServiceOptions { public: false, offer: Some("x".repeat(OFFER_DESCRIPTION_LEN_MAX + 1)) };
+    let error = patiently(alpha.accept(ServicePort::QUERY, options)).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Usage);
+}

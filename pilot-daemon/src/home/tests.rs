@@ -1,0 +1,168 @@
+use pilot_core::config::Keys;
+use pilot_core::identity::CLOCK_SKEW;
+use pilot_core::time::UnixTime;
+
+use super::keys::TRANSPORT_KEY_ROTATION_SECS;
+use super::*;
+
+const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
+
+fn agent(root: &tempfile::TempDir) -> AgentHome {
+    Home::at(root.path()).agent("agent-alpha").unwrap()
+}
+
+fn mode(agent: &AgentHome, name: &str) -> u32 {
+    fs::metadata(agent.path().join(name)).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn keys_survive_a_restart_and_are_readable_by_their_owner_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let first = agent.keys(NOW).unwrap();
+    let second = agent.keys(NOW).unwrap();
+    assert_eq!(first.identity.key(), second.identity.key());
+    assert_eq!(first.transport[0].id(), second.transport[0].id());
+    assert_eq!(first.certificate.instance, second.certificate.instance);
+    assert_eq!((mode(&agent, "identity.pem"), mode(&agent, "transport.keys")), (0o600, 0o600));
+    assert_eq!(Home::at(root.path()).identity_keys(), [first.identity.key()]);
+}
+
+#[test]
+fn transport_key_rotates_after_a_day_and_the_old_one_is_honoured_while_its_certificates_are() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let old = agent.keys(NOW).unwrap().transport[0].id();
+    let day = std::time::Duration::from_secs(TRANSPORT_KEY_ROTATION_SECS);
+    let rotated = agent.keys(NOW + day).unwrap().transport;
+    assert_ne!(rotated[0].id(), old);
+    assert_eq!(rotated[1].id(), old);
+    assert!(agent.keys(NOW + day * 9).unwrap().transport.iter().all(|key| key.id() != old));
+}
+
+#[test]
+fn a_transport_key_is_honoured_until_the_last_certificate_for_it_has_ended() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let day = std::time::Duration::from_secs(TRANSPORT_KEY_ROTATION_SECS);
+    let second = std::time::Duration::from_secs(1);
+    let first = agent.keys(NOW).unwrap();
+    let last = agent.keys(NOW + day - second).unwrap().certificate;
+    assert_eq!(last.key_id, first.certificate.key_id);
+    // Daily starts: no rotation may drop the key before its time.
+    for days in 1..=8 {
+        agent.keys(NOW + day * days).unwrap();
+    }
+    let end = last.not_after + CLOCK_SKEW;
+    assert!(last.check_dates(end).is_ok() && last.check_dates(end + second).is_err());
+    let is_honoured = |now| agent.keys(now).unwrap().transport.iter().any(|key| key.id() == last.key_id);
+    assert!(is_honoured(end));
+    assert!(!is_honoured(end + second));
+}
+
+#[test]
+fn transport_key_from_a_clock_that_was_ahead_rotates_all_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let year = std::time::Duration::from_secs(365 * 24 * 3600);
+    let ahead = agent.keys(NOW + year).unwrap().transport[0].id();
+    let rotated = agent.keys(NOW).unwrap().transport;
+    assert_ne!(rotated[0].id(), ahead);
+    assert_eq!(agent.keys(NOW).unwrap().transport[0].id(), rotated[0].id());
+}
+
+#[test]
+fn renewal_keeps_the_identity_whatever_has_become_of_its_file() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let Keys { identity, certificate, .. } = agent.keys(NOW).unwrap();
+    fs::remove_file(agent.path().join("identity.pem")).unwrap();
+    agent.take_next_address(&identity).unwrap();
+    let later = NOW + std::time::Duration::from_secs(2 * TRANSPORT_KEY_ROTATION_SECS);
+    let renewed = agent.renewed_keys(identity.clone(), certificate.instance, later).unwrap().certificate;
+    assert_eq!((renewed.identity, renewed.address()), (certificate.identity, certificate.address()));
+    assert!(renewed.serial > certificate.serial && renewed.key_id != certificate.key_id);
+    assert!(!agent.path().join("identity.pem").exists(), "no other identity was made");
+}
+
+#[test]
+fn second_daemon_for_one_agent_is_told_the_pid_of_the_first() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let lock = agent.lock().unwrap();
+    let error = agent.lock().unwrap_err();
+    assert!(matches!(error, HomeError::AlreadyRunning { pid: Some(pid), .. } if pid == std::process::id()));
+    assert_eq!(agent.running_pid(), Some(std::process::id()));
+    drop(lock);
+    assert_eq!(agent.running_pid(), None);
+}
+
+#[test]
+fn stale_pid_file_is_no_obstacle() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    drop(agent.lock().unwrap());
+    agent.save_number("pid", 1).unwrap();
+    assert_eq!(agent.running_pid(), None);
+    assert!(agent.lock().is_ok());
+}
+
+#[test]
+fn damaged_key_file_is_an_error_and_is_left_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    agent.write("identity.pem", b"not a key", 0o600).unwrap();
+    assert!(matches!(agent.keys(NOW), Err(HomeError::Damaged { .. })));
+    assert_eq!(agent.read("identity.pem").unwrap().unwrap(), b"not a key");
+}
+
+#[test]
+fn unreadable_key_file_is_an_error_and_no_new_identity() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    // A directory in its place cannot be read as a file by any user, root included.
+    fs::create_dir(agent.path().join("identity.pem")).unwrap();
+    assert!(matches!(agent.keys(NOW), Err(HomeError::Read { .. })));
+}
+
+#[test]
+fn home_that_cannot_be_written_is_an_error_with_advice() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("agents"), b"a file where the directory should be").unwrap();
+    let error = agent(&root).lock().unwrap_err();
+    assert!(matches!(error, HomeError::Write { .. }));
+    assert!(error.hint().contains("PILOT_HOME"));
+}
+
+#[test]
+fn socket_with_a_long_path_moves_to_the_runtime_directory() {
+    let long = Home::at(format!("/{}", "x".repeat(100))).agent("agent-alpha").unwrap();
+    let short = long.socket_path_with(Some("/run/user/1".into())).unwrap();
+    assert!(short.starts_with("/run/user/1") && short.as_os_str().len() <= SOCKET_PATH_LEN_MAX);
+    assert!(matches!(long.socket_path_with(None), Err(HomeError::SocketPath { .. })));
+}
+
+#[test]
+fn settings_survive_a_restart() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    assert_eq!(agent.settings().unwrap(), Settings::default());
+    let settings = Settings { tags: vec!["mcp".into()], direct: false, ..Settings::default() };
+    agent.save_settings(&settings).unwrap();
+    assert_eq!(agent.settings().unwrap(), settings);
+}
+
+#[test]
+fn names_that_are_no_host_names_are_refused() {
+    for name in ["", "Agent", "a b", "../x", "-a"] {
+        assert!(matches!(Home::at("/tmp").agent(name), Err(HomeError::Name(_))), "{name}");
+    }
+}
