@@ -58,8 +58,10 @@ pub const CANDIDATES_MAX: usize = 16;
 pub const ADDRESSES_MAX: usize = 8;
 /// Backbone nodes kept per peer.
 pub const HOMES_MAX: usize = 4;
-/// Peers known at once; beyond it strangers' handshakes are dropped. An idle peer costs a few kilobytes.
-pub const PEERS_MAX: usize = 200_000;
+/// Peers known at once; beyond it a stranger takes the place of one whose keys have run out. An idle peer costs a few kilobytes.
+pub const PEERS_MAX: usize = if cfg!(test) { 1_000 } else { 200_000 };
+/// Places looked at for one that can be given to another peer: a handshake costs more than that.
+pub const SLOTS_LOOKED_AT: usize = 64;
 /// Datagrams waiting to be sent outside of sessions.
 pub const CONTROL_QUEUE_MAX: usize = 1_024;
 /// CERT and UNKNOWN replies per second; each is smaller than what it answers.

@@ -28,12 +28,23 @@ pub(crate) enum Hop {
     Relay { backbone: u32, circuit: CircuitId },
 }
 
+/// What a packet with one challenge takes on the wire, and what a path that is not proved is sent at a time.
+const PROBE_LEN: usize = 38;
+
+/// Bytes of probes per byte that the peer has sent (RFC 9000 §8.1): whoever names or forges addresses gains nothing by it.
+const PROBE_BYTES_PER_BYTE: usize = 3;
+
+/// Credit for probes that a peer can save up: a full round on each of its paths.
+const PROBE_CREDIT_MAX: usize = PATHS_MAX * PROBES_PER_PATH_MAX as usize * PROBE_LEN;
+
 /// Everything known of one path.
 #[derive(Debug)]
 pub(crate) struct Path {
     pub(crate) id: PathId,
     pub(crate) hop: Hop,
     proved: bool,
+    /// It was proved once, even if it has failed since: the peer was there, and a handshake may be sent to see whether it still is.
+    was_proved: bool,
     last_received: Option<Mono>,
     probe: Option<Probe>,
     /// Pause before the next round of probes, once this one has failed.
@@ -66,6 +77,8 @@ pub(crate) struct Paths {
     active: Option<PathId>,
     /// When a peer that had moved was followed last.
     followed: Option<Mono>,
+    /// Bytes of probes that may be sent.
+    probe_credit: usize,
 }
 
 impl Hop {
@@ -103,7 +116,15 @@ impl Paths {
         self.next_id += 1;
         let proved = !hop.is_direct();
         let last_received = proved.then_some(now);
-        self.paths.push(Path { id, hop, proved, last_received, probe: None, reprobe_after: REPROBE_MIN });
+        self.paths.push(Path {
+            id,
+            hop,
+            proved,
+            was_proved: proved,
+            last_received,
+            probe: None,
+            reprobe_after: REPROBE_MIN,
+        });
         (id, true)
     }
 
@@ -146,13 +167,18 @@ impl Paths {
         self.paths.iter().filter(|path| wanted(&path.hop)).map(|path| path.id).collect()
     }
 
-    /// Marks a path as proved in both directions. Returns whether that is news.
-    pub(crate) fn prove(&mut self, now: Mono, id: PathId) -> bool {
-        let Some(path) = self.path_mut(id) else { return false };
+    /// The peer has sent an authentic packet of this length: so many more probes may go to addresses that it is said to have.
+    pub(crate) fn earn_probes(&mut self, len: usize) {
+        self.probe_credit = (self.probe_credit + len * PROBE_BYTES_PER_BYTE).min(PROBE_CREDIT_MAX);
+    }
+
+    /// Marks a path as proved in both directions.
+    pub(crate) fn prove(&mut self, now: Mono, id: PathId) {
+        let Some(path) = self.path_mut(id) else { return };
         path.probe = None;
         path.reprobe_after = REPROBE_MIN;
         path.last_received = Some(now);
-        !std::mem::replace(&mut path.proved, true)
+        (path.proved, path.was_proved) = (true, true);
     }
 
     /// Takes the proof away after probe timeouts in a row. A direct path will be probed again.
@@ -180,7 +206,8 @@ impl Paths {
         self.path(id).and_then(|path| path.probe.as_ref()).is_some_and(|probe| probe.token == *token)
     }
 
-    /// Probes to send now. A round that ends unanswered is followed by another only while the tunnel is in use.
+    /// Probes to send now. A round that ends unanswered is followed by another only while the tunnel is in use. A probe for which the
+    /// peer has not earned the credit counts as sent and lost.
     pub(crate) fn due_probes(&mut self, now: Mono, is_in_use: bool, rng: &mut Rng) -> Vec<(PathId, [u8; 8])> {
         let mut due = Vec::new();
         for path in &mut self.paths {
@@ -189,7 +216,10 @@ impl Paths {
                 continue;
             }
             if probe.sent < PROBES_PER_PATH_MAX {
-                due.push((path.id, probe.token));
+                if let Some(rest) = self.probe_credit.checked_sub(PROBE_LEN) {
+                    self.probe_credit = rest;
+                    due.push((path.id, probe.token));
+                }
                 probe.next = now + PROBE_INTERVAL_MIN * 2u32.pow(probe.sent);
                 probe.sent += 1;
             } else {
@@ -259,6 +289,10 @@ impl Paths {
 impl Path {
     pub(crate) fn is_proved(&self) -> bool {
         self.proved
+    }
+
+    pub(crate) fn was_proved(&self) -> bool {
+        self.was_proved
     }
 
     /// Whether it was heard of within the life of the most impatient NAT mapping.

@@ -9,10 +9,10 @@ use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
-    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
-    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER,
+    MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
-use crate::path::{Hop, Paths};
+use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
 use crate::time::{Mono, UnixTime};
 use crate::transport::PathParams;
@@ -121,11 +121,6 @@ impl Unconfirmed {
     pub(crate) fn is_proof_of(&self, hop: &Hop) -> bool {
         self.answered_by.is_some_and(|answered_by| answered_by.is_same_way(hop))
     }
-
-    /// Whether it begins a tunnel, and its initiator may just have used it.
-    pub(crate) fn is_crossing(&self, now: Mono) -> bool {
-        !self.continues && now.since(self.since) < HANDSHAKE_CROSSING
-    }
 }
 
 impl Peer {
@@ -183,6 +178,20 @@ impl Peer {
         running.chain([NO_PSK]).collect()
     }
 
+    /// Whether nothing is lost if another peer takes this place: a stranger that came to us, and whose keys have run out since.
+    pub(crate) fn is_forgettable(&self, now: Mono) -> bool {
+        let is_resting = self.dial.is_none() && self.unconfirmed.is_none() && !self.wants_circuit;
+        let is_stranger = self.addresses.is_empty() && !self.is_backbone;
+        let has_keys = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now));
+        is_resting && is_stranger && !has_keys && !self.is_in_use()
+    }
+
+    /// Gives the slot to another peer and returns whose it was. The node's queue and timers go on, and handles of streams stay stale.
+    pub(crate) fn make_way_for(&mut self, key: IdentityKey, now: Mono) -> IdentityKey {
+        let Self { generations, is_queued, armed, .. } = *self;
+        std::mem::replace(self, Self { generations, is_queued, armed, ..Self::new(key, now) }).key
+    }
+
     /// Whether streams are open or data is unacknowledged.
     pub(crate) fn is_in_use(&self) -> bool {
         self.tunnel.as_ref().is_some_and(|tunnel| tunnel.transport.has_unfinished_work())
@@ -198,13 +207,22 @@ impl Peer {
     }
 
     /// Notes by which path an authenticated packet came.
-    pub(crate) fn received_by(&mut self, now: Mono, hop: Hop) -> (PathId, bool) {
+    pub(crate) fn received_by(&mut self, now: Mono, hop: Hop) -> PathId {
         self.last_received = now;
         let (id, is_new) = self.paths.received(now, hop);
         if is_new {
+            tracing::debug!("a packet came by a new path");
             self.introduce_path(id);
         }
-        (id, is_new)
+        id
+    }
+
+    /// The peer has answered over this path.
+    pub(crate) fn prove_path(&mut self, now: Mono, id: PathId) {
+        self.paths.prove(now, id);
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.transport.prove_path(id);
+        }
     }
 
     pub(crate) fn remove_path(&mut self, id: PathId) {
@@ -218,7 +236,7 @@ impl Peer {
     pub(crate) fn introduce_paths(&mut self) {
         let Some(tunnel) = &mut self.tunnel else { return };
         for path in self.paths.iter() {
-            tunnel.transport.add_path(path.id, path_params(&path.hop));
+            tunnel.transport.add_path(path.id, path_params(path));
         }
         if let Some(active) = self.paths.active() {
             tunnel.transport.set_active_path(active.id);
@@ -320,7 +338,7 @@ impl Peer {
     fn introduce_path(&mut self, id: PathId) {
         let evicted = self.paths.evict();
         let (Some(tunnel), Some(path)) = (&mut self.tunnel, self.paths.path(id)) else { return };
-        tunnel.transport.add_path(id, path_params(&path.hop));
+        tunnel.transport.add_path(id, path_params(path));
         if let Some(evicted) = evicted {
             tunnel.transport.remove_path(evicted);
         }
@@ -339,10 +357,13 @@ impl Peer {
 }
 
 /// Packet sizes of a path: what always fits, and how far discovery may go (spec/paths.md §5).
-fn path_params(hop: &Hop) -> PathParams {
-    match hop {
-        Hop::Direct(_) => PathParams { max_packet: wire::BASE, probe_mtu_to: Some(MTU_PROBE_MAX), initial_rtt: None },
-        Hop::Relay { .. } => PathParams { max_packet: wire::INNER, probe_mtu_to: None, initial_rtt: None },
+fn path_params(path: &Path) -> PathParams {
+    let is_proved = path.was_proved();
+    match path.hop {
+        Hop::Direct(_) => {
+            PathParams { max_packet: wire::BASE, probe_mtu_to: Some(MTU_PROBE_MAX), initial_rtt: None, is_proved }
+        }
+        Hop::Relay { .. } => PathParams { max_packet: wire::INNER, probe_mtu_to: None, initial_rtt: None, is_proved },
     }
 }
 

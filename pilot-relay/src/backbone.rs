@@ -11,8 +11,8 @@ use pilot_core::node::{Node, OpenStreamError};
 use pilot_core::rng::Rng;
 use pilot_core::route::{Ecn, Route, Transmit};
 use pilot_core::time::{Mono, Now};
-use pilot_core::transport::{Code, Read, ReadError, WriteError};
-use pilot_core::wire::directory::Status;
+use pilot_core::transport::{Code, Read, ReadError, TransportConfig, WriteError};
+use pilot_core::wire::directory::{REQUEST_LEN_MAX, Status};
 use pilot_core::wire::stream_header::StreamHeader;
 use pilot_core::wire::{PacketKind, peek};
 
@@ -24,6 +24,10 @@ use crate::stun::StunServer;
 
 /// STUN responses that wait for the socket. Clients repeat requests, so a lost one costs little.
 const STUN_QUEUE_MAX: usize = 256;
+
+/// Credit that a client has for what it sends: a few requests of the greatest length at once. Anybody may connect, so this times the
+/// clients is what strangers can make the node keep.
+const CLIENT_WINDOW: u64 = 4 * REQUEST_LEN_MAX as u64;
 
 /// How often silent clients are looked for: a fraction of the silence that ends them.
 const SILENCE_SWEEP_INTERVAL: Duration = Duration::from_secs(25);
@@ -82,7 +86,7 @@ impl<D: Store> Backbone<D> {
         let rng = Rng::new(seed);
         let node_seed = rng.child("node").array();
         Self {
-            node: Node::new(Config::new(Role::Backbone), keys, node_seed, now),
+            node: Node::new(Config::new(Role::Backbone).transport(transport()), keys, node_seed, now),
             control: Control::new(store, rng.child("circuits"), now),
             stun: StunServer::new(),
             stun_queue: VecDeque::new(),
@@ -245,6 +249,10 @@ impl<D: Store> Backbone<D> {
             | Event::Datagram { .. } => {}
         }
     }
+}
+
+fn transport() -> TransportConfig {
+    TransportConfig::default().stream_window(CLIENT_WINDOW).tunnel_window(CLIENT_WINDOW)
 }
 
 impl Routes for Node {

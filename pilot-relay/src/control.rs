@@ -33,7 +33,7 @@ use crate::limits::{Rate, TokenBucket};
 use crate::relay::{Relay, Routes};
 use crate::store::Store;
 
-/// Calls of one client at once, those to it included. An agent that dials a hundred others at once waits for the first replies.
+/// Calls of one client at once, and as many to it: strangers who call it take none of its own. An agent that dials a hundred others at once waits for the first replies.
 pub const CALLS_PER_CLIENT_MAX: usize = 64;
 /// Circuits that one client may ask for: each one disturbs somebody.
 pub const OPEN_RATE: Rate = Rate { per_second: 20, burst: 200 };
@@ -104,10 +104,22 @@ struct Call {
     state: State,
 }
 
+impl Client {
+    fn under_way(&mut self, kind: Kind) -> &mut usize {
+        match kind {
+            Kind::Directory | Kind::CircuitOpen => &mut self.calls,
+            Kind::CircuitOffer(_) => &mut self.offers,
+        }
+    }
+}
+
 /// A client with a live tunnel.
 #[derive(Debug, Default)]
 struct Client {
+    /// Its own calls under way.
     calls: usize,
+    /// Circuits offered to it and not answered yet.
+    offers: usize,
     opens: TokenBucket,
     /// What it had sent when it was last heard.
     bytes_received: u64,
@@ -147,7 +159,8 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     /// A tunnel with a client is up. Calls of the tunnel before it are over.
     pub fn client_connected(&mut self, now: Now, client: IdentityKey) {
         self.forget_calls(&client);
-        self.clients.insert(client, Client { heard: now.mono, ..Client::default() });
+        let opens = self.clients.get(&client).map(|before| before.opens).unwrap_or_default();
+        self.clients.insert(client, Client { heard: now.mono, opens, ..Client::default() });
     }
 
     /// The tunnel with a client is over: it is unreachable at once. Its circuits and its name stay, for it may return.
@@ -234,7 +247,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     pub fn stream_over(&mut self, stream: S) {
         let Some(call) = self.calls.remove(&stream) else { return };
         if let Some(client) = self.clients.get_mut(&call.peer) {
-            client.calls -= 1;
+            *client.under_way(call.kind) -= 1;
         }
         if let (Kind::CircuitOffer(circuit), State::Reading(_)) = (call.kind, call.state) {
             self.relay.circuits.close(circuit);
@@ -273,10 +286,11 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
 
     fn add_call(&mut self, stream: S, peer: IdentityKey, kind: Kind) -> bool {
         let Some(client) = self.clients.get_mut(&peer) else { return false };
-        if client.calls >= CALLS_PER_CLIENT_MAX {
+        let under_way = client.under_way(kind);
+        if *under_way >= CALLS_PER_CLIENT_MAX {
             return false;
         }
-        client.calls += 1;
+        *under_way += 1;
         self.calls.insert(stream, Call { peer, kind, state: State::Reading(Vec::new()) });
         true
     }

@@ -4,9 +4,10 @@ use bytes::Bytes;
 
 use super::Node;
 use crate::event::{ConnectError, StreamHandle};
-use crate::id::{CircuitId, IdentityKey, ServicePort};
+use crate::id::{CircuitId, IdentityKey, PathId, ServicePort};
+use crate::limits::{ADDRESSES_MAX, HOMES_MAX};
 use crate::path::Hop;
-use crate::peer::{Home, PeerInfo};
+use crate::peer::{Home, Peer};
 use crate::route::Ecn;
 use crate::time::{Mono, Now};
 use crate::transport::{Code, Read};
@@ -51,7 +52,7 @@ impl Node {
         if let Some(&backbone) = homes.iter().find(|&&home| self.peers[home as usize].is_connected()) {
             self.ask_for_circuit(now, backbone, index);
         } else {
-            self.circuits_waiting.entry(first).or_default().push(index);
+            self.circuits_waiting.entry(first).or_default().insert(index);
             self.ensure_route(now, first);
         }
     }
@@ -119,13 +120,12 @@ impl Node {
     }
 
     fn circuit_opened(&mut self, now: Now, backbone: u32, index: u32, opened: CircuitOpened) {
-        let peer = &mut self.peers[index as usize];
-        peer.wants_circuit = false;
+        self.peers[index as usize].wants_circuit = false;
         if opened.status != CircuitStatus::Ok {
             self.circuit_denied(index, opened);
             return;
         }
-        peer.attested = opened.attested.as_deref().and_then(circuit::attested_address);
+        self.attest(index, backbone, opened.attested.as_deref().unwrap_or_default());
         let hop = Hop::Relay { backbone, circuit: CircuitId(opened.circuit) };
         self.replace_circuit(now, index, hop);
         self.choose_path(now, index);
@@ -163,12 +163,9 @@ impl Node {
         {
             self.stats.drop(reason);
         }
-        let home = self.home_of(backbone);
         let Ok(index) = self.index_of(&IdentityKey(*offer.caller)) else { return };
-        let peer = &mut self.peers[index as usize];
-        peer.attested = circuit::attested_address(&offer.attested);
-        peer.learn(PeerInfo { key: peer.key, certificate: None, addresses: Vec::new(), homes: vec![home] });
-        if peer.is_connected() {
+        self.attest(index, backbone, &offer.attested);
+        if self.peers[index as usize].is_connected() {
             self.replace_circuit(now, index, hop);
             self.choose_path(now, index);
             self.send_candidates(index);
@@ -198,21 +195,48 @@ impl Node {
         }
         for index in 0..self.peers.len() as u32 {
             if self.peers[index as usize].is_in_use() && !self.peers[index as usize].is_backbone {
-                self.circuits_waiting.entry(backbone).or_default().push(index);
+                self.circuits_waiting.entry(backbone).or_default().insert(index);
             }
         }
     }
 
-    fn learn_backbone(&mut self, now: Mono, home: Home) -> Option<u32> {
-        let info = PeerInfo { key: home.key, certificate: None, addresses: home.addresses, homes: Vec::new() };
-        let index = self.learn(now, info)?;
+    /// Takes a backbone node from another agent's record. What such a record says takes nothing away from what is known of the node, and
+    /// makes no agent a backbone node.
+    pub(super) fn learn_backbone(&mut self, now: Mono, home: Home) -> Option<u32> {
+        let index = self.slot(now, home.key)?;
+        let peer = &mut self.peers[index as usize];
+        if !peer.is_backbone && (peer.is_connected() || !peer.homes.is_empty()) {
+            return None;
+        }
+        for address in home.addresses {
+            if peer.addresses.len() < ADDRESSES_MAX && !peer.addresses.contains(&address) {
+                peer.addresses.push(address);
+            }
+        }
         self.mark_backbone(index);
         Some(index)
     }
 
-    fn home_of(&self, backbone: u32) -> Home {
-        let peer = &self.peers[backbone as usize];
-        Home { key: peer.key, addresses: peer.addresses.clone() }
+    /// Notes where a backbone node sees a peer. Only the home node is believed: we have chosen it.
+    fn attest(&mut self, index: u32, backbone: u32, address: &str) {
+        if self.home == Some(backbone) {
+            self.peers[index as usize].attested = circuit::attested_address(address);
+        }
+    }
+
+    /// Notes by which way a packet of the peer has come. If by a backbone node, it can be called back there: this is proof, the node's
+    /// word that it would be is none.
+    pub(super) fn heard_by(&mut self, now: Mono, index: u32, hop: Hop) -> PathId {
+        let path = self.peers[index as usize].received_by(now, hop);
+        if let Hop::Relay { backbone, .. } = hop {
+            let Peer { key, addresses, .. } = &self.peers[backbone as usize];
+            let (key, homes) = (*key, &self.peers[index as usize].homes);
+            if homes.len() < HOMES_MAX && !homes.iter().any(|home| home.key == key) {
+                let home = Home { key, addresses: addresses.clone() };
+                self.peers[index as usize].homes.push(home);
+            }
+        }
+        path
     }
 
     fn send_message(&mut self, now: Now, stream: StreamHandle, message: Vec<u8>) {

@@ -11,6 +11,7 @@ use crate::route::Route;
 use crate::time::{Mono, Now};
 use crate::transport::Code;
 use crate::tunnel::{Agreed, LiveSession};
+use crate::wire;
 
 impl Node {
     /// Sees to it that packets can reach the peer: a handshake if there is no session, a circuit if there is no path that works.
@@ -106,11 +107,13 @@ impl Node {
         }
     }
 
-    /// The ways by which a peer is dialled.
+    /// The ways by which a peer is dialled. What it has named itself, or seemed to come from, is not one before it was there: a
+    /// handshake is as long as thirty probes.
     pub(super) fn dial_hops(&self, index: u32) -> Vec<Hop> {
         let peer = &self.peers[index as usize];
         let allows_direct = self.config.direct || peer.is_backbone;
-        let known = peer.paths.iter().map(|path| path.hop).filter(|hop| allows_direct || !hop.is_direct());
+        let known = peer.paths.iter().filter(|path| path.was_proved()).map(|path| path.hop);
+        let known = known.filter(|hop| allows_direct || !hop.is_direct());
         let addresses = peer.addresses.iter().filter(|_| allows_direct).map(|&address| Hop::Direct(Route::to(address)));
         let mut hops: Vec<Hop> = known.collect();
         for hop in addresses {
@@ -195,9 +198,11 @@ impl Node {
         if let Some(dial) = peer.dial.take() {
             self.by_index.remove(&dial.index());
         }
-        let (path, _) = peer.received_by(now.mono, hop);
+        peer.paths.earn_probes(wire::INNER);
+        let path = self.heard_by(now.mono, index, hop);
+        let peer = &mut self.peers[index as usize];
         if is_proved {
-            peer.paths.prove(now.mono, path);
+            peer.prove_path(now.mono, path);
         } else {
             peer.paths.probe(now.mono, path, &mut self.rng);
         }

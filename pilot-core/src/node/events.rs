@@ -139,7 +139,7 @@ impl Node {
             }
             PathFrame::Response { data, .. } => {
                 if peer.paths.is_response(path, &data) {
-                    peer.paths.prove(now.mono, path);
+                    peer.prove_path(now.mono, path);
                     self.choose_path(now, index);
                     self.tell_observed_address(index);
                 }

@@ -27,7 +27,7 @@ use crate::config::{Config, Keys, Role};
 use crate::event::{Event, PathKind, StreamHandle};
 use crate::id::{IdentityKey, ServicePort, SessionIndex};
 use crate::identity::Certificate;
-use crate::limits::PEERS_MAX;
+use crate::limits::{PEERS_MAX, SLOTS_LOOKED_AT};
 use crate::path::Hop;
 use crate::peer::Peer;
 pub use crate::peer::{Home, PeerInfo, PeerStatus};
@@ -46,8 +46,10 @@ pub struct Node {
     config: Config,
     keys: Keys,
     rng: Rng,
-    /// Slots are never freed while the node runs: an index stays good.
+    /// Slots are never freed while the node runs: an index stays good. When all are taken, a stranger's may be given to another.
     peers: Vec<Peer>,
+    /// Where the search for such a slot goes on.
+    next_victim: u32,
     by_key: BTreeMap<IdentityKey, u32>,
     /// Our session indices, by which packets reach a peer's tunnel.
     by_index: BTreeMap<SessionIndex, u32>,
@@ -61,14 +63,17 @@ pub struct Node {
     /// Streams that the node itself uses: circuits.
     control_streams: BTreeMap<StreamHandle, ControlStream>,
     /// Peers that wait for a tunnel to this backbone slot.
-    circuits_waiting: BTreeMap<u32, Vec<u32>>,
+    circuits_waiting: BTreeMap<u32, BTreeSet<u32>>,
     events: VecDeque<Event>,
     /// Datagrams outside of sessions.
     outbox: VecDeque<(Hop, Vec<u8>)>,
     held: Option<Held>,
     ready: VecDeque<u32>,
     timers: BTreeSet<(Mono, u32)>,
-    replies: RateLimit,
+    /// Answers with a certificate to those who know the identity.
+    certificates: RateLimit,
+    /// Answers to packets of unknown sessions, which anybody can make: they must not use up the other ones.
+    unknowns: RateLimit,
     stats: Stats,
 }
 
@@ -92,6 +97,7 @@ impl Node {
             keys,
             rng: Rng::new(seed),
             peers: Vec::new(),
+            next_victim: 0,
             by_key: BTreeMap::new(),
             by_index: BTreeMap::new(),
             by_remote_index: BTreeMap::new(),
@@ -106,7 +112,8 @@ impl Node {
             held: None,
             ready: VecDeque::new(),
             timers: BTreeSet::new(),
-            replies: RateLimit::new(now.mono),
+            certificates: RateLimit::new(now.mono),
+            unknowns: RateLimit::new(now.mono),
             stats: Stats::default(),
         }
     }
@@ -188,9 +195,15 @@ impl Node {
         }
     }
 
-    /// Adds what is known about a peer. The certificate was verified when it was made.
+    /// Adds what is known about a peer. The certificate was verified when it was made. Who has a home node is an agent, whatever
+    /// another agent's record may have called it.
     pub fn learn_peer(&mut self, now: Now, info: PeerInfo) {
-        self.learn(now.mono, info);
+        let has_home = !info.homes.is_empty();
+        let Some(index) = self.learn(now.mono, info).filter(|&index| has_home && self.home != Some(index)) else {
+            return;
+        };
+        self.peers[index as usize].is_backbone = false;
+        self.backbones.retain(|&backbone| backbone != index);
     }
 
     /// Makes sure there is a tunnel, or an attempt at one.
@@ -351,12 +364,31 @@ impl Node {
         if let Some(&index) = self.by_key.get(&key) {
             return Some(index);
         }
-        if self.peers.len() >= PEERS_MAX || key == self.key() {
+        if key == self.key() {
             return None;
         }
-        let index = self.peers.len() as u32;
-        self.peers.push(Peer::new(key, now));
+        let index = if self.peers.len() < PEERS_MAX {
+            self.peers.push(Peer::new(key, now));
+            self.peers.len() as u32 - 1
+        } else {
+            self.take_over_slot(now, key)?
+        };
         self.by_key.insert(key, index);
+        Some(index)
+    }
+
+    /// Gives the place of a peer that is of no use any more to another. A few are looked at in turn.
+    fn take_over_slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
+        let after = |index: u32| (index + 1) % self.peers.len() as u32;
+        let mut looked_at =
+            std::iter::successors(Some(self.next_victim), |&index| Some(after(index))).take(SLOTS_LOOKED_AT);
+        let found = looked_at.find(|&index| self.peers[index as usize].is_forgettable(now));
+        let last = found.unwrap_or_else(|| looked_at.last().unwrap_or(self.next_victim));
+        self.next_victim = (last + 1) % self.peers.len() as u32;
+        let index = found?;
+        self.end_tunnel(index, Code::TIMEOUT, "nothing was heard for long");
+        let old = self.peers[index as usize].make_way_for(key, now);
+        self.by_key.remove(&old);
         Some(index)
     }
 

@@ -6,7 +6,9 @@ use crate::dial::Dial;
 use crate::handshake::{self, HandshakeError, Incoming, Local};
 use crate::id::SessionIndex;
 use crate::identity::CertificateError;
-use crate::limits::{HANDSHAKE_RETRY_MIN, STATELESS_REPLIES_PER_SECOND, UNKNOWN_HANDSHAKE_INTERVAL};
+use crate::limits::{
+    HANDSHAKE_CROSSING, HANDSHAKE_RETRY_MIN, STATELESS_REPLIES_PER_SECOND, UNKNOWN_HANDSHAKE_INTERVAL,
+};
 use crate::path::Hop;
 use crate::peer::{Answered, PeerInfo, Unconfirmed};
 use crate::route::{Ecn, Route};
@@ -30,13 +32,12 @@ impl RateLimit {
         Self { tokens: STATELESS_REPLIES_PER_SECOND, refilled: now }
     }
 
-    fn take(&mut self, now: Mono) -> bool {
+    fn spend(&mut self, now: Mono) -> Result<(), DropReason> {
         if now.since(self.refilled) >= Duration::from_secs(1) {
             *self = Self::new(now);
         }
-        let is_allowed = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        is_allowed
+        self.tokens = self.tokens.checked_sub(1).ok_or(DropReason::RateLimited)?;
+        Ok(())
     }
 }
 
@@ -88,8 +89,8 @@ impl Node {
             self.answer_unknown(now, hop, packet)?;
             return Err(DropReason::UnknownSession);
         };
-        self.check_direct(index, &hop)?;
-        let len = packet.len() as u64;
+        self.check_direct(Some(index), &hop)?;
+        let len = packet.len();
         self.confirm(now, index, header.receiver, hop, packet)?;
         let peer = &mut self.peers[index as usize];
         let Some(tunnel) = &mut peer.tunnel else { return Err(DropReason::UnknownSession) };
@@ -99,8 +100,10 @@ impl Node {
             TunnelOpenError::Replay => DropReason::Replay,
             TunnelOpenError::Open(_) => DropReason::Authentication,
         })?;
-        peer.bytes_received += len;
-        let (path, is_new) = peer.received_by(now.mono, hop);
+        peer.bytes_received += len as u64;
+        peer.paths.earn_probes(len);
+        let path = self.heard_by(now.mono, index, hop);
+        let peer = &mut self.peers[index as usize];
         if !peer.paths.path(path).is_some_and(crate::path::Path::is_proved) {
             peer.paths.probe(now.mono, path, &mut self.rng);
         }
@@ -108,9 +111,6 @@ impl Node {
         if let Err(error) = tunnel.transport.handle_packet(now.mono, path, number, ecn == Ecn::Ce, frames) {
             self.close(now, index, error.code(), &error.to_string());
             return Ok(());
-        }
-        if is_new {
-            tracing::debug!("a packet came by a new path");
         }
         if self.peers[index as usize].paths.active().is_none_or(|active| active.id != path) {
             self.choose_path(now, index);
@@ -146,15 +146,15 @@ impl Node {
         let incoming = match Incoming::open(self.key(), &self.keys.transport, packet, now.unix) {
             Ok(incoming) => incoming,
             Err(HandshakeError::UnknownKey { initiator, .. }) => {
-                self.spend_reply(now)?;
-                self.queue(hop, handshake::answer_stale_init(initiator, &self.keys.certificate));
+                let answer = handshake::answer_stale_init(initiator, &self.keys.certificate);
+                self.answer_certificate(now, hop, answer)?;
                 return Err(DropReason::UnknownKey);
             }
             Err(error) => return Err(drop_reason(&error)),
         };
         let key = incoming.certificate.identity;
+        self.check_direct(self.by_key.get(&key).copied(), &hop)?;
         let index = self.slot(now.mono, key).ok_or(DropReason::TableFull)?;
-        self.check_direct(index, &hop)?;
         if self.answer_duplicate(now, index, &incoming, hop) {
             return Ok(());
         }
@@ -228,7 +228,7 @@ impl Node {
     fn handle_resp(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
         let resp = wire::handshake::Resp::decode(packet).map_err(|_| DropReason::Malformed)?;
         let &index = self.by_index.get(&resp.initiator).ok_or(DropReason::Unsolicited)?;
-        self.check_direct(index, &hop)?;
+        self.check_direct(Some(index), &hop)?;
         if self.yields_to(index, now.mono) {
             return Err(DropReason::SimultaneousInitiation);
         }
@@ -267,9 +267,7 @@ impl Node {
     fn handle_cert_request(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
         let answer = handshake::answer_certificate_request(packet, &self.keys.certificate)
             .map_err(|error| drop_reason(&error))?;
-        self.spend_reply(now)?;
-        self.queue(hop, answer);
-        Ok(())
+        self.answer_certificate(now, hop, answer)
     }
 
     /// Takes a certificate that an attempt of ours waits for: asked for outright, or because the one it had is stale.
@@ -310,19 +308,25 @@ impl Node {
     }
 
     fn answer_unknown(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
-        self.spend_reply(now)?;
         let unknown = Unknown::answer(packet).map_err(|_| DropReason::Malformed)?;
+        self.check_direct(None, &hop)?;
+        self.unknowns.spend(now.mono)?;
         self.queue(hop, unknown.encode().to_vec());
         Ok(())
     }
 
-    fn spend_reply(&mut self, now: Now) -> Result<(), DropReason> {
-        if self.replies.take(now.mono) { Ok(()) } else { Err(DropReason::RateLimited) }
+    /// Tells a stranger who knows our identity the rest of the certificate. A relay-only agent does not: it would tell where it is.
+    fn answer_certificate(&mut self, now: Now, hop: Hop, answer: Vec<u8>) -> Result<(), DropReason> {
+        self.check_direct(None, &hop)?;
+        self.certificates.spend(now.mono)?;
+        self.queue(hop, answer);
+        Ok(())
     }
 
     /// Relay-only agents take nothing from a peer's own address; backbone nodes have no other.
-    fn check_direct(&self, index: u32, hop: &Hop) -> Result<(), DropReason> {
-        let is_allowed = self.config.direct || !hop.is_direct() || self.peers[index as usize].is_backbone;
+    fn check_direct(&self, peer: Option<u32>, hop: &Hop) -> Result<(), DropReason> {
+        let is_backbone = peer.is_some_and(|index| self.peers[index as usize].is_backbone);
+        let is_allowed = self.config.direct || !hop.is_direct() || is_backbone;
         if is_allowed { Ok(()) } else { Err(DropReason::DirectForbidden) }
     }
 
@@ -332,10 +336,12 @@ impl Node {
         peer.dial.as_ref().is_some_and(Dial::is_in_handshake) && self.key() < peer.key
     }
 
-    /// Both sides have answered the other's message 1: the session of the smaller key's goes on, and is about to be used.
+    /// Both sides have answered the other's message 1: the session of the smaller key's goes on, and is about to be used. Only for a
+    /// moment after our attempt has begun: a replay looks the same.
     fn yields_to(&self, index: u32, now: Mono) -> bool {
         let peer = &self.peers[index as usize];
-        peer.key < self.key() && peer.unconfirmed.as_ref().is_some_and(|session| session.is_crossing(now))
+        let is_recent = peer.dial.as_ref().is_some_and(|dial| now.since(dial.started) < HANDSHAKE_CROSSING);
+        is_recent && peer.key < self.key() && peer.unconfirmed.as_ref().is_some_and(|session| !session.continues)
     }
 
     pub(super) fn new_index(&mut self) -> SessionIndex {

@@ -121,6 +121,8 @@ pub struct PathParams {
     pub probe_mtu_to: Option<usize>,
     /// Round trip time known from elsewhere, such as the handshake or a challenge.
     pub initial_rtt: Option<Duration>,
+    /// Whether the peer is known to be there. If not, the path carries challenges and responses only (spec/paths.md §2).
+    pub is_proved: bool,
 }
 
 /// What is known about a path.

@@ -57,6 +57,7 @@ use crate::wire::codec::Reader;
 use crate::wire::frame::{self, Frame};
 pub use crate::wire::frame::{Candidate, CandidateKind, Code};
 use crate::wire::stream_header::StreamHeader;
+use crate::wire::varint;
 
 /// Bytes that a data packet has beside its frames: header and tag (spec/wire.md §3).
 pub const PACKET_OVERHEAD: usize = 13 + 16;
@@ -66,6 +67,10 @@ pub const PACKET_LEN_MIN: usize = crate::wire::INNER;
 
 /// Longest unreliable message: it fits every path's packets, beside anything small.
 pub const DATAGRAM_LEN_MAX: usize = 1_024;
+
+/// Of so many packets, one is followed by a number that is never used: a peer that acknowledges blindly is found out within a few
+/// windows, and one that does not has that many more gaps to report.
+const PACKETS_PER_SKIP: u64 = 512;
 
 /// Datagrams that wait to be sent: they are for what is worthless when late.
 const DATAGRAMS_MAX: usize = 64;
@@ -82,6 +87,8 @@ pub struct Transport {
     sent: SentPackets,
     received: ReceivedPackets,
     next_pn: u64,
+    /// The last number that was left out: who acknowledges it acknowledges what it has not received (RFC 9000 §21.4).
+    skipped: Option<u64>,
     /// Packets that the peer has seen marked "congestion experienced".
     peer_ce_count: u64,
     announcements: Announcements,
@@ -115,6 +122,7 @@ impl Transport {
             sent: SentPackets::new(),
             received: ReceivedPackets::default(),
             next_pn: 0,
+            skipped: None,
             peer_ce_count: 0,
             announcements: Announcements::default(),
             datagrams: VecDeque::new(),
@@ -145,6 +153,13 @@ impl Transport {
             let max_packet = params.max_packet.max(PACKET_LEN_MIN);
             let probe_mtu_to = params.probe_mtu_to.map(|len| len.min(self.packet_len_max));
             self.paths.push(Path::new(path, PathParams { max_packet, probe_mtu_to, ..params }));
+        }
+    }
+
+    /// The peer has answered over this path.
+    pub fn prove_path(&mut self, path: PathId) {
+        if let Some(path) = self.path_mut(path) {
+            path.is_proved = true;
         }
     }
 
@@ -197,6 +212,9 @@ impl Transport {
         if self.is_closed || self.received.contains(pn) {
             return Ok(());
         }
+        if pn.0 > varint::MAX {
+            return Err(TransportError::Violation("packet number that no acknowledgement can name"));
+        }
         let mut arrival = Arrival { congestion_experienced, len: payload.len(), ..Arrival::default() };
         let mut is_kept = true;
         let mut reader = Reader::new(payload);
@@ -226,9 +244,14 @@ impl Transport {
         self.build_packet(now, path, buf)
     }
 
-    /// Keeps the last eight bytes of a sealed packet while it is in flight.
+    /// Keeps the last eight bytes of a sealed packet while it is in flight. They tell, too, whether the next number is left out: the peer
+    /// cannot know it before it has the packet.
     pub fn packet_sealed(&mut self, pn: PacketNumber, tag8: u64) {
         self.sent.set_tag(pn, tag8);
+        if tag8.is_multiple_of(PACKETS_PER_SKIP) && pn.0 + 1 == self.next_pn {
+            self.skipped = Some(self.next_pn);
+            self.next_pn += 1;
+        }
     }
 
     /// Whether this very packet is in flight: what a peer must name to be believed that it has lost the session.

@@ -33,7 +33,7 @@ impl Transport {
             path.refill_pacer(now);
         }
         if self.closing.is_some() {
-            return self.active.or(self.paths.first().map(|path| path.id));
+            return self.active.or_else(|| self.first_proved());
         }
         let with_frames = self.paths.iter().find(|path| path.is_ping_queued || !path.frames.is_empty());
         if let Some(path) = with_frames {
@@ -82,10 +82,14 @@ impl Transport {
         is_well && is_free && self.active == Some(id) && self.streams.open_count() > 0
     }
 
-    /// Where acknowledgements go: the way that data came last, if it is still there.
+    /// Where acknowledgements go: the way that data came last, if it is still there and the peer is known to be.
     fn ack_path(&self) -> Option<PathId> {
-        let last = self.received.path().filter(|id| self.path(*id).is_some());
-        last.or(self.active).or(self.paths.first().map(|path| path.id))
+        let last = self.received.path().filter(|id| self.path(*id).is_some_and(|path| path.is_proved));
+        last.or(self.active).or_else(|| self.first_proved())
+    }
+
+    fn first_proved(&self) -> Option<PathId> {
+        self.paths.iter().find(|path| path.is_proved).map(|path| path.id)
     }
 
     fn can_send(&self) -> bool {
@@ -113,7 +117,8 @@ impl Transport {
         let is_probing = self.path(draft.path).is_some_and(|path| path.probes > 0);
         let has_path_frames = self.path(draft.path).is_some_and(|path| path.is_ping_queued || !path.frames.is_empty());
         let carries_more = has_data || is_probing || has_path_frames;
-        let may_acknowledge = !self.received.has_data_waiting() || self.ack_path() == Some(draft.path);
+        let is_proved = self.path(draft.path).is_some_and(|path| path.is_proved);
+        let may_acknowledge = is_proved && (!self.received.has_data_waiting() || self.ack_path() == Some(draft.path));
         if may_acknowledge && (self.received.is_due() || (self.received.is_wanted() && carries_more)) {
             self.write_ack(now, draft, buf, carries_more);
         }

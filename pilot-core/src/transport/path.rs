@@ -25,6 +25,8 @@ const PROBE_PACKETS: u8 = 2;
 #[derive(Debug)]
 pub(super) struct Path {
     pub(super) id: PathId,
+    /// The peer has answered over it: it may carry more than challenges and responses.
+    pub(super) is_proved: bool,
     pub(super) rtt: RttEstimator,
     pub(super) controller: Box<dyn Controller>,
     pub(super) pacer: Pacer,
@@ -62,6 +64,7 @@ impl Path {
         let mtu = params.max_packet as u64;
         Self {
             id,
+            is_proved: params.is_proved,
             rtt: RttEstimator::new(params.initial_rtt),
             controller: Box::new(NewReno::new(mtu)),
             pacer: Pacer::new(mtu),

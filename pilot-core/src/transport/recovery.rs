@@ -24,7 +24,8 @@ struct NewlyAcked {
 
 impl Transport {
     pub(super) fn on_ack(&mut self, now: Mono, ack: &Ack<'_>) -> Result<(), TransportError> {
-        if ack.largest >= self.next_pn {
+        let names = |pn| ack.ranges().take_while(|range| range.1 >= pn).any(|range| range.0 <= pn);
+        if ack.largest >= self.next_pn || self.skipped.is_some_and(names) {
             return Err(TransportError::Violation("acknowledgement of a packet that was never sent"));
         }
         let in_flight_before: u64 = self.active().map_or(0, |path| path.bytes_in_flight);

@@ -74,7 +74,7 @@ impl Default for Link {
 }
 
 fn params() -> PathParams {
-    PathParams { max_packet: PACKET_LEN_MIN, probe_mtu_to: None, initial_rtt: None }
+    PathParams { max_packet: PACKET_LEN_MIN, probe_mtu_to: None, initial_rtt: None, is_proved: true }
 }
 
 /// What every stream carries at this offset.
@@ -715,6 +715,29 @@ fn a_peer_that_breaks_the_rules_is_told_which() {
     for (index, (put, expected)) in cases.into_iter().enumerate() {
         assert_eq!(hear(&mut listener(), 0, put), Err(expected), "case {index}");
     }
+}
+
+/// It would open the congestion window wide. The number left out tells who has received nothing (RFC 9000 §21.4).
+#[test]
+fn a_peer_that_acknowledges_blindly_is_found_out() {
+    let mut transport = listener();
+    let stream = transport.open_stream(&StreamHeader::new(ServicePort::ECHO)).unwrap();
+    let mut sent = Vec::new();
+    for turn in 0..4u64 {
+        transport.write(stream, &mut pattern(100)).unwrap();
+        let pn = transport.poll_packet(Mono(turn), RELAY, &mut Vec::new()).unwrap();
+        transport.packet_sealed(pn, if turn == 1 { PACKETS_PER_SKIP } else { 1 });
+        sent.push(pn.0);
+    }
+    assert_eq!(sent, [0, 1, 3, 4]);
+    let blind = Err(TransportError::Violation("acknowledgement of a packet that was never sent"));
+    let ack = |ranges: &'static [Range<u64>]| {
+        move |buf: &mut Vec<u8>| assert!(frame::put_ack(buf, 50, ranges, 0, 0).is_some())
+    };
+    assert_eq!(hear(&mut transport, 0, ack(&[0..2, 3..5])), Ok(()));
+    #[expect(clippy::single_range_in_vec_init, reason = "one range of packets")]
+    let blindly = ack(&[0..5]);
+    assert_eq!(hear(&mut transport, 1, blindly), blind);
 }
 
 #[test]

@@ -256,6 +256,25 @@ fn calls_under_way_are_bounded_per_client() {
 }
 
 #[test]
+fn strangers_who_call_a_client_take_none_of_its_own_calls() {
+    let mut backbone = Backbone::with(&[ALICE, BOB]);
+    let statuses: Vec<_> = (0..=CALLS_PER_CLIENT_MAX).map(|_| backbone.open(ALICE, BOB).status).collect();
+    assert_eq!(statuses[CALLS_PER_CLIENT_MAX], CircuitStatus::Busy);
+    let own = backbone.begin(BOB, ServicePort::DIRECTORY);
+    assert_eq!(backbone.fake.streams[&own].aborted, None);
+}
+
+#[test]
+fn a_client_that_comes_again_has_the_rate_that_it_had() {
+    let mut backbone = Backbone::with(&[ALICE, BOB]);
+    for _ in 0..OPEN_RATE.burst {
+        backbone.open(ALICE, BOB);
+    }
+    backbone.control.client_connected(now(), ALICE);
+    assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::Busy);
+}
+
+#[test]
 fn other_services_are_not_found() {
     let mut backbone = Backbone::with(&[ALICE]);
     let stream = backbone.begin(ALICE, ServicePort::MCP);

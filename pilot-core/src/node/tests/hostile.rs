@@ -1,14 +1,22 @@
 //! What a peer, or somebody on the path, tries.
 
 use super::*;
-use crate::limits::{HANDSHAKE_RETRY_MIN, REKEY_AFTER_TIME};
-use crate::wire::{self, PacketKind};
+use crate::id::PacketNumber;
+use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, REKEY_AFTER_TIME};
+use crate::transport::{Candidate, CandidateKind, PathFrame};
+use crate::wire::{self, PacketKind, frame};
 
 /// Nobody's address: whoever answers there has been lied to.
 const VICTIM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 9);
 
 /// Longest packet to an address that nobody has proved.
 const PROBE_LEN_MAX: usize = 64;
+
+/// Bytes to addresses that are not proved, per byte that a peer has spent (RFC 9000 §8.1).
+const AMPLIFICATION_MAX: usize = 3;
+
+/// Packet numbers far beyond those that the peer has used itself.
+const FORGED: u64 = 1_000;
 
 impl Pair {
     /// Two hosts that hold each other's certificates.
@@ -142,4 +150,302 @@ fn a_replayed_first_message_does_not_disturb_a_handshake() {
     pair.run_for(Duration::from_millis(100));
     assert_eq!(pair.hosts[1].node.stats().drops(DropReason::UnknownSession), 0);
     assert_eq!(pair.hosts[0].node.stats().handshakes, 1);
+}
+
+impl Pair {
+    /// A packet of `which` to `other` with these frames, as only a peer that breaks the rules would send it.
+    fn forge(&mut self, which: usize, other: usize, number: u64, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let slot = self.slot(which, other) as usize;
+        let tunnel = self.hosts[which].node.peers[slot].tunnel.as_mut().expect("connected");
+        let mut packet = vec![0; wire::DataHeader::LEN];
+        put(&mut packet);
+        tunnel.seal(&mut packet, 0, PacketNumber(number));
+        packet
+    }
+
+    fn astray_bytes(&self) -> usize {
+        self.astray.iter().map(|(_, datagram)| datagram.len()).sum()
+    }
+
+    /// Lets `which` name ports of the victim as its own addresses.
+    fn name_victim(&mut self, which: usize, other: usize, generation: u16) {
+        let candidate = |place| Candidate {
+            kind: CandidateKind::Host,
+            address: SocketAddr::new(VICTIM.ip(), 1_000 + generation * CANDIDATES_MAX as u16 + place),
+        };
+        let slot = self.slot(which, other);
+        let node = &mut self.hosts[which].node;
+        let peer = &mut node.peers[slot as usize];
+        let path = peer.paths.active().expect("connected").id;
+        let candidates = (0..CANDIDATES_MAX as u16).map(candidate).collect();
+        let tunnel = peer.tunnel.as_mut().expect("connected");
+        tunnel.transport.queue_frame(path, PathFrame::Candidates(candidates));
+        node.touch(slot);
+    }
+
+    /// Bytes of sealed packets that `which` has had from `other`.
+    fn heard_from(&self, which: usize, other: usize) -> usize {
+        self.hosts[which].node.peers[self.slot(which, other) as usize].bytes_received as usize
+    }
+}
+
+/// Gaps between the packets make acknowledgements long, and the source address is the victim's.
+#[test]
+fn no_acknowledgement_goes_to_an_address_that_is_not_proved() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    pair.cut_ways.insert((1, 0));
+    let mut spent = 0;
+    for number in 0..200 {
+        let packet = pair.forge(0, 1, FORGED + number * 2, frame::put_ping);
+        spent += packet.len();
+        pair.deliver(1, VICTIM, &packet);
+        pair.run_for(Duration::from_millis(1));
+    }
+    pair.run_for(Duration::from_secs(10));
+    assert!(pair.astray.iter().all(|(_, datagram)| datagram.len() <= PROBE_LEN_MAX));
+    assert!(pair.astray_bytes() <= spent * AMPLIFICATION_MAX, "{} for {spent}", pair.astray_bytes());
+}
+
+/// CLOSE goes where the peer was proved to be, not where the packet that broke the rules seemed to come from.
+#[test]
+fn a_peer_that_breaks_the_rules_is_told_at_its_own_address_only() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    let packet = pair.forge(0, 1, FORGED, |buf| buf.push(0x3F));
+    pair.deliver(1, VICTIM, &packet);
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.astray_bytes() <= packet.len() * AMPLIFICATION_MAX);
+    assert!(pair.has(0, |event| matches!(event, Event::PeerClosed { code: Code::FRAME_ENCODING, .. })));
+}
+
+/// A list of addresses is short, the probes that it asks for are many.
+#[test]
+fn candidates_make_nobody_send_more_than_was_spent_on_them() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    for generation in 1..=100 {
+        pair.name_victim(0, 1, generation);
+        pair.run_for(ONE_WAY);
+    }
+    pair.run_for(Duration::from_secs(8));
+    assert!(pair.astray.len() >= CANDIDATES_MAX, "they are probed");
+    assert!(pair.astray.iter().all(|(_, datagram)| datagram.len() <= PROBE_LEN_MAX));
+    let allowed = (wire::INNER + pair.heard_from(1, 0)) * AMPLIFICATION_MAX;
+    assert!(pair.astray_bytes() <= allowed, "{} of {allowed}", pair.astray_bytes());
+}
+
+/// A handshake is thirty probes long: it goes to addresses from the peer's record and to those where the peer once was.
+#[test]
+fn an_address_that_a_peer_has_named_is_sent_no_handshake() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    pair.name_victim(0, 1, 1);
+    pair.run_for(Duration::from_secs(1));
+    let slot = pair.slot(1, 0);
+    pair.hosts[1].node.start_dial(pair.now, slot);
+    pair.run_for(Duration::from_secs(1));
+    assert!(!pair.astray.is_empty());
+    assert!(pair.astray.iter().all(|(_, datagram)| datagram.len() <= PROBE_LEN_MAX));
+    assert!(pair.hosts[1].node.stats().handshakes >= 2);
+}
+
+/// Packet numbers have 64 bits, acknowledgements name 62 of them.
+#[test]
+fn a_packet_number_that_cannot_be_acknowledged_ends_the_tunnel() {
+    let mut pair = connected();
+    let packet = pair.forge(0, 1, 1 << 62, frame::put_ping);
+    pair.deliver(1, pair.hosts[0].address, &packet);
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.has(0, |event| matches!(event, Event::PeerClosed { code: Code::PROTOCOL_VIOLATION, .. })));
+}
+
+/// Its own address is what a relay-only agent hides: who tries addresses finds nobody there, even with its key at hand.
+#[test]
+fn a_relay_only_agent_answers_nobody_directly() {
+    let mut pair = connected();
+    pair.hosts[1].node.set_direct(pair.now, false);
+    pair.run_for(Duration::from_secs(1));
+    let key = pair.key(1);
+    let stale = TransportKey::from_secret([99; 32]);
+    let identity = Identity::restore(IDENTITIES[1].0, IDENTITIES[1].1).expect("a committed identity");
+    let stale = Certificate::issue(&identity, &stale, InstanceId([1; 8]), 1, pair.now.unix);
+    let mut rng = Rng::new([7; 32]);
+    let stranger = keys(2, pair.now);
+    let local = crate::handshake::Local {
+        identity: &stranger.identity,
+        certificate: &stranger.certificate,
+        transport: &stranger.transport[0],
+    };
+    let init = |certificate: &Certificate, rng: &mut Rng| {
+        let (index, tunnel) = (SessionIndex(u32::from_be_bytes(rng.array())), crate::id::TunnelId([1; 16]));
+        crate::handshake::Initiator::start(&local, certificate, index, tunnel, &Default::default(), START.unix, rng)
+            .expect("good keys")
+            .1
+    };
+    let current = keys(1, pair.now).certificate;
+    let mut junk = vec![0xC0; 64];
+    junk[4] = 9;
+    let questions =
+        [crate::handshake::certificate_request(&key, [3; 8]), init(&stale, &mut rng), init(&current, &mut rng), junk];
+    let peers = pair.hosts[1].node.peers.len();
+    for question in questions {
+        pair.deliver(1, VICTIM, &question);
+    }
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.astray_bytes(), 0);
+    assert_eq!(pair.hosts[1].node.peers.len(), peers, "and nobody has a place in its tables");
+}
+
+/// Who has recorded first messages sends them again while we dial. They look as if the peer had begun at the same time.
+#[test]
+fn replayed_first_messages_hold_up_no_dial() {
+    let mut pair = Pair::with_certificates();
+    let (smaller, larger) = if pair.key(0) < pair.key(1) { (0, 1) } else { (1, 0) };
+    let (peer, from) = (pair.key(larger), pair.hosts[smaller].address);
+    let mut recorded = Vec::new();
+    for _ in 0..12 {
+        pair.restart(smaller);
+        let (certificate, addresses) = (Some(keys(larger, START).certificate), vec![pair.hosts[larger].address]);
+        pair.hosts[smaller]
+            .node
+            .learn_peer(pair.now, PeerInfo { key: peer, certificate, addresses, homes: Vec::new() });
+        pair.hosts[smaller].node.connect(pair.now, &peer).expect("known");
+        pair.drain();
+        recorded.extend(pair.intercept(larger, PacketKind::Init));
+        pair.run_for(Duration::from_millis(100));
+    }
+    assert_eq!(recorded.len(), 12);
+    pair.wire.clear();
+    pair.restart(smaller);
+    pair.restart(larger);
+    let certificate = Some(keys(smaller, pair.now).certificate);
+    let (key, addresses) = (pair.key(smaller), vec![from]);
+    pair.hosts[larger].node.learn_peer(pair.now, PeerInfo { key, certificate, addresses, homes: Vec::new() });
+    pair.hosts[larger].node.connect(pair.now, &key).expect("known");
+    pair.drain();
+    for init in recorded {
+        pair.deliver(larger, from, &init);
+        pair.run_for(Duration::from_millis(500));
+    }
+    assert!(pair.has(larger, is_connected));
+    assert!(!pair.has(larger, |event| matches!(event, Event::ConnectFailed { .. })));
+}
+
+/// It has forgotten every timestamp, so that it answers; the answer is of no use to who cannot read it.
+#[test]
+fn a_replay_to_a_restarted_responder_makes_no_tunnel() {
+    let mut pair = Pair::with_certificates();
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.drain();
+    let recorded = pair.wire[0].3.clone();
+    pair.step_until(|pair| pair.has(0, is_connected) && pair.has(1, is_connected));
+    pair.restart(1);
+    for _ in 0..20 {
+        pair.deliver(1, VICTIM, &recorded);
+        pair.run_for(Duration::from_millis(300));
+    }
+    assert!(pair.astray_bytes() <= 20 * recorded.len());
+    assert!(pair.hosts[1].events.is_empty(), "{:?}", pair.hosts[1].events);
+    assert_eq!(pair.hosts[1].node.by_index.len(), 1, "one session that nobody can use");
+    pair.run_for(crate::limits::UNCONFIRMED_SESSION_LIFETIME);
+    assert_eq!(pair.hosts[1].node.by_index.len(), 0);
+}
+
+/// Junk costs nothing to make; answering it must not keep those from an answer who ask for a certificate.
+#[test]
+fn a_flood_of_junk_keeps_nobody_from_connecting() {
+    let mut pair = Pair::new();
+    let junk = |number: u32| [&[0xC0][..], &number.to_be_bytes(), &[0; 24]].concat();
+    for number in 0..2 * crate::limits::STATELESS_REPLIES_PER_SECOND {
+        pair.deliver(1, VICTIM, &junk(number));
+    }
+    assert!(pair.hosts[1].node.stats().drops(DropReason::RateLimited) > 0);
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.run_until(ONE_WAY * 5, |pair| pair.has(0, is_connected));
+}
+
+/// Who does not know the identity cannot ask; who does is told no more than the certificate.
+#[test]
+fn a_certificate_goes_only_to_who_knows_the_identity_already() {
+    let mut pair = Pair::new();
+    let question = crate::handshake::certificate_request(&pair.key(0), [3; 8]);
+    pair.deliver(1, VICTIM, &question);
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.astray_bytes(), 0);
+    let question = crate::handshake::certificate_request(&pair.key(1), [3; 8]);
+    pair.deliver(1, VICTIM, &question);
+    pair.run_for(Duration::from_secs(1));
+    let certificate = pair.hosts[1].node.keys.certificate.encode();
+    assert_eq!(pair.astray[0].1[4..], [&[3; 8][..], &certificate].concat());
+}
+
+/// Index and number of a packet may be guessed, its tag is not; and who has seen it starts one handshake, no more.
+#[test]
+fn a_forged_unknown_ends_no_session() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    pair.request(0, 1, b"in flight");
+    pair.drain();
+    let data = pair.intercept(1, PacketKind::Data).pop().expect("sent");
+    let seen = wire::Unknown::answer(&data).expect("a data packet");
+    let handshakes = pair.hosts[0].node.stats().handshakes;
+    for guess in 1..100 {
+        let forged = wire::Unknown { tag8: seen.tag8 ^ guess, ..seen };
+        pair.deliver(0, pair.hosts[1].address, &forged.encode());
+    }
+    assert_eq!(pair.hosts[0].node.stats().drops(DropReason::Unsolicited), 99);
+    for _ in 0..100 {
+        pair.deliver(0, pair.hosts[1].address, &seen.encode());
+    }
+    pair.run_for(Duration::from_millis(500));
+    assert_eq!(pair.hosts[0].node.stats().handshakes, handshakes + 1);
+    assert!(!pair.has(0, |event| matches!(event, Event::Reset { .. } | Event::PeerClosed { .. })));
+    assert!(pair.incoming(1).is_some());
+}
+
+/// Strangers come and go for months. Those whose keys have run out make room; those in use do not.
+#[test]
+fn strangers_of_the_past_make_room_for_newcomers() {
+    let mut pair = connected();
+    let stranger = |number: u32| {
+        let mut key = [0xEE; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        IdentityKey(key)
+    };
+    let node = &mut pair.hosts[1].node;
+    for number in 0..3 * PEERS_MAX as u32 {
+        let slot = node.slot(pair.now.mono, stranger(number)).expect("room");
+        assert_eq!(node.peers[slot as usize].key, stranger(number));
+    }
+    assert_eq!(node.peers.len(), PEERS_MAX);
+    assert_eq!(node.by_key.len(), PEERS_MAX);
+    pair.hosts[1].events.clear();
+    pair.request(0, 1, b"still known");
+    pair.run_until(Duration::from_millis(100), |pair| pair.incoming(1).is_some());
+}
+
+/// A record may name any key as its home, with any addresses.
+#[test]
+fn a_record_changes_nothing_about_other_nodes() {
+    let mut pair = connected();
+    let own_home = pair.key(1);
+    let info = PeerInfo { key: own_home, certificate: None, addresses: Vec::new(), homes: Vec::new() };
+    pair.hosts[0].node.set_home(pair.now, Some(info));
+    let lies = |port: u16| SocketAddr::new(VICTIM.ip(), port);
+    let agent = IdentityKey([0xAA; 32]);
+    let known = Home { key: own_home, addresses: vec![lies(1)] };
+    let info = PeerInfo { key: agent, certificate: None, addresses: Vec::new(), homes: vec![known] };
+    pair.hosts[0].node.learn_peer(pair.now, info);
+    let homes = [own_home, agent].map(|key| Home { key, addresses: (1..20).map(lies).collect() });
+    for home in homes {
+        pair.hosts[0].node.learn_backbone(pair.now.mono, home);
+    }
+    let slot = |pair: &Pair, key| pair.hosts[0].node.index_of(key).expect("known") as usize;
+    let peers = &pair.hosts[0].node.peers;
+    assert_eq!(peers[slot(&pair, &own_home)].addresses[0], pair.hosts[1].address, "the way home stays");
+    assert!(!peers[slot(&pair, &agent)].is_backbone);
+    assert!(peers[slot(&pair, &agent)].addresses.is_empty());
 }

@@ -179,3 +179,63 @@ fn two_agents_meet_at_a_backbone_node_and_go_on_directly() {
     assert_eq!(pair.path(0, 1), Some(PathKind::Direct(pair.hosts[1].address)));
     assert_eq!(pair.path(1, 0), Some(PathKind::Direct(pair.hosts[0].address)));
 }
+
+/// It cannot read and it cannot forge; what it says of others, it says of itself.
+#[test]
+fn a_relay_that_repeats_delays_and_misdelivers_changes_no_byte() {
+    let mut pair = Pair::by_relay();
+    for which in [0, 1] {
+        pair.hosts[which].node.set_direct(pair.now, false);
+    }
+    pair.exchange(0, 1, Duration::from_millis(200));
+    pair.hosts.iter_mut().for_each(|host| host.events.clear());
+    let request = pair.request(0, 1, &[7; 30_000]);
+    let (relay, until) = (pair.hosts[2].address, pair.now.mono + Duration::from_secs(5));
+    let mut copied = BTreeSet::new();
+    while pair.now.mono < until {
+        let mut is_fresh = |packet: &&(Mono, usize, SocketAddr, Vec<u8>)| {
+            packet.2 == relay && packet.1 < 2 && copied.insert(packet.3.clone())
+        };
+        let relayed: Vec<_> = pair.wire.iter().filter(|packet| is_fresh(packet)).cloned().collect();
+        for (place, (at, to, from, datagram)) in relayed.into_iter().enumerate() {
+            pair.wire.push((at + ONE_WAY * (place as u32 % 5 + 2), to, from, datagram.clone()));
+            pair.wire.push((at, 1 - to, from, datagram));
+        }
+        pair.step(until);
+    }
+    let opened = pair.hosts[1].events.iter().filter(|event| matches!(event, Event::StreamOpened { .. })).count();
+    assert_eq!(opened, 1);
+    let stream = pair.incoming(1).expect("opened");
+    assert_eq!(pair.read_all(1, stream), [7; 30_000]);
+    assert!(!pair.has(0, |event| matches!(event, Event::Reset { stream, .. } if *stream == request)));
+    assert!(!pair.has(1, |event| matches!(event, Event::Reset { .. } | Event::PeerConnected { .. })));
+}
+
+/// A node offers circuits in the name of an agent that has never been there.
+#[test]
+fn an_offer_in_another_name_moves_nobody() {
+    let mut pair = Pair::at_homes([2, 3]);
+    pair.introduce_by(1, 0, &[2]);
+    let (liar, agent) = (pair.add_backbone(), pair.key(1));
+    let (now, home) = (pair.now, pair.home(liar));
+    let key = home.key;
+    pair.hosts[1].node.learn_backbone(now.mono, home);
+    pair.hosts[1].node.connect(now, &key).expect("known");
+    pair.run_until(Duration::from_secs(1), |pair| {
+        pair.hosts[liar].node.peer_status(&agent).is_some_and(|status| status.connected)
+    });
+    let before = pair.hosts[1].node.peers[pair.slot(1, 0) as usize].homes.clone();
+    let offer = CircuitOffer {
+        caller: pair.key(0).0.into(),
+        attested: "127.0.0.1:7".to_owned(),
+        circuit: 77,
+        packet: Vec::new().into(),
+    };
+    let header = StreamHeader::new(ServicePort::CIRCUIT);
+    let stream = pair.hosts[liar].node.open_stream(pair.now, &agent, &header).expect("a stream");
+    pair.say(liar, stream, &circuit::encode(&offer));
+    pair.run_for(Duration::from_secs(1));
+    let peer = &pair.hosts[1].node.peers[pair.slot(1, 0) as usize];
+    assert_eq!((&peer.homes, peer.attested), (&before, None));
+    assert!(!pair.hosts[1].node.has_usable_path(pair.now.mono, pair.slot(1, 0)));
+}
