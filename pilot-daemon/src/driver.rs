@@ -366,6 +366,8 @@ impl Core {
                 }
                 Ok(_) => state.outgoing.unpop(chunk),
                 Err(WriteError::Stopped { code, reason }) => state.stop_writing(ended(code, reason)),
+                // It is over already, and the event that says why is on its way: that reason is to stand.
+                Err(WriteError::UnknownStream) => state.outgoing.clear(),
                 Err(error) => {
                     state.outgoing.clear();
                     state.end(StreamError { code: Code::INTERNAL, reason: error.to_string(), by: EndedBy::Local });
