@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -48,9 +49,11 @@ fn a_demo_interrupted_while_it_starts_an_agent_leaves_nothing() {
         let home = Home::new();
         let mut command = home.command(&["demo"]);
         command.env("TMPDIR", home.path());
+        // As a terminal does it: Ctrl-C goes to the whole group of the foreground.
+        command.process_group(0);
         let mut demo = support::Running::start(command);
         demo.wait_for_line(moment);
-        demo.signal("INT");
+        demo.signal_group("INT");
         assert_eq!(demo.wait(), Some(130), "{moment}");
         assert_eq!(leftovers(home.path()), Vec::<String>::new(), "{moment}");
         assert_eq!(processes_of(home.path()), Vec::<String>::new(), "{moment}");
