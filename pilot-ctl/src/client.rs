@@ -202,6 +202,12 @@ impl Daemon {
         }
     }
 
+    /// As [`Self::ended_well`], where it is the peer that ends the exchange: what we might still have said is not missed.
+    pub(crate) async fn was_ended_by_peer(&self, stream: u64) -> Result<()> {
+        let status = self.stream_status(stream).await?;
+        if status.peer_finished || status.state != StreamState::Reset { Ok(()) } else { Err(reset_failure(&status)) }
+    }
+
     /// Why a stream broke, as the daemon knows it; `error` is what the socket said.
     pub(crate) async fn why_ended(&self, stream: u64, error: &dyn Display) -> Failure {
         match self.ended_well(stream).await {

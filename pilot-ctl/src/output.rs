@@ -14,6 +14,25 @@ pub(crate) struct Output {
     json: bool,
 }
 
+/// What another agent said, as `--json` shows it; neither if it said nothing.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Reply {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply: Option<String>,
+    /// Stands for `reply` when that is not text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_base64: Option<String>,
+}
+
+impl From<&[u8]> for Reply {
+    fn from(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self { reply: Some(text.to_owned()), reply_base64: None },
+            Err(_) => Self { reply: None, reply_base64: Some(data_encoding::BASE64.encode(bytes)) },
+        }
+    }
+}
+
 impl Output {
     pub(crate) fn new(json: bool) -> Self {
         Self { json }

@@ -112,7 +112,8 @@ fn the_bridge_ends_when_the_server_ends() {
     let mut client = Client::connect(&home, "alpha", "my-mcp-server");
     assert_eq!(client.lines.next().expect("a line").expect("read"), "bye");
     // Our side of stdin stays open: it is the other side that ends it.
-    assert_eq!(client.child.wait().expect("wait").code(), Some(0));
+    let said = std::io::read_to_string(client.child.stderr.take().expect("stderr")).expect("read");
+    assert_eq!((client.child.wait().expect("wait").code(), said.as_str()), (Some(0), ""));
 }
 
 #[test]
@@ -152,6 +153,11 @@ fn a_json_rpc_message_goes_to_the_mcp_server() {
     let answer: Value = serde_json::from_str(&said.stdout).expect("JSON");
     assert_eq!(answer["id"], 9);
     assert!(answer["error"]["code"].is_i64(), "{answer}");
+
+    let sent = home.json(&["connect", "my-mcp-server", "--as", "alpha", "--message", message]);
+    assert_eq!(sent["name"], "my-mcp-server");
+    let reply: Value = serde_json::from_str(sent["reply"].as_str().expect("text")).expect("JSON");
+    assert_eq!(reply, answer);
 }
 
 #[test]

@@ -84,6 +84,8 @@ pub struct StreamOutcome {
     pub bytes_sent: u64,
     /// Bytes given to it.
     pub bytes_received: u64,
+    /// The peer has finished its direction: what it had to say has arrived.
+    pub peer_finished: bool,
 }
 
 /// Streams that the driver must look at, each at most once.
@@ -349,6 +351,7 @@ impl StreamWatch {
             stalled: state.stalled,
             bytes_sent: state.bytes_sent,
             bytes_received: state.bytes_received,
+            peer_finished: state.peer_finished,
         }
     }
 

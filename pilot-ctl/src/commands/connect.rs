@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
@@ -13,7 +14,7 @@ use crate::client::{Daemon, OpenOptions, Outgoing};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
-use crate::output::{Output, milliseconds};
+use crate::output::{Output, Reply, milliseconds};
 use crate::stdio::{Stdin, Stdout};
 use crate::{duration, env_vars};
 
@@ -40,6 +41,21 @@ pub(crate) struct ConnectArgs {
     /// How long to wait for the tunnel, and for an answer to --message [default: 10s].
     #[arg(long, value_name = "TIME", env = env_vars::PILOT_TIMEOUT, hide_env_values = true, value_parser = duration::parse)]
     timeout: Option<Duration>,
+}
+
+/// A message that has arrived, and what came back.
+#[derive(Debug, Serialize)]
+struct Sent {
+    name: Option<String>,
+    address: String,
+    #[serde(flatten)]
+    reply: Reply,
+}
+
+impl Sent {
+    fn new(outgoing: &Outgoing, reply: Reply) -> Self {
+        Self { name: outgoing.name.clone(), address: outgoing.address.clone(), reply }
+    }
 }
 
 pub(crate) async fn run(args: &ConnectArgs, context: &Context) -> Result<()> {
@@ -101,14 +117,27 @@ async fn deliver(daemon: &Daemon, output: Output, target: &str, message: &str, t
     if let Err(error) = exchanged {
         return Err(daemon.why_ended(outgoing.stream, &error).await);
     }
-    daemon.ended_well(outgoing.stream).await?;
-    output.bytes(&reply)?;
+    daemon.was_ended_by_peer(outgoing.stream).await?;
     if reply.is_empty() {
-        output.talk(format_args!("delivered to {}", outgoing.name.as_deref().unwrap_or(&outgoing.address)));
-    } else if !reply.ends_with(b"\n") {
-        output.bytes(b"\n")?;
+        let delivered = format!("delivered to {}", outgoing.name.as_deref().unwrap_or(&outgoing.address));
+        return no_reply(output, &outgoing, &delivered);
     }
-    Ok(())
+    print_reply(output, &outgoing, &reply)
+}
+
+/// Prints what came back, with a line break at its end.
+fn print_reply(output: Output, outgoing: &Outgoing, reply: &[u8]) -> Result<()> {
+    if output.is_json() {
+        return output.result(&Sent::new(outgoing, reply.into()), String::new);
+    }
+    output.bytes(reply)?;
+    if reply.ends_with(b"\n") { Ok(()) } else { output.bytes(b"\n") }
+}
+
+/// Says why nothing came back, which is no error.
+fn no_reply(output: Output, outgoing: &Outgoing, why: &str) -> Result<()> {
+    output.talk(why);
+    if output.is_json() { output.result(&Sent::new(outgoing, Reply::default()), String::new) } else { Ok(()) }
 }
 
 /// Gives the message to the agent's MCP server as one line, and prints the answer to it.
@@ -133,11 +162,10 @@ async fn call_mcp(
     };
     let exchanged = tokio::time::timeout(timeout, exchange).await.map_err(|_| no_answer(timeout))?;
     match exchanged {
-        Ok(Some(answer)) => output.line(answer.trim_end()),
+        Ok(Some(answer)) => print_reply(output, &outgoing, answer.trim_end().as_bytes()),
         Ok(None) => {
-            daemon.ended_well(outgoing.stream).await?;
-            output.talk("no reply is owed: without an \"id\" the message is a JSON-RPC notification");
-            Ok(())
+            daemon.was_ended_by_peer(outgoing.stream).await?;
+            no_reply(output, &outgoing, "no reply is owed: without an \"id\" the message is a JSON-RPC notification")
         }
         Err(error) => Err(daemon.why_ended(outgoing.stream, &error).await),
     }

@@ -13,7 +13,7 @@ use crate::client::{Daemon, OpenOptions, Outgoing};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
-use crate::output::{Output, milliseconds};
+use crate::output::{Output, Reply, milliseconds};
 use crate::{duration, env_vars};
 
 const SERVICE: &str = "query";
@@ -54,11 +54,8 @@ pub(crate) struct QueryArgs {
 struct Answer {
     name: Option<String>,
     address: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reply: Option<String>,
-    /// Stands for `reply` when that is not text.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reply_base64: Option<String>,
+    #[serde(flatten)]
+    reply: Reply,
     why: String,
     passed_over: Vec<PassedOver>,
     #[serde(skip)]
@@ -185,7 +182,7 @@ async fn ask(daemon: &Daemon, target: &str, question: &Question<'_>, on_stall: O
         let message = format!("the reply is larger than {} bytes", question.reply_len_max);
         return Err(Failure::failed(message).hint("--max-reply BYTES takes more"));
     }
-    daemon.ended_well(stream).await?;
+    daemon.was_ended_by_peer(stream).await?;
     Ok(Answer::new(&outgoing, bytes))
 }
 
@@ -218,12 +215,10 @@ fn deadline_passed() -> Failure {
 
 impl Answer {
     fn new(outgoing: &Outgoing, bytes: Vec<u8>) -> Self {
-        let text = std::str::from_utf8(&bytes).ok().map(str::to_owned);
         Self {
             name: outgoing.name.clone(),
             address: outgoing.address.clone(),
-            reply_base64: text.is_none().then(|| data_encoding::BASE64.encode(&bytes)),
-            reply: text,
+            reply: bytes.as_slice().into(),
             why: "named in the query".to_owned(),
             passed_over: Vec::new(),
             bytes,

@@ -445,6 +445,7 @@ fn stream_status(id: u64, watch: &StreamWatch) -> StreamStatus {
         stalled: outcome.stalled,
         bytes_sent: outcome.bytes_sent,
         bytes_received: outcome.bytes_received,
+        peer_finished: outcome.peer_finished,
     }
 }
 

@@ -331,6 +331,9 @@ pub struct StreamStatus {
     pub bytes_sent: u64,
     /// Bytes given to it.
     pub bytes_received: u64,
+    /// The peer has finished its direction: all that it had to say has arrived, whatever became of the other direction.
+    #[serde(default)]
+    pub peer_finished: bool,
 }
 
 /// Body of `POST /v1/streams/{id}/reset`: ends a stream with an error that its other end is told.

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: &McpConnectArgs, context: &Context) -> Result<()> 
     options.content_type = Some("application/json");
     let Outgoing { stream, io, .. } = daemon.open(&options).await?;
     match join(io, Stdin::open()?, Stdout::open()?).await {
-        Ok(()) => daemon.ended_well(stream).await,
+        Ok(()) => daemon.was_ended_by_peer(stream).await,
         Err(error) => Err(daemon.why_ended(stream, &error).await),
     }
 }

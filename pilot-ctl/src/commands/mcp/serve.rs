@@ -13,6 +13,7 @@ use clap::Args;
 use pilot_core::record::OFFER_DESCRIPTION_LEN_MAX;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
 
 use super::SERVICE;
 use crate::bridge;
@@ -134,11 +135,23 @@ async fn connection(
 
 async fn pass_bytes(handler: &mut Handler, incoming: &mut Incoming, stop: Stop) -> Result<()> {
     let status = serve_connection(handler, incoming, stop).await?;
-    if !status.success() {
+    if !status.success() && !has_client_ended(&incoming.io) {
         return Err(Failure::failed(format!("the MCP server failed: {status}")));
     }
     let ended = incoming.io.shutdown().await;
     ended.map_err(|error| Failure::failed(format!("the client has gone: {error}")))
+}
+
+/// Whether the client has said all: how the server takes its end is then no failure, also if both ended at once.
+fn has_client_ended(io: &UnixStream) -> bool {
+    let mut rest = [0; 4096];
+    loop {
+        match io.try_read(&mut rest) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(_) => return false,
+        }
+    }
 }
 
 /// Returns how the server took it that the connection, or itself, has ended.
