@@ -126,7 +126,10 @@ impl Play {
                 let (stream, len) = (self.stream(byte(input)?), usize::from(byte(input)?) * 16);
                 if let Some(stream) = stream {
                     let read = self.transport.read(stream, len);
-                    assert!(!matches!(read, Ok(Read::Data(data)) if data.len() > len.max(1)), "more than was asked for");
+                    assert!(
+                        !matches!(read, Ok(Read::Data(data)) if data.len() > len.max(1)),
+                        "more than was asked for"
+                    );
                 }
             }
             8 => self.next_pn += u64::from(byte(input)?),

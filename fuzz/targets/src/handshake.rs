@@ -99,7 +99,8 @@ fn genuine() -> &'static Genuine {
             certificate: &keys.certificate,
             transport: &keys.transport[0],
         };
-        let (initiator_keys, responder_keys) = (Box::leak(Box::new(initiator_keys)), Box::leak(Box::new(responder_keys)));
+        let (initiator_keys, responder_keys) =
+            (Box::leak(Box::new(initiator_keys)), Box::leak(Box::new(responder_keys)));
         let parameters = Parameters { max_data: 1 << 20, ..Parameters::default() };
         let mut rng = Rng::new([6; 32]);
         let (initiator, init) = Initiator::start(

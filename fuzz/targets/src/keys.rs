@@ -23,7 +23,8 @@ struct Party {
 impl Party {
     fn new(position: usize) -> Self {
         let byte = position as u8 + 1;
-        let identity = Identity::restore([byte; 32], MODIFIERS[position]).expect("the committed modifier gives an address");
+        let identity =
+            Identity::restore([byte; 32], MODIFIERS[position]).expect("the committed modifier gives an address");
         let transport = TransportKey::from_secret([byte + 10; 32]);
         let certificate = Certificate::issue(&identity, &transport, InstanceId([byte; 8]), 1, START.unix);
         Self { identity, transport, certificate }

@@ -38,32 +38,94 @@ const HOME: u8 = 1;
 /// What happens. A host is 0 or 1; a datagram, a stream is counted modulo how many there are.
 #[derive(Arbitrary, Debug)]
 enum Step {
-    Connect { host: bool },
-    Open { host: bool, urgency: u8 },
-    Write { host: bool, stream: u8, len: u16 },
-    Finish { host: bool, stream: u8 },
-    Reset { host: bool, stream: u8 },
-    StopSending { host: bool, stream: u8 },
-    Read { host: bool, stream: u8, len: u16 },
-    Datagram { host: bool, len: u16 },
-    Close { host: bool },
-    Restart { host: bool },
-    AllowDirect { host: bool, allowed: bool },
-    Roam { host: bool, last: u8 },
-    Deliver { which: u8 },
+    Connect {
+        host: bool,
+    },
+    Open {
+        host: bool,
+        urgency: u8,
+    },
+    Write {
+        host: bool,
+        stream: u8,
+        len: u16,
+    },
+    Finish {
+        host: bool,
+        stream: u8,
+    },
+    Reset {
+        host: bool,
+        stream: u8,
+    },
+    StopSending {
+        host: bool,
+        stream: u8,
+    },
+    Read {
+        host: bool,
+        stream: u8,
+        len: u16,
+    },
+    Datagram {
+        host: bool,
+        len: u16,
+    },
+    Close {
+        host: bool,
+    },
+    Restart {
+        host: bool,
+    },
+    AllowDirect {
+        host: bool,
+        allowed: bool,
+    },
+    Roam {
+        host: bool,
+        last: u8,
+    },
+    Deliver {
+        which: u8,
+    },
     DeliverAll,
-    Drop { which: u8 },
+    Drop {
+        which: u8,
+    },
     DropAll,
-    Duplicate { which: u8 },
-    Flip { which: u8, bit: u16 },
-    Cut { which: u8, len: u16 },
-    Redirect { which: u8, last: u8 },
-    Wait { ms: u16 },
-    WaitLong { secs: u8 },
+    Duplicate {
+        which: u8,
+    },
+    Flip {
+        which: u8,
+        bit: u16,
+    },
+    Cut {
+        which: u8,
+        len: u16,
+    },
+    Redirect {
+        which: u8,
+        last: u8,
+    },
+    Wait {
+        ms: u16,
+    },
+    WaitLong {
+        secs: u8,
+    },
     /// Time passes and no timer is handled.
-    Suspend { secs: u16 },
-    StepClock { host: bool, secs: i16 },
-    Junk { host: bool, bytes: [u8; 24] },
+    Suspend {
+        secs: u16,
+    },
+    StepClock {
+        host: bool,
+        secs: i16,
+    },
+    Junk {
+        host: bool,
+        bytes: [u8; 24],
+    },
 }
 
 /// Plays the steps that the bytes stand for, then a wire that works.
@@ -409,7 +471,10 @@ impl Play {
                 self.settle();
             }
         }
-        assert!(self.is_clock_stepped || self.hosts[1].has_heard_last, "a request does not arrive over a wire that works");
+        assert!(
+            self.is_clock_stepped || self.hosts[1].has_heard_last,
+            "a request does not arrive over a wire that works"
+        );
     }
 
     fn read_everything(&mut self) {
