@@ -16,6 +16,8 @@ use super::types::{
 /// Path of the calls that open a stream, and start of those about one.
 const STREAMS: &str = "/v1/streams";
 const ACCEPT: &str = "/v1/accept";
+/// The names of this host that no page of another can have.
+const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
 /// A call whose parts make sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,17 +96,22 @@ pub(super) fn has_body<B>(request: &Request<B>) -> bool {
 /// # Errors
 /// If the call is for another host than this one, or comes from a page of another.
 pub fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
-    let is_local = |value: &HeaderValue| {
-        let Ok(text) = value.to_str() else { return false };
-        let authority = text.strip_prefix("http://").unwrap_or(text);
-        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-        matches!(host, "localhost" | "127.0.0.1" | "[::1]")
-    };
-    if headers.get(HOST).is_some_and(is_local) && headers.get_all(ORIGIN).iter().all(is_local) {
+    let is_for_us = headers.contains_key(HOST) && headers.get_all(HOST).iter().all(is_local);
+    if is_for_us && headers.get_all(ORIGIN).iter().all(is_local) {
         return Ok(());
     }
     Err(ApiError::new(ErrorCode::Usage, "the local API answers to the host 'localhost' only")
         .hint("for example: curl --unix-socket PATH http://localhost/v1/status"))
+}
+
+fn is_local(value: &HeaderValue) -> bool {
+    let Ok(text) = value.to_str() else { return false };
+    let authority = text.strip_prefix("http://").unwrap_or(text);
+    LOCAL_HOSTS.iter().any(|host| authority.strip_prefix(host).is_some_and(is_port_or_nothing))
+}
+
+fn is_port_or_nothing(text: &str) -> bool {
+    text.is_empty() || text.strip_prefix(':').is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 pub(super) fn no_such_stream() -> ApiError {
@@ -197,11 +204,14 @@ fn decode_query(value: &str) -> String {
     let mut bytes = Vec::with_capacity(value.len());
     let mut rest = value.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
-        let hex = after.get(..2).filter(|_| first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
+        match after
+            .split_first_chunk()
+            .filter(|_| first == b'%')
+            .and_then(|(digits, after)| Some((octet(digits)?, after)))
+        {
+            Some((octet, after)) => {
+                bytes.push(octet);
+                rest = after;
             }
             None => {
                 bytes.push(if first == b'+' { b' ' } else { first });
@@ -210,4 +220,62 @@ fn decode_query(value: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The byte that two hexadecimal digits stand for.
+fn octet(digits: &[u8; 2]) -> Option<u8> {
+    let [high, low] = digits.map(|digit| char::from(digit).to_digit(16));
+    u8::try_from(high? * 16 + low?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_taken(host: &[&'static str], origin: Option<&'static str>) -> bool {
+        let mut headers = HeaderMap::new();
+        for host in host {
+            headers.append(HOST, HeaderValue::from_static(host));
+        }
+        headers.extend(origin.map(|origin| (ORIGIN, HeaderValue::from_static(origin))));
+        check_origin(&headers).is_ok()
+    }
+
+    #[test]
+    fn every_name_of_this_host_is_taken_with_and_without_a_port() {
+        for host in ["localhost", "localhost:80", "127.0.0.1", "127.0.0.1:8080", "[::1]", "[::1]:80"] {
+            assert!(is_taken(&[host], None), "{host}");
+        }
+        assert!(is_taken(&["localhost"], Some("http://[::1]")));
+    }
+
+    #[test]
+    fn what_only_begins_like_a_name_of_this_host_is_refused() {
+        for host in ["", "localhost.example", "localhost:80@example.com", "[::1", "[::1]x", "example.com:localhost"] {
+            assert!(!is_taken(&[host], None), "{host}");
+            assert!(!is_taken(&["localhost"], Some(host)), "{host}");
+        }
+        assert!(!is_taken(&[], None));
+    }
+
+    #[test]
+    fn a_second_host_is_refused_unless_it_is_local_too() {
+        assert!(!is_taken(&["localhost", "example.com"], None));
+    }
+
+    #[test]
+    fn only_hexadecimal_digits_are_percent_decoded() {
+        assert_eq!(decode_query("a%2Db%2d+%41"), "a-b- A");
+        assert_eq!(decode_query("%+1%zz%4%"), "% 1%zz%4%");
+    }
+
+    #[test]
+    fn a_path_that_repeats_itself_names_no_stream() {
+        let read = |path: &str| Call::read(&Request::get(path).body(()).expect("a path"), b"");
+        assert_eq!(read("/v1/streams/7"), Ok(Call::Stream(7)));
+        for path in ["/v1/streams//v1/streams/7", "/v1/streams/", "/v1/streams/7/", "/v1/streams/-1", "/v1/streamsx/7"]
+        {
+            assert_eq!(read(path).err().map(|error| error.code), Some(ErrorCode::NotFound), "{path}");
+        }
+    }
 }
