@@ -94,17 +94,20 @@ fn genuine() -> &'static Genuine {
     static GENUINE: OnceLock<Genuine> = OnceLock::new();
     GENUINE.get_or_init(|| {
         let (initiator_keys, responder_keys) = (keys(0), keys(1));
-        let local = |keys: &'static pilot_core::config::Keys| Local {
-            identity: &keys.identity,
-            certificate: &keys.certificate,
-            transport: &keys.transport[0],
+        let initiator_local = Local {
+            identity: &initiator_keys.identity,
+            certificate: &initiator_keys.certificate,
+            transport: &initiator_keys.transport[0],
         };
-        let (initiator_keys, responder_keys) =
-            (Box::leak(Box::new(initiator_keys)), Box::leak(Box::new(responder_keys)));
+        let responder_local = Local {
+            identity: &responder_keys.identity,
+            certificate: &responder_keys.certificate,
+            transport: &responder_keys.transport[0],
+        };
         let parameters = Parameters { max_data: 1 << 20, ..Parameters::default() };
         let mut rng = Rng::new([6; 32]);
         let (initiator, init) = Initiator::start(
-            &local(initiator_keys),
+            &initiator_local,
             &responder_keys.certificate,
             OURS,
             TunnelId([7; 16]),
@@ -115,7 +118,7 @@ fn genuine() -> &'static Genuine {
         .expect("a good certificate");
         let identity = responder_keys.certificate.identity;
         let incoming = Incoming::open(identity, &responder_keys.transport, &init, START.unix).expect("genuine");
-        let (_, resp) = incoming.respond(&local(responder_keys), SessionIndex(8), &NO_PSK, &parameters, &mut rng);
+        let (_, resp) = incoming.respond(&responder_local, SessionIndex(8), &NO_PSK, &parameters, &mut rng);
         let request = certificate_request(&identity, NONCE);
         let cert = answer_certificate_request(&request, &responder_keys.certificate).expect("genuine");
         Genuine { initiator, init, resp, request, cert }
