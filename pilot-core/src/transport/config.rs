@@ -32,6 +32,8 @@ pub enum Sabotage {
     UnboundedBuffer,
     /// An expired acknowledgement timer stays armed.
     TimerInThePast,
+    /// Data that is sent is not counted against the credit of the tunnel.
+    MiscountData,
 }
 
 /// Settings of a [`Transport`](super::Transport). The defaults suit an agent on the Internet.
