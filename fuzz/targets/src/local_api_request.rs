@@ -97,7 +97,7 @@ fn assert_meant(call: &Call, request: &Request<Incoming>) {
 
 fn raw_query<'a>(request: &'a Request<Incoming>, name: &str) -> Option<&'a str> {
     let pairs = request.uri().query()?.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).last()
+    pairs.filter(|(key, _)| *key == name).map(|(_, value)| value).next_back()
 }
 
 /// RFC 3986 §2.1 once more, in other words: `%` and two hexadecimal digits stand for a byte.

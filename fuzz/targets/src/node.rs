@@ -30,6 +30,8 @@ const ONE_WAY: Duration = Duration::from_millis(5);
 /// Once nothing is lost any more, a request arrives within this: what can stand in its way is the longest pause between two messages of a
 /// handshake, and then a rest after UNKNOWN.
 const HEALED_WITHIN: Duration = Duration::from_secs(30);
+/// Certificates end after seven days; renewing them is the driver's part.
+const CERTIFICATES_GOOD_FOR: Duration = Duration::from_hours(6 * 24);
 /// The service of the request that shows it.
 const LAST_PORT: ServicePort = ServicePort(4_242);
 /// Where each host is to be found; it may roam to the others.
@@ -118,7 +120,7 @@ enum Step {
     Suspend {
         secs: u16,
     },
-    StepClock {
+    SetClock {
         host: bool,
         secs: i16,
     },
@@ -239,14 +241,12 @@ impl Host {
 
     /// Takes an event, and notes which streams there are.
     fn handle(&mut self, event: Event) {
-        match event {
-            Event::StreamOpened { stream, peer, header } => {
-                assert_eq!(peer, key(1 - self.position));
-                assert!(self.streams.insert(stream, (0, 0)).is_none(), "a stream opens once");
-                self.has_heard_last |= header.port == LAST_PORT;
-            }
-            Event::StreamClosed(stream) => assert!(self.streams.remove(&stream).is_some(), "a stream closes once"),
-            _ => {}
+        if let Event::StreamOpened { stream, peer, header } = event {
+            assert_eq!(peer, key(1 - self.position));
+            assert!(self.streams.insert(stream, (0, 0)).is_none(), "a stream opens once");
+            self.has_heard_last |= header.port == LAST_PORT;
+        } else if let Event::StreamClosed(stream) = event {
+            assert!(self.streams.remove(&stream).is_some(), "a stream closes once");
         }
     }
 
@@ -347,7 +347,7 @@ impl Play {
                 host.address = address(host.position, last % 4);
                 host.node.set_local_addresses(clock(now, host.clock_step), &[host.address]);
             }
-            Step::StepClock { host, secs } => {
+            Step::SetClock { host, secs } => {
                 self.host(host).clock_step = secs.into();
                 self.is_clock_stepped = true;
             }
@@ -471,10 +471,8 @@ impl Play {
                 self.settle();
             }
         }
-        assert!(
-            self.is_clock_stepped || self.hosts[1].has_heard_last,
-            "a request does not arrive over a wire that works"
-        );
+        let is_excused = self.is_clock_stepped || now.since(START.mono) > CERTIFICATES_GOOD_FOR;
+        assert!(is_excused || self.hosts[1].has_heard_last, "a request does not arrive over a wire that works");
     }
 
     fn read_everything(&mut self) {
