@@ -930,3 +930,14 @@ fn a_late_wakeup_handles_the_probe_timeout_behind_a_loss_at_once() {
     transport.handle_timeout(late);
     assert_eq!(transport.audit().check(late), Ok(()));
 }
+
+#[test]
+fn a_stream_that_awaits_its_header_is_not_told_of() {
+    let mut transport = Transport::new(&TransportConfig::default(), true, PeerLimits::UNKNOWN, Mono(0));
+    let mut payload = Vec::new();
+    frame::put_stream_header(&mut payload, 1, 1_000, 4, false, true);
+    payload.extend(b"tail");
+    assert_eq!(transport.handle_packet(Mono(0), RELAY, PacketNumber(0), false, &payload), Ok(()));
+    assert_eq!((transport.open_stream_count(), transport.streams().count()), (1, 0));
+    assert!(transport.poll_event().is_none());
+}
