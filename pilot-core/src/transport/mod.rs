@@ -391,7 +391,7 @@ impl Transport {
         self.streams.open_count()
     }
 
-    /// Ids of all open streams, in no particular order.
+    /// Ids of all open streams that the application has been told of, in no particular order.
     pub fn streams(&self) -> impl Iterator<Item = StreamId> + '_ {
         self.streams.ids()
     }

@@ -85,14 +85,15 @@ impl Transport {
     }
 
     pub(super) fn on_path_timeout(&mut self, now: Mono, id: PathId) {
-        match self.path(id).and_then(|path| path.timer()) {
-            Some((TimerKind::Loss, at)) if at <= now => {
+        // Who wakes up late may find the probe timeout passed behind the loss that stood before it.
+        while let Some((kind, _)) = self.path(id).and_then(|path| path.timer()).filter(|(_, at)| *at <= now) {
+            if kind == TimerKind::Pto {
+                self.on_pto(now, id);
+            } else {
                 self.detect_lost(now, id);
                 self.sent.release();
                 self.settle_silence();
             }
-            Some((TimerKind::Pto, at)) if at <= now => self.on_pto(now, id),
-            Some(_) | None => {}
         }
     }
 

@@ -906,3 +906,38 @@ mod sabotage {
         noticed(Sabotage::MiscountData, "tunnel data sent: counted 0");
     }
 }
+
+#[test]
+fn a_late_wakeup_handles_the_probe_timeout_behind_a_loss_at_once() {
+    let start = Mono(1_000_000_000);
+    let limits = PeerLimits { max_data: 1 << 20, max_stream_data: 1 << 20, max_streams: 8 };
+    let mut transport = Transport::new(&TransportConfig::default(), true, limits, start);
+    transport.add_path(RELAY, PathParams { max_packet: 1_152, probe_mtu_to: None, initial_rtt: None, is_proved: true });
+    transport.set_active_path(RELAY);
+    let stream = transport.open_stream(&StreamHeader::new(ServicePort::ECHO)).expect("room");
+    for sent in 0..3 {
+        transport.write(stream, &mut Bytes::from_static(b"word")).expect("open");
+        let now = start + MS * sent;
+        assert_eq!(transport.next_path(now), Some(RELAY));
+        assert_eq!(transport.poll_packet(now, RELAY, &mut Vec::new()), Some(PacketNumber(sent.into())));
+    }
+    // An acknowledgement of the second packet only: the first waits for its loss, the third for its probe.
+    let acked = transport.handle_packet(start + MS * 20, RELAY, PacketNumber(0), false, &[0x02, 1, 0, 0, 0]);
+    assert_eq!(acked, Ok(()));
+    assert!(transport.audit().timers.iter().any(|(kind, _)| *kind == TimerKind::Loss));
+
+    let late = start + MS * 60_000;
+    transport.handle_timeout(late);
+    assert_eq!(transport.audit().check(late), Ok(()));
+}
+
+#[test]
+fn a_stream_that_awaits_its_header_is_not_told_of() {
+    let mut transport = Transport::new(&TransportConfig::default(), true, PeerLimits::UNKNOWN, Mono(0));
+    let mut payload = Vec::new();
+    frame::put_stream_header(&mut payload, 1, 1_000, 4, false, true);
+    payload.extend(b"tail");
+    assert_eq!(transport.handle_packet(Mono(0), RELAY, PacketNumber(0), false, &payload), Ok(()));
+    assert_eq!((transport.open_stream_count(), transport.streams().count()), (1, 0));
+    assert!(transport.poll_event().is_none());
+}

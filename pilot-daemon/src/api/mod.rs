@@ -2,6 +2,7 @@
 
 pub mod client;
 mod pump;
+pub mod request;
 pub mod server;
 pub mod types;
 

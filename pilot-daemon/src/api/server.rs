@@ -12,20 +12,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming as Body;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, UPGRADE};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pilot_core::time::Mono;
 use pilot_core::transport::Code;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use super::request::{self, Call, check_origin, no_such_stream, usage};
 use super::types::{
-    AgentInfo, ApiError, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found, Groups, GroupsRequest, Offer, Peers,
-    Published, Reached, ResetRequest, ResolveRequest, Settings, StreamState, StreamStatus, TargetRequest, TicketReply,
+    AcceptRequest, AgentInfo, ApiError, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
+    Offer, OpenRequest, Peers, Published, Reached, ResetRequest, ResolveRequest, StreamState, StreamStatus,
+    TargetRequest, TicketReply,
 };
 use super::{VERSION, VERSION_HEADER, header, pump};
 use crate::agent::{Agent, DEFAULT_TIMEOUT, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of};
@@ -164,67 +165,46 @@ async fn answer(shared: &Arc<Shared>, request: Request<Body>) -> Reply {
     reply
 }
 
-/// A page in a browser must not reach this API, whatever forwards it here.
-fn check_origin(headers: &HeaderMap) -> Result<(), ApiError> {
-    let is_local = |value: &HeaderValue| {
-        let Ok(text) = value.to_str() else { return false };
-        let authority = text.strip_prefix("http://").unwrap_or(text);
-        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-        matches!(host, "localhost" | "127.0.0.1" | "[::1]")
-    };
-    if headers.get(HOST).is_some_and(is_local) && headers.get_all(ORIGIN).iter().all(is_local) {
-        return Ok(());
-    }
-    Err(ApiError::new(ErrorCode::Usage, "the local API answers to the host 'localhost' only")
-        .hint("for example: curl --unix-socket PATH http://localhost/v1/status"))
-}
-
-async fn route(shared: &Arc<Shared>, request: Request<Body>) -> Result<Reply, ApiError> {
+async fn route(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply, ApiError> {
+    let body = if request::has_body(&request) { body(&mut request).await? } else { Bytes::new() };
     let agent = &shared.agent;
-    let path = request.uri().path().to_owned();
-    match (request.method(), path.as_str()) {
-        (&Method::GET, "/v1/status") => json(&agent.status().await?),
-        (&Method::GET, "/v1/peers") => json(&Peers { peers: agent.peers().await? }),
-        (&Method::GET, "/v1/ticket") => json(&TicketReply { ticket: agent.ticket().await?.to_string() }),
-        (&Method::GET, "/v1/published") => published(agent, &request).await,
-        (&Method::GET, "/v1/accept") => accept(shared, request).await,
-        (&Method::POST, "/v1/streams") => open(shared, request).await,
-        (&Method::POST, "/v1/shutdown") => shut_down(agent),
-        (&Method::POST, "/v1/resolve") => {
-            let ResolveRequest { target } = body(request).await?;
+    match Call::read(&request, &body)? {
+        Call::Status => json(&agent.status().await?),
+        Call::Peers => json(&Peers { peers: agent.peers().await? }),
+        Call::Ticket => json(&TicketReply { ticket: agent.ticket().await?.to_string() }),
+        Call::Published(wait) => published(agent, wait).await,
+        Call::Accept(asked) => accept(shared, request, asked).await,
+        Call::Open(asked) => open(shared, request, asked).await,
+        Call::ShutDown => shut_down(agent),
+        Call::Resolve(ResolveRequest { target }) => {
             let found = agent.resolve(&target).await?;
             json(&agent_info(agent, &found).await)
         }
-        (&Method::POST, "/v1/ping") => ping(agent, body(request).await?).await,
-        (&Method::POST, "/v1/connect") => connect(agent, body(request).await?).await,
-        (&Method::POST, "/v1/find") => find(agent, body(request).await?).await,
-        (&Method::POST, "/v1/groups") => {
-            let GroupsRequest { join, leave } = body(request).await?;
+        Call::Ping(asked) => ping(agent, asked).await,
+        Call::Connect(asked) => connect(agent, asked).await,
+        Call::Find(asked) => find(agent, asked).await,
+        Call::ChangeGroups(GroupsRequest { join, leave }) => {
             json(&Groups { groups: agent.change_groups(&join, &leave)? })
         }
-        (&Method::PUT, "/v1/settings") => {
-            let settings: Settings = body(request).await?;
+        Call::ChangeSettings(settings) => {
             agent.change_settings(&settings).await?;
             json(&Done {})
         }
-        (&Method::POST, path) if path.starts_with("/v1/streams/") && path.ends_with("/reset") => {
-            let id = path.trim_start_matches("/v1/streams/").trim_end_matches("/reset").parse().ok();
-            let watch = id.and_then(|id| shared.streams.open(id)).ok_or_else(no_such_stream)?;
-            let ResetRequest { code, reason } = body(request).await?;
+        Call::Stream(id) => json(&shared.streams.status(id).ok_or_else(no_such_stream)?),
+        Call::ResetStream(id, ResetRequest { code, reason }) => {
+            let watch = shared.streams.open(id).ok_or_else(no_such_stream)?;
             watch.reset(reset_code(code), &reason);
             json(&Done {})
         }
-        (&Method::GET, path) if path.starts_with("/v1/streams/") => {
-            let id = path.trim_start_matches("/v1/streams/").parse().ok();
-            let status = id.and_then(|id| shared.streams.status(id));
-            json(&status.ok_or_else(no_such_stream)?)
-        }
-        (method, path) => Err(ApiError::new(ErrorCode::NotFound, format!("the local API has no {method} {path}"))),
     }
 }
 
-fn no_such_stream() -> ApiError {
-    ApiError::new(ErrorCode::NotFound, "no such stream, or it ended over a minute ago")
+/// The whole body, within its bounds.
+async fn body(request: &mut Request<Body>) -> Result<Bytes, ApiError> {
+    let read = Limited::new(request.body_mut(), BODY_MAX).collect();
+    let read = tokio::time::timeout(REQUEST_TIMEOUT, read).await;
+    let body = read.map_err(|_| usage("the body did not come"))?;
+    Ok(body.map_err(|error| usage(format!("the body cannot be read: {error}")))?.to_bytes())
 }
 
 /// The code of a reset that makes the error at the other end be of this class.
@@ -247,9 +227,7 @@ fn shut_down(agent: &Agent) -> Result<Reply, ApiError> {
 }
 
 /// `GET /v1/published`: answers once the directory has what the agent says of itself, or once it is not to be waited for any longer.
-async fn published(agent: &Agent, request: &Request<Body>) -> Result<Reply, ApiError> {
-    let wait = Call::of(request).query("wait_ms").map(|text| text.parse().map(Duration::from_millis));
-    let wait = wait.transpose().map_err(|_| ApiError::new(ErrorCode::Usage, "'wait_ms' is not a number"))?;
+async fn published(agent: &Agent, wait: Option<Duration>) -> Result<Reply, ApiError> {
     let published = agent.published(wait.unwrap_or(PUBLISH_WAIT_MAX).min(PUBLISH_WAIT_MAX)).await;
     json(&Published { published: published.as_ref().map(Result::is_ok), error: published.and_then(Result::err) })
 }
@@ -297,17 +275,14 @@ async fn agent_info(agent: &Agent, found: &Resolved) -> AgentInfo {
 }
 
 /// `POST /v1/streams`: answers once the tunnel is up and the stream is open.
-async fn open(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply, ApiError> {
-    check_upgrade(request.headers())?;
-    let (parts, agent) = (Call::of(&request), &shared.agent);
-    let target = parts.query("target").ok_or_else(|| missing("target"))?;
-    let service = parts.query("service").ok_or_else(|| missing("service"))?;
-    let mut stream_header = agent::header(&service)?;
-    stream_header.deadline_ms = parts.number(header::DEADLINE_MS)?;
-    stream_header.content_type = parts.text(header::CONTENT_TYPE);
+async fn open(shared: &Arc<Shared>, mut request: Request<Body>, asked: OpenRequest) -> Result<Reply, ApiError> {
+    let agent = &shared.agent;
+    let mut stream_header = agent::header(&asked.service)?;
+    stream_header.deadline_ms = asked.deadline_ms;
+    stream_header.content_type = asked.content_type;
     let deadline = stream_header.deadline_ms.map(Duration::from_millis);
 
-    let found = agent.resolve(&target).await?;
+    let found = agent.resolve(&asked.target).await?;
     let stream = agent.open(&found, stream_header).await?;
     agent.connect(&found, deadline.unwrap_or(DEFAULT_TIMEOUT).min(DEFAULT_TIMEOUT)).await?;
 
@@ -323,20 +298,10 @@ async fn open(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply,
 }
 
 /// `GET /v1/accept`: answers when a stream arrives.
-async fn accept(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply, ApiError> {
-    check_upgrade(request.headers())?;
-    let parts = Call::of(&request);
-    let service = parts.query("service").ok_or_else(|| missing("service"))?;
-    let port = service_port(&service)
-        .ok_or_else(|| ApiError::new(ErrorCode::Usage, format!("'{service}' is not a service")))?;
-    let public = match parts.query("allow").as_deref() {
-        None => false,
-        Some("public") => true,
-        Some(other) => {
-            return Err(ApiError::new(ErrorCode::Usage, format!("'{other}' is no allow rule")).hint("use allow=public"));
-        }
-    };
-    let incoming = shared.agent.accept(port, ServiceOptions { public, offer: parts.query("offer") }).await?;
+async fn accept(shared: &Arc<Shared>, mut request: Request<Body>, asked: AcceptRequest) -> Result<Reply, ApiError> {
+    let AcceptRequest { service, public, offer } = asked;
+    let port = service_port(&service).ok_or_else(|| usage(format!("'{service}' is not a service")))?;
+    let incoming = shared.agent.accept(port, ServiceOptions { public, offer }).await?;
     let id = shared.streams.add(incoming.stream.watch());
     let mut reply = switching(id)?;
     describe(&mut reply, &incoming)?;
@@ -449,82 +414,8 @@ fn stream_status(id: u64, watch: &StreamWatch) -> StreamStatus {
     }
 }
 
-/// Query and headers of a call.
-struct Call {
-    query: BTreeMap<String, String>,
-    headers: HeaderMap,
-}
-
-impl Call {
-    fn of(request: &Request<Body>) -> Self {
-        let pairs = request.uri().query().unwrap_or_default().split('&');
-        let pairs = pairs.filter_map(|pair| pair.split_once('='));
-        let query = pairs.map(|(name, value)| (name.to_owned(), decode_query(value))).collect();
-        Self { query, headers: request.headers().clone() }
-    }
-
-    fn query(&self, name: &str) -> Option<String> {
-        self.query.get(name).cloned()
-    }
-
-    fn text(&self, name: &str) -> Option<String> {
-        self.headers.get(name)?.to_str().ok().map(str::to_owned)
-    }
-
-    fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
-        let Some(text) = self.text(name) else { return Ok(None) };
-        text.parse()
-            .map(Some)
-            .map_err(|_| ApiError::new(ErrorCode::Usage, format!("the header {name} is not a number")))
-    }
-}
-
-/// Undoes percent-encoding (RFC 3986 §2.1); what is malformed stays as it is.
-fn decode_query(value: &str) -> String {
-    let mut bytes = Vec::with_capacity(value.len());
-    let mut rest = value.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let hex = after.get(..2).filter(|_| first == b'%').and_then(|hex| std::str::from_utf8(hex).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(if first == b'+' { b' ' } else { first });
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-async fn body<T: DeserializeOwned>(request: Request<Body>) -> Result<T, ApiError> {
-    let usage = |what: String| ApiError::new(ErrorCode::Usage, what);
-    let read = Limited::new(request.into_body(), BODY_MAX).collect();
-    let read = tokio::time::timeout(REQUEST_TIMEOUT, read).await;
-    let body = read.map_err(|_| usage("the body did not come".into()))?;
-    let body = body.map_err(|error| usage(format!("the body cannot be read: {error}")))?.to_bytes();
-    serde_json::from_slice(&body).map_err(|error| usage(format!("the body makes no sense: {error}")))
-}
-
-fn check_upgrade(headers: &HeaderMap) -> Result<(), ApiError> {
-    let wants = |name, token: &str| {
-        let value = headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).unwrap_or_default();
-        value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
-    };
-    if wants(CONNECTION, "upgrade") && wants(UPGRADE, super::UPGRADE) {
-        return Ok(());
-    }
-    Err(ApiError::new(ErrorCode::Usage, "a stream needs 'Connection: upgrade' and 'Upgrade: pilot'"))
-}
-
 fn time_allowed(timeout_ms: Option<u64>) -> Duration {
     timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(TIMEOUT_MAX)
-}
-
-fn missing(name: &str) -> ApiError {
-    ApiError::new(ErrorCode::Usage, format!("the query has no '{name}'"))
 }
 
 fn switching(id: u64) -> Result<Reply, ApiError> {

@@ -245,8 +245,9 @@ impl Streams {
         self.by_id.len()
     }
 
+    /// Those that were opened here or reported as opened: one that awaits its header has never been told of.
     pub(super) fn ids(&self) -> impl Iterator<Item = StreamId> + '_ {
-        self.slots.iter().flatten().map(|stream| StreamId(stream.id))
+        self.slots.iter().flatten().filter(|stream| !stream.awaits_header).map(|stream| StreamId(stream.id))
     }
 
     /// Fills in what the audit wants to know about streams.
