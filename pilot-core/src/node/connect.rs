@@ -245,6 +245,7 @@ impl Node {
             self.by_index.remove(&unconfirmed.agreed.live.index());
         }
         let Some(tunnel) = peer.tunnel.take() else { return };
+        self.credit.give_back(tunnel.transport.earned_credit());
         for session in tunnel.sessions() {
             self.forget_session(index, session);
         }

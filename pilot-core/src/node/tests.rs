@@ -2,6 +2,7 @@
 //! pilot-sim's.
 
 mod certificates;
+mod credit;
 mod hostile;
 mod relayed;
 mod renewal;
