@@ -34,8 +34,8 @@ pub enum Sabotage {
     TimerInThePast,
 }
 
-/// Window of a tunnel that nothing has been read from: more than its first flight of 10 packets, little enough for a stranger.
-const FIRST_WINDOW: u64 = 32 << 10;
+/// Window of a tunnel that nothing has been read from: a whole request of most kinds, little enough for a stranger.
+const FIRST_WINDOW: u64 = 64 << 10;
 
 /// Settings of a [`Transport`](super::Transport). The defaults suit an agent on the Internet.
 #[derive(Clone, Debug)]
@@ -140,9 +140,9 @@ impl TransportConfig {
         self.tunnel_window.min(FIRST_WINDOW)
     }
 
-    /// A stream's window in a tunnel with this one: it leaves a quarter to the others.
+    /// A stream's window in a tunnel with this one: it leaves an eighth to the others.
     pub(super) fn stream_window_in(&self, tunnel_window: u64) -> u64 {
-        self.stream_window.min(tunnel_window - tunnel_window / 4)
+        self.stream_window.min(tunnel_window - tunnel_window / 8)
     }
 
     /// Whether this rule is to be broken.

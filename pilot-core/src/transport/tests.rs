@@ -344,7 +344,7 @@ fn trap_1_a_path_that_drops_large_packets_carries_every_byte() {
 fn trap_2_one_loss_costs_one_retransmission() {
     let mut pair = Pair::new(2, Link::default());
     let stream = pair.send(3_000_000);
-    pair.lose = 700..701;
+    pair.lose = 701..702;
     pair.run_until_finished(stream, 3_000_000);
     assert_eq!(pair.stats(0, RELAY).lost_packets, 1);
 }
@@ -489,14 +489,14 @@ fn a_path_that_dies_hands_its_data_to_the_one_that_is_left() {
         side.transport.add_path(DIRECT, params());
         side.transport.set_active_path(DIRECT);
     }
-    let stream = pair.send(2_000_000);
+    let stream = pair.send(800_000);
     pair.run("some data", |pair| pair.sides[1].received.values().map(Vec::len).sum::<usize>() > 500_000);
     pair.link(DIRECT).blocked = [true, true];
     pair.run("a probe timeout", |pair| pair.sides[0].has(&TransportEvent::PtoExpired { path: DIRECT, count: 1 }));
     pair.sides[0].transport.set_active_path(RELAY);
     assert_eq!(pair.stats(0, DIRECT).bytes_in_flight, 0);
     // The other side goes on acknowledging the way the data comes, whatever its own active path is.
-    pair.run_until_finished(stream, 2_000_000);
+    pair.run_until_finished(stream, 800_000);
     pair.sides[0].transport.remove_path(DIRECT);
     pair.sides[1].transport.remove_path(DIRECT);
     pair.sides[1].transport.set_active_path(RELAY);

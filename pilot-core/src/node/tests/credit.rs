@@ -3,7 +3,7 @@
 use super::*;
 
 /// First window of a tunnel (spec/streams.md §4).
-const FIRST: u64 = 32 << 10;
+const FIRST: u64 = 64 << 10;
 const UPLOAD_LEN: usize = 3 << 20;
 
 /// Hosts that each upload to host 1.
