@@ -768,9 +768,9 @@ fn one_stalled_stream_does_not_stop_the_others() {
 fn a_window_that_is_read_from_keeps_ahead_of_slow_start() {
     let mut pair = Pair::new(31, Link { delay: 50 * MS, ..Link::default() });
     let stream = pair.send(4 << 20);
-    // 12 KB in the first round trip, twice as much in each that follows: nine for the data, one for what pacing holds back.
+    // With all the credit from the start it takes 888 ms: slow start, not the credit, is what a bulk transfer waits for.
     let time = pair.run_until_finished(stream, 4 << 20);
-    assert!(time < 1_050 * MS, "{time:?}");
+    assert!(time < 950 * MS, "{time:?}");
 }
 
 #[test]
