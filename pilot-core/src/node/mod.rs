@@ -4,13 +4,14 @@
 //! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
 //!
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
-//! and offered), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they earn), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
+//! and offered), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they earn), `load` (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
 mod candidates;
 mod circuits;
 mod connect;
 mod credit;
 mod events;
+mod load;
 mod receive;
 mod send;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use bytes::Bytes;
 
 use self::circuits::ControlStream;
 use self::credit::CreditAccount;
+use self::load::Load;
 use self::receive::RateLimit;
 use self::send::Held;
 use crate::config::{Config, Keys, Role};
@@ -78,6 +80,8 @@ pub struct Node {
     unknowns: RateLimit,
     /// What tunnels have earned of the one cap.
     credit: CreditAccount,
+    /// Whether there are too many first messages, and the cookies against them.
+    load: Load,
     stats: Stats,
 }
 
@@ -119,6 +123,7 @@ impl Node {
             timers: BTreeSet::new(),
             certificates: RateLimit::new(now.mono),
             unknowns: RateLimit::new(now.mono),
+            load: Load::new(now.mono),
             stats: Stats::default(),
         }
     }
