@@ -79,9 +79,9 @@ pub const CREDIT_CAP: u64 = 256 << 20;
 pub const CREDIT_SHARE: u64 = 8;
 /// More first messages in a second than this, and those without a cookie are not looked into: a tenth of a core (spec/handshake.md §9).
 pub const UNDER_LOAD_INITS_PER_SECOND: u32 = 256;
-/// First messages with a good cookie that each source has in a second under load: a dial and its retries, behind a NAT several.
-pub const UNDER_LOAD_INITS_PER_SOURCE: u32 = 8;
-/// Sources counted in a second under load; who comes later waits for the next second.
-pub const UNDER_LOAD_SOURCES_MAX: usize = 1_024;
+/// First messages with a good cookie that each source prefix has in a second under load: a dial and its retries, behind a NAT several.
+pub const UNDER_LOAD_INITS_PER_PREFIX: u32 = 8;
+/// Source prefixes counted in a second under load; who comes later waits for the next second.
+pub const UNDER_LOAD_PREFIXES_MAX: usize = 1_024;
 /// A cookie is good for this long at most, as in WireGuard.
 pub const COOKIE_LIFETIME: Duration = Duration::from_secs(120);

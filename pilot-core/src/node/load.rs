@@ -1,12 +1,13 @@
 //! Floods of first messages: under load only those are looked into that prove to come from where they seem to (spec/handshake.md §9).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Node;
 use crate::crypto::{Secret, hmac_sha256};
 use crate::limits::{
-    COOKIE_LIFETIME, UNDER_LOAD_INITS_PER_SECOND, UNDER_LOAD_INITS_PER_SOURCE, UNDER_LOAD_SOURCES_MAX,
+    COOKIE_LIFETIME, UNDER_LOAD_INITS_PER_PREFIX, UNDER_LOAD_INITS_PER_SECOND, UNDER_LOAD_PREFIXES_MAX,
 };
 use crate::path::Hop;
 use crate::rng::Rng;
@@ -22,7 +23,7 @@ pub(super) struct Load {
     second: Mono,
     inits: u32,
     inits_before: u32,
-    /// First messages with a good cookie in this second, by source.
+    /// First messages with a good cookie in this second, by source prefix.
     served: BTreeMap<Vec<u8>, u32>,
     secret: Option<(Mono, Secret)>,
 }
@@ -51,13 +52,13 @@ impl Load {
     }
 
     /// Counts a first message with a good cookie.
-    fn serve(&mut self, source: Vec<u8>) -> Result<(), DropReason> {
-        if self.served.len() >= UNDER_LOAD_SOURCES_MAX && !self.served.contains_key(&source) {
+    fn serve(&mut self, prefix: Vec<u8>) -> Result<(), DropReason> {
+        if self.served.len() >= UNDER_LOAD_PREFIXES_MAX && !self.served.contains_key(&prefix) {
             return Err(DropReason::RateLimited);
         }
-        let served = self.served.entry(source).or_default();
+        let served = self.served.entry(prefix).or_default();
         *served += 1;
-        if *served > UNDER_LOAD_INITS_PER_SOURCE { Err(DropReason::RateLimited) } else { Ok(()) }
+        if *served > UNDER_LOAD_INITS_PER_PREFIX { Err(DropReason::RateLimited) } else { Ok(()) }
     }
 }
 
@@ -75,7 +76,7 @@ impl Node {
         let source = source_of(&hop);
         let cookie = self.load.cookie(now.mono, &source, &mut self.rng);
         if init.proves(&cookie) {
-            return self.load.serve(source);
+            return self.load.serve(prefix_of(&hop));
         }
         let backbone = if let Hop::Direct(route) = &hop { self.backbone_at(route) } else { None };
         self.check_direct(backbone, &hop)?;
@@ -107,5 +108,16 @@ fn source_of(hop: &Hop) -> Vec<u8> {
     match hop {
         Hop::Direct(route) => route.remote.to_string().into_bytes(),
         Hop::Relay { backbone, circuit } => [backbone.to_be_bytes(), circuit.0.to_be_bytes()].concat(),
+    }
+}
+
+/// Whose first messages count together: an attacker has all ports of its address, and all addresses of its network in IPv6.
+fn prefix_of(hop: &Hop) -> Vec<u8> {
+    match hop {
+        Hop::Direct(route) => match route.remote.ip() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets()[..8].to_vec(),
+        },
+        Hop::Relay { .. } => source_of(hop),
     }
 }

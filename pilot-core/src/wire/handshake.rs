@@ -447,9 +447,10 @@ mod tests {
     fn every_bit_that_mac1_does_not_cover_is_fixed_and_every_other_changes_it() {
         let key = Mac1Key::new(&RECEIVER);
         let (init, resp) = (init(), resp());
-        let fixed_len = init.len() - MAC_LEN;
-        for (packet, fixed_len) in [(init, fixed_len), (resp.clone(), resp.len())] {
-            for bit in 0..fixed_len * 8 {
+        // mac2 of INIT is for a responder under load.
+        let cases = [(init.len() - MAC_LEN, init), (resp.len(), resp)];
+        for (len, packet) in cases {
+            for bit in 0..len * 8 {
                 let mut flipped = packet.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 let accepted = Init::decode(&flipped).is_ok_and(|view| view.is_for(&key))
@@ -466,6 +467,30 @@ mod tests {
         assert_eq!(Init::decode(&packet).err(), Some(DecodeError::UnsupportedSuite(2)));
         packet[1] = 9;
         assert_eq!(Init::decode(&packet).err(), Some(DecodeError::UnsupportedVersion(9)));
+    }
+
+    #[test]
+    fn a_cookie_opens_for_the_message_that_it_answers_and_no_other() {
+        let packet = init();
+        let view = Init::decode(&packet).expect("a valid message");
+        let answer = Cookie::seal(&view, &RECEIVER, [3; 12], [9; MAC_LEN]).encode();
+        assert_eq!(answer.len(), Cookie::LEN);
+        let cookie = Cookie::decode(&answer).expect("a valid message");
+        assert_eq!((cookie.initiator, cookie.open(&view, &RECEIVER)), (view.initiator, Ok([9; MAC_LEN])));
+        assert_eq!(cookie.open(&view, &IdentityKey([5; 32])), Err(OpenFailed));
+        let other = Init { mac1: [1; MAC_LEN], ..view };
+        assert_eq!(cookie.open(&other, &RECEIVER), Err(OpenFailed));
+        for end in 0..answer.len() {
+            assert_eq!(Cookie::decode(&answer[..end]), Err(DecodeError::Truncated));
+        }
+        assert!(Cookie::decode(&[&answer[..], &[0]].concat()).is_err());
+
+        assert!(!view.proves(&[9; MAC_LEN]));
+        let mut again = packet.clone();
+        put_mac2(&mut again, &[9; MAC_LEN]);
+        let again = Init::decode(&again).expect("a valid message");
+        assert!(again.proves(&[9; MAC_LEN]) && !again.proves(&[8; MAC_LEN]));
+        assert_eq!(again.without_mac2(), view.without_mac2());
     }
 
     #[test]

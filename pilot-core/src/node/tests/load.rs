@@ -1,7 +1,7 @@
 //! Floods of first messages, and the cookies against them.
 
 use super::*;
-use crate::limits::{COOKIE_LIFETIME, UNDER_LOAD_INITS_PER_SECOND, UNDER_LOAD_INITS_PER_SOURCE};
+use crate::limits::{COOKIE_LIFETIME, UNDER_LOAD_INITS_PER_PREFIX, UNDER_LOAD_INITS_PER_SECOND};
 use crate::wire::handshake::Cookie;
 use crate::wire::{self, PacketKind};
 
@@ -118,12 +118,12 @@ fn a_cookie_serves_one_source_and_for_a_while() {
 }
 
 #[test]
-fn one_source_is_served_so_often_under_load() {
+fn one_prefix_is_served_so_often_under_load() {
     let (mut pair, _) = dialling();
     flood(&mut pair);
     let init = message_with_cookie(&mut pair);
     let (caller, before) = (pair.hosts[0].address, drops(&pair, DropReason::RateLimited));
-    (0..UNDER_LOAD_INITS_PER_SOURCE).for_each(|_| pair.deliver(1, caller, &init));
+    (0..UNDER_LOAD_INITS_PER_PREFIX).for_each(|_| pair.deliver(1, caller, &init));
     assert_eq!(drops(&pair, DropReason::RateLimited), before);
     pair.deliver(1, caller, &init);
     assert_eq!(drops(&pair, DropReason::RateLimited), before + 1);
