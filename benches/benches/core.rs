@@ -129,7 +129,7 @@ impl Pair {
         let config = TransportConfig::default();
         let [sender, taker] = [true, false].map(|opens_even| {
             let mut transport = Transport::new(&config, opens_even, config.local_limits(), START);
-            let params = PathParams { max_packet: FRAMES_LEN, probe_mtu_to: None, initial_rtt: None };
+            let params = PathParams { max_packet: FRAMES_LEN, probe_mtu_to: None, initial_rtt: None, is_proved: true };
             transport.add_path(PATH, params);
             transport.set_active_path(PATH);
             transport

@@ -6,10 +6,12 @@
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use pilot_daemon::logging;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -44,6 +46,11 @@ pub(crate) async fn spawn_detached<T: DeserializeOwned>(argv: &[OsString], log: 
     parse_report(&line).unwrap_or_else(|| Err(ended_silently(log)))
 }
 
+/// Sends what this process, a daemon, logs to the file that a detached one already has as its stderr.
+pub(crate) fn start_log(path: &Path) -> Result<()> {
+    logging::start(path).map_err(|error| cannot_log(path, &error))
+}
+
 /// The path of this program, to run it again.
 pub(crate) fn own_executable() -> Result<std::path::PathBuf> {
     std::env::current_exe()
@@ -51,8 +58,8 @@ pub(crate) fn own_executable() -> Result<std::path::PathBuf> {
 }
 
 fn detached_command(argv: &[OsString], log: &Path) -> Result<Command> {
-    let open = OpenOptions::new().create(true).append(true).open(log);
-    let log_file = open.map_err(|error| Failure::failed(format!("cannot write the log {}: {error}", log.display())))?;
+    let open = OpenOptions::new().create(true).append(true).mode(0o600).open(log);
+    let log_file = open.map_err(|error| cannot_log(log, &error))?;
     let mut command = Command::new(own_executable()?);
     command.args(argv);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
@@ -74,6 +81,11 @@ fn ended_silently(log: &Path) -> Failure {
 
 fn see_log(log: &Path) -> String {
     format!("its log is {}", log.display())
+}
+
+fn cannot_log(log: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("cannot write the log {}: {error}", log.display()))
+        .hint("PILOT_HOME must be a directory that you may write to; --home DIR names another")
 }
 
 fn cannot_run(error: &std::io::Error) -> Failure {

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use serde_json::Value;
@@ -27,14 +28,34 @@ fn demo_shows_every_step_and_leaves_nothing() {
     assert_eq!(leftovers(home.path()), Vec::<String>::new());
 }
 
+/// The processes that work in a directory.
+fn processes_of(directory: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let command_lines = entries.filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok());
+    let command_lines = command_lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    command_lines.filter(|line| line.contains(&*directory.to_string_lossy())).collect()
+}
+
 #[test]
-fn an_interrupted_demo_leaves_nothing() {
-    let home = Home::new();
-    let mut command = home.command(&["demo"]);
-    command.env("TMPDIR", home.path());
-    let mut demo = support::Running::start(command);
-    demo.wait_for_line("Hostname: beta");
-    demo.signal("INT");
-    assert_eq!(demo.wait(), Some(130));
-    assert_eq!(leftovers(home.path()), Vec::<String>::new());
+fn a_demo_interrupted_while_it_starts_an_agent_leaves_nothing() {
+    for moment in [
+        "--hostname alpha",
+        "Hostname: alpha",
+        "--hostname beta",
+        "Hostname: beta",
+        "--hostname gamma",
+        "Hostname: gamma",
+    ] {
+        let home = Home::new();
+        let mut command = home.command(&["demo"]);
+        command.env("TMPDIR", home.path());
+        // As a terminal does it: Ctrl-C goes to the whole group of the foreground.
+        command.process_group(0);
+        let mut demo = support::Running::start(command);
+        demo.wait_for_line(moment);
+        demo.signal_group("INT");
+        assert_eq!(demo.wait(), Some(130), "{moment}");
+        assert_eq!(leftovers(home.path()), Vec::<String>::new(), "{moment}");
+        assert_eq!(processes_of(home.path()), Vec::<String>::new(), "{moment}");
+    }
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pilot_core::event::{ConnectError, Event, StreamHandle};
+use pilot_core::event::{ConnectError, Event, PathKind, StreamHandle};
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::{Node, PeerStatus};
 use pilot_core::route::Transmit;
@@ -297,7 +297,11 @@ impl Core {
                 link.connections += 1;
             }),
             Event::HomeLost => self.home_link.send_modify(|link| link.connected = false),
-            Event::PathChanged { peer, path } => tracing::info!(?peer, ?path, "path changed"),
+            Event::PathChanged { peer, path } => {
+                let is_direct = matches!(path, PathKind::Direct(_));
+                tracing::info!(?peer, is_direct, "path changed");
+                tracing::debug!(?peer, ?path, "path changed");
+            }
             Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
             // Acknowledgement is part of StreamClosed; no service of ours takes unreliable messages.
             Event::SendFinished(_) | Event::Datagram { .. } => {}
@@ -366,6 +370,8 @@ impl Core {
                 }
                 Ok(_) => state.outgoing.unpop(chunk),
                 Err(WriteError::Stopped { code, reason }) => state.stop_writing(ended(code, reason)),
+                // It is over already, and the event that says why is on its way: that reason is to stand.
+                Err(WriteError::UnknownStream) => state.outgoing.clear(),
                 Err(error) => {
                     state.outgoing.clear();
                     state.end(StreamError { code: Code::INTERNAL, reason: error.to_string(), by: EndedBy::Local });

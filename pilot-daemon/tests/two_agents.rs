@@ -227,6 +227,26 @@ async fn streams_of_an_agent_that_shuts_down_end_at_once() {
 }
 
 #[tokio::test]
+async fn who_writes_to_an_agent_that_shuts_down_is_told_that_reason() {
+    let (_home, alpha, beta, found) = neighbours().await;
+    let mut stream = alpha.open(&found, header("echo").unwrap()).await.unwrap();
+    let (mut reader, mut writer) = stream.split();
+    let piece = Bytes::from(vec![0; 64 * 1024]);
+    writer.write_chunk(piece.clone()).await.unwrap();
+    patiently(reader.read_chunk()).await.unwrap();
+    let writing = async {
+        loop {
+            if let Err(error) = writer.write_chunk(piece.clone()).await {
+                return error;
+            }
+        }
+    };
+    let reading = async { while reader.read_chunk().await.is_ok_and(|chunk| chunk.is_some()) {} };
+    let (error, (), ()) = patiently(async { tokio::join!(writing, reading, beta.shutdown()) }).await;
+    assert_eq!(error.code, Code::SHUTDOWN, "{error:?}");
+}
+
+#[tokio::test]
 async fn agent_that_is_gone_is_unreachable_not_waited_for() {
     let (_home, alpha, beta_agent, beta) = neighbours().await;
     beta_agent.shutdown().await;

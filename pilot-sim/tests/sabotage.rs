@@ -57,3 +57,8 @@ fn taking_more_than_the_send_buffer_holds_breaks_buffers() {
 fn a_timer_that_stays_armed_breaks_timers() {
     assert_eq!(broken_by(Sabotage::TimerInThePast), Some(Invariant::Timers));
 }
+
+#[test]
+fn data_that_is_not_counted_breaks_counts() {
+    assert_eq!(broken_by(Sabotage::MiscountData), Some(Invariant::Count));
+}

@@ -32,6 +32,8 @@ pub enum Sabotage {
     UnboundedBuffer,
     /// An expired acknowledgement timer stays armed.
     TimerInThePast,
+    /// Data that is sent is not counted against the credit of the tunnel.
+    MiscountData,
 }
 
 /// Window of a tunnel that nothing has been read from: a whole request of most kinds, little enough for a stranger.

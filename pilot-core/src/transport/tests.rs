@@ -928,5 +928,6 @@ mod sabotage {
         noticed(Sabotage::DeliverOutOfOrder, "the bytes differ");
         noticed(Sabotage::UnboundedBuffer, "send buffer");
         noticed(Sabotage::TimerInThePast, "timer AckDelay is in the past");
+        noticed(Sabotage::MiscountData, "tunnel data sent: counted 0");
     }
 }

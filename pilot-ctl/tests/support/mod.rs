@@ -155,6 +155,13 @@ impl Running {
         signal(self.pid(), name);
     }
 
+    /// Sends a signal to the group that it leads, as a terminal does.
+    pub fn signal_group(&self, name: &str) {
+        let group = format!("-{}", self.pid());
+        let sent = Command::new("kill").args([&format!("-{name}"), "--", &group]).status().expect("kill");
+        assert!(sent.success(), "kill -{name} -- {group}");
+    }
+
     /// Waits for the end; returns the exit code.
     pub fn wait(&mut self) -> Option<i32> {
         self.child.wait().expect("wait").code()

@@ -184,7 +184,7 @@ impl Streams {
             let key = StreamKey { slot, id: stream.id };
             match stream.send.write_frame(key.id, buf, end, credit) {
                 Ok(written) => {
-                    self.data_sent += written.fresh;
+                    self.count_sent(written.fresh);
                     sent.push(SentFrame::Stream { key, offset: written.offset, len: written.len, fin: written.fin });
                     self.schedule(slot);
                 }
@@ -201,6 +201,14 @@ impl Streams {
                 }
             }
         }
+    }
+
+    fn count_sent(&mut self, fresh: u64) {
+        #[cfg(feature = "sabotage")]
+        if self.config.breaks(crate::transport::Sabotage::MiscountData) {
+            return;
+        }
+        self.data_sent += fresh;
     }
 
     fn send_credit(&self) -> u64 {

@@ -46,6 +46,8 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
 /// Serves until told to end. When idle it ends only if no agent is about to register (see [`local`]).
 async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     refuse_second(context)?;
+    home::make_directory(&local::directory(context))?;
+    process::start_log(&local::log(context))?;
     let mut interrupt = Interrupt::new()?;
     let mut announced = Ok(());
     let mut is_announced = false;

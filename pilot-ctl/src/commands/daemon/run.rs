@@ -15,7 +15,8 @@ use crate::commands::backbone::local::{self, LocalBackbone};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
-use crate::process::child;
+use crate::home;
+use crate::process::{self, child};
 use crate::settings::Settings;
 use crate::signals::Interrupt;
 
@@ -44,10 +45,13 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let name = hostname(&args.start, context)?;
     let settings = args.start.settings().or(context.settings_of(&name)?);
     let home = Home::at(&context.home);
+    let agent_home = home.agent(&name)?;
     // Checked here so that no backbone is started for nothing. The agent takes the lock itself.
-    if let Some(pid) = home.agent(&name)?.running_pid() {
+    if let Some(pid) = agent_home.running_pid() {
         return Err(already_running(&name, pid));
     }
+    home::make_directory(agent_home.path())?;
+    process::start_log(&agent_home.log_path())?;
     let backbone = Backbone::choose(args.start.no_backbone, &settings, context).await?;
     let config = AgentConfig {
         tags: settings.tags.unwrap_or_default(),

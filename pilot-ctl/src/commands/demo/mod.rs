@@ -71,9 +71,9 @@ async fn start_agents(stage: &Stage) -> Result<()> {
         "Three agents, a process each. The first one starts a backbone too, the directory and relay that\n\
          agents meet by. Each address follows from a key that is made now; there is no account.",
     )?;
-    stage.run(&["daemon", "start", "--hostname", "alpha"]).await?;
+    stage.start_agent(&["daemon", "start", "--hostname", "alpha"]).await?;
     for (name, tags) in [("beta", "mcp,security"), ("gamma", "citations")] {
-        stage.run(&["daemon", "start", "--hostname", name, "--tags", tags, "--groups", "research"]).await?;
+        stage.start_agent(&["daemon", "start", "--hostname", name, "--tags", tags, "--groups", "research"]).await?;
     }
     done(stage, "start", json!({ "agents": ["alpha", "beta", "gamma"] }))
 }

@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
 
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
@@ -30,6 +32,8 @@ pub(super) struct Stage {
     pub(super) home: PathBuf,
     program: PathBuf,
     handlers: Vec<Child>,
+    /// Held while an agent starts.
+    starting: Arc<Mutex<()>>,
 }
 
 impl Stage {
@@ -37,7 +41,7 @@ impl Stage {
         let home = std::env::temp_dir().join(format!("pilot-demo-{}", std::process::id()));
         std::fs::create_dir(&home)
             .map_err(|error| Failure::failed(format!("cannot make {}: {error}", home.display())))?;
-        Ok(Self { output, home, program: process::own_executable()?, handlers: Vec::new() })
+        Ok(Self { output, home, program: process::own_executable()?, handlers: Vec::new(), starting: Arc::default() })
     }
 
     /// Says what comes next, in a line or two.
@@ -59,22 +63,26 @@ impl Stage {
         Ok(said)
     }
 
+    /// Shows and runs a command that leaves a daemon behind.
+    ///
+    /// It goes on to its end if the demo is interrupted meanwhile: a daemon that does not yet answer would not be found by [`Self::clear`].
+    pub(super) async fn start_agent(&self, arguments: &[&str]) -> Result<()> {
+        self.show_command(arguments, None)?;
+        let (command, shown) = (self.command(arguments), shown(arguments));
+        let started = Arc::clone(&self.starting).lock_owned().await;
+        let running = tokio::spawn(async move {
+            let said = finish(command, &shown, None).await;
+            drop(started);
+            said
+        });
+        let said = running.await.map_err(|error| Failure::failed(format!("a start broke: {error}")))??;
+        self.show(&said.stdout)?;
+        self.show(&said.stderr)
+    }
+
     /// Runs a command without showing it.
     pub(super) async fn quietly(&self, arguments: &[&str], input: Option<&str>) -> Result<Said> {
-        let mut child = self.command(arguments).stderr(Stdio::piped()).spawn().map_err(|error| cannot_run(&error))?;
-        let stdin = child.stdin.take();
-        let running = async {
-            if let (Some(mut stdin), Some(input)) = (stdin, input) {
-                stdin.write_all(input.as_bytes()).await?;
-            }
-            child.wait_with_output().await
-        };
-        let ended = tokio::time::timeout(COMMAND_TIMEOUT, running).await;
-        let ended =
-            ended.map_err(|_| Failure::new(ExitCode::Timeout, format!("`{}` does not end", shown(arguments))))?;
-        let ended = ended.map_err(|error| cannot_run(&error))?;
-        let said = Said { stdout: text(&ended.stdout), stderr: text(&ended.stderr) };
-        if ended.status.success() { Ok(said) } else { Err(unexpected(arguments, ended.status, &said)) }
+        finish(self.command(arguments), &shown(arguments), input).await
     }
 
     /// Shows and starts a command that goes on, and waits for the line that says it is ready.
@@ -103,6 +111,8 @@ impl Stage {
 
     /// Ends every process and removes every file; goes on past what fails, and tells the first failure.
     pub(super) async fn clear(mut self) -> Result<()> {
+        // It ends: no command takes longer than COMMAND_TIMEOUT.
+        drop(self.starting.lock().await);
         for handler in &mut self.handlers {
             end(handler).await;
         }
@@ -116,7 +126,8 @@ impl Stage {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(arguments).kill_on_drop(true);
+        // In a group of its own, so that Ctrl-C at a terminal reaches the demo alone, which then ends all in order.
+        command.args(arguments).kill_on_drop(true).process_group(0);
         for name in [env_vars::PILOT_AGENT, env_vars::PILOT_BACKBONE, env_vars::PILOT_TAGS, env_vars::PILOT_GROUPS] {
             command.env_remove(name);
         }
@@ -142,6 +153,23 @@ impl Stage {
         }
         text.lines().try_for_each(|line| self.output.line(format_args!("  {line}")))
     }
+}
+
+/// Runs a command to its end.
+async fn finish(mut command: Command, shown: &str, input: Option<&str>) -> Result<Said> {
+    let mut child = command.stderr(Stdio::piped()).spawn().map_err(|error| cannot_run(&error))?;
+    let stdin = child.stdin.take();
+    let running = async {
+        if let (Some(mut stdin), Some(input)) = (stdin, input) {
+            stdin.write_all(input.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    let ended = tokio::time::timeout(COMMAND_TIMEOUT, running).await;
+    let ended = ended.map_err(|_| Failure::new(ExitCode::Timeout, format!("`{shown}` does not end")))?;
+    let ended = ended.map_err(|error| cannot_run(&error))?;
+    let said = Said { stdout: text(&ended.stdout), stderr: text(&ended.stderr) };
+    if ended.status.success() { Ok(said) } else { Err(unexpected(shown, ended.status, &said)) }
 }
 
 /// An interrupted demo may not have started all that is stopped here.
@@ -180,10 +208,10 @@ fn quoted(word: &str) -> String {
     }
 }
 
-fn unexpected(arguments: &[&str], status: ExitStatus, said: &Said) -> Failure {
+fn unexpected(shown: &str, status: ExitStatus, said: &Said) -> Failure {
     let mut lines = said.stderr.lines();
     let reason = lines.find_map(|line| line.strip_prefix("error: ")).unwrap_or("it says nothing of why");
-    let mut failure = Failure::failed(format!("`{}` failed: {reason}", shown(arguments)));
+    let mut failure = Failure::failed(format!("`{shown}` failed: {reason}"));
     failure.hint = lines.find_map(|line| line.strip_prefix("hint: ")).map(str::to_owned);
     if status.code() == Some(ExitCode::NotRunning as i32) {
         failure.code = ExitCode::NotRunning;

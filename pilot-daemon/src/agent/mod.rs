@@ -193,6 +193,7 @@ impl Agent {
         tokio::spawn(watch_addresses(Arc::downgrade(&inner)));
         tokio::spawn(renew_keys(Arc::downgrade(&inner), renewal));
         let agent = Self { inner };
+        tracing::info!(name = agent.name(), version = env!("CARGO_PKG_VERSION"), ?listen, "started");
         agent.join_backbone(registration_sender).await?;
         Ok(agent)
     }
@@ -307,6 +308,7 @@ impl Agent {
     pub async fn shutdown(&self) {
         if self.inner.apply(|core, now| core.stop(now)).await.is_ok() {
             self.ended().await;
+            tracing::info!(name = self.name(), "ended");
         }
     }
 
