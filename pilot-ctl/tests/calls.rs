@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::json;
-use support::{Home, Running, eventually};
+use support::{Home, Running, eventually, is_alive};
 
 /// Two agents, and what answers queries at the second.
 fn pair() -> Home {
@@ -106,6 +106,19 @@ fn a_handler_that_fails_is_an_error_at_the_caller() {
     let said = home.run(&["query", "beta", "x", "--as", "alpha"]);
     assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{said:?}");
     assert!(said.stderr.contains("the handler failed: exit status: 3"), "{said:?}");
+}
+
+#[test]
+fn a_handler_ends_when_its_caller_has_gone() {
+    let home = pair();
+    let pid_file = home.path().join("handler");
+    let _handler = answer(&home, "beta", &format!("echo $$ > '{}'; exec sleep 600", pid_file.display()));
+    let mut query = Running::start(home.command(&["query", "beta", "x", "--as", "alpha", "--timeout", "10m"]));
+    let pid = || std::fs::read_to_string(&pid_file).ok()?.trim().parse().ok();
+    eventually("the handler runs", || pid().is_some());
+    query.signal("INT");
+    assert_eq!(query.wait(), Some(130));
+    eventually("the handler ends", || !is_alive(pid().expect("pid")));
 }
 
 #[test]

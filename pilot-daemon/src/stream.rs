@@ -260,6 +260,19 @@ impl WriteHalf<'_> {
         Ok(())
     }
 
+    /// Waits until the peer wants no more, or the stream has ended early: for who has nothing to write meanwhile.
+    pub async fn stopped(&mut self) {
+        std::future::poll_fn(|context| {
+            let mut state = self.stream.shared.lock();
+            if state.write_closed {
+                return Poll::Ready(());
+            }
+            state.writer = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// As [`Stream::finish`].
     pub fn finish(&mut self) {
         self.stream.shared.lock().finish = true;

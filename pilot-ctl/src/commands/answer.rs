@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use pilot_daemon::api::hung_up;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::ReadHalf;
 use tokio::process::ChildStdin;
 
 use crate::bridge;
@@ -103,14 +105,17 @@ async fn reply(handler: &mut Handler, incoming: &mut Incoming, mut stop: Stop) -
     ended
 }
 
-/// Gives the request to the handler. That the request ends, or that the handler does not read it, ends nothing.
-async fn feed_for_ever(mut request: impl AsyncRead + Unpin, stdin: ChildStdin) -> Failure {
+/// Gives the request to the handler. That the request ends, or that the handler does not read it, ends nothing; that the caller has gone does.
+async fn feed_for_ever(mut request: ReadHalf<'_>, stdin: ChildStdin) -> Failure {
     match bridge::pump(&mut request, stdin).await {
         Err(error) if !bridge::is_reader_gone(&error) => return caller_gone(&error),
         Ok(_) | Err(_) => {}
     }
     match tokio::io::copy(&mut request, &mut tokio::io::sink()).await {
-        Ok(_) => std::future::pending().await,
+        Ok(_) => {
+            hung_up(request.as_ref()).await;
+            Failure::failed("the caller has gone")
+        }
         Err(error) => caller_gone(&error),
     }
 }

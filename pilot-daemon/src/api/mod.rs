@@ -5,6 +5,8 @@ mod pump;
 pub mod server;
 pub mod types;
 
+pub use pump::hung_up;
+
 /// Version of the API, sent in [`VERSION_HEADER`] with every reply.
 pub const VERSION: u32 = 1;
 /// Names [`VERSION`] in every reply.

@@ -19,7 +19,7 @@ use crate::stream::{ReadHalf, Stream, StreamError, WriteHalf};
 const READ_LEN: usize = 256 * 1024;
 /// With less room than this left in the buffer a new one is taken, so that no read is needlessly small.
 const READ_ROOM_MIN: usize = 64 * 1024;
-/// How often it is checked whether a program that sends no more is still there for the answer.
+/// How often it is checked whether who sends no more is still there for the answer.
 const HANGUP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Why bytes stopped flowing before both directions had ended.
@@ -74,19 +74,25 @@ async fn read_program(socket: &UnixStream, early: Bytes, to_peer: &mut WriteHalf
         if buffer.capacity() < READ_ROOM_MIN {
             buffer.reserve(READ_LEN);
         }
-        socket.readable().await.map_err(Broken::Socket)?;
+        tokio::select! {
+            readable = socket.readable() => readable.map_err(Broken::Socket)?,
+            () = to_peer.stopped() => break,
+        }
         match socket.try_read_buf(&mut buffer) {
             Ok(0) => {
                 to_peer.finish();
                 return Ok(());
             }
-            // Whether that was all, or the whole stream has broken, the other direction finds out.
-            Ok(_) if to_peer.write_chunk(buffer.split().freeze()).await.is_err() => return Ok(()),
+            Ok(_) if to_peer.write_chunk(buffer.split().freeze()).await.is_err() => break,
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(Broken::Socket(error)),
         }
     }
+    // The program's next write fails, and once it has been sent everything it sees a hang-up. Whether the whole stream has broken, the
+    // other direction finds out. An error means that the program has gone.
+    let _gone = rustix::net::shutdown(socket, Shutdown::Read);
+    Ok(())
 }
 
 /// From the peer to the program, until the peer has finished.
@@ -105,14 +111,25 @@ async fn write_program(socket: &UnixStream, from_peer: &mut ReadHalf<'_>) -> Res
     rustix::net::shutdown(socket, Shutdown::Write).map_err(|error| Broken::Socket(error.into()))
 }
 
-/// An end of file says that the program sends no more; only a hang-up says that it has gone. No event tells of it.
+/// An end of file says that the program sends no more; only a hang-up says that it has gone.
 async fn program_left(socket: &UnixStream, has_sent_all: &AtomicBool) {
+    loop {
+        hung_up(socket).await;
+        if has_sent_all.load(Ordering::Relaxed) {
+            return;
+        }
+        tokio::time::sleep(HANGUP_INTERVAL).await;
+    }
+}
+
+/// Waits until the other end of a local socket has closed both directions. No event tells of it.
+pub async fn hung_up(socket: &UnixStream) {
     let mut checks = tokio::time::interval(HANGUP_INTERVAL);
     loop {
         checks.tick().await;
         let mut events = [PollFd::new(socket, PollFlags::empty())];
         let is_polled = rustix::event::poll(&mut events, Some(&Timespec::default())).is_ok();
-        if has_sent_all.load(Ordering::Relaxed) && is_polled && events[0].revents().contains(PollFlags::HUP) {
+        if is_polled && events[0].revents().contains(PollFlags::HUP) {
             return;
         }
     }
