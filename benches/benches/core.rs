@@ -196,6 +196,8 @@ fn deliver(now: Mono, to: &mut Transport, packets: Packets) {
     for (number, frames) in packets {
         to.handle_packet(now, PATH, number, false, &frames).unwrap();
     }
+    let wanted = to.credit_wanted(now);
+    to.grant_credit(wanted);
 }
 
 /// Reads what has come, and finishes each stream of which the end was read.

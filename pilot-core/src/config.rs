@@ -2,6 +2,7 @@
 
 use crate::handshake::Parameters;
 use crate::identity::{Certificate, Identity, TransportKey};
+use crate::limits::CREDIT_CAP;
 use crate::transport::TransportConfig;
 
 /// What a node is in the network.
@@ -29,12 +30,13 @@ pub struct Config {
     pub(crate) role: Role,
     pub(crate) direct: bool,
     pub(crate) transport: TransportConfig,
+    pub(crate) credit: u64,
 }
 
 impl Config {
     /// Settings with every default.
     pub fn new(role: Role) -> Self {
-        Self { role, direct: true, transport: TransportConfig::default() }
+        Self { role, direct: true, transport: TransportConfig::default(), credit: CREDIT_CAP }
     }
 
     /// Whether peers may be reached without a relay; default true. False hides this agent's address from its peers and costs latency.
@@ -59,6 +61,14 @@ impl Config {
     #[must_use]
     pub fn transport(mut self, transport: TransportConfig) -> Self {
         self.transport = transport;
+        self
+    }
+
+    /// Bytes of flow-control credit that all tunnels together may earn; default 256 MiB. Less bounds memory, more suits a node with many
+    /// busy peers.
+    #[must_use]
+    pub fn credit(mut self, bytes: u64) -> Self {
+        self.credit = bytes;
         self
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use crate::handshake::Initiator;
 use crate::id::SessionIndex;
 use crate::limits::{HANDSHAKE_RETRY_MAX, HANDSHAKE_RETRY_MIN};
+use crate::path::Hop;
 use crate::time::Mono;
-use crate::wire::handshake::Cert;
+use crate::wire::handshake::{Cert, MAC_LEN, put_mac2};
 
 /// What the attempt waits for.
 pub(crate) enum Stage {
@@ -26,6 +27,8 @@ pub(crate) struct Dial {
     next_retry: Mono,
     backoff: Duration,
     retries: u32,
+    /// What the responder has answered under load, and by which way.
+    cookies: Vec<(Hop, [u8; MAC_LEN])>,
 }
 
 impl Dial {
@@ -37,7 +40,28 @@ impl Dial {
             next_retry: now + HANDSHAKE_RETRY_MIN,
             backoff: HANDSHAKE_RETRY_MIN,
             retries: 0,
+            cookies: Vec::new(),
         }
+    }
+
+    /// The datagram for one way, with the proof of the cookie that has come by it.
+    pub(crate) fn datagram_by(&self, hop: &Hop) -> Vec<u8> {
+        let mut datagram = self.datagram.clone();
+        if let Some((_, cookie)) = self.cookies.iter().find(|(way, _)| way.is_same_way(hop)) {
+            put_mac2(&mut datagram, cookie);
+        }
+        datagram
+    }
+
+    /// Keeps the cookie of a way. Whether it is the first: only that one is used at once, so that cookies make nobody a source of packets.
+    pub(crate) fn keep_cookie(&mut self, hop: Hop, cookie: [u8; MAC_LEN]) -> bool {
+        let known = self.cookies.iter_mut().find(|(way, _)| way.is_same_way(&hop));
+        let is_first = known.is_none();
+        match known {
+            Some(known) => known.1 = cookie,
+            None => self.cookies.push((hop, cookie)),
+        }
+        is_first
     }
 
     /// Whether the datagram is to be sent again now. If so, arms the next retry.

@@ -72,3 +72,16 @@ pub const TRAIN_LEN_MAX: usize = 65_000;
 pub const TRAIN_SEGMENTS_MAX: usize = 64;
 /// Largest packet that MTU discovery tries: loopback carries it, and GSO allows no more.
 pub const MTU_PROBE_MAX: usize = 65_000;
+/// Credit that all tunnels together may have earned (spec/streams.md §4): what slow readers can make a node keep. Sixteen tunnels could have it all, but
+/// each leaves the others their share.
+pub const CREDIT_CAP: u64 = 256 << 20;
+/// A tunnel earns at most this part of the credit that is left: eight busy ones have all they want, and the next ones still find something.
+pub const CREDIT_SHARE: u64 = 8;
+/// More first messages in a second than this, and those without a cookie are not looked into: a tenth of a core (spec/handshake.md §9).
+pub const UNDER_LOAD_INITS_PER_SECOND: u32 = 256;
+/// First messages with a good cookie that each source prefix has in a second under load: a dial and its retries, behind a NAT several.
+pub const UNDER_LOAD_INITS_PER_PREFIX: u32 = 8;
+/// Source prefixes counted in a second under load; who comes later waits for the next second.
+pub const UNDER_LOAD_PREFIXES_MAX: usize = 1_024;
+/// A cookie is good for this long at most, as in WireGuard.
+pub const COOKIE_LIFETIME: Duration = Duration::from_secs(120);

@@ -46,11 +46,13 @@ pub enum DropReason {
     DirectForbidden,
     /// No room: a table is at its bound.
     TableFull,
+    /// Message 1 without a good cookie while there are too many; answered with COOKIE.
+    UnderLoad,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Malformed,
         Self::Version,
         Self::UnexpectedStun,
@@ -72,6 +74,7 @@ impl DropReason {
         Self::RelaySource,
         Self::DirectForbidden,
         Self::TableFull,
+        Self::UnderLoad,
     ];
 
     /// The reason's name in `--json`.
@@ -98,6 +101,7 @@ impl DropReason {
             Self::RelaySource => "relay_source",
             Self::DirectForbidden => "direct_forbidden",
             Self::TableFull => "table_full",
+            Self::UnderLoad => "under_load",
         }
     }
 }

@@ -117,6 +117,7 @@ impl std::error::Error for Failure {}
 
 /// Checks the accounts of every tunnel of a node.
 pub(crate) fn check_node(node: &Node, now: Mono) -> Result<(), Violation> {
+    node.audit_credit()?;
     node.audit(now).try_for_each(|(_, audit)| Ok(audit.check(now)?))
 }
 

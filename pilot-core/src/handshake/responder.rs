@@ -30,7 +30,7 @@ pub struct Incoming {
     pub parameters: Parameters,
     /// How the initiator names the session.
     pub initiator: SessionIndex,
-    /// SHA-256 of the datagram: a duplicate gets the same answer from a cache.
+    /// SHA-256 of the datagram without mac2: a duplicate gets the same answer from a cache.
     pub transcript: [u8; 32],
     state: Symmetric,
     ephemeral: [u8; 32],
@@ -80,7 +80,7 @@ impl Incoming {
             timestamp: payload.timestamp,
             parameters: payload.parameters,
             initiator: message.initiator,
-            transcript: sha256(&[datagram]),
+            transcript: sha256(&[message.without_mac2()]),
             state,
             ephemeral: message.ephemeral,
             key_id: message.key_id,

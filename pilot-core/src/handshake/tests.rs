@@ -374,7 +374,8 @@ fn every_bit_flip_of_either_message_is_refused_and_does_not_kill_the_handshake()
     let (alice, bob) = parties();
     let (initiator, init) = alice.start(&bob, 0x11);
     let (_, resp) = bob.respond(bob.open(&init).expect("authentic"), &NO_PSK);
-    for bit in 0..init.len() * 8 {
+    // mac2 is for a responder under load.
+    for bit in 0..(init.len() - crate::wire::handshake::MAC_LEN) * 8 {
         assert!(bob.open(&flipped(&init, bit)).is_err(), "INIT bit {bit}");
     }
     for bit in 0..resp.len() * 8 {

@@ -127,7 +127,7 @@ impl Node {
     /// Sends the attempt's datagram by one way.
     pub(super) fn send_dial_by(&mut self, index: u32, hop: Hop) {
         if let Some(dial) = &self.peers[index as usize].dial {
-            let datagram = dial.datagram.clone();
+            let datagram = dial.datagram_by(&hop);
             self.queue(hop, datagram);
         }
     }
@@ -245,6 +245,7 @@ impl Node {
             self.by_index.remove(&unconfirmed.agreed.live.index());
         }
         let Some(tunnel) = peer.tunnel.take() else { return };
+        self.credit.give_back(tunnel.transport.earned_credit());
         for session in tunnel.sessions() {
             self.forget_session(index, session);
         }

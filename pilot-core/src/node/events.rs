@@ -50,6 +50,7 @@ impl Node {
             let Some(event) = tunnel.transport.poll_event() else { break };
             self.handle_transport_event(now, index, generation, event);
         }
+        self.grant_credit(now.mono, index);
         self.touch(index);
     }
 

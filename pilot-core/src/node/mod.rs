@@ -4,12 +4,14 @@
 //! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
 //!
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
-//! and offered), `candidates` (direct paths, told and probed), `events` (what tunnels report), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
+//! and offered), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they earn), `load` (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
 mod candidates;
 mod circuits;
 mod connect;
+mod credit;
 mod events;
+mod load;
 mod receive;
 mod send;
 #[cfg(test)]
@@ -21,6 +23,8 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use self::circuits::ControlStream;
+use self::credit::CreditAccount;
+use self::load::Load;
 use self::receive::RateLimit;
 use self::send::Held;
 use crate::config::{Config, Keys, Role};
@@ -74,6 +78,10 @@ pub struct Node {
     certificates: RateLimit,
     /// Answers to packets of unknown sessions, which anybody can make: they must not use up the other ones.
     unknowns: RateLimit,
+    /// What tunnels have earned of the one cap.
+    credit: CreditAccount,
+    /// Whether there are too many first messages, and the cookies against them.
+    load: Load,
     stats: Stats,
 }
 
@@ -93,6 +101,7 @@ impl Node {
     /// A node at rest: it sends nothing before it is given a home, a peer or a datagram. `seed` must come from OS entropy.
     pub fn new(config: Config, keys: Keys, seed: [u8; 32], now: Now) -> Self {
         Self {
+            credit: CreditAccount::new(config.credit),
             config,
             keys,
             rng: Rng::new(seed),
@@ -114,6 +123,7 @@ impl Node {
             timers: BTreeSet::new(),
             certificates: RateLimit::new(now.mono),
             unknowns: RateLimit::new(now.mono),
+            load: Load::new(now.mono),
             stats: Stats::default(),
         }
     }

@@ -71,12 +71,13 @@ impl Node {
             PacketKind::Cert => self.handle_cert(now, packet),
             PacketKind::Unknown => self.handle_unknown(now, packet),
             PacketKind::Stun => Err(DropReason::UnexpectedStun),
-            PacketKind::Cookie | PacketKind::Relay => Err(DropReason::Malformed),
+            PacketKind::Cookie => self.handle_cookie(hop, packet),
+            PacketKind::Relay => Err(DropReason::Malformed),
         }
     }
 
     /// The backbone node whose validated address this is.
-    fn backbone_at(&self, from: &Route) -> Option<u32> {
+    pub(super) fn backbone_at(&self, from: &Route) -> Option<u32> {
         let is_there = |&&index: &&u32| {
             self.validated_remote(&self.peers[index as usize].key).is_some_and(|route| route.remote == from.remote)
         };
@@ -143,6 +144,7 @@ impl Node {
     }
 
     fn handle_init(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
+        self.admit_init(now, hop, packet)?;
         let incoming = match Incoming::open(self.key(), &self.keys.transport, packet, now.unix) {
             Ok(incoming) => incoming,
             Err(HandshakeError::UnknownKey { initiator, .. }) => {
@@ -324,7 +326,7 @@ impl Node {
     }
 
     /// Relay-only agents take nothing from a peer's own address; backbone nodes have no other.
-    fn check_direct(&self, peer: Option<u32>, hop: &Hop) -> Result<(), DropReason> {
+    pub(super) fn check_direct(&self, peer: Option<u32>, hop: &Hop) -> Result<(), DropReason> {
         let is_backbone = peer.is_some_and(|index| self.peers[index as usize].is_backbone);
         let is_allowed = self.config.direct || !hop.is_direct() || is_backbone;
         if is_allowed { Ok(()) } else { Err(DropReason::DirectForbidden) }
@@ -361,7 +363,7 @@ impl Node {
     }
 }
 
-fn drop_reason(error: &HandshakeError) -> DropReason {
+pub(super) fn drop_reason(error: &HandshakeError) -> DropReason {
     match error {
         HandshakeError::Decode(DecodeError::UnsupportedVersion(_) | DecodeError::UnsupportedSuite(_)) => {
             DropReason::Version

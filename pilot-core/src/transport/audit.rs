@@ -18,6 +18,10 @@ pub struct Audit {
     pub data_received: u64,
     /// What was granted of it.
     pub data_received_max: u64,
+    /// What was granted and not read yet, whether it has come or not.
+    pub data_kept_max: u64,
+    /// The tunnel's window, which bounds it.
+    pub window: u64,
     /// Highest offsets of open streams, and final sizes of closed ones, summed up: equals `data_sent`.
     pub data_sent_recount: u64,
     /// As above, for `data_received`.
@@ -156,6 +160,7 @@ impl Audit {
     fn check_credit(&self) -> Result<(), Violation> {
         within("tunnel data sent", self.data_sent, self.data_sent_max)?;
         within("tunnel data received", self.data_received, self.data_received_max)?;
+        within("tunnel window", self.data_kept_max, self.window)?;
         equal("tunnel data sent", self.data_sent, self.data_sent_recount)?;
         equal("tunnel data received", self.data_received, self.data_received_recount)?;
         self.streams.iter().try_for_each(|stream| {

@@ -36,6 +36,9 @@ pub enum Sabotage {
     MiscountData,
 }
 
+/// Window of a tunnel that nothing has been read from: a whole request of most kinds, little enough for a stranger.
+const FIRST_WINDOW: u64 = 64 << 10;
+
 /// Settings of a [`Transport`](super::Transport). The defaults suit an agent on the Internet.
 #[derive(Clone, Debug)]
 pub struct TransportConfig {
@@ -67,7 +70,7 @@ impl Default for TransportConfig {
 }
 
 impl TransportConfig {
-    /// Credit for one stream: bytes that the peer may send ahead of the reader. Default 8 MiB: 670 Mbit/s at 100 ms. Larger costs
+    /// Most credit for one stream: bytes that the peer may send ahead of the reader. Default 8 MiB: 670 Mbit/s at 100 ms. Larger costs
     /// memory where readers are slow.
     #[must_use]
     pub fn stream_window(mut self, bytes: u64) -> Self {
@@ -75,7 +78,8 @@ impl TransportConfig {
         self
     }
 
-    /// Credit for all streams of the tunnel together. Default 16 MiB, so that one stalled stream does not stop the others.
+    /// Most credit for all streams of the tunnel together, once it is earned. Default 16 MiB, so that one stalled stream does not stop
+    /// the others.
     #[must_use]
     pub fn tunnel_window(mut self, bytes: u64) -> Self {
         self.tunnel_window = bytes;
@@ -129,7 +133,18 @@ impl TransportConfig {
 
     /// The limits to announce to the peer in the handshake's parameters.
     pub fn local_limits(&self) -> PeerLimits {
-        PeerLimits { max_data: self.tunnel_window, max_stream_data: self.stream_window, max_streams: self.max_streams }
+        let max_data = self.first_window();
+        PeerLimits { max_data, max_stream_data: self.stream_window_in(max_data), max_streams: self.max_streams }
+    }
+
+    /// The tunnel's window before anything is earned.
+    pub(super) fn first_window(&self) -> u64 {
+        self.tunnel_window.min(FIRST_WINDOW)
+    }
+
+    /// A stream's window in a tunnel with this one: it leaves an eighth to the others.
+    pub(super) fn stream_window_in(&self, tunnel_window: u64) -> u64 {
+        self.stream_window.min(tunnel_window - tunnel_window / 8)
     }
 
     /// Whether this rule is to be broken.

@@ -386,6 +386,22 @@ impl Transport {
         self.streams.read(stream, max)
     }
 
+    /// Bytes by which the tunnel's window should grow, because what comes is read as fast as the path brings it. Ask after reading.
+    pub fn credit_wanted(&mut self, now: Mono) -> u64 {
+        let round_trip = self.active.and_then(|active| self.path_stats(active)?.rtt).unwrap_or_default();
+        self.streams.credit_wanted(now, round_trip)
+    }
+
+    /// Lets the tunnel's window grow, up to its maximum. It does not shrink again.
+    pub fn grant_credit(&mut self, bytes: u64) {
+        self.streams.grant_credit(bytes);
+    }
+
+    /// What the window has grown by since the tunnel began.
+    pub fn earned_credit(&self) -> u64 {
+        self.streams.earned_credit()
+    }
+
     /// Number of open streams, of both sides.
     pub fn open_stream_count(&self) -> usize {
         self.streams.open_count()

@@ -16,14 +16,15 @@
 //!
 //! CERT_REQUEST  0 |type|version|reserved 2|nonce 8|mac1 16|padding|   1152 in all: INNER
 //! CERT          0 |type|version|reserved 2|nonce 8|certificate 176|
+//! COOKIE        0 |type|version|reserved 2|initiator index 4|nonce 12|sealed cookie 32|
 //! ```
 //!
 //! mac1 covers all bytes before it, under a key that follows from the identity key of the receiver: a stranger who does not know
-//! whom it is talking to gets no answer. mac2 is zero until cookies are spoken.
+//! whom it is talking to gets no answer. mac2 of INIT is zero, or proves a cookie.
 
 use bytes::BufMut;
 
-use crate::crypto::{TAG_LEN, equal, hmac_sha256, sha256};
+use crate::crypto::{AeadKey, NONCE_LEN, OpenFailed, TAG_LEN, equal, hmac_sha256, sha256};
 use crate::id::{IdentityKey, KeyId, SessionIndex};
 use crate::identity::Certificate;
 use crate::wire::codec::{DecodeError, Reader};
@@ -31,6 +32,8 @@ use crate::wire::{INNER, PacketKind, SUITE, VERSION};
 
 /// Length of mac1 and of mac2.
 pub const MAC_LEN: usize = 16;
+/// A mac, or a cookie.
+type Mac = [u8; MAC_LEN];
 /// Length of both.
 const MACS_LEN: usize = 2 * MAC_LEN;
 /// Length of a sealed static key.
@@ -75,7 +78,11 @@ pub struct Init<'a> {
     /// The payload, sealed.
     pub sealed_payload: &'a [u8],
     covered: &'a [u8],
-    mac1: [u8; MAC_LEN],
+    /// Proves that the sender knows whom it is talking to.
+    pub mac1: [u8; MAC_LEN],
+    /// Zero, or proves a cookie.
+    mac2: [u8; MAC_LEN],
+    packet: &'a [u8],
 }
 
 impl<'a> Init<'a> {
@@ -88,14 +95,92 @@ impl<'a> Init<'a> {
         let ephemeral = reader.array()?;
         let sealed_static = reader.bytes(SEALED_STATIC_LEN)?;
         let sealed_payload = reader.bytes(INIT_PAYLOAD_LEN + TAG_LEN)?;
-        let (covered, mac1) = decode_macs(packet, reader)?;
-        Ok(Self { initiator, key_id, ephemeral, sealed_static, sealed_payload, covered, mac1 })
+        let (covered, mac1, mac2) = decode_macs(packet, reader)?;
+        Ok(Self { initiator, key_id, ephemeral, sealed_static, sealed_payload, covered, mac1, mac2, packet })
     }
 
     /// Whether the message was made for the owner of `key`.
     pub fn is_for(&self, key: &Mac1Key) -> bool {
         key.accepts(self.covered, &self.mac1)
     }
+
+    /// Whether the sender holds this cookie.
+    pub fn proves(&self, cookie: &[u8; MAC_LEN]) -> bool {
+        equal(&mac2(cookie, self.without_mac2()), &self.mac2)
+    }
+
+    /// All that is the same when the message is sent again with a cookie.
+    pub fn without_mac2(&self) -> &'a [u8] {
+        &self.packet[..self.packet.len() - MAC_LEN]
+    }
+}
+
+/// Puts the proof of a cookie into an encoded message 1.
+pub(crate) fn put_mac2(init: &mut [u8], cookie: &[u8; MAC_LEN]) {
+    if let Some((before, last)) = init.split_last_chunk_mut() {
+        *last = mac2(cookie, before);
+    }
+}
+
+fn mac2(cookie: &[u8; MAC_LEN], before: &[u8]) -> [u8; MAC_LEN] {
+    *hmac_sha256(cookie, &[before]).first_chunk().expect("a hash is longer than a mac")
+}
+
+/// Answers message 1 under load: a cookie for the source, sealed for who has made the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// The session index of the initiator, from message 1.
+    pub initiator: SessionIndex,
+    nonce: [u8; NONCE_LEN],
+    sealed: [u8; MAC_LEN + TAG_LEN],
+}
+
+impl Cookie {
+    /// Encoded length.
+    pub const LEN: usize = 4 + 4 + NONCE_LEN + MAC_LEN + TAG_LEN;
+
+    /// Seals a cookie for the sender of `init` under a nonce that is random.
+    pub fn seal(init: &Init<'_>, responder: &IdentityKey, nonce: [u8; NONCE_LEN], cookie: [u8; MAC_LEN]) -> Self {
+        let mut sealed = [0; MAC_LEN + TAG_LEN];
+        sealed[..MAC_LEN].copy_from_slice(&cookie);
+        let tag = cookie_key(responder, &init.mac1).seal_in_place(nonce, &[], &mut sealed[..MAC_LEN]);
+        sealed[MAC_LEN..].copy_from_slice(&tag);
+        Self { initiator: init.initiator, nonce, sealed }
+    }
+
+    /// Opens the cookie that answers `init`.
+    ///
+    /// # Errors
+    /// If whoever made it has not seen the message.
+    pub fn open(mut self, init: &Init<'_>, responder: &IdentityKey) -> Result<[u8; MAC_LEN], OpenFailed> {
+        let opened = cookie_key(responder, &init.mac1).open_in_place(self.nonce, &[], &mut self.sealed)?;
+        opened.first_chunk().copied().ok_or(OpenFailed)
+    }
+
+    /// Checks the layout.
+    pub fn decode(packet: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(packet);
+        PacketKind::Cookie.without_flags(&mut reader)?;
+        decode_version(&mut reader)?;
+        reader.bytes(2)?;
+        let cookie = Self { initiator: SessionIndex(reader.u32()?), nonce: reader.array()?, sealed: reader.array()? };
+        reader.finish()?;
+        Ok(cookie)
+    }
+
+    /// The bytes on the wire.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut packet = Vec::with_capacity(Self::LEN);
+        packet.put_slice(&[PacketKind::Cookie.first_byte(), VERSION, 0, 0]);
+        packet.put_u32(self.initiator.0);
+        packet.put_slice(&self.nonce);
+        packet.put_slice(&self.sealed);
+        packet
+    }
+}
+
+fn cookie_key(responder: &IdentityKey, mac1: &[u8; MAC_LEN]) -> AeadKey {
+    AeadKey::new(&hmac_sha256(&sha256(&[b"pilot/1 cookie", &responder.0]), &[mac1]))
 }
 
 /// Builds message 1 around what the handshake sealed.
@@ -150,7 +235,10 @@ impl<'a> Resp<'a> {
             return Err(DecodeError::TrailingBytes(payload_len - RESP_PAYLOAD_LEN_MAX - TAG_LEN));
         }
         let sealed_payload = reader.bytes(payload_len)?;
-        let (covered, mac1) = decode_macs(packet, reader)?;
+        let (covered, mac1, mac2) = decode_macs(packet, reader)?;
+        if mac2 != [0; MAC_LEN] {
+            return Err(DecodeError::Invalid("mac2"));
+        }
         Ok(Self { responder, initiator, ephemeral, sealed_payload, covered, mac1 })
     }
 
@@ -288,15 +376,12 @@ fn encode_macs(packet: &mut Vec<u8>, receiver: &Mac1Key) {
     packet.put_bytes(0, MAC_LEN);
 }
 
-/// Reads the two macs that must be all that is left, and returns what mac1 covers, and mac1.
-fn decode_macs<'a>(packet: &'a [u8], mut reader: Reader<'_>) -> Result<(&'a [u8], [u8; MAC_LEN]), DecodeError> {
+/// Reads the two macs that must be all that is left, and returns what mac1 covers, and both.
+fn decode_macs<'a>(packet: &'a [u8], mut reader: Reader<'_>) -> Result<(&'a [u8], Mac, Mac), DecodeError> {
     let covered = &packet[..packet.len() - reader.remaining()];
-    let mac1 = reader.array()?;
-    if reader.array()? != [0; MAC_LEN] {
-        return Err(DecodeError::Invalid("mac2"));
-    }
+    let macs = (reader.array()?, reader.array()?);
     reader.finish()?;
-    Ok((covered, mac1))
+    Ok((covered, macs.0, macs.1))
 }
 
 #[cfg(test)]
@@ -361,8 +446,11 @@ mod tests {
     #[test]
     fn every_bit_that_mac1_does_not_cover_is_fixed_and_every_other_changes_it() {
         let key = Mac1Key::new(&RECEIVER);
-        for packet in [init(), resp()] {
-            for bit in 0..packet.len() * 8 {
+        let (init, resp) = (init(), resp());
+        // mac2 of INIT is for a responder under load.
+        let cases = [(init.len() - MAC_LEN, init), (resp.len(), resp)];
+        for (len, packet) in cases {
+            for bit in 0..len * 8 {
                 let mut flipped = packet.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);
                 let accepted = Init::decode(&flipped).is_ok_and(|view| view.is_for(&key))
@@ -379,6 +467,30 @@ mod tests {
         assert_eq!(Init::decode(&packet).err(), Some(DecodeError::UnsupportedSuite(2)));
         packet[1] = 9;
         assert_eq!(Init::decode(&packet).err(), Some(DecodeError::UnsupportedVersion(9)));
+    }
+
+    #[test]
+    fn a_cookie_opens_for_the_message_that_it_answers_and_no_other() {
+        let packet = init();
+        let view = Init::decode(&packet).expect("a valid message");
+        let answer = Cookie::seal(&view, &RECEIVER, [3; 12], [9; MAC_LEN]).encode();
+        assert_eq!(answer.len(), Cookie::LEN);
+        let cookie = Cookie::decode(&answer).expect("a valid message");
+        assert_eq!((cookie.initiator, cookie.open(&view, &RECEIVER)), (view.initiator, Ok([9; MAC_LEN])));
+        assert_eq!(cookie.open(&view, &IdentityKey([5; 32])), Err(OpenFailed));
+        let other = Init { mac1: [1; MAC_LEN], ..view };
+        assert_eq!(cookie.open(&other, &RECEIVER), Err(OpenFailed));
+        for end in 0..answer.len() {
+            assert_eq!(Cookie::decode(&answer[..end]), Err(DecodeError::Truncated));
+        }
+        assert!(Cookie::decode(&[&answer[..], &[0]].concat()).is_err());
+
+        assert!(!view.proves(&[9; MAC_LEN]));
+        let mut again = packet.clone();
+        put_mac2(&mut again, &[9; MAC_LEN]);
+        let again = Init::decode(&again).expect("a valid message");
+        assert!(again.proves(&[9; MAC_LEN]) && !again.proves(&[8; MAC_LEN]));
+        assert_eq!(again.without_mac2(), view.without_mac2());
     }
 
     #[test]

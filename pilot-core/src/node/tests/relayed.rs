@@ -206,7 +206,7 @@ fn a_relay_that_repeats_delays_and_misdelivers_changes_no_byte() {
     let opened = pair.hosts[1].events.iter().filter(|event| matches!(event, Event::StreamOpened { .. })).count();
     assert_eq!(opened, 1);
     let stream = pair.incoming(1).expect("opened");
-    assert_eq!(pair.read_all(1, stream), [7; 30_000]);
+    assert!(pair.read_all(1, stream) == [7; 30_000]);
     assert!(!pair.has(0, |event| matches!(event, Event::Reset { stream, .. } if *stream == request)));
     assert!(!pair.has(1, |event| matches!(event, Event::Reset { .. } | Event::PeerConnected { .. })));
 }

@@ -1,9 +1,10 @@
 //! All streams of a tunnel: their table, who may open them, and the credit of the tunnel (spec/streams.md §2 to §5).
 //!
-//! The parts: `frames_in` (what the peer's frames do), `frames_out` (whose turn it is to send, and what becomes of it), `send` and `receive`
+//! The parts: `frames_in` (what the peer's frames do), `credit` (how the window grows), `frames_out` (whose turn it is to send, and what becomes of it), `send` and `receive`
 //! (the two directions of one stream), `assembler` (data that came out of order).
 
 mod assembler;
+mod credit;
 mod frames_in;
 mod frames_out;
 mod receive;
@@ -11,10 +12,12 @@ mod send;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use self::assembler::Chunks;
+use self::credit::Window;
 use self::receive::ReceiveStream;
 use self::send::{Delivery, SendStream};
 use super::audit::StreamAudit;
@@ -23,6 +26,7 @@ use super::event::{OpenStreamError, Read, ReadError, TransportError, TransportEv
 use super::range_set::RangeSet;
 use super::sent::StreamKey;
 use crate::id::StreamId;
+use crate::time::Mono;
 use crate::wire::frame::{self, Code};
 use crate::wire::stream_header::{STREAM_HEADER_LEN_MAX, StreamHeader};
 
@@ -89,6 +93,7 @@ pub(super) struct Streams {
     data_received: u64,
     data_received_max: u64,
     data_read: u64,
+    window: Window,
     max_data_update: Delivery,
     gap_chunks: usize,
     chunks: Chunks,
@@ -121,8 +126,9 @@ impl Streams {
             data_sent: 0,
             data_sent_max: 0,
             data_received: 0,
-            data_received_max: config.tunnel_window,
+            data_received_max: config.first_window(),
             data_read: 0,
+            window: Window::new(config.first_window(), config.tunnel_window),
             max_data_update: Delivery::None,
             gap_chunks: 0,
             chunks: Chunks::default(),
@@ -226,6 +232,20 @@ impl Streams {
         Ok(Read::Blocked)
     }
 
+    /// How much the window is to grow by what was read since.
+    pub(super) fn credit_wanted(&mut self, now: Mono, round_trip: Duration) -> u64 {
+        self.window.wanted(now, round_trip, self.data_read)
+    }
+
+    pub(super) fn grant_credit(&mut self, bytes: u64) {
+        self.window.grow(bytes);
+        self.update_max_data();
+    }
+
+    pub(super) fn earned_credit(&self) -> u64 {
+        self.window.earned()
+    }
+
     /// Tells every open stream that nothing is answered, or again is.
     pub(super) fn set_stalled(&mut self, is_stalled: bool) {
         for stream in self.slots.iter_mut().flatten() {
@@ -255,6 +275,8 @@ impl Streams {
         audit.streams = self.slots.iter().flatten().map(|stream| self.audit_stream(stream)).collect();
         (audit.data_sent, audit.data_sent_max) = (self.data_sent, self.data_sent_max);
         (audit.data_received, audit.data_received_max) = (self.data_received, self.data_received_max);
+        (audit.data_kept_max, audit.window) =
+            (self.data_received_max - self.data_read.min(self.data_received_max), self.window.size());
         audit.data_sent_recount = self.retired_sent + audit.streams.iter().map(|stream| stream.sent).sum::<u64>();
         audit.data_received_recount =
             self.retired_received + audit.streams.iter().map(|stream| stream.received).sum::<u64>();
@@ -289,7 +311,7 @@ impl Streams {
             urgency: StreamHeader::URGENCY_DEFAULT,
             awaits_header,
             send,
-            receive: ReceiveStream::new(self.config.stream_window),
+            receive: ReceiveStream::new(self.config.stream_window_in(self.config.first_window())),
             is_queued: false,
             is_credit_blocked: false,
             has_control: false,
@@ -341,8 +363,9 @@ impl Streams {
 
     fn on_read(&mut self, slot: u32, len: u64) {
         self.data_read += len;
+        let window = self.config.stream_window_in(self.window.size());
         if let Some(stream) = self.stream_mut(slot) {
-            stream.receive.update_max_data();
+            stream.receive.update_max_data(window);
         }
         self.schedule_control(slot);
         self.update_max_data();
@@ -350,8 +373,8 @@ impl Streams {
 
     /// As [`ReceiveStream::update_max_data`], for the tunnel.
     fn update_max_data(&mut self) {
-        let max = self.data_read + self.config.tunnel_window;
-        if max - self.data_received_max.min(max) >= (self.config.tunnel_window / 8).max(1) {
+        let max = self.data_read + self.window.size();
+        if max - self.data_received_max.min(max) >= (self.window.size() / 8).max(1) {
             self.data_received_max = max;
             self.max_data_update = Delivery::Queued;
         }
@@ -424,7 +447,7 @@ impl Streams {
     }
 
     fn gap_chunks_max(&self) -> usize {
-        usize::try_from((self.config.tunnel_window / CREDIT_PER_GAP).max(1)).unwrap_or(usize::MAX)
+        usize::try_from((self.window.size() / CREDIT_PER_GAP).max(1)).unwrap_or(usize::MAX)
     }
 }
 

@@ -13,7 +13,6 @@ pub(super) struct ReceiveStream {
     highest: u64,
     /// What the peer may send.
     max_data: u64,
-    window: u64,
     final_size: Option<u64>,
     /// Everything below counts as read although nobody did.
     discarded_to: u64,
@@ -35,7 +34,6 @@ impl ReceiveStream {
             data: Assembler::default(),
             highest: 0,
             max_data: window,
-            window,
             final_size: None,
             discarded_to: 0,
             reset: None,
@@ -133,9 +131,9 @@ impl ReceiveStream {
 
     /// Grants more once the reader has taken an eighth of the window: seldom enough to cost little, early enough that the peer does
     /// not run dry.
-    pub(super) fn update_max_data(&mut self) {
-        let max = self.data.read_offset() + self.window;
-        let is_due = max - self.max_data.min(max) >= (self.window / 8).max(1);
+    pub(super) fn update_max_data(&mut self, window: u64) {
+        let max = self.data.read_offset() + window;
+        let is_due = max - self.max_data.min(max) >= (window / 8).max(1);
         if is_due && self.final_size.is_none() && !self.discards() {
             self.max_data = max;
             self.max_data_update = Delivery::Queued;
@@ -164,10 +162,10 @@ mod tests {
         assert_eq!(stream.note_received(80, false), Ok(()));
         stream.insert(0, &[1; 80], 0, &mut Chunks::default()).unwrap();
         stream.data.read(9);
-        stream.update_max_data();
+        stream.update_max_data(80);
         assert_eq!(stream.max_data_update, Delivery::None);
         stream.data.read(1);
-        stream.update_max_data();
+        stream.update_max_data(80);
         assert_eq!((stream.max_data(), stream.max_data_update), (90, Delivery::Queued));
     }
 

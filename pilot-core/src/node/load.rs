@@ -1,0 +1,123 @@
+//! Floods of first messages: under load only those are looked into that prove to come from where they seem to (spec/handshake.md §9).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::Node;
+use crate::crypto::{Secret, hmac_sha256};
+use crate::limits::{
+    COOKIE_LIFETIME, UNDER_LOAD_INITS_PER_PREFIX, UNDER_LOAD_INITS_PER_SECOND, UNDER_LOAD_PREFIXES_MAX,
+};
+use crate::path::Hop;
+use crate::rng::Rng;
+use crate::stats::DropReason;
+use crate::time::{Mono, Now};
+use crate::wire::handshake::{Cookie, Init, MAC_LEN, Mac1Key};
+
+/// The second in which first messages are counted.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How many first messages there are, and the secret of the cookies.
+pub(super) struct Load {
+    second: Mono,
+    inits: u32,
+    inits_before: u32,
+    /// First messages with a good cookie in this second, by source prefix.
+    served: BTreeMap<Vec<u8>, u32>,
+    secret: Option<(Mono, Secret)>,
+}
+
+impl Load {
+    pub(super) fn new(now: Mono) -> Self {
+        Self { second: now, inits: 0, inits_before: 0, served: BTreeMap::new(), secret: None }
+    }
+
+    /// Counts a first message. Whether there are too many.
+    fn count(&mut self, now: Mono) -> bool {
+        let passed = now.since(self.second);
+        if passed >= SECOND {
+            self.inits_before = if passed < 2 * SECOND { self.inits } else { 0 };
+            (self.second, self.inits) = (now, 0);
+            self.served.clear();
+        }
+        self.inits = self.inits.saturating_add(1);
+        self.inits.max(self.inits_before) > UNDER_LOAD_INITS_PER_SECOND
+    }
+
+    fn cookie(&mut self, now: Mono, source: &[u8], rng: &mut Rng) -> [u8; MAC_LEN] {
+        let kept = self.secret.take().filter(|(since, _)| now.since(*since) < COOKIE_LIFETIME);
+        let (_, secret) = self.secret.insert(kept.unwrap_or_else(|| (now, rng.secret_key())));
+        *hmac_sha256(&**secret, &[source]).first_chunk().expect("a hash is longer than a mac")
+    }
+
+    /// Counts a first message with a good cookie.
+    fn serve(&mut self, prefix: Vec<u8>) -> Result<(), DropReason> {
+        if self.served.len() >= UNDER_LOAD_PREFIXES_MAX && !self.served.contains_key(&prefix) {
+            return Err(DropReason::RateLimited);
+        }
+        let served = self.served.entry(prefix).or_default();
+        *served += 1;
+        if *served > UNDER_LOAD_INITS_PER_PREFIX { Err(DropReason::RateLimited) } else { Ok(()) }
+    }
+}
+
+impl Node {
+    /// Decides whether a message 1 may cost anything.
+    pub(super) fn admit_init(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
+        let init = Init::decode(packet).map_err(|error| super::receive::drop_reason(&error.into()))?;
+        let own = self.key();
+        if !init.is_for(&Mac1Key::new(&own)) {
+            return Err(DropReason::Mac1);
+        }
+        if !self.load.count(now.mono) {
+            return Ok(());
+        }
+        let source = source_of(&hop);
+        let cookie = self.load.cookie(now.mono, &source, &mut self.rng);
+        if init.proves(&cookie) {
+            return self.load.serve(prefix_of(&hop));
+        }
+        let backbone = if let Hop::Direct(route) = &hop { self.backbone_at(route) } else { None };
+        self.check_direct(backbone, &hop)?;
+        let answer = Cookie::seal(&init, &own, self.rng.array(), cookie);
+        self.queue(hop, answer.encode());
+        Err(DropReason::UnderLoad)
+    }
+
+    /// Takes the cookie that answers an attempt of ours, for the way by which it has come.
+    pub(super) fn handle_cookie(&mut self, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
+        let cookie = Cookie::decode(packet).map_err(|_| DropReason::Malformed)?;
+        let &index = self.by_index.get(&cookie.initiator).ok_or(DropReason::Unsolicited)?;
+        let hop = self.dial_hops(index).into_iter().find(|way| way.is_same_way(&hop)).ok_or(DropReason::Unsolicited)?;
+        let peer = &mut self.peers[index as usize];
+        let dial = peer.dial.as_mut().filter(|dial| dial.is_in_handshake() && dial.index() == cookie.initiator);
+        let dial = dial.ok_or(DropReason::Unsolicited)?;
+        let init = Init::decode(&dial.datagram).map_err(|_| DropReason::Unsolicited)?;
+        let opened = cookie.open(&init, &peer.key).map_err(|_| DropReason::Authentication)?;
+        if dial.keep_cookie(hop, opened) {
+            self.send_dial_by(index, hop);
+            self.touch(index);
+        }
+        Ok(())
+    }
+}
+
+/// What a cookie is bound to.
+fn source_of(hop: &Hop) -> Vec<u8> {
+    match hop {
+        Hop::Direct(route) => route.remote.to_string().into_bytes(),
+        Hop::Relay { backbone, circuit } => [backbone.to_be_bytes(), circuit.0.to_be_bytes()].concat(),
+    }
+}
+
+/// Whose first messages count together: an attacker has all ports of its address, and all addresses of its network in IPv6.
+fn prefix_of(hop: &Hop) -> Vec<u8> {
+    match hop {
+        Hop::Direct(route) => match route.remote.ip() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets()[..8].to_vec(),
+        },
+        Hop::Relay { .. } => source_of(hop),
+    }
+}
