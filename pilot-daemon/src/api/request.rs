@@ -55,7 +55,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// Reads a call. `body` is empty where [`has_body`] says so.
+    /// Reads a call. `body` is empty for calls that have none.
     ///
     /// # Errors
     /// If there is no such call, or it makes no sense.
