@@ -180,6 +180,12 @@ impl World {
         self.hosts[host.0].program = None;
     }
 
+    /// Kills a host and boots it at once: what its disk does not hold is forgotten.
+    pub fn restart(&mut self, host: HostId) -> Result<(), Failure> {
+        self.kill(host);
+        self.boot(host)
+    }
+
     /// Starts a host anew with what its disk holds.
     pub fn boot(&mut self, host: HostId) -> Result<(), Failure> {
         self.note(format!("{host} boots"));

@@ -35,8 +35,7 @@ fn streams_to_a_restarted_agent_end_and_the_next_request_works() -> Result<(), F
         let Pair { mut world, alice, bob } = pair(seed, LinkConfig::default().rate(1_000_000, 128 * 1024));
         let job = world.start_job(alice, bob, Plan::transfer(8 * MIB, 8 * MIB))?;
         world.run_for(SECOND)?;
-        world.kill(bob);
-        world.boot(bob)?;
+        world.restart(bob)?;
         ends_with_peer_restarted(&mut world, job)?;
         request_works(&mut world, alice, bob)?;
         request_works(&mut world, bob, alice)?;
@@ -51,8 +50,7 @@ fn a_stream_that_waits_for_an_answer_ends_too() -> Result<(), Failure> {
         world.set_reading(bob, false)?;
         let waiting = world.start_job(alice, bob, Plan::request(100, 100))?;
         world.run_for(Duration::from_secs(10))?;
-        world.kill(bob);
-        world.boot(bob)?;
+        world.restart(bob)?;
         world.run_for(SECOND)?;
         ends_with_peer_restarted(&mut world, waiting)?;
         request_works(&mut world, alice, bob)
@@ -83,8 +81,7 @@ fn a_restart_that_went_unnoticed_costs_one_request() -> Result<(), Failure> {
         let Pair { mut world, alice, bob } = pair(seed, LinkConfig::default());
         request_works(&mut world, alice, bob)?;
         world.run_for(Duration::from_secs(10))?;
-        world.kill(bob);
-        world.boot(bob)?;
+        world.restart(bob)?;
         let request = world.start_job(alice, bob, Plan::request(100, 100))?;
         let asked_at = world.now();
         ends_with_peer_restarted(&mut world, request)?;
@@ -101,8 +98,7 @@ fn a_restarted_agent_may_speak_first() -> Result<(), Failure> {
         let Pair { mut world, alice, bob } = pair(seed, LinkConfig::default());
         request_works(&mut world, alice, bob)?;
         world.run_for(Duration::from_secs(10))?;
-        world.kill(bob);
-        world.boot(bob)?;
+        world.restart(bob)?;
         request_works(&mut world, bob, alice)?;
         request_works(&mut world, alice, bob)?;
         world.settle()
@@ -118,8 +114,7 @@ fn an_agent_behind_the_relay_is_found_again() -> Result<(), Failure> {
         world.set_reading(bob, false)?;
         let waiting = world.start_job(alice, bob, Plan::request(100, 100))?;
         world.run_for(Duration::from_secs(10))?;
-        world.kill(bob);
-        world.boot(bob)?;
+        world.restart(bob)?;
         world.run_for(SECOND)?;
         ends_with_peer_restarted(&mut world, waiting)?;
         request_works(&mut world, alice, bob)
