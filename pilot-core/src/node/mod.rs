@@ -4,7 +4,8 @@
 //! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
 //!
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
-//! and offered), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they earn), `load` (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
+//! and offered), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they may still be sent), `load`
+//! (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
 mod candidates;
 mod circuits;
