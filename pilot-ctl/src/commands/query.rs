@@ -22,6 +22,8 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const MAX_REPLY_DEFAULT: u64 = 16 << 20;
 /// How often to ask the daemon whether the stream still moves; the tunnel itself notices after five seconds.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+/// The daemon ends the request at its deadline; one that hangs itself is not waited for longer than this.
+const DAEMON_GRACE: Duration = Duration::from_secs(1);
 /// Shorter words say nothing about what an agent is good at.
 const WORD_LEN_MIN: usize = 3;
 
@@ -172,18 +174,21 @@ async fn ask(daemon: &Daemon, target: &str, question: &Question<'_>, on_stall: O
     let exchanged = tokio::select! {
         reply = exchange(&mut outgoing, question) => reply,
         failure = watch_stall(daemon, stream, on_stall) => return Err(failure),
-        () = tokio::time::sleep_until(question.deadline) => return Err(deadline_passed()),
+        () = tokio::time::sleep_until(question.deadline + DAEMON_GRACE) => return Err(deadline_passed()),
     };
-    let bytes = match exchanged {
-        Ok(bytes) => bytes,
-        Err(error) => return Err(daemon.why_ended(stream, &error).await),
+    let ended = match exchanged {
+        Ok(bytes) if bytes.len() as u64 > question.reply_len_max => {
+            let message = format!("the reply is larger than {} bytes", question.reply_len_max);
+            return Err(Failure::failed(message).hint("--max-reply BYTES takes more"));
+        }
+        Ok(bytes) => daemon.was_ended_by_peer(stream).await.map(|()| bytes),
+        Err(error) => Err(daemon.why_ended(stream, &error).await),
     };
-    if bytes.len() as u64 > question.reply_len_max {
-        let message = format!("the reply is larger than {} bytes", question.reply_len_max);
-        return Err(Failure::failed(message).hint("--max-reply BYTES takes more"));
+    match ended {
+        Ok(bytes) => Ok(Answer::new(&outgoing, bytes)),
+        Err(failure) if failure.code == ExitCode::Timeout => Err(deadline_passed()),
+        Err(failure) => Err(failure),
     }
-    daemon.was_ended_by_peer(stream).await?;
-    Ok(Answer::new(&outgoing, bytes))
 }
 
 async fn exchange(outgoing: &mut Outgoing, question: &Question<'_>) -> std::io::Result<Vec<u8>> {

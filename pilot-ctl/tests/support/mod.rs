@@ -142,7 +142,8 @@ impl Running {
             return passed.remove(at);
         }
         loop {
-            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line with '{text}'"));
+            let line =
+                self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line with '{text}' among {passed:#?}"));
             if line.contains(text) {
                 return line;
             }
@@ -172,6 +173,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if self.child.try_wait().expect("wait").is_none() {
             self.signal("TERM");
+            self.signal("CONT");
             self.child.wait().expect("wait");
         }
     }
