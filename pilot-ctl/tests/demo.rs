@@ -54,7 +54,7 @@ fn a_demo_interrupted_while_it_starts_an_agent_leaves_nothing() {
         let mut demo = support::Running::start(command);
         demo.wait_for_line(moment);
         demo.signal_group("INT");
-        assert_eq!(demo.wait(), Some(130), "{moment}");
+        assert_eq!(demo.wait(), Some(130), "{moment}: {:#?}", demo.rest());
         assert_eq!(leftovers(home.path()), Vec::<String>::new(), "{moment}");
         assert_eq!(processes_of(home.path()), Vec::<String>::new(), "{moment}");
     }

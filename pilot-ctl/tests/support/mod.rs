@@ -151,6 +151,11 @@ impl Running {
         }
     }
 
+    /// Everything else that it said, once it has ended: what to look at when that was not as expected.
+    pub fn rest(&self) -> Vec<String> {
+        self.passed.borrow_mut().drain(..).chain(self.lines.iter()).collect()
+    }
+
     /// Sends a signal by its name, `TERM` or `KILL`.
     pub fn signal(&self, name: &str) {
         signal(self.pid(), name);
