@@ -15,7 +15,7 @@ use crate::limits::{
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
 use crate::time::{Mono, UnixTime};
-use crate::transport::PathParams;
+use crate::transport::{EarlyData, PathParams};
 use crate::tunnel::{Agreed, Tunnel};
 use crate::wire;
 
@@ -67,6 +67,20 @@ pub(crate) struct Unconfirmed {
     pub(crate) timestamp: UnixTime,
     /// The one way by which the answer has gone, if it is one: who uses the session has got it there.
     answered_by: Option<Hop>,
+    /// Early data that was taken, to be received when the session is used.
+    pub(crate) held: Option<EarlyData>,
+    /// The tunnel-to-be, if some of that has been delivered.
+    pub(crate) early: Option<EarlyTunnel>,
+}
+
+/// A tunnel that nobody has used yet: what may be a replay has been delivered, and is answered with a few packets at most.
+pub(crate) struct EarlyTunnel {
+    pub(crate) tunnel: Tunnel,
+    /// The way by which message 1 has come, and the id that it will have as a path.
+    pub(crate) hop: Hop,
+    pub(crate) path: PathId,
+    /// Packets that may still be sent.
+    pub(crate) packets_left: u32,
 }
 
 /// The last message 1 that was answered, so that its duplicate gets the same answer.
@@ -109,7 +123,7 @@ pub(crate) struct Peer {
 
 impl Unconfirmed {
     pub(crate) fn new(agreed: Agreed, continues: bool, now: Mono, timestamp: UnixTime, answered_by: Hop) -> Self {
-        Self { agreed, continues, since: now, timestamp, answered_by: Some(answered_by) }
+        Self { agreed, continues, since: now, timestamp, answered_by: Some(answered_by), held: None, early: None }
     }
 
     /// Notes that a duplicate of message 1 is answered, too.
@@ -168,6 +182,17 @@ impl Peer {
         }
     }
 
+    /// The tunnel-to-be that early data has begun.
+    pub(crate) fn early_tunnel(&self) -> Option<&Tunnel> {
+        self.unconfirmed.as_ref()?.early.as_ref().map(|early| &early.tunnel)
+    }
+
+    /// The tunnel, and the one that early data has begun.
+    pub(crate) fn tunnels_mut(&mut self) -> impl Iterator<Item = &mut Tunnel> {
+        let early = self.unconfirmed.as_mut().and_then(|unconfirmed| unconfirmed.early.as_mut());
+        self.tunnel.iter_mut().chain(early.map(|early| &mut early.tunnel))
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
         self.tunnel.as_ref().is_some_and(Tunnel::is_established)
     }
@@ -184,6 +209,25 @@ impl Peer {
         let is_stranger = self.addresses.is_empty() && !self.is_backbone;
         let has_keys = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now));
         is_resting && is_stranger && !has_keys && !self.is_in_use()
+    }
+
+    /// Whether a tunnel of the peer's, in which some early data is delivered at once, would meet nothing of ours that is under way.
+    pub(crate) fn may_begin_early(&self, now: Mono) -> bool {
+        let is_settled = |tunnel: &Tunnel| tunnel.is_established() && !tunnel.is_unheard(now);
+        self.dial.is_none() && self.tunnel.as_ref().is_none_or(is_settled)
+    }
+
+    /// Makes the tunnel that was begun early the tunnel of the peer, which has none that is in use. `hop`: the way of its first packet.
+    pub(crate) fn promote(&mut self, now: Mono, early: EarlyTunnel, hop: &Hop) {
+        let EarlyTunnel { mut tunnel, hop: began, path, .. } = early;
+        if !hop.is_same_way(&began) || !self.paths.insert_as(now, path, began) {
+            tunnel.transport.remove_path(path);
+        }
+        if let Some(waiting) = self.tunnel.take() {
+            tunnel.adopt_streams(waiting);
+        }
+        self.tunnel = Some(tunnel);
+        self.introduce_paths();
     }
 
     /// Gives the slot to another peer and returns whose it was. The node's queue and timers go on, and handles of streams stay stale.
@@ -358,8 +402,12 @@ impl Peer {
 
 /// Packet sizes of a path: what always fits, and how far discovery may go (spec/paths.md §5).
 fn path_params(path: &Path) -> PathParams {
-    let is_proved = path.was_proved();
-    match path.hop {
+    hop_params(&path.hop, path.was_proved())
+}
+
+/// As [`path_params`], for a way that is no path yet.
+pub(crate) fn hop_params(hop: &Hop, is_proved: bool) -> PathParams {
+    match hop {
         Hop::Direct(_) => {
             PathParams { max_packet: wire::BASE, probe_mtu_to: Some(MTU_PROBE_MAX), initial_rtt: None, is_proved }
         }

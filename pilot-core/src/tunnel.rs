@@ -3,8 +3,9 @@
 //! A tunnel outlives its sessions: a rekey replaces the keys and nothing else. `next` is a responder's session that its initiator has not
 //! used yet, `current` the one that seals, `previous` the one before, which opens what is late and stays until the peer has used `current`.
 
+use crate::event::StreamHandle;
 use crate::handshake::Established;
-use crate::id::{IdentityKey, PacketNumber, SessionIndex, TunnelId};
+use crate::id::{PacketNumber, SessionIndex, StreamId, TunnelId};
 use crate::limits::{
     HANDSHAKE_CROSSING, PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
     REKEY_RESPONDER_DELAY,
@@ -28,19 +29,30 @@ pub(crate) struct LiveSession {
     generation: (u64, Mono),
 }
 
+/// Counts the transports that a peer has had, so that stream handles are never used twice. Those of streams that we have opened and of those
+/// that the peer has differ where a tunnel was made of two.
+#[derive(Clone, Copy)]
+pub(crate) struct Generation {
+    peer: u32,
+    ours: u32,
+    theirs: u32,
+    opens_even: bool,
+}
+
 /// What a handshake has agreed on, ready to become a tunnel's session.
 pub(crate) struct Agreed {
     pub(crate) live: LiveSession,
     pub(crate) tunnel: TunnelId,
     pub(crate) limits: PeerLimits,
+    /// The peer has taken the early data of our message 1.
+    pub(crate) took_early: bool,
 }
 
 /// Streams and keys shared with one peer.
 pub(crate) struct Tunnel {
     /// Chosen by the initiator of the first session; meaningless until there is one.
     pub(crate) id: TunnelId,
-    /// Counts the transports that this peer has had, so that stream handles are never used twice.
-    pub(crate) generation: u32,
+    generation: Generation,
     pub(crate) transport: Transport,
     pub(crate) connected_since: Option<Mono>,
     replay: ReplayWindow,
@@ -57,6 +69,7 @@ impl Agreed {
             max_streams: established.parameters.max_streams,
         };
         let tunnel = established.tunnel;
+        let took_early = is_initiator && established.parameters.early_taken == 1;
         let next_psk = *established.keys.next_psk;
         let remote_index = established.remote_index;
         let session = Session::new(established, index);
@@ -73,11 +86,25 @@ impl Agreed {
             },
             tunnel,
             limits,
+            took_early,
         }
     }
 }
 
+impl Generation {
+    /// The handle of a stream of the tunnel.
+    pub(crate) fn handle(&self, stream: StreamId) -> StreamHandle {
+        let is_ours = (stream.0 & 1 == 0) == self.opens_even;
+        StreamHandle { peer: self.peer, generation: if is_ours { self.ours } else { self.theirs }, stream }
+    }
+}
+
 impl LiveSession {
+    /// Seals a packet of a session whose tunnel has received nothing yet. The packet starts at `start`.
+    pub(crate) fn seal(&mut self, packet: &mut Vec<u8>, start: usize, number: PacketNumber) {
+        self.session.seal(packet, start, number);
+    }
+
     pub(crate) fn index(&self) -> SessionIndex {
         self.index
     }
@@ -108,23 +135,38 @@ impl LiveSession {
 }
 
 impl Tunnel {
-    /// A tunnel without keys: streams can be opened on it, nothing is sent until [`Tunnel::adopt`].
+    /// A tunnel without keys: streams can be opened on it, nothing is sent until [`Tunnel::adopt`]. `opens_even`: our key is the smaller one.
     pub(crate) fn new(
         config: &TransportConfig,
-        generation: u32,
-        own: &IdentityKey,
-        peer: &IdentityKey,
+        (slot, generation): (u32, u32),
+        opens_even: bool,
         now: Mono,
     ) -> Self {
         Self {
             id: TunnelId([0; 16]),
-            generation,
-            transport: Transport::new(config, own < peer, PeerLimits::UNKNOWN, now),
+            generation: Generation { peer: slot, ours: generation, theirs: generation, opens_even },
+            transport: Transport::new(config, opens_even, PeerLimits::UNKNOWN, now),
             connected_since: None,
             replay: ReplayWindow::new(),
             current: None,
             previous: None,
         }
+    }
+
+    /// How streams of the tunnel are named outside.
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Whether this is the handle of a stream of the tunnel.
+    pub(crate) fn names(&self, handle: StreamHandle) -> bool {
+        self.generation.handle(handle.stream) == handle
+    }
+
+    /// Takes over the streams that wait for a session in another tunnel, under their old handles.
+    pub(crate) fn adopt_streams(&mut self, waiting: Self) {
+        self.generation.ours = waiting.generation.ours;
+        self.transport.adopt_streams(waiting.transport);
     }
 
     pub(crate) fn is_established(&self) -> bool {

@@ -57,7 +57,22 @@ impl Node {
         }
     }
 
+    /// As [`Self::open_circuit`], but with the next packets out: what is written until then can travel with the question.
+    pub(super) fn queue_circuit(&mut self, index: u32) {
+        self.circuits_queued.insert(index);
+    }
+
+    /// Asks for the circuits that attempts have begun to need.
+    pub(super) fn open_queued_circuits(&mut self, now: Now) {
+        while let Some(index) = self.circuits_queued.pop_first() {
+            if self.peers[index as usize].dial.is_some() {
+                self.open_circuit(now, index);
+            }
+        }
+    }
+
     fn ask_for_circuit(&mut self, now: Now, backbone: u32, index: u32) {
+        self.seal_dial(now, index);
         let peer = &self.peers[index as usize];
         let packet = peer.dial.as_ref().map(|dial| dial.datagram.clone()).unwrap_or_default();
         let request = CircuitOpen { destination: peer.key.0.into(), packet: packet.into() };

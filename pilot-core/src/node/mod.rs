@@ -4,14 +4,16 @@
 //! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
 //!
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
-//! and offered), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they may still be sent), `load`
+//! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they may still be sent), `load`
 //! (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
 mod candidates;
 mod circuits;
 mod connect;
 mod credit;
+mod early;
 mod events;
+mod freshness;
 mod load;
 mod receive;
 mod send;
@@ -25,9 +27,10 @@ use bytes::Bytes;
 
 use self::circuits::ControlStream;
 use self::credit::CreditAccount;
+use self::freshness::Freshness;
 use self::load::Load;
 use self::receive::RateLimit;
-use self::send::Held;
+use self::send::{Held, Outgoing};
 use crate::config::{Config, Keys, Role};
 use crate::event::{Event, PathKind, StreamHandle};
 use crate::id::{IdentityKey, ServicePort, SessionIndex};
@@ -69,9 +72,11 @@ pub struct Node {
     control_streams: BTreeMap<StreamHandle, ControlStream>,
     /// Peers that wait for a tunnel to this backbone slot.
     circuits_waiting: BTreeMap<u32, BTreeSet<u32>>,
+    /// Peers for which a circuit is asked with the next packets out.
+    circuits_queued: BTreeSet<u32>,
     events: VecDeque<Event>,
     /// Datagrams outside of sessions.
-    outbox: VecDeque<(Hop, Vec<u8>)>,
+    outbox: VecDeque<(Hop, Outgoing)>,
     held: Option<Held>,
     ready: VecDeque<u32>,
     timers: BTreeSet<(Mono, u32)>,
@@ -83,6 +88,8 @@ pub struct Node {
     credit: CreditAccount,
     /// Whether there are too many first messages, and the cookies against them.
     load: Load,
+    /// Which early data was taken before.
+    freshness: Freshness,
     stats: Stats,
 }
 
@@ -117,6 +124,7 @@ impl Node {
             observed: None,
             control_streams: BTreeMap::new(),
             circuits_waiting: BTreeMap::new(),
+            circuits_queued: BTreeSet::new(),
             events: VecDeque::new(),
             outbox: VecDeque::new(),
             held: None,
@@ -125,6 +133,7 @@ impl Node {
             certificates: RateLimit::new(now.mono),
             unknowns: RateLimit::new(now.mono),
             load: Load::new(now.mono),
+            freshness: Freshness::new(now.unix),
             stats: Stats::default(),
         }
     }
@@ -156,7 +165,7 @@ impl Node {
 
     /// When [`Node::handle_timeout`] wants to be called; at once while output is queued.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        if !self.ready.is_empty() || !self.outbox.is_empty() || self.held.is_some() {
+        if !self.ready.is_empty() || !self.circuits_queued.is_empty() || !self.outbox.is_empty() || self.held.is_some() {
             return Some(Mono(0));
         }
         self.timers.first().map(|&(due, _)| due)
@@ -250,7 +259,7 @@ impl Node {
         let index = self.index_of(peer)?;
         let tunnel = self.tunnel_or_new(now.mono, index);
         let stream = tunnel.transport.open_stream(header)?;
-        let handle = StreamHandle { peer: index, generation: tunnel.generation, stream };
+        let handle = tunnel.generation().handle(stream);
         self.ensure_route(now, index);
         self.touch(index);
         Ok(handle)
@@ -260,7 +269,9 @@ impl Node {
     pub fn write(&mut self, now: Now, stream: StreamHandle, data: &mut Bytes) -> Result<usize, WriteError> {
         let tunnel = self.tunnel_of(stream).ok_or(WriteError::UnknownStream)?;
         let taken = tunnel.transport.write(stream.stream, data)?;
-        self.ensure_route(now, stream.peer);
+        if !self.is_early(stream) {
+            self.ensure_route(now, stream.peer);
+        }
         self.touch(stream.peer);
         Ok(taken)
     }
@@ -358,11 +369,14 @@ impl Node {
 
     /// What the simulator checks after every step, for each tunnel. One whose keys are too old rests: its timers count for nothing.
     pub fn audit(&self, now: Mono) -> impl Iterator<Item = (IdentityKey, Audit)> + '_ {
-        self.peers.iter().filter_map(move |peer| {
-            let tunnel = peer.tunnel.as_ref()?;
+        let audit = move |peer: &Peer, tunnel: &Tunnel| {
             let mut audit = tunnel.transport.audit();
             audit.timers.retain(|_| tunnel.can_seal(now));
-            Some((peer.key, audit))
+            (peer.key, audit)
+        };
+        self.peers.iter().flat_map(move |peer| {
+            let early = peer.early_tunnel();
+            peer.tunnel.iter().chain(early).map(move |tunnel| audit(peer, tunnel))
         })
     }
 
@@ -414,15 +428,20 @@ impl Node {
         let peer = &mut self.peers[index as usize];
         if peer.tunnel.is_none() {
             peer.generations += 1;
-            peer.tunnel = Some(Tunnel::new(&self.config.transport, peer.generations, &own, &peer.key, now));
+            let names = (index, peer.generations);
+            peer.tunnel = Some(Tunnel::new(&self.config.transport, names, own < peer.key, now));
             peer.introduce_paths();
         }
         peer.tunnel.as_mut().expect("made above")
     }
 
     fn tunnel_of(&mut self, stream: StreamHandle) -> Option<&mut Tunnel> {
-        let tunnel = self.peers.get_mut(stream.peer as usize)?.tunnel.as_mut()?;
-        (tunnel.generation == stream.generation).then_some(tunnel)
+        self.peers.get_mut(stream.peer as usize)?.tunnels_mut().find(|tunnel| tunnel.names(stream))
+    }
+
+    /// Whether the stream came with early data of a session that is not in use yet.
+    fn is_early(&self, stream: StreamHandle) -> bool {
+        self.peers[stream.peer as usize].early_tunnel().is_some_and(|tunnel| tunnel.names(stream))
     }
 
     fn is_agent(&self) -> bool {

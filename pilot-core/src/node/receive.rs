@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::dial::Dial;
-use crate::handshake::{self, HandshakeError, Incoming, Local};
+use crate::handshake::{self, HandshakeError, Incoming, Local, Parameters};
 use crate::id::SessionIndex;
 use crate::identity::CertificateError;
 use crate::limits::{
@@ -20,6 +20,7 @@ use crate::wire::handshake::Cert;
 use crate::wire::{self, DataHeader, PacketKind, RelayHeader, Unknown};
 
 use super::Node;
+use super::send::Outgoing;
 
 /// A token bucket for answers that need no state, so that junk cannot make us a source of junk.
 pub(super) struct RateLimit {
@@ -139,7 +140,12 @@ impl Node {
         unconfirmed.agreed.live.open(&mut copy).map_err(|_| DropReason::Authentication)?;
         let unconfirmed = peer.unconfirmed.take().expect("found above");
         let is_proved = unconfirmed.is_proof_of(&hop);
-        self.establish(now, index, unconfirmed.agreed, unconfirmed.continues, hop, is_proved);
+        let Unconfirmed { agreed, continues, early, held, .. } = unconfirmed;
+        self.establish(now, index, agreed, continues, hop, is_proved, early);
+        if let Some(held) = held {
+            let path = self.peers[index as usize].add_path(now.mono, hop);
+            self.receive_early(now, index, path, &held);
+        }
         Ok(())
     }
 
@@ -185,12 +191,12 @@ impl Node {
             }
             unconfirmed.answer_again(&hop);
         }
-        self.queue(hop, response);
+        self.queue(hop, Outgoing::Datagram(response));
         true
     }
 
     /// Answers message 1. Nothing but the answer exists until the initiator has used the session.
-    fn respond(&mut self, now: Now, index: u32, incoming: Incoming, hop: Hop) -> Result<(), DropReason> {
+    fn respond(&mut self, now: Now, index: u32, mut incoming: Incoming, hop: Hop) -> Result<(), DropReason> {
         let local_index = self.new_index();
         let (transcript, timestamp) = (incoming.transcript, incoming.timestamp);
         let certificate = incoming.certificate.clone();
@@ -199,18 +205,20 @@ impl Node {
             .as_ref()
             .filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel);
         let psk = tunnel.and_then(Tunnel::shared_psk);
+        let early = if psk.is_none() { self.take_early(now, &mut incoming) } else { None };
+        let parameters = Parameters { early_taken: u64::from(early.is_some()), ..self.config.parameters() };
         let local = Local {
             identity: &self.keys.identity,
             certificate: &self.keys.certificate,
             transport: &self.keys.transport[0],
         };
-        let parameters = self.config.parameters();
         let (established, response) =
             incoming.respond(&local, local_index, &psk.unwrap_or(handshake::NO_PSK), &parameters, &mut self.rng);
+        self.drop_unconfirmed(index);
         let peer = &mut self.peers[index as usize];
         let agreed = Agreed::new(established, local_index, false, now.mono);
         let unconfirmed = Unconfirmed::new(agreed, psk.is_some(), now.mono, timestamp, hop);
-        let replaced = peer.unconfirmed.replace(unconfirmed);
+        peer.unconfirmed = Some(unconfirmed);
         peer.answered = Some(Answered { transcript, response: response.clone() });
         peer.learn(PeerInfo {
             key: certificate.identity,
@@ -218,11 +226,11 @@ impl Node {
             addresses: Vec::new(),
             homes: Vec::new(),
         });
-        if let Some(replaced) = replaced {
-            self.by_index.remove(&replaced.agreed.live.index());
-        }
         self.by_index.insert(local_index, index);
-        self.queue(hop, response);
+        self.queue(hop, Outgoing::Datagram(response));
+        if let Some(early) = early {
+            self.hold_early(now, index, early, hop);
+        }
         self.touch(index);
         Ok(())
     }
@@ -251,12 +259,10 @@ impl Node {
         peer.learn(info);
         let agreed = Agreed::new(established, local_index, true, now.mono);
         let is_proved = self.dial_hops(index).iter().any(|asked| asked.is_same_way(&hop));
-        self.establish(now, index, agreed, continues, hop, is_proved);
+        self.establish(now, index, agreed, continues, hop, is_proved, None);
         // A session that the peer began before goes: it has answered us since, and will use ours.
+        self.drop_unconfirmed(index);
         let peer = &mut self.peers[index as usize];
-        if let Some(crossed) = peer.unconfirmed.take() {
-            self.by_index.remove(&crossed.agreed.live.index());
-        }
         // The responder holds its session back until we have used it.
         let path = peer.add_path(now.mono, hop);
         if let Some(tunnel) = &mut peer.tunnel {
@@ -313,7 +319,7 @@ impl Node {
         let unknown = Unknown::answer(packet).map_err(|_| DropReason::Malformed)?;
         self.check_direct(None, &hop)?;
         self.unknowns.spend(now.mono)?;
-        self.queue(hop, unknown.encode().to_vec());
+        self.queue(hop, Outgoing::Datagram(unknown.encode().to_vec()));
         Ok(())
     }
 
@@ -321,7 +327,7 @@ impl Node {
     fn answer_certificate(&mut self, now: Now, hop: Hop, answer: Vec<u8>) -> Result<(), DropReason> {
         self.check_direct(None, &hop)?;
         self.certificates.spend(now.mono)?;
-        self.queue(hop, answer);
+        self.queue(hop, Outgoing::Datagram(answer));
         Ok(())
     }
 

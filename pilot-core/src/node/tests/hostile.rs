@@ -279,7 +279,7 @@ fn a_relay_only_agent_answers_nobody_directly() {
     };
     let init = |certificate: &Certificate, rng: &mut Rng| {
         let (index, tunnel) = (SessionIndex(u32::from_be_bytes(rng.array())), crate::id::TunnelId([1; 16]));
-        crate::handshake::Initiator::start(&local, certificate, index, tunnel, &Default::default(), START.unix, rng)
+        crate::handshake::Initiator::start(&local, certificate, index, tunnel, &Default::default(), &[], START.unix, rng)
             .expect("good keys")
             .1
     };

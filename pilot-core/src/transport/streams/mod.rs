@@ -52,6 +52,8 @@ pub(super) type FrameResult = Result<Result<(), NotKept>, TransportError>;
 struct Stream {
     id: u64,
     urgency: u8,
+    /// Its opener, this side, allows that its data be a replay.
+    is_replay_safe: bool,
     /// The peer opened it and its header has not been read.
     awaits_header: bool,
     send: SendStream,
@@ -172,6 +174,7 @@ impl Streams {
         let slot = self.insert(id, false);
         if let Some(stream) = self.stream_mut(slot) {
             stream.urgency = header.urgency;
+            stream.is_replay_safe = header.replay_safe;
             stream.send.push(Bytes::from(bytes));
         }
         self.schedule(slot);
@@ -309,6 +312,7 @@ impl Streams {
         let stream = Stream {
             id,
             urgency: StreamHeader::URGENCY_DEFAULT,
+            is_replay_safe: false,
             awaits_header,
             send,
             receive: ReceiveStream::new(self.config.stream_window_in(self.config.first_window())),
@@ -327,6 +331,24 @@ impl Streams {
         self.slots[slot as usize] = Some(stream);
         self.by_id.insert(id, slot);
         slot
+    }
+
+    /// Takes over streams of a table that was never sent from.
+    pub(super) fn adopt(&mut self, mut waiting: Self) {
+        self.local_opened = waiting.local_opened;
+        for mut stream in waiting.slots.drain(..).flatten() {
+            let slot = self.insert(stream.id, false);
+            (stream.is_queued, stream.is_credit_blocked, stream.has_control) = (false, false, false);
+            stream.send.set_max_data(self.initial_max_stream_data);
+            self.data_sent += stream.send.sent();
+            self.slots[slot as usize] = Some(stream);
+        }
+        self.retired_sent += waiting.retired_sent;
+        self.data_sent += waiting.retired_sent;
+        self.on_max_data(waiting.data_sent_max);
+        self.on_max_streams(waiting.local_max);
+        self.events.append(&mut waiting.events);
+        self.schedule_all();
     }
 
     fn stream_mut(&mut self, slot: u32) -> Option<&mut Stream> {
