@@ -39,13 +39,7 @@ pub struct Config {
 impl Config {
     /// Settings with every default.
     pub fn new(role: Role) -> Self {
-        Self {
-            role,
-            direct: true,
-            transport: TransportConfig::default(),
-            credit: CREDIT_CAP,
-            replay_safe: Vec::new(),
-        }
+        Self { role, direct: true, transport: TransportConfig::default(), credit: CREDIT_CAP, replay_safe: Vec::new() }
     }
 
     /// Whether peers may be reached without a relay; default true. False hides this agent's address from its peers and costs latency.

@@ -9,8 +9,8 @@ use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
-    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER,
-    MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
+    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
@@ -217,6 +217,19 @@ impl Peer {
         self.dial.is_none() && self.tunnel.as_ref().is_none_or(is_settled)
     }
 
+    /// Whether the peer is about to use a session in which it has asked something already. An attempt of ours would only cross it.
+    pub(crate) fn is_expected(&self, now: Mono) -> bool {
+        let begun = self.unconfirmed.as_ref().filter(|unconfirmed| unconfirmed.early.is_some());
+        begun.is_some_and(|unconfirmed| now < unconfirmed.since + HANDSHAKE_CROSSING)
+    }
+
+    /// When streams that wait for a session need an attempt of ours: there is none, since the peer was expected.
+    pub(crate) fn dial_due(&self) -> Option<Mono> {
+        let is_waiting = self.dial.is_none() && self.tunnel.as_ref().is_some_and(|tunnel| !tunnel.is_established());
+        let begun = self.unconfirmed.as_ref().filter(|unconfirmed| unconfirmed.early.is_some());
+        is_waiting.then(|| begun.map_or(Mono(0), |unconfirmed| unconfirmed.since + HANDSHAKE_CROSSING))
+    }
+
     /// Makes the tunnel that was begun early the tunnel of the peer, which has none that is in use. `hop`: the way of its first packet.
     pub(crate) fn promote(&mut self, now: Mono, early: EarlyTunnel, hop: &Hop) {
         let EarlyTunnel { mut tunnel, hop: began, path, .. } = early;
@@ -345,6 +358,7 @@ impl Peer {
             tunnel.and_then(|tunnel| tunnel.transport.poll_timeout()),
             tunnel.and_then(Tunnel::previous_expiry),
             self.dial.as_ref().map(Dial::timeout),
+            self.dial_due(),
             self.unconfirmed.as_ref().map(|session| session.since + UNCONFIRMED_SESSION_LIFETIME),
             self.paths.timeout(self.is_in_use()),
             self.liveness_timeout(is_home),

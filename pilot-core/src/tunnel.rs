@@ -136,12 +136,7 @@ impl LiveSession {
 
 impl Tunnel {
     /// A tunnel without keys: streams can be opened on it, nothing is sent until [`Tunnel::adopt`]. `opens_even`: our key is the smaller one.
-    pub(crate) fn new(
-        config: &TransportConfig,
-        (slot, generation): (u32, u32),
-        opens_even: bool,
-        now: Mono,
-    ) -> Self {
+    pub(crate) fn new(config: &TransportConfig, (slot, generation): (u32, u32), opens_even: bool, now: Mono) -> Self {
         Self {
             id: TunnelId([0; 16]),
             generation: Generation { peer: slot, ours: generation, theirs: generation, opens_even },

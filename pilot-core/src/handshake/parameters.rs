@@ -50,7 +50,15 @@ pub struct Parameters {
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { max_data: 0, max_stream_data: 0, max_streams: 0, max_idle_ms: 180_000, features: 0, max_datagram: 0, early_taken: 0 }
+        Self {
+            max_data: 0,
+            max_stream_data: 0,
+            max_streams: 0,
+            max_idle_ms: 180_000,
+            features: 0,
+            max_datagram: 0,
+            early_taken: 0,
+        }
     }
 }
 

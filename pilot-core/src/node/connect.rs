@@ -16,13 +16,29 @@ use crate::transport::Code;
 use crate::tunnel::{Agreed, LiveSession, Tunnel};
 use crate::wire;
 
+/// A session that a handshake has made.
+pub(super) struct Made {
+    pub(super) agreed: Agreed,
+    /// It belongs to the tunnel that we have; else the peer has lost its state and so do we.
+    pub(super) continues: bool,
+    /// The way by which the last packet of the handshake has come.
+    pub(super) hop: Hop,
+    /// The handshake was answered by this very way.
+    pub(super) is_proved: bool,
+    /// What its early data has begun.
+    pub(super) early: Option<EarlyTunnel>,
+}
+
 impl Node {
     /// Sees to it that packets can reach the peer: a handshake if there is no session, a circuit if there is no path that works.
     pub(super) fn ensure_route(&mut self, now: Now, index: u32) {
         let peer = &self.peers[index as usize];
         let can_seal = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now.mono));
         if !can_seal {
-            if peer.dial.is_none() {
+            if peer.dial.is_none() && peer.is_expected(now.mono) {
+                // What waits for it is noticed by the timer if it does not come.
+                self.tunnel_or_new(now.mono, index);
+            } else if peer.dial.is_none() {
                 self.start_dial(now, index);
             }
             return;
@@ -181,19 +197,9 @@ impl Node {
         }
     }
 
-    /// Puts a new session in charge. `continues`: it belongs to the tunnel that we have; else the peer has lost its state and so do we.
-    /// `is_proved`: the handshake was answered by this very way. `early`: what its early data has begun.
-    #[expect(clippy::too_many_arguments, reason = "what the two sides of a handshake know of it")]
-    pub(super) fn establish(
-        &mut self,
-        now: Now,
-        index: u32,
-        agreed: Agreed,
-        continues: bool,
-        hop: Hop,
-        is_proved: bool,
-        early: Option<EarlyTunnel>,
-    ) {
+    /// Puts a new session in charge.
+    pub(super) fn establish(&mut self, now: Now, index: u32, made: Made) {
+        let Made { agreed, continues, hop, is_proved, early } = made;
         let peer = &self.peers[index as usize];
         let was_connected = peer.is_connected();
         let is_unheard = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_unheard(now.mono));

@@ -26,6 +26,9 @@ impl Node {
         }
         let peer = &mut self.peers[index as usize];
         peer.probe_liveness(now.mono, is_home);
+        if self.peers[index as usize].dial_due().is_some_and(|due| due <= now.mono) {
+            self.start_dial(now, index);
+        }
         self.dial_timeout(now, index);
         self.probe_paths(now, index);
         self.drain_peer(now, index);

@@ -79,7 +79,9 @@ mod tests {
         let count = 2 * FRESHNESS_KEPT_MAX;
         for which in 1..=count {
             assert!(freshness.take(initiator(which), after(which), START));
-            assert!(freshness.greatest.len() <= FRESHNESS_KEPT_MAX && freshness.by_time.len() == freshness.greatest.len());
+            assert!(
+                freshness.greatest.len() <= FRESHNESS_KEPT_MAX && freshness.by_time.len() == freshness.greatest.len()
+            );
         }
         for which in 1..=count {
             assert!(!freshness.take(initiator(which), after(which), START), "{which} again");

@@ -165,7 +165,8 @@ impl Node {
 
     /// When [`Node::handle_timeout`] wants to be called; at once while output is queued.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        if !self.ready.is_empty() || !self.circuits_queued.is_empty() || !self.outbox.is_empty() || self.held.is_some() {
+        if !self.ready.is_empty() || !self.circuits_queued.is_empty() || !self.outbox.is_empty() || self.held.is_some()
+        {
             return Some(Mono(0));
         }
         self.timers.first().map(|&(due, _)| due)

@@ -20,6 +20,7 @@ use crate::wire::handshake::Cert;
 use crate::wire::{self, DataHeader, PacketKind, RelayHeader, Unknown};
 
 use super::Node;
+use super::connect::Made;
 use super::send::Outgoing;
 
 /// A token bucket for answers that need no state, so that junk cannot make us a source of junk.
@@ -141,7 +142,7 @@ impl Node {
         let unconfirmed = peer.unconfirmed.take().expect("found above");
         let is_proved = unconfirmed.is_proof_of(&hop);
         let Unconfirmed { agreed, continues, early, held, .. } = unconfirmed;
-        self.establish(now, index, agreed, continues, hop, is_proved, early);
+        self.establish(now, index, Made { agreed, continues, hop, is_proved, early });
         if let Some(held) = held {
             let path = self.peers[index as usize].add_path(now.mono, hop);
             self.receive_early(now, index, path, &held);
@@ -259,7 +260,7 @@ impl Node {
         peer.learn(info);
         let agreed = Agreed::new(established, local_index, true, now.mono);
         let is_proved = self.dial_hops(index).iter().any(|asked| asked.is_same_way(&hop));
-        self.establish(now, index, agreed, continues, hop, is_proved, None);
+        self.establish(now, index, Made { agreed, continues, hop, is_proved, early: None });
         // A session that the peer began before goes: it has answered us since, and will use ours.
         self.drop_unconfirmed(index);
         let peer = &mut self.peers[index as usize];

@@ -39,11 +39,11 @@ impl EarlyData {
         let (mut seen, mut safe) = (Vec::new(), Vec::new());
         let mut reader = Reader::new(&payload);
         while !reader.is_empty() {
-            let data = match Frame::decode(&mut reader).ok()? {
-                Frame::Padding => continue,
-                Frame::Stream(data) => data,
-                _ => return None,
-            };
+            let frame = Frame::decode(&mut reader).ok()?;
+            if matches!(frame, Frame::Padding) {
+                continue;
+            }
+            let Frame::Stream(data) = frame else { return None };
             let is_theirs = data.stream & 1 == u64::from(!opens_even);
             if !is_theirs || data.stream >> 1 >= EARLY_STREAMS || data.offset + data.data.len() as u64 > EARLY_CREDIT {
                 return None;
@@ -94,7 +94,8 @@ impl Transport {
     /// What became of the early data: it is in flight now, on the active path, or goes again. Before anything else is sent.
     pub(crate) fn settle_early(&mut self, now: Mono, was_taken: bool) {
         let Some(written) = self.early.take() else { return };
-        let active = self.active.filter(|_| was_taken).and_then(|active| self.paths.iter_mut().find(|p| p.id == active));
+        let active =
+            self.active.filter(|_| was_taken).and_then(|active| self.paths.iter_mut().find(|p| p.id == active));
         let Some(path) = active else {
             written.frames.into_iter().for_each(|frame| self.streams.on_frame_lost(frame));
             return;
@@ -125,5 +126,67 @@ impl Transport {
     pub(crate) fn adopt_streams(&mut self, mut waiting: Self) {
         waiting.settle_early(Mono(0), false);
         self.streams.adopt(waiting.streams);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ServicePort;
+    use crate::wire::frame::{self, Code};
+
+    fn header(replay_safe: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let header = StreamHeader { replay_safe, ..StreamHeader::new(ServicePort::ECHO) };
+        header.encode(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn put_stream(buf: &mut Vec<u8>, stream: u64, offset: u64, data: &[u8]) {
+        frame::put_stream_header(buf, stream, offset, data.len(), false, false);
+        buf.extend_from_slice(data);
+    }
+
+    /// The streams that may be delivered at once, if the rest is as it must be.
+    fn safe(put: impl FnOnce(&mut Vec<u8>)) -> Option<Vec<u64>> {
+        let mut payload = Vec::new();
+        put(&mut payload);
+        EarlyData::check(payload, true, |header| header.replay_safe).map(|early| early.safe)
+    }
+
+    #[test]
+    fn only_streams_that_begin_with_a_safe_header_are_safe() {
+        assert_eq!(safe(|buf| put_stream(buf, 4, 0, &header(true))), Some(vec![4]));
+        assert_eq!(safe(|buf| put_stream(buf, 4, 0, &header(false))), Some(vec![]));
+        assert_eq!(safe(|buf| put_stream(buf, 4, 1, &header(true))), Some(vec![]));
+        assert_eq!(safe(|buf| put_stream(buf, 4, 0, &header(true)[..2])), Some(vec![]));
+        let both = |buf: &mut Vec<u8>| {
+            put_stream(buf, 0, 0, &header(false));
+            put_stream(buf, 2, 0, &header(true));
+        };
+        assert_eq!(safe(both), Some(vec![2]));
+        let second_thoughts = |buf: &mut Vec<u8>| {
+            put_stream(buf, 0, 0, &header(false));
+            put_stream(buf, 0, 0, &header(true));
+        };
+        assert_eq!(safe(second_thoughts), Some(vec![]));
+    }
+
+    #[test]
+    fn what_breaks_the_rules_is_refused_as_a_whole() {
+        let with = |put: &dyn Fn(&mut Vec<u8>)| {
+            safe(|buf| {
+                put_stream(buf, 0, 0, &header(true));
+                put(buf);
+            })
+        };
+        assert_eq!(with(&|_| {}), Some(vec![0]));
+        assert_eq!(with(&frame::put_ping), None);
+        assert_eq!(with(&|buf| frame::put_close(buf, Code::SHUTDOWN, "")), None);
+        assert_eq!(with(&|buf| put_stream(buf, 1, 0, b"")), None, "a stream of the other side");
+        assert_eq!(with(&|buf| put_stream(buf, 2 * EARLY_STREAMS, 0, b"")), None);
+        assert_eq!(with(&|buf| put_stream(buf, 2, EARLY_CREDIT, b"x")), None);
+        assert_eq!(with(&|buf| put_stream(buf, 2, EARLY_CREDIT - 1, b"x")), Some(vec![0]));
+        assert_eq!(with(&|buf| buf.push(0x3F)), None, "no frame");
     }
 }

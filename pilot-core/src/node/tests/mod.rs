@@ -3,6 +3,7 @@
 
 mod certificates;
 mod credit;
+mod early;
 mod hostile;
 mod load;
 mod relayed;
