@@ -29,6 +29,8 @@ pub(crate) struct Dial {
     next_retry: Mono,
     backoff: Duration,
     retries: u32,
+    /// Another instance of the peer has answered.
+    pub(crate) has_met_other: bool,
     /// What the responder has answered under load, and by which way.
     cookies: Vec<(Hop, [u8; MAC_LEN])>,
 }
@@ -42,6 +44,7 @@ impl Dial {
             next_retry: now + HANDSHAKE_RETRY_MIN,
             backoff: HANDSHAKE_RETRY_MIN,
             retries: 0,
+            has_met_other: false,
             cookies: Vec::new(),
         }
     }

@@ -92,3 +92,7 @@ pub const FRESHNESS_KEPT_MAX: usize = 4_096;
 pub const EARLY_DATA_AHEAD_MAX: Duration = Duration::from_secs(60);
 /// Packets that answer early data before the session is used: with message 2 they are less than three times message 1 (RFC 9000 §8.1).
 pub const EARLY_ANSWER_PACKETS_MAX: u32 = 2;
+/// Instances kept of one identity: the machines on which somebody runs the same agent. Making more costs an identity nothing.
+pub const INSTANCES_MAX: usize = 4;
+/// An instance that does not answer for so long is left for the next, if there is one: four retries.
+pub const NEXT_INSTANCE_AFTER: Duration = Duration::from_secs(2);

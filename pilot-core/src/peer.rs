@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::dial::Dial;
 use crate::event::PathKind;
 use crate::handshake::NO_PSK;
-use crate::id::{IdentityKey, PathId};
+use crate::id::{IdentityKey, InstanceId, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
     ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
@@ -92,6 +92,10 @@ pub(crate) struct Answered {
 /// One peer's slot.
 pub(crate) struct Peer {
     pub(crate) key: IdentityKey,
+    /// Which home of the identity this is; none before its certificate is known.
+    pub(crate) instance: Option<InstanceId>,
+    /// It was not reached by the attempt that is now at another instance.
+    pub(crate) was_tried: bool,
     pub(crate) certificate: Option<Certificate>,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) homes: Vec<Home>,
@@ -141,6 +145,8 @@ impl Peer {
     pub(crate) fn new(key: IdentityKey, now: Mono) -> Self {
         Self {
             key,
+            instance: None,
+            was_tried: false,
             certificate: None,
             addresses: Vec::new(),
             homes: Vec::new(),
@@ -205,10 +211,57 @@ impl Peer {
 
     /// Whether nothing is lost if another peer takes this place: a stranger that came to us, and whose keys have run out since.
     pub(crate) fn is_forgettable(&self, now: Mono) -> bool {
-        let is_resting = self.dial.is_none() && self.unconfirmed.is_none() && !self.wants_circuit;
         let is_stranger = self.addresses.is_empty() && !self.is_backbone;
+        is_stranger && self.is_resting(now)
+    }
+
+    /// Whether nothing is under way with it, and its keys have run out.
+    pub(crate) fn is_resting(&self, now: Mono) -> bool {
+        let is_under_way = self.dial.is_some() || self.unconfirmed.is_some() || self.wants_circuit;
         let has_keys = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now));
-        is_resting && is_stranger && !has_keys && !self.is_in_use()
+        !is_under_way && !has_keys && !self.is_in_use()
+    }
+
+    /// Whether there is nothing but what is known of it.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.tunnel.is_none() && self.dial.is_none() && self.unconfirmed.is_none()
+    }
+
+    /// Whether the instance may become another without harm: there are no good keys, and nothing but streams that wait for new ones.
+    pub(crate) fn may_change_instance(&self, now: Mono) -> bool {
+        let has_keys = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now));
+        let only_waits = self.tunnel.as_ref().is_none_or(|tunnel| tunnel.transport.only_waits());
+        !self.is_connected() || (!has_keys && only_waits)
+    }
+
+    /// Lets the two slots of one peer change the instances that they are for.
+    pub(crate) fn swap_instance(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.instance, &mut other.instance);
+        std::mem::swap(&mut self.certificate, &mut other.certificate);
+        std::mem::swap(&mut self.was_tried, &mut other.was_tried);
+    }
+
+    /// Lets them change the ways by which these are reached. Paths lead to the old ones.
+    pub(crate) fn swap_ways(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.addresses, &mut other.addresses);
+        std::mem::swap(&mut self.homes, &mut other.homes);
+        std::mem::swap(&mut self.attested, &mut other.attested);
+        for peer in [self, other] {
+            for id in peer.paths.ids_where(|_| true) {
+                peer.remove_path(id);
+            }
+        }
+    }
+
+    /// Adds the ways by which another instance was looked for.
+    pub(crate) fn share_ways_of(&mut self, other: &Self) {
+        for &address in &other.addresses {
+            push_front_bounded(&mut self.addresses, address, ADDRESSES_MAX);
+        }
+        for home in &other.homes {
+            self.homes.retain(|known| known.key != home.key);
+            push_front_bounded(&mut self.homes, home.clone(), HOMES_MAX);
+        }
     }
 
     /// Whether a tunnel of the peer's, in which some early data is delivered at once, would meet nothing of ours that is under way.

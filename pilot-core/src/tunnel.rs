@@ -158,7 +158,7 @@ impl Tunnel {
         self.generation.handle(handle.stream) == handle
     }
 
-    /// Takes over the streams that wait for a session in another tunnel, under their old handles.
+    /// Takes over the streams of another tunnel that wait for a session, under their old handles.
     pub(crate) fn adopt_streams(&mut self, waiting: Self) {
         self.generation.ours = waiting.generation.ours;
         self.transport.adopt_streams(waiting.transport);

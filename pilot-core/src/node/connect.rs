@@ -6,7 +6,7 @@ use crate::dial::{Dial, Stage};
 use crate::event::{ConnectError, Event};
 use crate::handshake::{self, EARLY_DATA_LEN_MAX, Initiator, Local};
 use crate::id::{IdentityKey, SessionIndex, TunnelId};
-use crate::limits::{CONNECT_TIMEOUT, RETRIES_BEFORE_NEW_CIRCUIT};
+use crate::limits::{CONNECT_TIMEOUT, NEXT_INSTANCE_AFTER, RETRIES_BEFORE_NEW_CIRCUIT};
 use crate::path::Hop;
 use crate::peer::EarlyTunnel;
 use crate::rng::Rng;
@@ -70,7 +70,7 @@ impl Node {
         self.dial_since(now, index, now.mono);
         let peer = &self.peers[index as usize];
         if peer.addresses.is_empty() && peer.homes.is_empty() && peer.paths.active().is_none() {
-            self.fail_dial(index, ConnectError::NoRoute);
+            self.fail_dial(now, index, ConnectError::NoRoute);
             return;
         }
         self.send_dial(index);
@@ -167,10 +167,11 @@ impl Node {
     /// Retries an attempt, or ends it. The home node is tried for ever.
     pub(super) fn dial_timeout(&mut self, now: Now, index: u32) {
         let is_home = self.home == Some(index);
+        let patience = if self.has_next_instance(index) { NEXT_INSTANCE_AFTER } else { CONNECT_TIMEOUT };
         let Some(dial) = &mut self.peers[index as usize].dial else { return };
-        if now.mono.since(dial.started) >= CONNECT_TIMEOUT {
-            self.fail_dial(index, ConnectError::NoAnswer);
-            if is_home {
+        if now.mono.since(dial.started) >= patience {
+            self.fail_dial(now, index, ConnectError::NoAnswer);
+            if is_home && self.peers[index as usize].dial.is_none() {
                 self.start_dial(now, index);
             }
             return;
@@ -185,13 +186,18 @@ impl Node {
     }
 
     /// Gives an attempt up. Without a session the streams that waited for it end too.
-    pub(super) fn fail_dial(&mut self, index: u32, error: ConnectError) {
+    pub(super) fn fail_dial(&mut self, now: Now, index: u32, error: ConnectError) {
+        let goes_on = self.has_next_instance(index);
         let peer = &mut self.peers[index as usize];
         peer.wants_circuit = false;
         let Some(dial) = peer.dial.take() else { return };
         self.by_index.remove(&dial.index());
-        if !peer.is_connected() {
-            let key = peer.key;
+        if goes_on {
+            return self.go_on_with_next_instance(now, index);
+        }
+        let (key, is_connected) = (peer.key, peer.is_connected());
+        self.forget_tries(index);
+        if !is_connected {
             self.end_tunnel(index, Code::UNREACHABLE, &error.to_string());
             self.events.push_back(Event::ConnectFailed { peer: key, error });
         }
@@ -215,6 +221,7 @@ impl Node {
             self.peers[index as usize].promote(now.mono, early, &hop);
         }
         let took_early = agreed.took_early;
+        self.forget_tries(index);
         self.by_index.insert(agreed.live.index(), index);
         self.by_remote_index.entry(agreed.live.remote_index()).or_insert(index);
         self.stats.handshakes += 1;

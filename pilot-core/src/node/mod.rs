@@ -4,7 +4,7 @@
 //! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
 //!
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
-//! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they may still be sent), `load`
+//! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they may still be sent), `instances` (several homes of one peer), `load`
 //! (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
 mod candidates;
@@ -14,6 +14,7 @@ mod credit;
 mod early;
 mod events;
 mod freshness;
+mod instances;
 mod load;
 mod receive;
 mod send;
@@ -35,7 +36,6 @@ use crate::config::{Config, Keys, Role};
 use crate::event::{Event, PathKind, StreamHandle};
 use crate::id::{IdentityKey, ServicePort, SessionIndex};
 use crate::identity::Certificate;
-use crate::limits::{PEERS_MAX, SLOTS_LOOKED_AT};
 use crate::path::Hop;
 use crate::peer::Peer;
 pub use crate::peer::{Home, PeerInfo, PeerStatus};
@@ -58,7 +58,8 @@ pub struct Node {
     peers: Vec<Peer>,
     /// Where the search for such a slot goes on.
     next_victim: u32,
-    by_key: BTreeMap<IdentityKey, u32>,
+    /// Slots of each peer, one for each of its instances.
+    by_key: BTreeMap<IdentityKey, Vec<u32>>,
     /// Our session indices, by which packets reach a peer's tunnel.
     by_index: BTreeMap<SessionIndex, u32>,
     /// The peers' session indices, which UNKNOWN names.
@@ -229,15 +230,15 @@ impl Node {
 
     /// Makes sure there is a tunnel, or an attempt at one.
     pub fn connect(&mut self, now: Now, peer: &IdentityKey) -> Result<(), OpenStreamError> {
-        let index = self.index_of(peer)?;
+        let index = self.choose_instance(now.mono, peer)?;
         self.ensure_route(now, index);
         self.touch(index);
         Ok(())
     }
 
-    /// Ends the tunnel with a peer and tells it why.
+    /// Ends the tunnels with a peer, with all its instances, and tells it why.
     pub fn close_peer(&mut self, now: Now, peer: &IdentityKey, code: Code, reason: &str) {
-        if let Ok(index) = self.index_of(peer) {
+        for index in self.slots_of(peer).to_vec() {
             self.close(now, index, code, reason);
         }
     }
@@ -257,7 +258,7 @@ impl Node {
         peer: &IdentityKey,
         header: &StreamHeader,
     ) -> Result<StreamHandle, OpenStreamError> {
-        let index = self.index_of(peer)?;
+        let index = self.choose_instance(now.mono, peer)?;
         let tunnel = self.tunnel_or_new(now.mono, index);
         let stream = tunnel.transport.open_stream(header)?;
         let handle = tunnel.generation().handle(stream);
@@ -345,7 +346,11 @@ impl Node {
 
     /// The proved direct route to a connected peer: where a backbone node forwards, and from where it accepts, that client's relayed packets.
     pub fn validated_remote(&self, peer: &IdentityKey) -> Option<Route> {
-        let peer = &self.peers[self.index_of(peer).ok()? as usize];
+        self.validated_remote_of(self.index_of(peer).ok()?)
+    }
+
+    fn validated_remote_of(&self, index: u32) -> Option<Route> {
+        let peer = &self.peers[index as usize];
         let path = peer.paths.active().filter(|path| peer.is_connected() && path.is_proved())?;
         match path.hop {
             Hop::Direct(route) => Some(route),
@@ -379,49 +384,6 @@ impl Node {
             let early = peer.early_tunnel();
             peer.tunnel.iter().chain(early).map(move |tunnel| audit(peer, tunnel))
         })
-    }
-
-    fn index_of(&self, peer: &IdentityKey) -> Result<u32, OpenStreamError> {
-        self.by_key.get(peer).copied().ok_or(OpenStreamError::UnknownPeer)
-    }
-
-    /// Finds or makes the slot of a peer, unless the table is full.
-    fn slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
-        if let Some(&index) = self.by_key.get(&key) {
-            return Some(index);
-        }
-        if key == self.key() {
-            return None;
-        }
-        let index = if self.peers.len() < PEERS_MAX {
-            self.peers.push(Peer::new(key, now));
-            self.peers.len() as u32 - 1
-        } else {
-            self.take_over_slot(now, key)?
-        };
-        self.by_key.insert(key, index);
-        Some(index)
-    }
-
-    /// Gives the place of a peer that is of no use any more to another. A few are looked at in turn.
-    fn take_over_slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
-        let after = |index: u32| (index + 1) % self.peers.len() as u32;
-        let mut looked_at =
-            std::iter::successors(Some(self.next_victim), |&index| Some(after(index))).take(SLOTS_LOOKED_AT);
-        let found = looked_at.find(|&index| self.peers[index as usize].is_forgettable(now));
-        let last = found.unwrap_or_else(|| looked_at.last().unwrap_or(self.next_victim));
-        self.next_victim = (last + 1) % self.peers.len() as u32;
-        let index = found?;
-        self.end_tunnel(index, Code::TIMEOUT, "nothing was heard for long");
-        let old = self.peers[index as usize].make_way_for(key, now);
-        self.by_key.remove(&old);
-        Some(index)
-    }
-
-    fn learn(&mut self, now: Mono, info: PeerInfo) -> Option<u32> {
-        let index = self.slot(now, info.key)?;
-        self.peers[index as usize].learn(info);
-        Some(index)
     }
 
     fn tunnel_or_new(&mut self, now: Mono, index: u32) -> &mut Tunnel {

@@ -80,9 +80,8 @@ impl Node {
 
     /// The backbone node whose validated address this is.
     pub(super) fn backbone_at(&self, from: &Route) -> Option<u32> {
-        let is_there = |&&index: &&u32| {
-            self.validated_remote(&self.peers[index as usize].key).is_some_and(|route| route.remote == from.remote)
-        };
+        let is_there =
+            |&&index: &&u32| self.validated_remote_of(index).is_some_and(|route| route.remote == from.remote);
         self.backbones.iter().find(is_there).copied()
     }
 
@@ -162,8 +161,9 @@ impl Node {
             Err(error) => return Err(drop_reason(&error)),
         };
         let key = incoming.certificate.identity;
-        self.check_direct(self.by_key.get(&key).copied(), &hop)?;
-        let index = self.slot(now.mono, key).ok_or(DropReason::TableFull)?;
+        self.check_direct(self.slots_of(&key).first().copied(), &hop)?;
+        let instance = incoming.certificate.instance;
+        let index = self.slot_of_instance(now.mono, key, instance).ok_or(DropReason::TableFull)?;
         if self.answer_duplicate(now, index, &incoming, hop) {
             return Ok(());
         }
@@ -290,7 +290,9 @@ impl Node {
         if is_known && peer.dial.as_ref().is_some_and(Dial::is_in_handshake) {
             return Err(DropReason::Unsolicited);
         }
-        peer.certificate = Some(certificate);
+        if !self.meet(now.mono, index, certificate) {
+            return Err(DropReason::OtherInstance);
+        }
         self.dial_again(now, index);
         Ok(())
     }

@@ -165,7 +165,7 @@ impl Node {
         match *hop {
             Hop::Direct(route) => Some(Way { route, circuit: None }),
             Hop::Relay { backbone, circuit } => {
-                let route = self.validated_remote(&self.peers[backbone as usize].key)?;
+                let route = self.validated_remote_of(backbone)?;
                 Some(Way { route, circuit: Some(circuit) })
             }
         }

@@ -122,7 +122,12 @@ impl Transport {
         Ok(())
     }
 
-    /// Takes over the streams that were opened on a transport which has sent and received nothing. None was opened here.
+    /// Whether all open streams [only wait](Self::adopt_streams): they could be another transport's.
+    pub(crate) fn only_waits(&self) -> bool {
+        self.streams.only_wait()
+    }
+
+    /// Takes over streams that wait for a session: nothing was sent of them, early data apart. None was opened here.
     pub(crate) fn adopt_streams(&mut self, mut waiting: Self) {
         waiting.settle_early(Mono(0), false);
         self.streams.adopt(waiting.streams);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::id::PacketNumber;
-use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, REKEY_AFTER_TIME};
+use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, REKEY_AFTER_TIME};
 use crate::transport::{Candidate, CandidateKind, PathFrame};
 use crate::wire::{self, PacketKind, frame};
 

@@ -5,6 +5,7 @@ mod certificates;
 mod credit;
 mod early;
 mod hostile;
+mod instances;
 mod load;
 mod relayed;
 mod renewal;

@@ -89,7 +89,8 @@ impl Pair {
 
     /// Lets the backbone nodes answer what they are asked.
     pub(super) fn serve_circuits(&mut self) {
-        for relay in 2..self.hosts.len() {
+        let is_relay = |&which: &usize| self.hosts[which].node.config.role == Role::Backbone;
+        for relay in (2..self.hosts.len()).filter(is_relay).collect::<Vec<_>>() {
             for event in std::mem::take(&mut self.hosts[relay].events) {
                 if let Event::StreamOpened { stream, .. } = event {
                     self.hosts[relay].circuits.questions.insert(stream, Vec::new());

@@ -22,6 +22,7 @@ use self::receive::ReceiveStream;
 use self::send::{Delivery, SendStream};
 use super::audit::StreamAudit;
 use super::config::{PeerLimits, TransportConfig};
+use super::early::EARLY_STREAMS;
 use super::event::{OpenStreamError, Read, ReadError, TransportError, TransportEvent, WriteError};
 use super::range_set::RangeSet;
 use super::sent::StreamKey;
@@ -333,20 +334,22 @@ impl Streams {
         slot
     }
 
-    /// Takes over streams of a table that was never sent from.
+    /// Whether every open stream was opened here, nothing was sent of any, and any peer grants as many.
+    pub(super) fn only_wait(&self) -> bool {
+        let waits = |stream: &Stream| stream.id & 1 == self.local_bit && stream.send.sent() == 0;
+        self.local_opened <= EARLY_STREAMS && self.slots.iter().flatten().all(waits)
+    }
+
+    /// Takes over streams that only wait, or of which early data was sent, from another table. Nothing was opened in this one.
     pub(super) fn adopt(&mut self, mut waiting: Self) {
         self.local_opened = waiting.local_opened;
         for mut stream in waiting.slots.drain(..).flatten() {
             let slot = self.insert(stream.id, false);
             (stream.is_queued, stream.is_credit_blocked, stream.has_control) = (false, false, false);
-            stream.send.set_max_data(self.initial_max_stream_data);
+            stream.send.restart_credit(self.initial_max_stream_data);
             self.data_sent += stream.send.sent();
             self.slots[slot as usize] = Some(stream);
         }
-        self.retired_sent += waiting.retired_sent;
-        self.data_sent += waiting.retired_sent;
-        self.on_max_data(waiting.data_sent_max);
-        self.on_max_streams(waiting.local_max);
         self.events.append(&mut waiting.events);
         self.schedule_all();
     }
