@@ -29,6 +29,8 @@ pub(crate) struct Dial {
     next_retry: Mono,
     backoff: Duration,
     retries: u32,
+    /// A certificate is not of the other side's time.
+    pub(crate) clock: Option<String>,
     /// Another instance of the peer has answered.
     pub(crate) has_met_other: bool,
     /// What the responder has answered under load, and by which way.
@@ -44,6 +46,7 @@ impl Dial {
             next_retry: now + HANDSHAKE_RETRY_MIN,
             backoff: HANDSHAKE_RETRY_MIN,
             retries: 0,
+            clock: None,
             has_met_other: false,
             cookies: Vec::new(),
         }

@@ -4,7 +4,7 @@
 //! used yet, `current` the one that seals, `previous` the one before, which opens what is late and stays until the peer has used `current`.
 
 use crate::event::StreamHandle;
-use crate::handshake::Established;
+use crate::handshake::{Established, Parameters};
 use crate::id::{PacketNumber, SessionIndex, StreamId, TunnelId};
 use crate::limits::{
     HANDSHAKE_CROSSING, PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
@@ -44,8 +44,9 @@ pub(crate) struct Agreed {
     pub(crate) live: LiveSession,
     pub(crate) tunnel: TunnelId,
     pub(crate) limits: PeerLimits,
-    /// The peer has taken the early data of our message 1.
-    pub(crate) took_early: bool,
+    /// What the peer grants and tells.
+    pub(crate) parameters: Parameters,
+    is_initiator: bool,
 }
 
 /// Streams and keys shared with one peer.
@@ -58,6 +59,8 @@ pub(crate) struct Tunnel {
     replay: ReplayWindow,
     current: Option<LiveSession>,
     previous: Option<LiveSession>,
+    /// Somebody else may seal under the keys of `current`: a copy of this process.
+    is_distrusted: bool,
 }
 
 impl Agreed {
@@ -69,7 +72,7 @@ impl Agreed {
             max_streams: established.parameters.max_streams,
         };
         let tunnel = established.tunnel;
-        let took_early = is_initiator && established.parameters.early_taken == 1;
+        let parameters = established.parameters;
         let next_psk = *established.keys.next_psk;
         let remote_index = established.remote_index;
         let session = Session::new(established, index);
@@ -86,7 +89,8 @@ impl Agreed {
             },
             tunnel,
             limits,
-            took_early,
+            parameters,
+            is_initiator,
         }
     }
 }
@@ -96,6 +100,13 @@ impl Generation {
     pub(crate) fn handle(&self, stream: StreamId) -> StreamHandle {
         let is_ours = (stream.0 & 1 == 0) == self.opens_even;
         StreamHandle { peer: self.peer, generation: if is_ours { self.ours } else { self.theirs }, stream }
+    }
+}
+
+impl Agreed {
+    /// Whether the peer has taken the early data of our message 1.
+    pub(crate) fn took_early(&self) -> bool {
+        self.is_initiator && self.parameters.early_taken == 1
     }
 }
 
@@ -145,6 +156,7 @@ impl Tunnel {
             replay: ReplayWindow::new(),
             current: None,
             previous: None,
+            is_distrusted: false,
         }
     }
 
@@ -170,6 +182,7 @@ impl Tunnel {
 
     /// Makes a new session the current one. Returns the session that this drops, if any: of the other two, the one that the peer may not have.
     pub(crate) fn adopt(&mut self, agreed: Agreed, now: Mono) -> Option<LiveSession> {
+        self.is_distrusted = false;
         let mut forgotten = self.current.replace(agreed.live);
         if self.previous.is_none() || forgotten.as_ref().is_some_and(|replaced| replaced.is_confirmed) {
             std::mem::swap(&mut self.previous, &mut forgotten);
@@ -217,16 +230,31 @@ impl Tunnel {
         live.session.seal(packet, start, number);
     }
 
-    /// Whether packets may be sealed: there are keys and they are not too old.
+    /// Seals nothing more under the keys that there are.
+    pub(crate) fn distrust_keys(&mut self) {
+        self.is_distrusted = self.is_established();
+    }
+
+    /// What a handshake tells about the state of a tunnel whose keys are distrusted: nothing was sent since.
+    pub(crate) fn doubted_next_packet(&self) -> u64 {
+        if self.is_distrusted { self.transport.next_packet() } else { 0 }
+    }
+
+    /// Whether the peer, which names its next packet in doubt, has sent that one already: another copy of it has.
+    pub(crate) fn is_ahead_of(&self, parameters: &Parameters) -> bool {
+        parameters.next_packet > 0 && self.transport.has_received_from(parameters.next_packet)
+    }
+
+    /// Whether packets may be sealed: there are keys, nobody else has them, and they are not too old.
     pub(crate) fn can_seal(&self, now: Mono) -> bool {
-        self.current.as_ref().is_some_and(|live| !live.is_expired(now))
+        !self.is_distrusted && self.current.as_ref().is_some_and(|live| !live.is_expired(now))
     }
 
     /// Whether the keys are so old that their next use is to renew them.
     pub(crate) fn wants_rekey(&self, now: Mono) -> bool {
         self.current.as_ref().is_some_and(|live| {
             let patience = if live.is_initiator { REKEY_AFTER_TIME } else { REKEY_AFTER_TIME + REKEY_RESPONDER_DELAY };
-            now.since(live.since) >= patience
+            self.is_distrusted || now.since(live.since) >= patience
         })
     }
 

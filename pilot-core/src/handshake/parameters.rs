@@ -21,9 +21,10 @@ const FEATURES: u64 = 5;
 const MAX_DATAGRAM: u64 = 6;
 const EARLY_DATA: u64 = 7;
 const EARLY_TAKEN: u64 = 8;
+const NEXT_PACKET: u64 = 9;
 
-/// Longest encoded list without early data: seven values of eight bytes.
-const LIST_LEN_MAX: usize = 7 * (1 + 1 + 8);
+/// Longest encoded list without early data: eight values of eight bytes.
+const LIST_LEN_MAX: usize = 8 * (1 + 1 + 8);
 /// Type and length of early data.
 const EARLY_HEADER_LEN: usize = 1 + 2;
 /// Longest early data: what certificate, tunnel id, timestamp and parameters leave of the one datagram.
@@ -46,6 +47,9 @@ pub struct Parameters {
     pub max_datagram: u64,
     /// 1 if the early data of message 1 was taken; in message 2 only. Default 0.
     pub early_taken: u64,
+    /// The number of the sender's next packet in the tunnel, if it has reason to doubt that nobody else sends in its name. Default 0: not
+    /// told.
+    pub next_packet: u64,
 }
 
 impl Default for Parameters {
@@ -58,6 +62,7 @@ impl Default for Parameters {
             features: 0,
             max_datagram: 0,
             early_taken: 0,
+            next_packet: 0,
         }
     }
 }
@@ -73,8 +78,9 @@ impl Parameters {
             (FEATURES, self.features),
             (MAX_DATAGRAM, self.max_datagram),
             (EARLY_TAKEN, self.early_taken),
+            (NEXT_PACKET, self.next_packet),
         ] {
-            if parameter == EARLY_TAKEN && value == 0 {
+            if parameter >= EARLY_TAKEN && value == 0 {
                 continue;
             }
             let value = value.min(varint::MAX);
@@ -103,7 +109,7 @@ impl Parameters {
                 };
             }
             let value = reader.length_prefixed(usize::MAX)?;
-            if parameter > EARLY_TAKEN {
+            if parameter > NEXT_PACKET {
                 continue;
             }
             if seen & 1 << parameter != 0 {
@@ -128,6 +134,7 @@ impl Parameters {
             FEATURES => Some(&mut self.features),
             MAX_DATAGRAM => Some(&mut self.max_datagram),
             EARLY_TAKEN => Some(&mut self.early_taken),
+            NEXT_PACKET => Some(&mut self.next_packet),
             _ => None,
         }
     }
@@ -198,9 +205,9 @@ mod tests {
         #[test]
         fn parameters_round_trip(
             max_data in 0..=varint::MAX, max_stream_data in 0..=varint::MAX, max_streams in 0..=varint::MAX,
-            max_idle_ms in 0..=varint::MAX, features in 0..=varint::MAX, max_datagram in 0..=varint::MAX, early_taken in 0_u64..2, padding in 0_usize..20,
+            max_idle_ms in 0..=varint::MAX, features in 0..=varint::MAX, max_datagram in 0..=varint::MAX, early_taken in 0_u64..2, next_packet in 0..=varint::MAX, padding in 0_usize..20,
         ) {
-            let parameters = Parameters { max_data, max_stream_data, max_streams, max_idle_ms, features, max_datagram, early_taken };
+            let parameters = Parameters { max_data, max_stream_data, max_streams, max_idle_ms, features, max_datagram, early_taken, next_packet };
             let mut buf = Vec::new();
             parameters.encode(&mut buf);
             buf.resize(buf.len() + padding, 0);

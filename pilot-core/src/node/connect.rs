@@ -4,7 +4,7 @@ use super::Node;
 use super::send::Outgoing;
 use crate::dial::{Dial, Stage};
 use crate::event::{ConnectError, Event};
-use crate::handshake::{self, EARLY_DATA_LEN_MAX, Initiator, Local};
+use crate::handshake::{self, EARLY_DATA_LEN_MAX, Initiator, Local, Parameters};
 use crate::id::{IdentityKey, SessionIndex, TunnelId};
 use crate::limits::{CONNECT_TIMEOUT, NEXT_INSTANCE_AFTER, RETRIES_BEFORE_NEW_CIRCUIT};
 use crate::path::Hop;
@@ -111,6 +111,7 @@ impl Node {
         let peer = &mut self.peers[index as usize];
         let Some(dial) = &mut peer.dial else { return };
         let Stage::Unsealed { index: local_index } = dial.stage else { return };
+        let next_packet = peer.tunnel.as_ref().map_or(0, Tunnel::doubted_next_packet);
         let (tunnel, early) = match &mut peer.tunnel {
             Some(tunnel) if tunnel.is_established() => (tunnel.id, &[][..]),
             Some(tunnel) => (TunnelId(self.rng.array()), tunnel.transport.take_early(EARLY_DATA_LEN_MAX)),
@@ -121,7 +122,7 @@ impl Node {
             certificate: &self.keys.certificate,
             transport: &self.keys.transport[0],
         };
-        let parameters = self.config.parameters();
+        let parameters = Parameters { next_packet, ..self.config.parameters() };
         let message_1 = peer.certificate.as_ref().and_then(|remote| {
             Initiator::start(&local, remote, local_index, tunnel, &parameters, early, now.unix, &mut self.rng).ok()
         });
@@ -170,7 +171,8 @@ impl Node {
         let patience = if self.has_next_instance(index) { NEXT_INSTANCE_AFTER } else { CONNECT_TIMEOUT };
         let Some(dial) = &mut self.peers[index as usize].dial else { return };
         if now.mono.since(dial.started) >= patience {
-            self.fail_dial(now, index, ConnectError::NoAnswer);
+            let error = dial.clock.take().map_or(ConnectError::NoAnswer, ConnectError::Clock);
+            self.fail_dial(now, index, error);
             if is_home && self.peers[index as usize].dial.is_none() {
                 self.start_dial(now, index);
             }
@@ -220,7 +222,7 @@ impl Node {
         if let Some(early) = early {
             self.peers[index as usize].promote(now.mono, early, &hop);
         }
-        let took_early = agreed.took_early;
+        let took_early = agreed.took_early();
         self.forget_tries(index);
         self.by_index.insert(agreed.live.index(), index);
         self.by_remote_index.entry(agreed.live.remote_index()).or_insert(index);

@@ -23,6 +23,11 @@ impl Freshness {
         Self { floor: start, greatest: BTreeMap::new(), by_time: BTreeSet::new() }
     }
 
+    /// Other copies may have taken what came before `now`.
+    pub(super) fn forget(&mut self, now: UnixTime) {
+        self.floor = self.floor.max(now);
+    }
+
     /// Takes early data of this time, unless it may have been taken before.
     pub(super) fn take(&mut self, initiator: TransportPublic, timestamp: UnixTime, now: UnixTime) -> bool {
         let known = self.greatest.get(&initiator).copied();

@@ -4,8 +4,9 @@
 //! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
 //!
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
-//! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they may still be sent), `instances` (several homes of one peer), `load`
-//! (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
+//! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `events` (what tunnels
+//! report), `credit` (what they may still be sent), `instances` (several homes of one peer),
+//! `resume` (copies of this process), `load` (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
 mod candidates;
 mod circuits;
@@ -17,6 +18,7 @@ mod freshness;
 mod instances;
 mod load;
 mod receive;
+mod resume;
 mod send;
 #[cfg(test)]
 mod tests;
@@ -42,7 +44,7 @@ pub use crate::peer::{Home, PeerInfo, PeerStatus};
 use crate::rng::Rng;
 use crate::route::Route;
 use crate::stats::Stats;
-use crate::time::{Mono, Now};
+use crate::time::{ClockWatch, Mono, Now};
 use crate::transport::{
     Audit, Code, DatagramError, OpenStreamError as TransportOpenError, Read, ReadError, WriteError,
 };
@@ -89,6 +91,8 @@ pub struct Node {
     credit: CreditAccount,
     /// Whether there are too many first messages, and the cookies against them.
     load: Load,
+    /// Whether both clocks go on alike.
+    clocks: ClockWatch,
     /// Which early data was taken before.
     freshness: Freshness,
     stats: Stats,
@@ -134,6 +138,7 @@ impl Node {
             certificates: RateLimit::new(now.mono),
             unknowns: RateLimit::new(now.mono),
             load: Load::new(now.mono),
+            clocks: ClockWatch::new(now),
             freshness: Freshness::new(now.unix),
             stats: Stats::default(),
         }
@@ -153,6 +158,7 @@ impl Node {
 
     /// Does what has become due. Harmless when nothing has.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.look_at_clocks(now);
         while let Some(&(due, index)) = self.timers.first() {
             if due > now.mono {
                 break;
@@ -238,6 +244,7 @@ impl Node {
 
     /// Ends the tunnels with a peer, with all its instances, and tells it why.
     pub fn close_peer(&mut self, now: Now, peer: &IdentityKey, code: Code, reason: &str) {
+        self.look_at_clocks(now);
         for index in self.slots_of(peer).to_vec() {
             self.close(now, index, code, reason);
         }
@@ -245,6 +252,7 @@ impl Node {
 
     /// Ends every tunnel. Drain [`Node::poll_transmit`] once more, then drop the node.
     pub fn shutdown(&mut self, now: Now) {
+        self.look_at_clocks(now);
         self.home = None;
         for index in 0..self.peers.len() as u32 {
             self.close(now, index, Code::SHUTDOWN, "the agent is shutting down");

@@ -14,9 +14,10 @@ use crate::peer::{Answered, PeerInfo, Unconfirmed};
 use crate::route::{Ecn, Route};
 use crate::stats::DropReason;
 use crate::time::{Mono, Now};
+use crate::transport::Code;
 use crate::tunnel::{Agreed, Tunnel, TunnelOpenError};
 use crate::wire::codec::DecodeError;
-use crate::wire::handshake::Cert;
+use crate::wire::handshake::{Cert, Init};
 use crate::wire::{self, DataHeader, PacketKind, RelayHeader, Unknown};
 
 use super::Node;
@@ -46,6 +47,7 @@ impl RateLimit {
 impl Node {
     /// Takes one datagram. Whatever is wrong with it is counted under a [`DropReason`] and has no other effect.
     pub fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) {
+        self.look_at_clocks(now);
         self.stats.datagrams_received += 1;
         self.stats.bytes_received += datagram.len() as u64;
         if let Err(reason) = self.dispatch(now, from, ecn, datagram) {
@@ -158,6 +160,12 @@ impl Node {
                 self.answer_certificate(now, hop, answer)?;
                 return Err(DropReason::UnknownKey);
             }
+            Err(HandshakeError::Certificate(error)) if error.is_about_time() => {
+                let initiator = Init::decode(packet).map_err(|_| DropReason::Malformed)?.initiator;
+                let answer = handshake::answer_stale_init(initiator, &self.keys.certificate);
+                self.answer_certificate(now, hop, answer)?;
+                return Err(DropReason::CertificateExpired);
+            }
             Err(error) => return Err(drop_reason(&error)),
         };
         let key = incoming.certificate.identity;
@@ -204,10 +212,13 @@ impl Node {
         let tunnel = self.peers[index as usize]
             .tunnel
             .as_ref()
-            .filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel);
+            .filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel)
+            .filter(|tunnel| !tunnel.is_ahead_of(&incoming.parameters));
         let psk = tunnel.and_then(Tunnel::shared_psk);
+        let next_packet = tunnel.map_or(0, Tunnel::doubted_next_packet);
         let early = if psk.is_none() { self.take_early(now, &mut incoming) } else { None };
-        let parameters = Parameters { early_taken: u64::from(early.is_some()), ..self.config.parameters() };
+        let parameters =
+            Parameters { early_taken: u64::from(early.is_some()), next_packet, ..self.config.parameters() };
         let local = Local {
             identity: &self.keys.identity,
             certificate: &self.keys.certificate,
@@ -259,6 +270,9 @@ impl Node {
         };
         peer.learn(info);
         let agreed = Agreed::new(established, local_index, true, now.mono);
+        if continues && peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_ahead_of(&agreed.parameters)) {
+            return self.begin_anew(now, index, local_index);
+        }
         let is_proved = self.dial_hops(index).iter().any(|asked| asked.is_same_way(&hop));
         self.establish(now, index, Made { agreed, continues, hop, is_proved, early: None });
         // A session that the peer began before goes: it has answered us since, and will use ours.
@@ -273,6 +287,15 @@ impl Node {
         Ok(())
     }
 
+    /// The peer is an older copy of the one that the tunnel is with: what was sent since is not its own. A new tunnel takes the old one's
+    /// place, on both sides.
+    fn begin_anew(&mut self, now: Now, index: u32, attempt: SessionIndex) -> Result<(), DropReason> {
+        self.by_index.remove(&attempt);
+        self.end_tunnel(index, Code::PEER_RESTARTED, "the agent has lost what was sent since it was stored");
+        self.start_dial(now, index);
+        Ok(())
+    }
+
     fn handle_cert_request(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
         let answer = handshake::answer_certificate_request(packet, &self.keys.certificate)
             .map_err(|error| drop_reason(&error))?;
@@ -284,10 +307,16 @@ impl Node {
         let nonce = Cert::decode(packet).map_err(|_| DropReason::Malformed)?.nonce;
         let index = self.dial_with_nonce(&nonce).ok_or(DropReason::Unsolicited)?;
         let peer = &mut self.peers[index as usize];
-        let certificate =
-            handshake::accept_certificate(packet, nonce, &peer.key, now.unix).map_err(|error| drop_reason(&error))?;
+        let accepted = handshake::accept_certificate(packet, nonce, &peer.key, now.unix);
+        if let (Err(HandshakeError::Certificate(error)), Some(dial)) = (&accepted, &mut peer.dial) {
+            let text = format!("the agent's certificate is not of this time ({error})");
+            dial.clock = Some(text).filter(|_| error.is_about_time());
+        }
+        let certificate = accepted.map_err(|error| drop_reason(&error))?;
         let is_known = peer.certificate.as_ref().is_some_and(|known| known.key_id == certificate.key_id);
-        if is_known && peer.dial.as_ref().is_some_and(Dial::is_in_handshake) {
+        if let Some(dial) = peer.dial.as_mut().filter(|dial| is_known && dial.is_in_handshake()) {
+            // It has the key that we have used, and yet does not take our message.
+            dial.clock = Some("the agent refuses our certificate as not of its time".to_owned());
             return Err(DropReason::Unsolicited);
         }
         if !self.meet(now.mono, index, certificate) {

@@ -32,6 +32,7 @@ struct Way {
 impl Node {
     /// Appends the next datagram, or train of datagrams to one destination, to `buf`. `None`: all is sent, sleep now.
     pub fn poll_transmit(&mut self, now: Now, buf: &mut Vec<u8>) -> Option<Transmit> {
+        self.look_at_clocks(now);
         let transmit = self.next_transmit(now, buf)?;
         let segments = transmit.segment_size.map_or(1, |size| transmit.len.div_ceil(size));
         self.stats.datagrams_sent += segments as u64;

@@ -259,6 +259,16 @@ impl Transport {
         }
     }
 
+    /// The number that the next packet will have.
+    pub(crate) fn next_packet(&self) -> u64 {
+        self.next_pn
+    }
+
+    /// Whether a packet of this number, or a later one, was received.
+    pub(crate) fn has_received_from(&self, pn: u64) -> bool {
+        self.received.largest().is_some_and(|largest| largest >= pn)
+    }
+
     /// Whether this very packet is in flight: what a peer must name to be believed that it has lost the session.
     pub fn is_in_flight(&self, pn: PacketNumber, tag8: u64) -> bool {
         self.sent.is_in_flight(pn, tag8)

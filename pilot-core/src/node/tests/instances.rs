@@ -26,7 +26,13 @@ impl Pair {
     fn add_home(&mut self, home: u8) {
         let node = Node::new(Config::new(Role::Agent), keys_at(home, self.now), [home + 1; 32], self.now);
         let address = format!("192.0.2.{}:4000", home + 1).parse().expect("an address");
-        self.hosts.push(Host { node, address, events: Vec::new(), circuits: relayed::Circuits::default() });
+        self.hosts.push(Host {
+            node,
+            address,
+            events: Vec::new(),
+            circuits: relayed::Circuits::default(),
+            clock_step: 0,
+        });
     }
 
     /// Host 0 hears that the other identity is at this home.
@@ -201,7 +207,8 @@ fn a_home_that_has_moved_takes_one_round_for_its_certificate() {
         pair.hosts[0].node.set_keys(keys(0, pair.now));
         let address = pair.hosts[1].address;
         let node = Node::new(Config::new(Role::Agent), keys_at(9, pair.now), [9; 32], pair.now);
-        pair.hosts[1] = Host { node, address, events: Vec::new(), circuits: relayed::Circuits::default() };
+        pair.hosts[1] =
+            Host { node, address, events: Vec::new(), circuits: relayed::Circuits::default(), clock_step: 0 };
         let before = pair.now.mono;
         pair.call(b"after");
         pair.run_until(Duration::from_secs(1), |pair| pair.hears_from(1, b"after"));
@@ -218,7 +225,7 @@ fn a_home_that_is_replaced_under_a_running_tunnel_is_left_in_seconds() {
     pair.run_until(Duration::from_secs(1), |pair| pair.hears_from(1, b"before"));
     let address = pair.hosts[1].address;
     let node = Node::new(Config::new(Role::Agent), keys_at(9, pair.now), [9; 32], pair.now);
-    pair.hosts[1] = Host { node, address, events: Vec::new(), circuits: relayed::Circuits::default() };
+    pair.hosts[1] = Host { node, address, events: Vec::new(), circuits: relayed::Circuits::default(), clock_step: 0 };
     pair.say_to(0, stream, b"who is there");
     pair.run_until(NEXT_INSTANCE_AFTER * 2, |pair| {
         pair.has(0, |event| matches!(event, Event::Reset { stream: which, .. } if *which == stream))
