@@ -105,7 +105,7 @@ fn handshake(criterion: &mut Criterion) {
     criterion.bench_function("handshake/both sides", |bencher| {
         bencher.iter(|| {
             let (initiator, init) =
-                Initiator::start(&alice.local(), &bob.certificate, own, tunnel, &parameters, NOW, &mut alice_rng)
+                Initiator::start(&alice.local(), &bob.certificate, own, tunnel, &parameters, &[], NOW, &mut alice_rng)
                     .unwrap();
             let transports = std::slice::from_ref(&bob.transport);
             let incoming = Incoming::open(bob.identity.key(), transports, &init, NOW).unwrap();

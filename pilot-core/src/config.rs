@@ -1,9 +1,11 @@
 //! Settings of a node.
 
 use crate::handshake::Parameters;
+use crate::id::ServicePort;
 use crate::identity::{Certificate, Identity, TransportKey};
 use crate::limits::CREDIT_CAP;
 use crate::transport::TransportConfig;
+use crate::wire::stream_header::StreamHeader;
 
 /// What a node is in the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +33,13 @@ pub struct Config {
     pub(crate) direct: bool,
     pub(crate) transport: TransportConfig,
     pub(crate) credit: u64,
+    pub(crate) replay_safe: Vec<ServicePort>,
 }
 
 impl Config {
     /// Settings with every default.
     pub fn new(role: Role) -> Self {
-        Self { role, direct: true, transport: TransportConfig::default(), credit: CREDIT_CAP }
+        Self { role, direct: true, transport: TransportConfig::default(), credit: CREDIT_CAP, replay_safe: Vec::new() }
     }
 
     /// Whether peers may be reached without a relay; default true. False hides this agent's address from its peers and costs latency.
@@ -60,8 +63,21 @@ impl Config {
     /// Settings of each tunnel's streams and recovery.
     #[must_use]
     pub fn transport(mut self, transport: TransportConfig) -> Self {
-        self.transport = transport;
+        self.transport = transport.with_first_grants();
         self
+    }
+
+    /// Services whose requests do no harm when they are repeated, so that those in a first message are answered although it may be a
+    /// replay (spec/handshake.md §10); default none. Only with the consent of who asks, given in the stream's header.
+    #[must_use]
+    pub fn replay_safe(mut self, services: &[ServicePort]) -> Self {
+        self.replay_safe = services.to_vec();
+        self
+    }
+
+    /// Whether a stream may be served although it may be a replay.
+    pub(crate) fn is_replay_safe(&self, header: &StreamHeader) -> bool {
+        header.replay_safe && self.replay_safe.contains(&header.port)
     }
 
     /// Bytes of flow-control credit that all tunnels together may earn; default 256 MiB. Less bounds memory, more suits a node with many

@@ -1,6 +1,6 @@
 //! One attempt to reach a peer: certificate if it is missing, then message 1, retried until something answers (spec/handshake.md §5).
 //!
-//! States: `Certificate -> Handshake -> done`; a CERT that answers message 1 (our copy was stale) leads to a fresh `Handshake`.
+//! States: `Certificate -> Unsealed -> Handshake -> done`; a CERT that answers message 1 (our copy was stale) leads to a fresh `Handshake`.
 
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use crate::wire::handshake::{Cert, MAC_LEN, put_mac2};
 pub(crate) enum Stage {
     /// The responder's certificate; the nonce, which begins with our index, ties the answer to the question.
     Certificate { nonce: [u8; 8], index: SessionIndex },
+    /// Message 1 is made when it is sent first, so that it can carry what is written by then.
+    Unsealed { index: SessionIndex },
     /// Message 2.
     Handshake { initiator: Box<Initiator>, index: SessionIndex },
 }
@@ -27,6 +29,10 @@ pub(crate) struct Dial {
     next_retry: Mono,
     backoff: Duration,
     retries: u32,
+    /// A certificate is not of the other side's time.
+    pub(crate) clock: Option<String>,
+    /// Another instance of the peer has answered.
+    pub(crate) has_met_other: bool,
     /// What the responder has answered under load, and by which way.
     cookies: Vec<(Hop, [u8; MAC_LEN])>,
 }
@@ -40,6 +46,8 @@ impl Dial {
             next_retry: now + HANDSHAKE_RETRY_MIN,
             backoff: HANDSHAKE_RETRY_MIN,
             retries: 0,
+            clock: None,
+            has_met_other: false,
             cookies: Vec::new(),
         }
     }
@@ -83,12 +91,12 @@ impl Dial {
     /// Our session index, under which an answer comes.
     pub(crate) fn index(&self) -> SessionIndex {
         match self.stage {
-            Stage::Certificate { index, .. } | Stage::Handshake { index, .. } => index,
+            Stage::Certificate { index, .. } | Stage::Unsealed { index } | Stage::Handshake { index, .. } => index,
         }
     }
 
     pub(crate) fn is_in_handshake(&self) -> bool {
-        matches!(self.stage, Stage::Handshake { .. })
+        matches!(self.stage, Stage::Unsealed { .. } | Stage::Handshake { .. })
     }
 
     /// Whether a certificate under this nonce is what the attempt waits for, or what message 1 was answered with.
@@ -96,6 +104,7 @@ impl Dial {
         match &self.stage {
             Stage::Certificate { nonce, .. } => nonce == asked,
             Stage::Handshake { index, .. } => Cert::nonce_for(*index) == *asked,
+            Stage::Unsealed { .. } => false,
         }
     }
 
@@ -103,7 +112,7 @@ impl Dial {
     pub(crate) fn initiator(&mut self, asked: SessionIndex) -> Option<&mut Initiator> {
         match &mut self.stage {
             Stage::Handshake { initiator, index } if *index == asked => Some(initiator),
-            Stage::Handshake { .. } | Stage::Certificate { .. } => None,
+            Stage::Handshake { .. } | Stage::Unsealed { .. } | Stage::Certificate { .. } => None,
         }
     }
 

@@ -42,6 +42,10 @@ pub enum ConnectError {
     /// There is no address and no backbone node to try.
     #[error("no address and no backbone node is known for the agent")]
     NoRoute,
+    /// A certificate, the agent's or ours, is not of the other one's time: one of the two clocks is wrong by more than a day, or the certificate
+    /// was not renewed.
+    #[error("{0}: the clock of one of the two machines is wrong")]
+    Clock(String),
     /// The backbone node has no live tunnel to the agent.
     #[error("the agent is not connected to its backbone node: {0}")]
     Offline(String),

@@ -34,6 +34,8 @@ use crate::wire::{SUITE, VERSION};
 
 /// First bytes of everything that an identity key signs; the context and a zero byte follow (spec/address.md §3).
 const SIGNATURE_DOMAIN: &[u8] = b"pilot/1 ";
+/// Where a certificate names its identity.
+const IDENTITY_AT: usize = 8;
 /// Context of a certificate's signature.
 const CERTIFICATE_CONTEXT: &str = "certificate";
 
@@ -271,7 +273,6 @@ impl Certificate {
     /// Reads a certificate and checks everything about it: address, dates, key id, versions and suites, signature.
     pub fn verify(bytes: &[u8], now: UnixTime) -> Result<Self, CertificateError> {
         let certificate = Self::decode(bytes)?;
-        certificate.check_dates(now)?;
         if certificate.key_id != key_id(&certificate.transport_public) {
             return Err(CertificateError::KeyId);
         }
@@ -282,7 +283,14 @@ impl Certificate {
             return Err(CertificateError::Suites(certificate.suites));
         }
         certificate.identity.verify(CERTIFICATE_CONTEXT, &bytes[..Self::SIGNED_LEN], &certificate.signature)?;
+        // Last, so that what is wrong with the dates is the identity's own word.
+        certificate.check_dates(now)?;
         Ok(certificate)
+    }
+
+    /// The identity that encoded bytes name, before anything of them is verified.
+    pub(crate) fn claimed_identity(bytes: &[u8; Self::LEN]) -> IdentityKey {
+        IdentityKey(*bytes[IDENTITY_AT..].first_chunk().expect("a certificate is longer than that"))
     }
 
     /// Checks that a certificate verified earlier is still good at `now`.
@@ -403,6 +411,13 @@ pub enum CertificateError {
     /// The identity did not sign this.
     #[error("the certificate is not signed by its identity")]
     Signature(#[from] BadSignature),
+}
+
+impl CertificateError {
+    /// Whether only the time is wrong.
+    pub fn is_about_time(&self) -> bool {
+        matches!(self, Self::NotYetValid { .. } | Self::Expired { .. })
+    }
 }
 
 /// The name of a transport key: the first four bytes of its hash.

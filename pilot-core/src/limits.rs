@@ -85,3 +85,14 @@ pub const UNDER_LOAD_INITS_PER_PREFIX: u32 = 8;
 pub const UNDER_LOAD_PREFIXES_MAX: usize = 1_024;
 /// A cookie is good for this long at most, as in WireGuard.
 pub const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
+/// Timestamps of early data kept, one for each transport key of an initiator: half a megabyte. More initiators than this between two of one's
+/// handshakes cost that one its early data.
+pub const FRESHNESS_KEPT_MAX: usize = 4_096;
+/// Early data from further in the future is not taken: else a few forged clocks would raise the floor for all others for long.
+pub const EARLY_DATA_AHEAD_MAX: Duration = Duration::from_secs(60);
+/// Packets that answer early data before the session is used: with message 2 they are less than three times message 1 (RFC 9000 §8.1).
+pub const EARLY_ANSWER_PACKETS_MAX: u32 = 2;
+/// Instances kept of one identity: the machines on which somebody runs the same agent. Making more costs an identity nothing.
+pub const INSTANCES_MAX: usize = 4;
+/// An instance that does not answer for so long is left for the next, if there is one: four retries.
+pub const NEXT_INSTANCE_AFTER: Duration = Duration::from_secs(2);

@@ -112,8 +112,32 @@ impl Paths {
         if let Some(path) = self.paths.iter().find(|path| path.hop.is_same_way(&hop)) {
             return (path.id, false);
         }
-        let id = PathId(self.next_id);
+        let id = self.new_id();
+        self.push(now, id, hop);
+        (id, true)
+    }
+
+    /// The path of this hop, or the id that it will have.
+    pub(crate) fn reserve(&mut self, hop: &Hop) -> PathId {
+        let known = self.paths.iter().find(|path| path.hop.is_same_way(hop)).map(|path| path.id);
+        known.unwrap_or_else(|| self.new_id())
+    }
+
+    /// Makes a path of a hop under the id that was reserved for it, unless it has become another one since. Returns whether it has that id.
+    pub(crate) fn insert_as(&mut self, now: Mono, id: PathId, hop: Hop) -> bool {
+        let known = self.paths.iter().find(|path| path.hop.is_same_way(&hop)).map(|path| path.id);
+        if known.is_none() {
+            self.push(now, id, hop);
+        }
+        known.is_none_or(|known| known == id)
+    }
+
+    fn new_id(&mut self) -> PathId {
         self.next_id += 1;
+        PathId(self.next_id - 1)
+    }
+
+    fn push(&mut self, now: Mono, id: PathId, hop: Hop) {
         let proved = !hop.is_direct();
         let last_received = proved.then_some(now);
         self.paths.push(Path {
@@ -125,7 +149,6 @@ impl Paths {
             probe: None,
             reprobe_after: REPROBE_MIN,
         });
-        (id, true)
     }
 
     /// Removes and returns the path that must make room, if there are too many: the oldest that carries nothing.

@@ -6,16 +6,16 @@ use std::time::Duration;
 use crate::dial::Dial;
 use crate::event::PathKind;
 use crate::handshake::NO_PSK;
-use crate::id::{IdentityKey, PathId};
+use crate::id::{IdentityKey, InstanceId, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
-    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER,
-    MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
+    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
 use crate::time::{Mono, UnixTime};
-use crate::transport::PathParams;
+use crate::transport::{EarlyData, PathParams};
 use crate::tunnel::{Agreed, Tunnel};
 use crate::wire;
 
@@ -67,6 +67,20 @@ pub(crate) struct Unconfirmed {
     pub(crate) timestamp: UnixTime,
     /// The one way by which the answer has gone, if it is one: who uses the session has got it there.
     answered_by: Option<Hop>,
+    /// Early data that was taken, to be received when the session is used.
+    pub(crate) held: Option<EarlyData>,
+    /// The tunnel-to-be, if some of that has been delivered.
+    pub(crate) early: Option<EarlyTunnel>,
+}
+
+/// A tunnel that nobody has used yet: what may be a replay has been delivered, and is answered with a few packets at most.
+pub(crate) struct EarlyTunnel {
+    pub(crate) tunnel: Tunnel,
+    /// The way by which message 1 has come, and the id that it will have as a path.
+    pub(crate) hop: Hop,
+    pub(crate) path: PathId,
+    /// Packets that may still be sent.
+    pub(crate) packets_left: u32,
 }
 
 /// The last message 1 that was answered, so that its duplicate gets the same answer.
@@ -78,6 +92,10 @@ pub(crate) struct Answered {
 /// One peer's slot.
 pub(crate) struct Peer {
     pub(crate) key: IdentityKey,
+    /// Which home of the identity this is; none before its certificate is known.
+    pub(crate) instance: Option<InstanceId>,
+    /// It was not reached by the attempt that is now at another instance.
+    pub(crate) was_tried: bool,
     pub(crate) certificate: Option<Certificate>,
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) homes: Vec<Home>,
@@ -109,7 +127,7 @@ pub(crate) struct Peer {
 
 impl Unconfirmed {
     pub(crate) fn new(agreed: Agreed, continues: bool, now: Mono, timestamp: UnixTime, answered_by: Hop) -> Self {
-        Self { agreed, continues, since: now, timestamp, answered_by: Some(answered_by) }
+        Self { agreed, continues, since: now, timestamp, answered_by: Some(answered_by), held: None, early: None }
     }
 
     /// Notes that a duplicate of message 1 is answered, too.
@@ -127,6 +145,8 @@ impl Peer {
     pub(crate) fn new(key: IdentityKey, now: Mono) -> Self {
         Self {
             key,
+            instance: None,
+            was_tried: false,
             certificate: None,
             addresses: Vec::new(),
             homes: Vec::new(),
@@ -168,6 +188,17 @@ impl Peer {
         }
     }
 
+    /// The tunnel-to-be that early data has begun.
+    pub(crate) fn early_tunnel(&self) -> Option<&Tunnel> {
+        self.unconfirmed.as_ref()?.early.as_ref().map(|early| &early.tunnel)
+    }
+
+    /// The tunnel, and the one that early data has begun.
+    pub(crate) fn tunnels_mut(&mut self) -> impl Iterator<Item = &mut Tunnel> {
+        let early = self.unconfirmed.as_mut().and_then(|unconfirmed| unconfirmed.early.as_mut());
+        self.tunnel.iter_mut().chain(early.map(|early| &mut early.tunnel))
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
         self.tunnel.as_ref().is_some_and(Tunnel::is_established)
     }
@@ -180,10 +211,89 @@ impl Peer {
 
     /// Whether nothing is lost if another peer takes this place: a stranger that came to us, and whose keys have run out since.
     pub(crate) fn is_forgettable(&self, now: Mono) -> bool {
-        let is_resting = self.dial.is_none() && self.unconfirmed.is_none() && !self.wants_circuit;
         let is_stranger = self.addresses.is_empty() && !self.is_backbone;
+        is_stranger && self.is_resting(now)
+    }
+
+    /// Whether nothing is under way with it, and its keys have run out.
+    pub(crate) fn is_resting(&self, now: Mono) -> bool {
+        let is_under_way = self.dial.is_some() || self.unconfirmed.is_some() || self.wants_circuit;
         let has_keys = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now));
-        is_resting && is_stranger && !has_keys && !self.is_in_use()
+        !is_under_way && !has_keys && !self.is_in_use()
+    }
+
+    /// Whether there is nothing but what is known of it.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.tunnel.is_none() && self.dial.is_none() && self.unconfirmed.is_none()
+    }
+
+    /// Whether the instance may become another without harm: there are no good keys, and nothing but streams that wait for new ones.
+    pub(crate) fn may_change_instance(&self, now: Mono) -> bool {
+        let has_keys = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now));
+        let only_waits = self.tunnel.as_ref().is_none_or(|tunnel| tunnel.transport.only_waits());
+        !self.is_connected() || (!has_keys && only_waits)
+    }
+
+    /// Lets the two slots of one peer change the instances that they are for.
+    pub(crate) fn swap_instance(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.instance, &mut other.instance);
+        std::mem::swap(&mut self.certificate, &mut other.certificate);
+        std::mem::swap(&mut self.was_tried, &mut other.was_tried);
+    }
+
+    /// Lets them change the ways by which these are reached. Paths lead to the old ones.
+    pub(crate) fn swap_ways(&mut self, other: &mut Self) {
+        std::mem::swap(&mut self.addresses, &mut other.addresses);
+        std::mem::swap(&mut self.homes, &mut other.homes);
+        std::mem::swap(&mut self.attested, &mut other.attested);
+        for peer in [self, other] {
+            for id in peer.paths.ids_where(|_| true) {
+                peer.remove_path(id);
+            }
+        }
+    }
+
+    /// Adds the ways by which another instance was looked for.
+    pub(crate) fn share_ways_of(&mut self, other: &Self) {
+        for &address in &other.addresses {
+            push_front_bounded(&mut self.addresses, address, ADDRESSES_MAX);
+        }
+        for home in &other.homes {
+            self.homes.retain(|known| known.key != home.key);
+            push_front_bounded(&mut self.homes, home.clone(), HOMES_MAX);
+        }
+    }
+
+    /// Whether a tunnel of the peer's, in which some early data is delivered at once, would meet nothing of ours that is under way.
+    pub(crate) fn may_begin_early(&self, now: Mono) -> bool {
+        let is_settled = |tunnel: &Tunnel| tunnel.is_established() && !tunnel.is_unheard(now);
+        self.dial.is_none() && self.tunnel.as_ref().is_none_or(is_settled)
+    }
+
+    /// Whether the peer is about to use a session in which it has asked something already. An attempt of ours would only cross it.
+    pub(crate) fn is_expected(&self, now: Mono) -> bool {
+        let begun = self.unconfirmed.as_ref().filter(|unconfirmed| unconfirmed.early.is_some());
+        begun.is_some_and(|unconfirmed| now < unconfirmed.since + HANDSHAKE_CROSSING)
+    }
+
+    /// When streams that wait for a session need an attempt of ours: there is none, since the peer was expected.
+    pub(crate) fn dial_due(&self) -> Option<Mono> {
+        let is_waiting = self.dial.is_none() && self.tunnel.as_ref().is_some_and(|tunnel| !tunnel.is_established());
+        let begun = self.unconfirmed.as_ref().filter(|unconfirmed| unconfirmed.early.is_some());
+        is_waiting.then(|| begun.map_or(Mono(0), |unconfirmed| unconfirmed.since + HANDSHAKE_CROSSING))
+    }
+
+    /// Makes the tunnel that was begun early the tunnel of the peer, which has none that is in use. `hop`: the way of its first packet.
+    pub(crate) fn promote(&mut self, now: Mono, early: EarlyTunnel, hop: &Hop) {
+        let EarlyTunnel { mut tunnel, hop: began, path, .. } = early;
+        if !hop.is_same_way(&began) || !self.paths.insert_as(now, path, began) {
+            tunnel.transport.remove_path(path);
+        }
+        if let Some(waiting) = self.tunnel.take() {
+            tunnel.adopt_streams(waiting);
+        }
+        self.tunnel = Some(tunnel);
+        self.introduce_paths();
     }
 
     /// Gives the slot to another peer and returns whose it was. The node's queue and timers go on, and handles of streams stay stale.
@@ -308,6 +418,7 @@ impl Peer {
             tunnel.and_then(|tunnel| tunnel.transport.poll_timeout()),
             tunnel.and_then(Tunnel::previous_expiry),
             self.dial.as_ref().map(Dial::timeout),
+            self.dial_due(),
             self.unconfirmed.as_ref().map(|session| session.since + UNCONFIRMED_SESSION_LIFETIME),
             self.paths.timeout(self.is_in_use()),
             self.liveness_timeout(is_home),
@@ -365,8 +476,12 @@ impl Peer {
 
 /// Packet sizes of a path: what always fits, and how far discovery may go (spec/paths.md §5).
 fn path_params(path: &Path) -> PathParams {
-    let is_proved = path.was_proved();
-    match path.hop {
+    hop_params(&path.hop, path.was_proved())
+}
+
+/// As [`path_params`], for a way that is no path yet.
+pub(crate) fn hop_params(hop: &Hop, is_proved: bool) -> PathParams {
+    match hop {
         Hop::Direct(_) => {
             PathParams { max_packet: wire::BASE, probe_mtu_to: Some(MTU_PROBE_MAX), initial_rtt: None, is_proved }
         }

@@ -36,6 +36,8 @@ pub enum DropReason {
     UnknownKey,
     /// An answer to no request that is open.
     Unsolicited,
+    /// The certificate of another instance than the one that is asked, with which there is a tunnel.
+    OtherInstance,
     /// A handshake that lost against our own simultaneous one.
     SimultaneousInitiation,
     /// A reply suppressed by a rate limit.
@@ -52,7 +54,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Malformed,
         Self::Version,
         Self::UnexpectedStun,
@@ -69,6 +71,7 @@ impl DropReason {
         Self::CertificateExpired,
         Self::UnknownKey,
         Self::Unsolicited,
+        Self::OtherInstance,
         Self::SimultaneousInitiation,
         Self::RateLimited,
         Self::RelaySource,
@@ -96,6 +99,7 @@ impl DropReason {
             Self::CertificateExpired => "certificate_expired",
             Self::UnknownKey => "unknown_key",
             Self::Unsolicited => "unsolicited",
+            Self::OtherInstance => "other_instance",
             Self::SimultaneousInitiation => "simultaneous_initiation",
             Self::RateLimited => "rate_limited",
             Self::RelaySource => "relay_source",

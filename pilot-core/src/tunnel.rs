@@ -3,8 +3,9 @@
 //! A tunnel outlives its sessions: a rekey replaces the keys and nothing else. `next` is a responder's session that its initiator has not
 //! used yet, `current` the one that seals, `previous` the one before, which opens what is late and stays until the peer has used `current`.
 
-use crate::handshake::Established;
-use crate::id::{IdentityKey, PacketNumber, SessionIndex, TunnelId};
+use crate::event::StreamHandle;
+use crate::handshake::{Established, Parameters};
+use crate::id::{PacketNumber, SessionIndex, StreamId, TunnelId};
 use crate::limits::{
     HANDSHAKE_CROSSING, PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
     REKEY_RESPONDER_DELAY,
@@ -28,24 +29,38 @@ pub(crate) struct LiveSession {
     generation: (u64, Mono),
 }
 
+/// Counts the transports that a peer has had, so that stream handles are never used twice. Those of streams that we have opened and of those
+/// that the peer has differ where a tunnel was made of two.
+#[derive(Clone, Copy)]
+pub(crate) struct Generation {
+    peer: u32,
+    ours: u32,
+    theirs: u32,
+    opens_even: bool,
+}
+
 /// What a handshake has agreed on, ready to become a tunnel's session.
 pub(crate) struct Agreed {
     pub(crate) live: LiveSession,
     pub(crate) tunnel: TunnelId,
     pub(crate) limits: PeerLimits,
+    /// What the peer grants and tells.
+    pub(crate) parameters: Parameters,
+    is_initiator: bool,
 }
 
 /// Streams and keys shared with one peer.
 pub(crate) struct Tunnel {
     /// Chosen by the initiator of the first session; meaningless until there is one.
     pub(crate) id: TunnelId,
-    /// Counts the transports that this peer has had, so that stream handles are never used twice.
-    pub(crate) generation: u32,
+    generation: Generation,
     pub(crate) transport: Transport,
     pub(crate) connected_since: Option<Mono>,
     replay: ReplayWindow,
     current: Option<LiveSession>,
     previous: Option<LiveSession>,
+    /// Somebody else may seal under the keys of `current`: a copy of this process.
+    is_distrusted: bool,
 }
 
 impl Agreed {
@@ -57,6 +72,7 @@ impl Agreed {
             max_streams: established.parameters.max_streams,
         };
         let tunnel = established.tunnel;
+        let parameters = established.parameters;
         let next_psk = *established.keys.next_psk;
         let remote_index = established.remote_index;
         let session = Session::new(established, index);
@@ -73,11 +89,33 @@ impl Agreed {
             },
             tunnel,
             limits,
+            parameters,
+            is_initiator,
         }
     }
 }
 
+impl Generation {
+    /// The handle of a stream of the tunnel.
+    pub(crate) fn handle(&self, stream: StreamId) -> StreamHandle {
+        let is_ours = (stream.0 & 1 == 0) == self.opens_even;
+        StreamHandle { peer: self.peer, generation: if is_ours { self.ours } else { self.theirs }, stream }
+    }
+}
+
+impl Agreed {
+    /// Whether the peer has taken the early data of our message 1.
+    pub(crate) fn took_early(&self) -> bool {
+        self.is_initiator && self.parameters.early_taken == 1
+    }
+}
+
 impl LiveSession {
+    /// Seals a packet of a session whose tunnel has received nothing yet. The packet starts at `start`.
+    pub(crate) fn seal(&mut self, packet: &mut Vec<u8>, start: usize, number: PacketNumber) {
+        self.session.seal(packet, start, number);
+    }
+
     pub(crate) fn index(&self) -> SessionIndex {
         self.index
     }
@@ -108,23 +146,34 @@ impl LiveSession {
 }
 
 impl Tunnel {
-    /// A tunnel without keys: streams can be opened on it, nothing is sent until [`Tunnel::adopt`].
-    pub(crate) fn new(
-        config: &TransportConfig,
-        generation: u32,
-        own: &IdentityKey,
-        peer: &IdentityKey,
-        now: Mono,
-    ) -> Self {
+    /// A tunnel without keys: streams can be opened on it, nothing is sent until [`Tunnel::adopt`]. `opens_even`: our key is the smaller one.
+    pub(crate) fn new(config: &TransportConfig, (slot, generation): (u32, u32), opens_even: bool, now: Mono) -> Self {
         Self {
             id: TunnelId([0; 16]),
-            generation,
-            transport: Transport::new(config, own < peer, PeerLimits::UNKNOWN, now),
+            generation: Generation { peer: slot, ours: generation, theirs: generation, opens_even },
+            transport: Transport::new(config, opens_even, PeerLimits::UNKNOWN, now),
             connected_since: None,
             replay: ReplayWindow::new(),
             current: None,
             previous: None,
+            is_distrusted: false,
         }
+    }
+
+    /// How streams of the tunnel are named outside.
+    pub(crate) fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Whether this is the handle of a stream of the tunnel.
+    pub(crate) fn names(&self, handle: StreamHandle) -> bool {
+        self.generation.handle(handle.stream) == handle
+    }
+
+    /// Takes over the streams of another tunnel that wait for a session, under their old handles.
+    pub(crate) fn adopt_streams(&mut self, waiting: Self) {
+        self.generation.ours = waiting.generation.ours;
+        self.transport.adopt_streams(waiting.transport);
     }
 
     pub(crate) fn is_established(&self) -> bool {
@@ -133,6 +182,7 @@ impl Tunnel {
 
     /// Makes a new session the current one. Returns the session that this drops, if any: of the other two, the one that the peer may not have.
     pub(crate) fn adopt(&mut self, agreed: Agreed, now: Mono) -> Option<LiveSession> {
+        self.is_distrusted = false;
         let mut forgotten = self.current.replace(agreed.live);
         if self.previous.is_none() || forgotten.as_ref().is_some_and(|replaced| replaced.is_confirmed) {
             std::mem::swap(&mut self.previous, &mut forgotten);
@@ -180,16 +230,31 @@ impl Tunnel {
         live.session.seal(packet, start, number);
     }
 
-    /// Whether packets may be sealed: there are keys and they are not too old.
+    /// Seals nothing more under the keys that there are.
+    pub(crate) fn distrust_keys(&mut self) {
+        self.is_distrusted = self.is_established();
+    }
+
+    /// What a handshake tells about the state of a tunnel whose keys are distrusted: nothing was sent since.
+    pub(crate) fn doubted_next_packet(&self) -> u64 {
+        if self.is_distrusted { self.transport.next_packet() } else { 0 }
+    }
+
+    /// Whether the peer, which names its next packet in doubt, has sent that one already: another copy of it has.
+    pub(crate) fn is_ahead_of(&self, parameters: &Parameters) -> bool {
+        parameters.next_packet > 0 && self.transport.has_received_from(parameters.next_packet)
+    }
+
+    /// Whether packets may be sealed: there are keys, nobody else has them, and they are not too old.
     pub(crate) fn can_seal(&self, now: Mono) -> bool {
-        self.current.as_ref().is_some_and(|live| !live.is_expired(now))
+        !self.is_distrusted && self.current.as_ref().is_some_and(|live| !live.is_expired(now))
     }
 
     /// Whether the keys are so old that their next use is to renew them.
     pub(crate) fn wants_rekey(&self, now: Mono) -> bool {
         self.current.as_ref().is_some_and(|live| {
             let patience = if live.is_initiator { REKEY_AFTER_TIME } else { REKEY_AFTER_TIME + REKEY_RESPONDER_DELAY };
-            now.since(live.since) >= patience
+            self.is_distrusted || now.since(live.since) >= patience
         })
     }
 

@@ -118,7 +118,7 @@ impl Driver {
         while !self.core.is_stopping {
             let input = self.wait().await;
             let now = clock::now();
-            if let Some(entropy) = self.entropy.take(now.mono) {
+            if let Some(entropy) = self.entropy.take(now) {
                 self.core.node.reseed(&entropy);
             }
             if !matches!(input, Input::Timer) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use pilot_core::config::Keys;
 use pilot_core::id::InstanceId;
 use pilot_core::identity::Identity;
-use pilot_core::time::{Mono, UnixTime};
+use pilot_core::time::{ClockWatch, Mono, Now, UnixTime};
 
 use crate::clock;
 use crate::home::{AgentHome, HomeError, entropy};
@@ -34,6 +34,7 @@ pub struct KeyRenewal {
 #[derive(Debug)]
 pub struct EntropyFeed {
     fed: Mono,
+    clocks: ClockWatch,
 }
 
 impl KeyRenewal {
@@ -73,15 +74,17 @@ impl KeyRenewal {
 impl EntropyFeed {
     /// A node was seeded at `now`.
     pub fn new(now: Mono) -> Self {
-        Self { fed: now }
+        Self { fed: now, clocks: ClockWatch::default() }
     }
 
-    /// Fresh entropy, if it is time. The clock goes on during suspend, so it is on resume.
-    pub fn take(&mut self, now: Mono) -> Option<[u8; 32]> {
-        if now.since(self.fed) < ENTROPY_INTERVAL {
+    /// Fresh entropy, if it is time. The boot-time clock goes on during suspend, so it is on resume; and when the clocks have parted, the node
+    /// is about to make new keys (spec/handshake.md §12).
+    pub fn take(&mut self, now: Now) -> Option<[u8; 32]> {
+        let have_parted = self.clocks.have_parted(now);
+        if now.mono.since(self.fed) < ENTROPY_INTERVAL && !have_parted {
             return None;
         }
-        self.fed = now;
+        self.fed = now.mono;
         entropy().inspect_err(|error| tracing::warn!(%error, "no fresh entropy")).ok()
     }
 }
@@ -149,11 +152,15 @@ mod tests {
     #[test]
     fn entropy_comes_once_a_minute_and_after_a_long_sleep() {
         let start = Mono(1_000_000_000);
+        let after = |time: Duration| Now { mono: start + time, unix: NOW + time };
         let mut feed = EntropyFeed::new(start);
-        assert_eq!(feed.take(start + ENTROPY_INTERVAL - Duration::from_nanos(1)), None);
-        let first = feed.take(start + ENTROPY_INTERVAL);
-        assert_eq!(feed.take(start + ENTROPY_INTERVAL), None);
-        let second = feed.take(start + DAY);
+        assert_eq!(feed.take(after(ENTROPY_INTERVAL - Duration::from_nanos(1))), None);
+        let first = feed.take(after(ENTROPY_INTERVAL));
+        assert_eq!(feed.take(after(ENTROPY_INTERVAL)), None);
+        let second = feed.take(after(DAY));
         assert!(first.is_some() && second.is_some() && first != second);
+        assert_eq!(feed.take(after(DAY)), None);
+        let restored = Now { unix: NOW + DAY * 2, ..after(DAY) };
+        assert!(feed.take(restored).is_some(), "at once, when the clocks have parted");
     }
 }

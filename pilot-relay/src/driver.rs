@@ -218,7 +218,7 @@ impl Driver {
         let mut batch = RecvBatch::new();
         loop {
             let now = clock::now();
-            if let Some(entropy) = self.entropy.take(now.mono) {
+            if let Some(entropy) = self.entropy.take(now) {
                 self.backbone.reseed(&entropy);
             }
             let has_more = self.send(now);

@@ -112,6 +112,7 @@ fn genuine() -> &'static Genuine {
             OURS,
             TunnelId([7; 16]),
             &parameters,
+            &[],
             START.unix,
             &mut rng,
         )

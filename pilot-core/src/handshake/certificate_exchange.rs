@@ -39,9 +39,8 @@ pub fn accept_certificate(
     if answer.nonce != nonce {
         return Err(HandshakeError::Unasked);
     }
-    let certificate = Certificate::verify(answer.certificate, now)?;
-    if certificate.identity != *identity {
+    if Certificate::claimed_identity(answer.certificate) != *identity {
         return Err(HandshakeError::ForeignIdentity);
     }
-    Ok(certificate)
+    Ok(Certificate::verify(answer.certificate, now)?)
 }

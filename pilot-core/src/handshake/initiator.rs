@@ -3,6 +3,7 @@
 use bytes::BufMut;
 
 use crate::crypto::{Secret, x25519, x25519_public};
+use crate::handshake::parameters::encode_early;
 use crate::handshake::symmetric::Symmetric;
 use crate::handshake::{Established, HandshakeError, Local, Parameters, copy_of, prologue};
 use crate::id::{SessionIndex, TunnelId};
@@ -26,18 +27,21 @@ pub struct Initiator {
 }
 
 impl Initiator {
-    /// Starts a handshake with the owner of a verified certificate. `index` is how the peer shall name the session.
+    /// Starts a handshake with the owner of a verified certificate. `index` is how the peer shall name the session, `early` the early
+    /// data: at most [`super::EARLY_DATA_LEN_MAX`] bytes, none in a tunnel that runs.
     ///
     /// Returns the datagram that carries message 1. It may be sent again as it is: the answer is the same.
     ///
     /// # Errors
     /// If the peer's transport key has small order.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of message 1")]
     pub fn start(
         local: &Local<'_>,
         remote: &Certificate,
         index: SessionIndex,
         tunnel: TunnelId,
         parameters: &Parameters,
+        early: &[u8],
         now: UnixTime,
         rng: &mut Rng,
     ) -> Result<(Self, Vec<u8>), HandshakeError> {
@@ -48,7 +52,7 @@ impl Initiator {
         state.mix_key(&*x25519(&ephemeral, &remote.transport_public)?);
         let sealed_static = state.seal(&local.transport.public());
         state.mix_key(&*local.transport.diffie_hellman(&remote.transport_public)?);
-        let sealed_payload = state.seal(&encode_payload(local.certificate, tunnel, now, parameters));
+        let sealed_payload = state.seal(&encode_payload(local.certificate, tunnel, now, parameters, early));
 
         let responder = Mac1Key::new(&remote.identity);
         let packet = encode_init(index, remote.key_id, &ephemeral_public, &sealed_static, &sealed_payload, &responder);
@@ -147,13 +151,20 @@ impl Initiator {
     }
 }
 
-/// Payload 1 (spec/handshake.md §4): certificate, tunnel id, timestamp, parameters, zeros to the end of the datagram.
-fn encode_payload(certificate: &Certificate, tunnel: TunnelId, now: UnixTime, parameters: &Parameters) -> Vec<u8> {
+/// Payload 1 (spec/handshake.md §4): certificate, tunnel id, timestamp, parameters, early data, zeros to the end of the datagram.
+fn encode_payload(
+    certificate: &Certificate,
+    tunnel: TunnelId,
+    now: UnixTime,
+    parameters: &Parameters,
+    early: &[u8],
+) -> Vec<u8> {
     let mut payload = Vec::with_capacity(INIT_PAYLOAD_LEN);
     payload.put_slice(&certificate.encode());
     payload.put_slice(&tunnel.0);
     payload.put_u64(now.0);
     parameters.encode(&mut payload);
+    encode_early(early, &mut payload);
     debug_assert!(payload.len() <= INIT_PAYLOAD_LEN);
     payload.resize(INIT_PAYLOAD_LEN, 0);
     payload

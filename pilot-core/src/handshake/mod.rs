@@ -8,7 +8,7 @@
 //!   Established                                               Established
 //! ```
 //!
-//! Payload 1 is the initiator's certificate, the tunnel id, a timestamp and its [`Parameters`]; payload 2 is the responder's session
+//! Payload 1 is the initiator's certificate, the tunnel id, a timestamp, its [`Parameters`] and perhaps early data; payload 2 is the responder's session
 //! index, its certificate if the initiator does not have the current one, and its parameters. The prologue binds version, suite,
 //! indexes and the responder's identity key, so that a certificate on somebody else's transport key gives no session.
 //!
@@ -30,7 +30,7 @@ pub use certificate_exchange::{
     accept_certificate, answer_certificate_request, answer_stale_init, certificate_request,
 };
 pub use initiator::Initiator;
-pub use parameters::Parameters;
+pub use parameters::{EARLY_DATA_LEN_MAX, Parameters};
 pub use responder::Incoming;
 
 use crate::crypto::{Secret, SmallOrder};

@@ -28,6 +28,8 @@ pub struct Incoming {
     pub timestamp: UnixTime,
     /// What the initiator grants and speaks.
     pub parameters: Parameters,
+    /// Early data (spec/handshake.md §10).
+    pub early: Vec<u8>,
     /// How the initiator names the session.
     pub initiator: SessionIndex,
     /// SHA-256 of the datagram without mac2: a duplicate gets the same answer from a cache.
@@ -79,6 +81,7 @@ impl Incoming {
             tunnel: payload.tunnel,
             timestamp: payload.timestamp,
             parameters: payload.parameters,
+            early: payload.early.to_vec(),
             initiator: message.initiator,
             transcript: sha256(&[message.without_mac2()]),
             state,
@@ -129,17 +132,17 @@ struct Payload1<'a> {
     tunnel: TunnelId,
     timestamp: UnixTime,
     parameters: Parameters,
+    early: &'a [u8],
 }
 
 impl<'a> Payload1<'a> {
     fn decode(payload: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(payload);
-        Ok(Self {
-            certificate: reader.bytes(Certificate::LEN)?,
-            tunnel: TunnelId(reader.array()?),
-            timestamp: UnixTime(reader.u64()?),
-            parameters: Parameters::decode(reader)?,
-        })
+        let certificate = reader.bytes(Certificate::LEN)?;
+        let tunnel = TunnelId(reader.array()?);
+        let timestamp = UnixTime(reader.u64()?);
+        let (parameters, early) = Parameters::decode_with_early(reader)?;
+        Ok(Self { certificate, tunnel, timestamp, parameters, early })
     }
 }
 

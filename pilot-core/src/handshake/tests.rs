@@ -40,7 +40,7 @@ impl Party {
 
     fn start(&self, remote: &Self, seed: u8) -> (Initiator, Vec<u8>) {
         let mut rng = Rng::new([seed; 32]);
-        Initiator::start(&self.local(), &remote.certificate, INITIATOR, TUNNEL, &parameters(1), NOW, &mut rng)
+        Initiator::start(&self.local(), &remote.certificate, INITIATOR, TUNNEL, &parameters(1), &[], NOW, &mut rng)
             .expect("a good certificate")
     }
 
@@ -302,7 +302,8 @@ fn a_peer_key_of_small_order_is_refused_on_both_sides() {
     let (alice, mut bob) = parties();
     bob.certificate.transport_public = [0; 32];
     let mut rng = Rng::new([1; 32]);
-    let started = Initiator::start(&alice.local(), &bob.certificate, INITIATOR, TUNNEL, &parameters(1), NOW, &mut rng);
+    let started =
+        Initiator::start(&alice.local(), &bob.certificate, INITIATOR, TUNNEL, &parameters(1), &[], NOW, &mut rng);
     assert_eq!(error(started), HandshakeError::SmallOrder(SmallOrder));
 
     let (alice, bob) = parties();

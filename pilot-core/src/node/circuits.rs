@@ -57,7 +57,22 @@ impl Node {
         }
     }
 
+    /// As [`Self::open_circuit`], but with the next packets out: what is written until then can travel with the question.
+    pub(super) fn queue_circuit(&mut self, index: u32) {
+        self.circuits_queued.insert(index);
+    }
+
+    /// Asks for the circuits that attempts have begun to need.
+    pub(super) fn open_queued_circuits(&mut self, now: Now) {
+        while let Some(index) = self.circuits_queued.pop_first() {
+            if self.peers[index as usize].dial.is_some() {
+                self.open_circuit(now, index);
+            }
+        }
+    }
+
     fn ask_for_circuit(&mut self, now: Now, backbone: u32, index: u32) {
+        self.seal_dial(now, index);
         let peer = &self.peers[index as usize];
         let packet = peer.dial.as_ref().map(|dial| dial.datagram.clone()).unwrap_or_default();
         let request = CircuitOpen { destination: peer.key.0.into(), packet: packet.into() };
@@ -122,7 +137,7 @@ impl Node {
     fn circuit_opened(&mut self, now: Now, backbone: u32, index: u32, opened: CircuitOpened) {
         self.peers[index as usize].wants_circuit = false;
         if opened.status != CircuitStatus::Ok {
-            self.circuit_denied(index, opened);
+            self.circuit_denied(now, index, opened);
             return;
         }
         self.attest(index, backbone, opened.attested.as_deref().unwrap_or_default());
@@ -133,7 +148,7 @@ impl Node {
     }
 
     /// The node says no. If nothing else is left to try, that is the answer; else the attempt goes on.
-    fn circuit_denied(&mut self, index: u32, opened: CircuitOpened) {
+    fn circuit_denied(&mut self, now: Now, index: u32, opened: CircuitOpened) {
         let peer = &self.peers[index as usize];
         let has_direct = self.config.direct && !peer.addresses.is_empty();
         if peer.dial.is_none() || peer.is_connected() || has_direct {
@@ -143,7 +158,7 @@ impl Node {
             CircuitStatus::Refused => ConnectError::Refused(opened.reason),
             CircuitStatus::Ok | CircuitStatus::NotFound | CircuitStatus::Busy => ConnectError::Offline(opened.reason),
         };
-        self.fail_dial(index, error);
+        self.fail_dial(now, index, error);
     }
 
     /// The question got no answer; the retry of the attempt asks again.
@@ -163,13 +178,22 @@ impl Node {
         {
             self.stats.drop(reason);
         }
-        let Ok(index) = self.index_of(&IdentityKey(*offer.caller)) else { return };
+        let Some(index) = self.caller_by(&IdentityKey(*offer.caller), &hop) else { return };
         self.attest(index, backbone, &offer.attested);
         if self.peers[index as usize].is_connected() {
             self.replace_circuit(now, index, hop);
             self.choose_path(now, index);
             self.send_candidates(index);
         }
+    }
+
+    /// The instance of a caller that a circuit leads to: the only one, or the one whose first packet has just come by it.
+    fn caller_by(&self, caller: &IdentityKey, hop: &Hop) -> Option<u32> {
+        let slots = self.slots_of(caller);
+        let has_come = |&index: &u32| {
+            self.peers[index as usize].unconfirmed.as_ref().is_some_and(|unconfirmed| unconfirmed.is_proof_of(hop))
+        };
+        if let [only] = slots { Some(*only) } else { slots.iter().copied().find(has_come) }
     }
 
     /// A peer has one circuit at a node: the newest.

@@ -1,17 +1,33 @@
 //! Reaching a peer: attempts and their retries, and what begins and ends with a session.
 
 use super::Node;
+use super::send::Outgoing;
 use crate::dial::{Dial, Stage};
-use crate::event::{ConnectError, Event, StreamHandle};
-use crate::handshake::{self, Initiator, Local};
-use crate::id::TunnelId;
-use crate::limits::{CONNECT_TIMEOUT, RETRIES_BEFORE_NEW_CIRCUIT};
+use crate::event::{ConnectError, Event};
+use crate::handshake::{self, EARLY_DATA_LEN_MAX, Initiator, Local, Parameters};
+use crate::id::{IdentityKey, SessionIndex, TunnelId};
+use crate::limits::{CONNECT_TIMEOUT, NEXT_INSTANCE_AFTER, RETRIES_BEFORE_NEW_CIRCUIT};
 use crate::path::Hop;
+use crate::peer::EarlyTunnel;
+use crate::rng::Rng;
 use crate::route::Route;
 use crate::time::{Mono, Now};
 use crate::transport::Code;
-use crate::tunnel::{Agreed, LiveSession};
+use crate::tunnel::{Agreed, LiveSession, Tunnel};
 use crate::wire;
+
+/// A session that a handshake has made.
+pub(super) struct Made {
+    pub(super) agreed: Agreed,
+    /// It belongs to the tunnel that we have; else the peer has lost its state and so do we.
+    pub(super) continues: bool,
+    /// The way by which the last packet of the handshake has come.
+    pub(super) hop: Hop,
+    /// The handshake was answered by this very way.
+    pub(super) is_proved: bool,
+    /// What its early data has begun.
+    pub(super) early: Option<EarlyTunnel>,
+}
 
 impl Node {
     /// Sees to it that packets can reach the peer: a handshake if there is no session, a circuit if there is no path that works.
@@ -19,7 +35,10 @@ impl Node {
         let peer = &self.peers[index as usize];
         let can_seal = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now.mono));
         if !can_seal {
-            if peer.dial.is_none() {
+            if peer.dial.is_none() && peer.is_expected(now.mono) {
+                // What waits for it is noticed by the timer if it does not come.
+                self.tunnel_or_new(now.mono, index);
+            } else if peer.dial.is_none() {
                 self.start_dial(now, index);
             }
             return;
@@ -51,12 +70,12 @@ impl Node {
         self.dial_since(now, index, now.mono);
         let peer = &self.peers[index as usize];
         if peer.addresses.is_empty() && peer.homes.is_empty() && peer.paths.active().is_none() {
-            self.fail_dial(index, ConnectError::NoRoute);
+            self.fail_dial(now, index, ConnectError::NoRoute);
             return;
         }
         self.send_dial(index);
         if !self.has_usable_relay(index) {
-            self.open_circuit(now, index);
+            self.queue_circuit(index);
         }
         self.touch(index);
     }
@@ -70,7 +89,7 @@ impl Node {
         self.touch(index);
     }
 
-    /// Prepares the datagram of an attempt: message 1, or the question for the certificate that it needs.
+    /// Prepares an attempt: message 1, or the question for the certificate that it needs.
     fn dial_since(&mut self, now: Now, index: u32, started: Mono) {
         let local_index = self.new_index();
         let peer = &mut self.peers[index as usize];
@@ -78,26 +97,41 @@ impl Node {
             self.by_index.remove(&old.index());
         }
         let certificate = peer.certificate.as_ref().filter(|certificate| certificate.check_dates(now.unix).is_ok());
-        let running = peer.tunnel.as_ref().filter(|tunnel| tunnel.is_established());
-        let tunnel = running.map_or_else(|| TunnelId(self.rng.array()), |tunnel| tunnel.id);
+        let (stage, datagram) = if certificate.is_some() {
+            (Stage::Unsealed { index: local_index }, Vec::new())
+        } else {
+            certificate_question(&peer.key, local_index, &mut self.rng)
+        };
+        peer.dial = Some(Dial::new(stage, datagram, started, now.mono));
+        self.by_index.insert(local_index, index);
+    }
+
+    /// Makes message 1 of an attempt that has none yet. A new tunnel's has the early data that there is.
+    pub(super) fn seal_dial(&mut self, now: Now, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        let Some(dial) = &mut peer.dial else { return };
+        let Stage::Unsealed { index: local_index } = dial.stage else { return };
+        let next_packet = peer.tunnel.as_ref().map_or(0, Tunnel::doubted_next_packet);
+        let (tunnel, early) = match &mut peer.tunnel {
+            Some(tunnel) if tunnel.is_established() => (tunnel.id, &[][..]),
+            Some(tunnel) => (TunnelId(self.rng.array()), tunnel.transport.take_early(EARLY_DATA_LEN_MAX)),
+            None => (TunnelId(self.rng.array()), &[][..]),
+        };
         let local = Local {
             identity: &self.keys.identity,
             certificate: &self.keys.certificate,
             transport: &self.keys.transport[0],
         };
-        let parameters = self.config.parameters();
-        let message_1 = certificate.and_then(|certificate| {
-            Initiator::start(&local, certificate, local_index, tunnel, &parameters, now.unix, &mut self.rng).ok()
+        let parameters = Parameters { next_packet, ..self.config.parameters() };
+        let message_1 = peer.certificate.as_ref().and_then(|remote| {
+            Initiator::start(&local, remote, local_index, tunnel, &parameters, early, now.unix, &mut self.rng).ok()
         });
-        let (stage, datagram) = if let Some((initiator, datagram)) = message_1 {
-            (Stage::Handshake { initiator: Box::new(initiator), index: local_index }, datagram)
-        } else {
-            let mut nonce: [u8; 8] = self.rng.array();
-            nonce[..4].copy_from_slice(&local_index.0.to_be_bytes());
-            (Stage::Certificate { nonce, index: local_index }, handshake::certificate_request(&peer.key, nonce))
+        (dial.stage, dial.datagram) = match message_1 {
+            Some((initiator, datagram)) => {
+                (Stage::Handshake { initiator: Box::new(initiator), index: local_index }, datagram)
+            }
+            None => certificate_question(&peer.key, local_index, &mut self.rng),
         };
-        peer.dial = Some(Dial::new(stage, datagram, started, now.mono));
-        self.by_index.insert(local_index, index);
     }
 
     /// Sends the attempt's datagram by every way that is known; the first answer counts.
@@ -126,19 +160,20 @@ impl Node {
 
     /// Sends the attempt's datagram by one way.
     pub(super) fn send_dial_by(&mut self, index: u32, hop: Hop) {
-        if let Some(dial) = &self.peers[index as usize].dial {
-            let datagram = dial.datagram_by(&hop);
-            self.queue(hop, datagram);
+        if self.peers[index as usize].dial.is_some() {
+            self.queue(hop, Outgoing::Dial(index));
         }
     }
 
     /// Retries an attempt, or ends it. The home node is tried for ever.
     pub(super) fn dial_timeout(&mut self, now: Now, index: u32) {
         let is_home = self.home == Some(index);
+        let patience = if self.has_next_instance(index) { NEXT_INSTANCE_AFTER } else { CONNECT_TIMEOUT };
         let Some(dial) = &mut self.peers[index as usize].dial else { return };
-        if now.mono.since(dial.started) >= CONNECT_TIMEOUT {
-            self.fail_dial(index, ConnectError::NoAnswer);
-            if is_home {
+        if now.mono.since(dial.started) >= patience {
+            let error = dial.clock.take().map_or(ConnectError::NoAnswer, ConnectError::Clock);
+            self.fail_dial(now, index, error);
+            if is_home && self.peers[index as usize].dial.is_none() {
                 self.start_dial(now, index);
             }
             return;
@@ -153,29 +188,26 @@ impl Node {
     }
 
     /// Gives an attempt up. Without a session the streams that waited for it end too.
-    pub(super) fn fail_dial(&mut self, index: u32, error: ConnectError) {
+    pub(super) fn fail_dial(&mut self, now: Now, index: u32, error: ConnectError) {
+        let goes_on = self.has_next_instance(index);
         let peer = &mut self.peers[index as usize];
         peer.wants_circuit = false;
         let Some(dial) = peer.dial.take() else { return };
         self.by_index.remove(&dial.index());
-        if !peer.is_connected() {
-            let key = peer.key;
+        if goes_on {
+            return self.go_on_with_next_instance(now, index);
+        }
+        let (key, is_connected) = (peer.key, peer.is_connected());
+        self.forget_tries(index);
+        if !is_connected {
             self.end_tunnel(index, Code::UNREACHABLE, &error.to_string());
             self.events.push_back(Event::ConnectFailed { peer: key, error });
         }
     }
 
-    /// Puts a new session in charge. `continues`: it belongs to the tunnel that we have; else the peer has lost its state and so do we.
-    /// `is_proved`: the handshake was answered by this very way.
-    pub(super) fn establish(
-        &mut self,
-        now: Now,
-        index: u32,
-        agreed: Agreed,
-        continues: bool,
-        hop: Hop,
-        is_proved: bool,
-    ) {
+    /// Puts a new session in charge.
+    pub(super) fn establish(&mut self, now: Now, index: u32, made: Made) {
+        let Made { agreed, continues, hop, is_proved, early } = made;
         let peer = &self.peers[index as usize];
         let was_connected = peer.is_connected();
         let is_unheard = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_unheard(now.mono));
@@ -184,9 +216,14 @@ impl Node {
             self.end_tunnel(index, Code::PEER_RESTARTED, "the agent has restarted");
             self.forget_circuits_at(index);
         }
-        if !continues && let Some(crossing) = self.peers[index as usize].unconfirmed.take() {
-            self.by_index.remove(&crossing.agreed.live.index());
+        if !continues {
+            self.drop_unconfirmed(index);
         }
+        if let Some(early) = early {
+            self.peers[index as usize].promote(now.mono, early, &hop);
+        }
+        let took_early = agreed.took_early();
+        self.forget_tries(index);
         self.by_index.insert(agreed.live.index(), index);
         self.by_remote_index.entry(agreed.live.remote_index()).or_insert(index);
         self.stats.handshakes += 1;
@@ -207,6 +244,9 @@ impl Node {
             peer.paths.probe(now.mono, path, &mut self.rng);
         }
         self.choose_path(now, index);
+        if let Some(tunnel) = &mut self.peers[index as usize].tunnel {
+            tunnel.transport.settle_early(now.mono, took_early);
+        }
         if !was_connected || restarted {
             self.connected(now, index, restarted);
         }
@@ -240,17 +280,19 @@ impl Node {
 
     /// Ends a tunnel on our side: its streams are reset, its sessions forgotten.
     pub(super) fn end_tunnel(&mut self, index: u32, code: Code, reason: &str) {
-        let peer = &mut self.peers[index as usize];
-        if let Some(unconfirmed) = peer.unconfirmed.take() {
-            self.by_index.remove(&unconfirmed.agreed.live.index());
-        }
-        let Some(tunnel) = peer.tunnel.take() else { return };
+        self.drop_unconfirmed(index);
+        let Some(tunnel) = self.peers[index as usize].tunnel.take() else { return };
         self.credit.give_back(tunnel.transport.earned_credit());
         for session in tunnel.sessions() {
             self.forget_session(index, session);
         }
+        self.end_streams(&tunnel, code, reason);
+    }
+
+    /// Tells that the streams of a tunnel are over.
+    pub(super) fn end_streams(&mut self, tunnel: &Tunnel, code: Code, reason: &str) {
         for stream in tunnel.transport.streams() {
-            let stream = StreamHandle { peer: index, generation: tunnel.generation, stream };
+            let stream = tunnel.generation().handle(stream);
             if let Some(control) = self.control_streams.remove(&stream) {
                 self.circuit_failed(control.purpose);
             } else {
@@ -272,4 +314,11 @@ impl Node {
             self.end_tunnel(index, code, reason);
         }
     }
+}
+
+/// Asks for a peer's certificate. The nonce begins with the index of the attempt.
+fn certificate_question(peer: &IdentityKey, index: SessionIndex, rng: &mut Rng) -> (Stage, Vec<u8>) {
+    let mut nonce: [u8; 8] = rng.array();
+    nonce[..4].copy_from_slice(&index.0.to_be_bytes());
+    (Stage::Certificate { nonce, index }, handshake::certificate_request(peer, nonce))
 }

@@ -6,6 +6,7 @@ use crate::limits::{HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT};
 use crate::path::Hop;
 use crate::time::{Mono, Now};
 use crate::transport::{PathFrame, TransportEvent};
+use crate::tunnel::Generation;
 
 use super::Node;
 
@@ -20,14 +21,15 @@ impl Node {
                 self.forget_session(index, &expired);
             }
         }
-        let peer = &mut self.peers[index as usize];
-        if peer.has_stale_unconfirmed(now.mono)
-            && let Some(stale) = peer.unconfirmed.take()
-        {
-            self.by_index.remove(&stale.agreed.live.index());
+        if self.peers[index as usize].has_stale_unconfirmed(now.mono) {
+            self.drop_unconfirmed(index);
         }
+        let peer = &mut self.peers[index as usize];
         if peer.probe_liveness(now.mono, is_home) && peer.is_in_use() {
             self.look_for_a_way(now, index);
+        }
+        if self.peers[index as usize].dial_due().is_some_and(|due| due <= now.mono) {
+            self.start_dial(now, index);
         }
         self.dial_timeout(now, index);
         self.probe_paths(now, index);
@@ -58,16 +60,23 @@ impl Node {
     /// Takes over everything that the peer's transport reports, until it reports nothing more.
     pub(super) fn drain_peer(&mut self, now: Now, index: u32) {
         while let Some(tunnel) = &mut self.peers[index as usize].tunnel {
-            let generation = tunnel.generation;
+            let generation = tunnel.generation();
             let Some(event) = tunnel.transport.poll_event() else { break };
             self.handle_transport_event(now, index, generation, event);
         }
+        self.drain_early(now, index);
         self.grant_credit(now.mono, index);
         self.touch(index);
     }
 
-    fn handle_transport_event(&mut self, now: Now, index: u32, generation: u32, event: TransportEvent) {
-        let handle = |stream| StreamHandle { peer: index, generation, stream };
+    pub(super) fn handle_transport_event(
+        &mut self,
+        now: Now,
+        index: u32,
+        generation: Generation,
+        event: TransportEvent,
+    ) {
+        let handle = |stream| generation.handle(stream);
         match event {
             TransportEvent::StreamOpened { stream, header } if self.is_offer(index, header.port) => {
                 self.accept_offer(now, handle(stream));

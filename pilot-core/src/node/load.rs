@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Node;
+use super::send::Outgoing;
 use crate::crypto::{Secret, hmac_sha256};
 use crate::limits::{
     COOKIE_LIFETIME, UNDER_LOAD_INITS_PER_PREFIX, UNDER_LOAD_INITS_PER_SECOND, UNDER_LOAD_PREFIXES_MAX,
@@ -81,7 +82,7 @@ impl Node {
         let backbone = if let Hop::Direct(route) = &hop { self.backbone_at(route) } else { None };
         self.check_direct(backbone, &hop)?;
         let answer = Cookie::seal(&init, &own, self.rng.array(), cookie);
-        self.queue(hop, answer.encode());
+        self.queue(hop, Outgoing::Datagram(answer.encode()));
         Err(DropReason::UnderLoad)
     }
 

@@ -4,16 +4,21 @@
 //! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
 //!
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
-//! and offered), `candidates` (direct paths, told and probed), `events` (what tunnels report), `credit` (what they may still be sent), `load`
-//! (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
+//! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `events` (what tunnels
+//! report), `credit` (what they may still be sent), `instances` (several homes of one peer),
+//! `resume` (copies of this process), `load` (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
 mod candidates;
 mod circuits;
 mod connect;
 mod credit;
+mod early;
 mod events;
+mod freshness;
+mod instances;
 mod load;
 mod receive;
+mod resume;
 mod send;
 #[cfg(test)]
 mod tests;
@@ -25,21 +30,21 @@ use bytes::Bytes;
 
 use self::circuits::ControlStream;
 use self::credit::CreditAccount;
+use self::freshness::Freshness;
 use self::load::Load;
 use self::receive::RateLimit;
-use self::send::Held;
+use self::send::{Held, Outgoing};
 use crate::config::{Config, Keys, Role};
 use crate::event::{Event, PathKind, StreamHandle};
 use crate::id::{IdentityKey, ServicePort, SessionIndex};
 use crate::identity::Certificate;
-use crate::limits::{PEERS_MAX, SLOTS_LOOKED_AT};
 use crate::path::Hop;
 use crate::peer::Peer;
 pub use crate::peer::{Home, PeerInfo, PeerStatus};
 use crate::rng::Rng;
 use crate::route::Route;
 use crate::stats::Stats;
-use crate::time::{Mono, Now};
+use crate::time::{ClockWatch, Mono, Now};
 use crate::transport::{
     Audit, Code, DatagramError, OpenStreamError as TransportOpenError, Read, ReadError, WriteError,
 };
@@ -55,7 +60,8 @@ pub struct Node {
     peers: Vec<Peer>,
     /// Where the search for such a slot goes on.
     next_victim: u32,
-    by_key: BTreeMap<IdentityKey, u32>,
+    /// Slots of each peer, one for each of its instances.
+    by_key: BTreeMap<IdentityKey, Vec<u32>>,
     /// Our session indices, by which packets reach a peer's tunnel.
     by_index: BTreeMap<SessionIndex, u32>,
     /// The peers' session indices, which UNKNOWN names.
@@ -69,9 +75,11 @@ pub struct Node {
     control_streams: BTreeMap<StreamHandle, ControlStream>,
     /// Peers that wait for a tunnel to this backbone slot.
     circuits_waiting: BTreeMap<u32, BTreeSet<u32>>,
+    /// Peers for which a circuit is asked with the next packets out.
+    circuits_queued: BTreeSet<u32>,
     events: VecDeque<Event>,
     /// Datagrams outside of sessions.
-    outbox: VecDeque<(Hop, Vec<u8>)>,
+    outbox: VecDeque<(Hop, Outgoing)>,
     held: Option<Held>,
     ready: VecDeque<u32>,
     timers: BTreeSet<(Mono, u32)>,
@@ -83,6 +91,10 @@ pub struct Node {
     credit: CreditAccount,
     /// Whether there are too many first messages, and the cookies against them.
     load: Load,
+    /// Whether both clocks go on alike.
+    clocks: ClockWatch,
+    /// Which early data was taken before.
+    freshness: Freshness,
     stats: Stats,
 }
 
@@ -117,6 +129,7 @@ impl Node {
             observed: None,
             control_streams: BTreeMap::new(),
             circuits_waiting: BTreeMap::new(),
+            circuits_queued: BTreeSet::new(),
             events: VecDeque::new(),
             outbox: VecDeque::new(),
             held: None,
@@ -125,6 +138,8 @@ impl Node {
             certificates: RateLimit::new(now.mono),
             unknowns: RateLimit::new(now.mono),
             load: Load::new(now.mono),
+            clocks: ClockWatch::new(now),
+            freshness: Freshness::new(now.unix),
             stats: Stats::default(),
         }
     }
@@ -143,6 +158,7 @@ impl Node {
 
     /// Does what has become due. Harmless when nothing has.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.look_at_clocks(now);
         while let Some(&(due, index)) = self.timers.first() {
             if due > now.mono {
                 break;
@@ -156,7 +172,8 @@ impl Node {
 
     /// When [`Node::handle_timeout`] wants to be called; at once while output is queued.
     pub fn poll_timeout(&self) -> Option<Mono> {
-        if !self.ready.is_empty() || !self.outbox.is_empty() || self.held.is_some() {
+        if !self.ready.is_empty() || !self.circuits_queued.is_empty() || !self.outbox.is_empty() || self.held.is_some()
+        {
             return Some(Mono(0));
         }
         self.timers.first().map(|&(due, _)| due)
@@ -219,21 +236,23 @@ impl Node {
 
     /// Makes sure there is a tunnel, or an attempt at one.
     pub fn connect(&mut self, now: Now, peer: &IdentityKey) -> Result<(), OpenStreamError> {
-        let index = self.index_of(peer)?;
+        let index = self.choose_instance(now.mono, peer)?;
         self.ensure_route(now, index);
         self.touch(index);
         Ok(())
     }
 
-    /// Ends the tunnel with a peer and tells it why.
+    /// Ends the tunnels with a peer, with all its instances, and tells it why.
     pub fn close_peer(&mut self, now: Now, peer: &IdentityKey, code: Code, reason: &str) {
-        if let Ok(index) = self.index_of(peer) {
+        self.look_at_clocks(now);
+        for index in self.slots_of(peer).to_vec() {
             self.close(now, index, code, reason);
         }
     }
 
     /// Ends every tunnel. Drain [`Node::poll_transmit`] once more, then drop the node.
     pub fn shutdown(&mut self, now: Now) {
+        self.look_at_clocks(now);
         self.home = None;
         for index in 0..self.peers.len() as u32 {
             self.close(now, index, Code::SHUTDOWN, "the agent is shutting down");
@@ -247,10 +266,10 @@ impl Node {
         peer: &IdentityKey,
         header: &StreamHeader,
     ) -> Result<StreamHandle, OpenStreamError> {
-        let index = self.index_of(peer)?;
+        let index = self.choose_instance(now.mono, peer)?;
         let tunnel = self.tunnel_or_new(now.mono, index);
         let stream = tunnel.transport.open_stream(header)?;
-        let handle = StreamHandle { peer: index, generation: tunnel.generation, stream };
+        let handle = tunnel.generation().handle(stream);
         self.peers[index as usize].begin_waiting(now.mono);
         self.ensure_route(now, index);
         self.touch(index);
@@ -261,7 +280,9 @@ impl Node {
     pub fn write(&mut self, now: Now, stream: StreamHandle, data: &mut Bytes) -> Result<usize, WriteError> {
         let tunnel = self.tunnel_of(stream).ok_or(WriteError::UnknownStream)?;
         let taken = tunnel.transport.write(stream.stream, data)?;
-        self.ensure_route(now, stream.peer);
+        if !self.is_early(stream) {
+            self.ensure_route(now, stream.peer);
+        }
         self.touch(stream.peer);
         Ok(taken)
     }
@@ -334,7 +355,11 @@ impl Node {
 
     /// The proved direct route to a connected peer: where a backbone node forwards, and from where it accepts, that client's relayed packets.
     pub fn validated_remote(&self, peer: &IdentityKey) -> Option<Route> {
-        let peer = &self.peers[self.index_of(peer).ok()? as usize];
+        self.validated_remote_of(self.index_of(peer).ok()?)
+    }
+
+    fn validated_remote_of(&self, index: u32) -> Option<Route> {
+        let peer = &self.peers[index as usize];
         let path = peer.paths.active().filter(|path| peer.is_connected() && path.is_proved())?;
         match path.hop {
             Hop::Direct(route) => Some(route),
@@ -359,55 +384,15 @@ impl Node {
 
     /// What the simulator checks after every step, for each tunnel. One whose keys are too old rests: its timers count for nothing.
     pub fn audit(&self, now: Mono) -> impl Iterator<Item = (IdentityKey, Audit)> + '_ {
-        self.peers.iter().filter_map(move |peer| {
-            let tunnel = peer.tunnel.as_ref()?;
+        let audit = move |peer: &Peer, tunnel: &Tunnel| {
             let mut audit = tunnel.transport.audit();
             audit.timers.retain(|_| tunnel.can_seal(now));
-            Some((peer.key, audit))
-        })
-    }
-
-    fn index_of(&self, peer: &IdentityKey) -> Result<u32, OpenStreamError> {
-        self.by_key.get(peer).copied().ok_or(OpenStreamError::UnknownPeer)
-    }
-
-    /// Finds or makes the slot of a peer, unless the table is full.
-    fn slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
-        if let Some(&index) = self.by_key.get(&key) {
-            return Some(index);
-        }
-        if key == self.key() {
-            return None;
-        }
-        let index = if self.peers.len() < PEERS_MAX {
-            self.peers.push(Peer::new(key, now));
-            self.peers.len() as u32 - 1
-        } else {
-            self.take_over_slot(now, key)?
+            (peer.key, audit)
         };
-        self.by_key.insert(key, index);
-        Some(index)
-    }
-
-    /// Gives the place of a peer that is of no use any more to another. A few are looked at in turn.
-    fn take_over_slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
-        let after = |index: u32| (index + 1) % self.peers.len() as u32;
-        let mut looked_at =
-            std::iter::successors(Some(self.next_victim), |&index| Some(after(index))).take(SLOTS_LOOKED_AT);
-        let found = looked_at.find(|&index| self.peers[index as usize].is_forgettable(now));
-        let last = found.unwrap_or_else(|| looked_at.last().unwrap_or(self.next_victim));
-        self.next_victim = (last + 1) % self.peers.len() as u32;
-        let index = found?;
-        self.end_tunnel(index, Code::TIMEOUT, "nothing was heard for long");
-        let old = self.peers[index as usize].make_way_for(key, now);
-        self.by_key.remove(&old);
-        Some(index)
-    }
-
-    fn learn(&mut self, now: Mono, info: PeerInfo) -> Option<u32> {
-        let index = self.slot(now, info.key)?;
-        self.peers[index as usize].learn(info);
-        Some(index)
+        self.peers.iter().flat_map(move |peer| {
+            let early = peer.early_tunnel();
+            peer.tunnel.iter().chain(early).map(move |tunnel| audit(peer, tunnel))
+        })
     }
 
     fn tunnel_or_new(&mut self, now: Mono, index: u32) -> &mut Tunnel {
@@ -415,15 +400,20 @@ impl Node {
         let peer = &mut self.peers[index as usize];
         if peer.tunnel.is_none() {
             peer.generations += 1;
-            peer.tunnel = Some(Tunnel::new(&self.config.transport, peer.generations, &own, &peer.key, now));
+            let names = (index, peer.generations);
+            peer.tunnel = Some(Tunnel::new(&self.config.transport, names, own < peer.key, now));
             peer.introduce_paths();
         }
         peer.tunnel.as_mut().expect("made above")
     }
 
     fn tunnel_of(&mut self, stream: StreamHandle) -> Option<&mut Tunnel> {
-        let tunnel = self.peers.get_mut(stream.peer as usize)?.tunnel.as_mut()?;
-        (tunnel.generation == stream.generation).then_some(tunnel)
+        self.peers.get_mut(stream.peer as usize)?.tunnels_mut().find(|tunnel| tunnel.names(stream))
+    }
+
+    /// Whether the stream came with early data of a session that is not in use yet.
+    fn is_early(&self, stream: StreamHandle) -> bool {
+        self.peers[stream.peer as usize].early_tunnel().is_some_and(|tunnel| tunnel.names(stream))
     }
 
     fn is_agent(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::dial::Dial;
-use crate::handshake::{self, HandshakeError, Incoming, Local};
+use crate::handshake::{self, HandshakeError, Incoming, Local, Parameters};
 use crate::id::SessionIndex;
 use crate::identity::CertificateError;
 use crate::limits::{
@@ -14,12 +14,15 @@ use crate::peer::{Answered, PeerInfo, Unconfirmed};
 use crate::route::{Ecn, Route};
 use crate::stats::DropReason;
 use crate::time::{Mono, Now};
+use crate::transport::Code;
 use crate::tunnel::{Agreed, Tunnel, TunnelOpenError};
 use crate::wire::codec::DecodeError;
-use crate::wire::handshake::Cert;
+use crate::wire::handshake::{Cert, Init};
 use crate::wire::{self, DataHeader, PacketKind, RelayHeader, Unknown};
 
 use super::Node;
+use super::connect::Made;
+use super::send::Outgoing;
 
 /// A token bucket for answers that need no state, so that junk cannot make us a source of junk.
 pub(super) struct RateLimit {
@@ -44,6 +47,7 @@ impl RateLimit {
 impl Node {
     /// Takes one datagram. Whatever is wrong with it is counted under a [`DropReason`] and has no other effect.
     pub fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) {
+        self.look_at_clocks(now);
         self.stats.datagrams_received += 1;
         self.stats.bytes_received += datagram.len() as u64;
         if let Err(reason) = self.dispatch(now, from, ecn, datagram) {
@@ -78,9 +82,8 @@ impl Node {
 
     /// The backbone node whose validated address this is.
     pub(super) fn backbone_at(&self, from: &Route) -> Option<u32> {
-        let is_there = |&&index: &&u32| {
-            self.validated_remote(&self.peers[index as usize].key).is_some_and(|route| route.remote == from.remote)
-        };
+        let is_there =
+            |&&index: &&u32| self.validated_remote_of(index).is_some_and(|route| route.remote == from.remote);
         self.backbones.iter().find(is_there).copied()
     }
 
@@ -139,7 +142,12 @@ impl Node {
         unconfirmed.agreed.live.open(&mut copy).map_err(|_| DropReason::Authentication)?;
         let unconfirmed = peer.unconfirmed.take().expect("found above");
         let is_proved = unconfirmed.is_proof_of(&hop);
-        self.establish(now, index, unconfirmed.agreed, unconfirmed.continues, hop, is_proved);
+        let Unconfirmed { agreed, continues, early, held, .. } = unconfirmed;
+        self.establish(now, index, Made { agreed, continues, hop, is_proved, early });
+        if let Some(held) = held {
+            let path = self.peers[index as usize].add_path(now.mono, hop);
+            self.receive_early(now, index, path, &held);
+        }
         Ok(())
     }
 
@@ -152,11 +160,18 @@ impl Node {
                 self.answer_certificate(now, hop, answer)?;
                 return Err(DropReason::UnknownKey);
             }
+            Err(HandshakeError::Certificate(error)) if error.is_about_time() => {
+                let initiator = Init::decode(packet).map_err(|_| DropReason::Malformed)?.initiator;
+                let answer = handshake::answer_stale_init(initiator, &self.keys.certificate);
+                self.answer_certificate(now, hop, answer)?;
+                return Err(DropReason::CertificateExpired);
+            }
             Err(error) => return Err(drop_reason(&error)),
         };
         let key = incoming.certificate.identity;
-        self.check_direct(self.by_key.get(&key).copied(), &hop)?;
-        let index = self.slot(now.mono, key).ok_or(DropReason::TableFull)?;
+        self.check_direct(self.slots_of(&key).first().copied(), &hop)?;
+        let instance = incoming.certificate.instance;
+        let index = self.slot_of_instance(now.mono, key, instance).ok_or(DropReason::TableFull)?;
         if self.answer_duplicate(now, index, &incoming, hop) {
             return Ok(());
         }
@@ -185,32 +200,37 @@ impl Node {
             }
             unconfirmed.answer_again(&hop);
         }
-        self.queue(hop, response);
+        self.queue(hop, Outgoing::Datagram(response));
         true
     }
 
     /// Answers message 1. Nothing but the answer exists until the initiator has used the session.
-    fn respond(&mut self, now: Now, index: u32, incoming: Incoming, hop: Hop) -> Result<(), DropReason> {
+    fn respond(&mut self, now: Now, index: u32, mut incoming: Incoming, hop: Hop) -> Result<(), DropReason> {
         let local_index = self.new_index();
         let (transcript, timestamp) = (incoming.transcript, incoming.timestamp);
         let certificate = incoming.certificate.clone();
         let tunnel = self.peers[index as usize]
             .tunnel
             .as_ref()
-            .filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel);
+            .filter(|tunnel| tunnel.is_established() && tunnel.id == incoming.tunnel)
+            .filter(|tunnel| !tunnel.is_ahead_of(&incoming.parameters));
         let psk = tunnel.and_then(Tunnel::shared_psk);
+        let next_packet = tunnel.map_or(0, Tunnel::doubted_next_packet);
+        let early = if psk.is_none() { self.take_early(now, &mut incoming) } else { None };
+        let parameters =
+            Parameters { early_taken: u64::from(early.is_some()), next_packet, ..self.config.parameters() };
         let local = Local {
             identity: &self.keys.identity,
             certificate: &self.keys.certificate,
             transport: &self.keys.transport[0],
         };
-        let parameters = self.config.parameters();
         let (established, response) =
             incoming.respond(&local, local_index, &psk.unwrap_or(handshake::NO_PSK), &parameters, &mut self.rng);
+        self.drop_unconfirmed(index);
         let peer = &mut self.peers[index as usize];
         let agreed = Agreed::new(established, local_index, false, now.mono);
         let unconfirmed = Unconfirmed::new(agreed, psk.is_some(), now.mono, timestamp, hop);
-        let replaced = peer.unconfirmed.replace(unconfirmed);
+        peer.unconfirmed = Some(unconfirmed);
         peer.answered = Some(Answered { transcript, response: response.clone() });
         peer.learn(PeerInfo {
             key: certificate.identity,
@@ -218,11 +238,11 @@ impl Node {
             addresses: Vec::new(),
             homes: Vec::new(),
         });
-        if let Some(replaced) = replaced {
-            self.by_index.remove(&replaced.agreed.live.index());
-        }
         self.by_index.insert(local_index, index);
-        self.queue(hop, response);
+        self.queue(hop, Outgoing::Datagram(response));
+        if let Some(early) = early {
+            self.hold_early(now, index, early, hop);
+        }
         self.touch(index);
         Ok(())
     }
@@ -250,19 +270,29 @@ impl Node {
         };
         peer.learn(info);
         let agreed = Agreed::new(established, local_index, true, now.mono);
-        let is_proved = self.dial_hops(index).iter().any(|asked| asked.is_same_way(&hop));
-        self.establish(now, index, agreed, continues, hop, is_proved);
-        // A session that the peer began before goes: it has answered us since, and will use ours.
-        let peer = &mut self.peers[index as usize];
-        if let Some(crossed) = peer.unconfirmed.take() {
-            self.by_index.remove(&crossed.agreed.live.index());
+        if continues && peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_ahead_of(&agreed.parameters)) {
+            return self.begin_anew(now, index, local_index);
         }
+        let is_proved = self.dial_hops(index).iter().any(|asked| asked.is_same_way(&hop));
+        self.establish(now, index, Made { agreed, continues, hop, is_proved, early: None });
+        // A session that the peer began before goes: it has answered us since, and will use ours.
+        self.drop_unconfirmed(index);
+        let peer = &mut self.peers[index as usize];
         // The responder holds its session back until we have used it.
         let path = peer.add_path(now.mono, hop);
         if let Some(tunnel) = &mut peer.tunnel {
             tunnel.transport.ping(path);
         }
         self.touch(index);
+        Ok(())
+    }
+
+    /// The peer is an older copy of the one that the tunnel is with: what was sent since is not its own. A new tunnel takes the old one's
+    /// place, on both sides.
+    fn begin_anew(&mut self, now: Now, index: u32, attempt: SessionIndex) -> Result<(), DropReason> {
+        self.by_index.remove(&attempt);
+        self.end_tunnel(index, Code::PEER_RESTARTED, "the agent has lost what was sent since it was stored");
+        self.start_dial(now, index);
         Ok(())
     }
 
@@ -277,13 +307,21 @@ impl Node {
         let nonce = Cert::decode(packet).map_err(|_| DropReason::Malformed)?.nonce;
         let index = self.dial_with_nonce(&nonce).ok_or(DropReason::Unsolicited)?;
         let peer = &mut self.peers[index as usize];
-        let certificate =
-            handshake::accept_certificate(packet, nonce, &peer.key, now.unix).map_err(|error| drop_reason(&error))?;
+        let accepted = handshake::accept_certificate(packet, nonce, &peer.key, now.unix);
+        if let (Err(HandshakeError::Certificate(error)), Some(dial)) = (&accepted, &mut peer.dial) {
+            let text = format!("the agent's certificate is not of this time ({error})");
+            dial.clock = Some(text).filter(|_| error.is_about_time());
+        }
+        let certificate = accepted.map_err(|error| drop_reason(&error))?;
         let is_known = peer.certificate.as_ref().is_some_and(|known| known.key_id == certificate.key_id);
-        if is_known && peer.dial.as_ref().is_some_and(Dial::is_in_handshake) {
+        if let Some(dial) = peer.dial.as_mut().filter(|dial| is_known && dial.is_in_handshake()) {
+            // It has the key that we have used, and yet does not take our message.
+            dial.clock = Some("the agent refuses our certificate as not of its time".to_owned());
             return Err(DropReason::Unsolicited);
         }
-        peer.certificate = Some(certificate);
+        if !self.meet(now.mono, index, certificate) {
+            return Err(DropReason::OtherInstance);
+        }
         self.dial_again(now, index);
         Ok(())
     }
@@ -313,7 +351,7 @@ impl Node {
         let unknown = Unknown::answer(packet).map_err(|_| DropReason::Malformed)?;
         self.check_direct(None, &hop)?;
         self.unknowns.spend(now.mono)?;
-        self.queue(hop, unknown.encode().to_vec());
+        self.queue(hop, Outgoing::Datagram(unknown.encode().to_vec()));
         Ok(())
     }
 
@@ -321,7 +359,7 @@ impl Node {
     fn answer_certificate(&mut self, now: Now, hop: Hop, answer: Vec<u8>) -> Result<(), DropReason> {
         self.check_direct(None, &hop)?;
         self.certificates.spend(now.mono)?;
-        self.queue(hop, answer);
+        self.queue(hop, Outgoing::Datagram(answer));
         Ok(())
     }
 

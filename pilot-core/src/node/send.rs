@@ -15,6 +15,14 @@ pub(super) struct Held {
     datagram: Vec<u8>,
 }
 
+/// What waits to be sent outside of sessions.
+pub(super) enum Outgoing {
+    /// A datagram.
+    Datagram(Vec<u8>),
+    /// The datagram of the attempt to reach this peer, made when its turn comes.
+    Dial(u32),
+}
+
 /// Where a hop leads at this moment.
 struct Way {
     route: Route,
@@ -24,6 +32,7 @@ struct Way {
 impl Node {
     /// Appends the next datagram, or train of datagrams to one destination, to `buf`. `None`: all is sent, sleep now.
     pub fn poll_transmit(&mut self, now: Now, buf: &mut Vec<u8>) -> Option<Transmit> {
+        self.look_at_clocks(now);
         let transmit = self.next_transmit(now, buf)?;
         let segments = transmit.segment_size.map_or(1, |size| transmit.len.div_ceil(size));
         self.stats.datagrams_sent += segments as u64;
@@ -32,9 +41,9 @@ impl Node {
     }
 
     /// Queues a datagram that belongs to no session. A full queue drops it: every one of them is retried by somebody.
-    pub(super) fn queue(&mut self, hop: Hop, datagram: Vec<u8>) {
+    pub(super) fn queue(&mut self, hop: Hop, outgoing: Outgoing) {
         if self.outbox.len() < CONTROL_QUEUE_MAX {
-            self.outbox.push_back((hop, datagram));
+            self.outbox.push_back((hop, outgoing));
         }
     }
 
@@ -47,7 +56,7 @@ impl Node {
         let mut packet = vec![0; DataHeader::LEN];
         if let Some(number) = tunnel.transport.poll_packet(now.mono, path, &mut packet) {
             tunnel.seal(&mut packet, 0, number);
-            self.queue(hop, packet);
+            self.queue(hop, Outgoing::Datagram(packet));
         }
     }
 
@@ -56,16 +65,19 @@ impl Node {
             buf.extend_from_slice(&held.datagram);
             return Some(single(held.route, held.datagram.len()));
         }
-        while let Some((hop, datagram)) = self.outbox.pop_front() {
-            if let Some(way) = self.way(&hop) {
-                let start = buf.len();
-                push_relay_header(&way, buf);
-                buf.extend_from_slice(&datagram);
-                return Some(single(way.route, buf.len() - start));
+        self.open_queued_circuits(now);
+        while let Some((hop, outgoing)) = self.outbox.pop_front() {
+            let datagram = match outgoing {
+                Outgoing::Datagram(datagram) => Some(datagram),
+                Outgoing::Dial(index) => self.dial_datagram(now, index, &hop),
+            };
+            if let Some(transmit) = datagram.and_then(|datagram| self.transmit_single(&hop, &datagram, buf)) {
+                return Some(transmit);
             }
         }
         while let Some(index) = self.ready.pop_front() {
-            if let Some(transmit) = self.train(now, index, buf) {
+            let transmit = self.early_answer(now, index, buf).or_else(|| self.train(now, index, buf));
+            if let Some(transmit) = transmit {
                 self.ready.push_back(index);
                 return Some(transmit);
             }
@@ -76,6 +88,21 @@ impl Node {
             }
         }
         None
+    }
+
+    /// Puts one datagram on its way, if that leads anywhere now.
+    pub(super) fn transmit_single(&mut self, hop: &Hop, datagram: &[u8], buf: &mut Vec<u8>) -> Option<Transmit> {
+        let way = self.way(hop)?;
+        let start = buf.len();
+        push_relay_header(&way, buf);
+        buf.extend_from_slice(datagram);
+        Some(single(way.route, buf.len() - start))
+    }
+
+    /// The datagram of an attempt that still goes on, for one way.
+    fn dial_datagram(&mut self, now: Now, index: u32, hop: &Hop) -> Option<Vec<u8>> {
+        self.seal_dial(now, index);
+        self.peers[index as usize].dial.as_ref().map(|dial| dial.datagram_by(hop))
     }
 
     /// Builds the next train of a peer: packets of one size for one path, the last may be shorter.
@@ -139,7 +166,7 @@ impl Node {
         match *hop {
             Hop::Direct(route) => Some(Way { route, circuit: None }),
             Hop::Relay { backbone, circuit } => {
-                let route = self.validated_remote(&self.peers[backbone as usize].key)?;
+                let route = self.validated_remote_of(backbone)?;
                 Some(Way { route, circuit: Some(circuit) })
             }
         }

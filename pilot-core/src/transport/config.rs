@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::early::{EARLY_CREDIT, EARLY_STREAMS};
+
 /// Limits that one side sets for the other in the handshake's parameters (spec/streams.md §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerLimits {
@@ -128,6 +130,15 @@ impl TransportConfig {
     #[must_use]
     pub fn sabotage(mut self, sabotage: Sabotage) -> Self {
         self.sabotage = Some(sabotage);
+        self
+    }
+
+    /// These settings, with room for the early data that every peer may send.
+    #[must_use]
+    pub(crate) fn with_first_grants(mut self) -> Self {
+        self.stream_window = self.stream_window.max(EARLY_CREDIT);
+        self.tunnel_window = self.tunnel_window.max(2 * EARLY_CREDIT);
+        self.max_streams = self.max_streams.max(EARLY_STREAMS);
         self
     }
 

@@ -19,6 +19,7 @@ mod announce;
 mod audit;
 mod config;
 mod congestion;
+mod early;
 mod event;
 mod mtu;
 mod pacing;
@@ -43,6 +44,7 @@ pub use self::audit::{Audit, PathAudit, StreamAudit, TimerKind, Violation};
 #[cfg(feature = "sabotage")]
 pub use self::config::Sabotage;
 pub use self::config::{PeerLimits, TransportConfig};
+pub(crate) use self::early::EarlyData;
 pub use self::event::{
     DatagramError, OpenStreamError, PathFrame, PathParams, PathStats, Read, ReadError, TransportError, TransportEvent,
     WriteError,
@@ -87,6 +89,8 @@ pub struct Transport {
     sent: SentPackets,
     received: ReceivedPackets,
     next_pn: u64,
+    /// Early data of which nobody has said yet whether it was taken.
+    early: Option<early::Written>,
     /// The last number that was left out: who acknowledges it acknowledges what it has not received (RFC 9000 §21.4).
     skipped: Option<u64>,
     /// Packets that the peer has seen marked "congestion experienced".
@@ -122,6 +126,7 @@ impl Transport {
             sent: SentPackets::new(),
             received: ReceivedPackets::default(),
             next_pn: 0,
+            early: None,
             skipped: None,
             peer_ce_count: 0,
             announcements: Announcements::default(),
@@ -252,6 +257,16 @@ impl Transport {
             self.skipped = Some(self.next_pn);
             self.next_pn += 1;
         }
+    }
+
+    /// The number that the next packet will have.
+    pub(crate) fn next_packet(&self) -> u64 {
+        self.next_pn
+    }
+
+    /// Whether a packet of this number, or a later one, was received.
+    pub(crate) fn has_received_from(&self, pn: u64) -> bool {
+        self.received.largest().is_some_and(|largest| largest >= pn)
     }
 
     /// Whether this very packet is in flight: what a peer must name to be believed that it has lost the session.

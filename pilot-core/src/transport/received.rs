@@ -82,6 +82,11 @@ impl ReceivedPackets {
         self.ranges.contains(pn.0)
     }
 
+    /// The largest number received.
+    pub(super) fn largest(&self) -> Option<u64> {
+        self.ranges.largest()
+    }
+
     /// Notes a packet whose frames were all accepted.
     pub(super) fn on_packet(&mut self, now: Mono, path: PathId, pn: PacketNumber, arrival: Arrival) {
         let expected = self.ranges.largest().map_or(pn.0, |largest| largest + 1);

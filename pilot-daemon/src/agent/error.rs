@@ -81,6 +81,10 @@ pub(super) fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError 
         return ApiError::new(ErrorCode::Unreachable, format!("'{who}' is not running: {error}"))
             .hint("it is reachable again as soon as its daemon runs");
     }
+    if let ConnectError::Clock(_) = error {
+        return ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
+            .hint("compare what 'date -u' says on both machines, and set the one that is wrong");
+    }
     ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
         .hint("see whether its daemon runs, and whether UDP gets through between the two machines")
 }

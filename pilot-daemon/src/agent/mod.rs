@@ -153,7 +153,7 @@ impl Agent {
 
         let (offers_sender, offers) = watch::channel(Vec::new());
         let (link_sender, home_link) = watch::channel(HomeLink::default());
-        let mut node = Node::new(Config::new(Role::Agent).direct(config.direct), keys, entropy()?, now);
+        let mut node = Node::new(node_config(config.direct), keys, entropy()?, now);
         node.set_local_addresses(now, &socket.local_addresses());
         let services = Services::new(offers_sender);
         let core = Core::new(node, services, config.home.clone(), agent_home.inbox_path(), link_sender);
@@ -412,6 +412,11 @@ fn bind(config: &AgentConfig, home: &AgentHome) -> Result<UdpSocket, StartError>
     };
     home.save_number("port", u64::from(socket.local_addr().port()))?;
     Ok(socket)
+}
+
+/// Settings of an agent's node. An echo may be a replay: nothing comes of it but its own answer, which only the asker can read.
+fn node_config(direct: bool) -> Config {
+    Config::new(Role::Agent).direct(direct).replay_safe(&[ServicePort::ECHO])
 }
 
 /// Renews the keys whenever that is due, until the agent is gone.

@@ -1,4 +1,4 @@
-//! Certificates that do not hold: whoever shows one is not answered, not remembered, and counted by what is wrong.
+//! Certificates that do not hold: whoever shows one is not let in, not remembered, and counted by what is wrong.
 
 use super::*;
 use crate::wire::handshake::Cert;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::id::PacketNumber;
-use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, REKEY_AFTER_TIME};
+use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, REKEY_AFTER_TIME};
 use crate::transport::{Candidate, CandidateKind, PathFrame};
 use crate::wire::{self, PacketKind, frame};
 
@@ -279,9 +279,18 @@ fn a_relay_only_agent_answers_nobody_directly() {
     };
     let init = |certificate: &Certificate, rng: &mut Rng| {
         let (index, tunnel) = (SessionIndex(u32::from_be_bytes(rng.array())), crate::id::TunnelId([1; 16]));
-        crate::handshake::Initiator::start(&local, certificate, index, tunnel, &Default::default(), START.unix, rng)
-            .expect("good keys")
-            .1
+        crate::handshake::Initiator::start(
+            &local,
+            certificate,
+            index,
+            tunnel,
+            &Default::default(),
+            &[],
+            START.unix,
+            rng,
+        )
+        .expect("good keys")
+        .1
     };
     let current = keys(1, pair.now).certificate;
     let mut junk = vec![0xC0; 64];

@@ -2,8 +2,11 @@
 //! pilot-sim's.
 
 mod certificates;
+mod clocks;
 mod credit;
+mod early;
 mod hostile;
+mod instances;
 mod load;
 mod relayed;
 mod renewal;
@@ -31,6 +34,8 @@ struct Host {
     address: SocketAddr,
     events: Vec<Event>,
     circuits: relayed::Circuits,
+    /// Seconds by which its wall clock is ahead.
+    clock_step: i64,
 }
 
 /// Two hosts on one wire with a fixed delay, and the backbone nodes that a test adds. `cut` drops everything, `cut_ways` what goes from
@@ -44,6 +49,8 @@ struct Pair {
     /// Datagrams to addresses at which nobody is.
     astray: Vec<(SocketAddr, Vec<u8>)>,
     sent: usize,
+    /// What each host has sent.
+    log: Vec<(usize, Vec<u8>)>,
 }
 
 /// Identities as (seed, modifier), worked out beforehand: deriving an address takes a million hashes.
@@ -60,7 +67,7 @@ fn keys(which: usize, now: Now) -> Keys {
 fn host(which: usize, seed: u8, now: Now, config: Config) -> Host {
     let address = format!("192.0.2.{}:4000", which + 1).parse().expect("an address");
     let node = Node::new(config, keys(which, now), [seed; 32], now);
-    Host { node, address, events: Vec::new(), circuits: relayed::Circuits::default() }
+    Host { node, address, events: Vec::new(), circuits: relayed::Circuits::default(), clock_step: 0 }
 }
 
 impl Pair {
@@ -83,6 +90,7 @@ impl Pair {
             cut_ways: BTreeSet::new(),
             astray: Vec::new(),
             sent: 0,
+            log: Vec::new(),
         }
     }
 
@@ -96,6 +104,14 @@ impl Pair {
         self.hosts[which].node.learn_peer(self.now, info);
     }
 
+    /// The clocks of a host.
+    fn at(&self, which: usize) -> Now {
+        let step = self.hosts[which].clock_step;
+        let by = Duration::from_secs(step.unsigned_abs());
+        let unix = if step < 0 { self.now.unix - by } else { self.now.unix + by };
+        Now { unix, ..self.now }
+    }
+
     fn key(&self, which: usize) -> IdentityKey {
         self.hosts[which].node.key()
     }
@@ -105,11 +121,13 @@ impl Pair {
             let mut buf = Vec::new();
             while let Some(transmit) = {
                 buf.clear();
-                self.hosts[which].node.poll_transmit(self.now, &mut buf)
+                let now = self.at(which);
+                self.hosts[which].node.poll_transmit(now, &mut buf)
             } {
                 let size = transmit.segment_size.unwrap_or(transmit.len);
                 for datagram in buf[..transmit.len].chunks(size) {
                     self.sent += 1;
+                    self.log.push((which, datagram.to_vec()));
                     let from = self.hosts[which].address;
                     self.carry(from, transmit.route.remote, datagram.to_vec());
                 }
@@ -142,10 +160,12 @@ impl Pair {
             if self.forward(to, from, &datagram) {
                 continue;
             }
-            self.hosts[to].node.handle_datagram(self.now, Route::to(from), crate::route::Ecn::NotEct, &mut datagram);
+            let now = self.at(to);
+            self.hosts[to].node.handle_datagram(now, Route::to(from), crate::route::Ecn::NotEct, &mut datagram);
         }
-        for host in &mut self.hosts {
-            host.node.handle_timeout(self.now);
+        for which in 0..self.hosts.len() {
+            let now = self.at(which);
+            self.hosts[which].node.handle_timeout(now);
         }
         self.drain();
         self.serve_circuits();
@@ -172,11 +192,9 @@ impl Pair {
 
     /// Opens a stream with a request and its end.
     fn request(&mut self, from: usize, to: usize, data: &'static [u8]) -> StreamHandle {
-        let peer = self.key(to);
-        let stream = self.hosts[from]
-            .node
-            .open_stream(self.now, &peer, &StreamHeader::new(ServicePort::ECHO))
-            .expect("a stream");
+        let (peer, now) = (self.key(to), self.at(from));
+        let stream =
+            self.hosts[from].node.open_stream(now, &peer, &StreamHeader::new(ServicePort::ECHO)).expect("a stream");
         let mut data = Bytes::from_static(data);
         self.hosts[from].node.write(self.now, stream, &mut data).expect("room");
         assert!(data.is_empty());

@@ -37,7 +37,7 @@ impl Pair {
     }
 
     /// Tells `which` that `other` is reached by these backbone nodes.
-    fn introduce_by(&mut self, which: usize, other: usize, backbones: &[usize]) {
+    pub(super) fn introduce_by(&mut self, which: usize, other: usize, backbones: &[usize]) {
         // The last one learned is tried first.
         for &backbone in backbones.iter().rev() {
             let homes = vec![self.home(backbone)];
@@ -47,7 +47,7 @@ impl Pair {
     }
 
     /// Two relay-only agents, each connected to its backbone node. They do not know each other.
-    fn at_homes(homes: [usize; 2]) -> Self {
+    pub(super) fn at_homes(homes: [usize; 2]) -> Self {
         let mut pair = Self::strangers();
         while pair.hosts.len() <= homes[0].max(homes[1]) {
             pair.add_backbone();
@@ -89,7 +89,8 @@ impl Pair {
 
     /// Lets the backbone nodes answer what they are asked.
     pub(super) fn serve_circuits(&mut self) {
-        for relay in 2..self.hosts.len() {
+        let is_relay = |&which: &usize| self.hosts[which].node.config.role == Role::Backbone;
+        for relay in (2..self.hosts.len()).filter(is_relay).collect::<Vec<_>>() {
             for event in std::mem::take(&mut self.hosts[relay].events) {
                 if let Event::StreamOpened { stream, .. } = event {
                     self.hosts[relay].circuits.questions.insert(stream, Vec::new());

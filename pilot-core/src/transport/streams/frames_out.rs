@@ -3,6 +3,7 @@
 use super::send::{Delivery, NotWritten};
 use super::{Stream, Streams};
 use crate::id::StreamId;
+use crate::transport::early::{EARLY_CREDIT, EARLY_STREAMS};
 use crate::transport::event::TransportEvent;
 use crate::transport::sent::{SentFrame, StreamKey};
 use crate::wire::frame;
@@ -20,6 +21,32 @@ impl Streams {
         self.write_credit(buf, end, sent);
         self.write_control(buf, end, sent);
         self.write_data(buf, end, sent);
+    }
+
+    /// Appends the beginnings of streams that may be a replay to early data that may grow up to `end`, and notes them in `sent`. What
+    /// the peer grants is not known yet; so much it grants to everybody.
+    pub(in crate::transport) fn write_early(&mut self, buf: &mut Vec<u8>, end: usize, sent: &mut Vec<SentFrame>) {
+        let mut slots: Vec<_> = (0..self.slots.len()).filter(|&slot| self.may_go_early(slot)).collect();
+        slots.sort_by_key(|&slot| self.slots[slot].as_ref().map(|stream| (stream.urgency, stream.id)));
+        if !slots.is_empty() {
+            self.initial_max_stream_data = EARLY_CREDIT;
+            (self.data_sent_max, self.local_max) = (EARLY_CREDIT, EARLY_STREAMS);
+        }
+        for slot in slots {
+            let credit = self.send_credit();
+            let Some(stream) = &mut self.slots[slot] else { continue };
+            stream.send.set_max_data(EARLY_CREDIT);
+            let key = StreamKey { slot: u32::try_from(slot).unwrap_or(u32::MAX), id: stream.id };
+            let Ok(written) = stream.send.write_frame(key.id, buf, end, credit) else { return };
+            self.count_sent(written.fresh);
+            sent.push(SentFrame::Stream { key, offset: written.offset, len: written.len, fin: written.fin });
+        }
+    }
+
+    fn may_go_early(&self, slot: usize) -> bool {
+        let stream = self.slots[slot].as_ref().filter(|stream| stream.is_replay_safe && stream.id >> 1 < EARLY_STREAMS);
+        // A reset needs the session.
+        stream.is_some_and(|stream| stream.send.reset_reason.is_none())
     }
 
     /// Takes out of the queues what has nothing to send any more, or no credit, so that a queue with an entry means a frame.
@@ -216,7 +243,7 @@ impl Streams {
         if self.config.breaks(crate::transport::Sabotage::IgnoreCredit) {
             return u64::MAX;
         }
-        self.data_sent_max - self.data_sent
+        self.data_sent_max.saturating_sub(self.data_sent)
     }
 }
 

@@ -22,6 +22,7 @@ use self::receive::ReceiveStream;
 use self::send::{Delivery, SendStream};
 use super::audit::StreamAudit;
 use super::config::{PeerLimits, TransportConfig};
+use super::early::EARLY_STREAMS;
 use super::event::{OpenStreamError, Read, ReadError, TransportError, TransportEvent, WriteError};
 use super::range_set::RangeSet;
 use super::sent::StreamKey;
@@ -52,6 +53,8 @@ pub(super) type FrameResult = Result<Result<(), NotKept>, TransportError>;
 struct Stream {
     id: u64,
     urgency: u8,
+    /// Its opener, this side, allows that its data be a replay.
+    is_replay_safe: bool,
     /// The peer opened it and its header has not been read.
     awaits_header: bool,
     send: SendStream,
@@ -172,6 +175,7 @@ impl Streams {
         let slot = self.insert(id, false);
         if let Some(stream) = self.stream_mut(slot) {
             stream.urgency = header.urgency;
+            stream.is_replay_safe = header.replay_safe;
             stream.send.push(Bytes::from(bytes));
         }
         self.schedule(slot);
@@ -309,6 +313,7 @@ impl Streams {
         let stream = Stream {
             id,
             urgency: StreamHeader::URGENCY_DEFAULT,
+            is_replay_safe: false,
             awaits_header,
             send,
             receive: ReceiveStream::new(self.config.stream_window_in(self.config.first_window())),
@@ -327,6 +332,26 @@ impl Streams {
         self.slots[slot as usize] = Some(stream);
         self.by_id.insert(id, slot);
         slot
+    }
+
+    /// Whether every open stream was opened here, nothing was sent of any, and any peer grants as many.
+    pub(super) fn only_wait(&self) -> bool {
+        let waits = |stream: &Stream| stream.id & 1 == self.local_bit && stream.send.sent() == 0;
+        self.local_opened <= EARLY_STREAMS && self.slots.iter().flatten().all(waits)
+    }
+
+    /// Takes over streams that only wait, or of which early data was sent, from another table. Nothing was opened in this one.
+    pub(super) fn adopt(&mut self, mut waiting: Self) {
+        self.local_opened = waiting.local_opened;
+        for mut stream in waiting.slots.drain(..).flatten() {
+            let slot = self.insert(stream.id, false);
+            (stream.is_queued, stream.is_credit_blocked, stream.has_control) = (false, false, false);
+            stream.send.restart_credit(self.initial_max_stream_data);
+            self.data_sent += stream.send.sent();
+            self.slots[slot as usize] = Some(stream);
+        }
+        self.events.append(&mut waiting.events);
+        self.schedule_all();
     }
 
     fn stream_mut(&mut self, slot: u32) -> Option<&mut Stream> {

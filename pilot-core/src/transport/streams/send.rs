@@ -153,6 +153,11 @@ impl SendStream {
         is_raised
     }
 
+    /// The peer is another: what the one before had granted counts no more, but for what was sent.
+    pub(super) fn restart_credit(&mut self, max: u64) {
+        self.max_data = max.max(self.sent);
+    }
+
     /// Whether the writer should be told to go on.
     pub(super) fn take_writable(&mut self) -> bool {
         let has_room = self.buffered() <= self.buffer_max / 4 * 3 && self.segments.len() <= SEGMENTS_MAX / 4 * 3;
