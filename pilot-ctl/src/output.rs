@@ -48,6 +48,12 @@ impl Output {
         if self.json { self.json_line(value) } else { self.line(human()) }
     }
 
+    /// Says that a command which goes on is ready: to scripts as data, to people as talk.
+    pub(crate) fn ready(self, value: &impl Serialize, human: impl Display) -> Result<()> {
+        self.talk(human);
+        if self.json { self.json_line(value) } else { Ok(()) }
+    }
+
     /// One line of data.
     pub(crate) fn line(self, text: impl Display) -> Result<()> {
         self.bytes(format!("{text}\n").as_bytes())

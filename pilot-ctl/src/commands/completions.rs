@@ -19,5 +19,9 @@ pub(crate) struct CompletionsArgs {
 pub(crate) fn run(args: &CompletionsArgs, output: Output) -> Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "pilotctl", &mut script);
-    output.bytes(&script)
+    if !output.is_json() {
+        return output.bytes(&script);
+    }
+    let script = String::from_utf8_lossy(&script);
+    output.result(&serde_json::json!({ "shell": args.shell.to_string(), "script": script }), String::new)
 }

@@ -20,10 +20,15 @@ pub(crate) fn run(args: &ManArgs, output: Output) -> Result<()> {
     let mut root = Cli::command();
     root.build();
     let command = find(&root, &args.verb)?;
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
     let mut page = Vec::new();
     let rendered = Man::new(command).render(&mut page);
     rendered.map_err(|error| Failure::failed(format!("cannot render the page: {error}")))?;
-    output.bytes(&page)
+    if !output.is_json() {
+        return output.bytes(&page);
+    }
+    let page = String::from_utf8_lossy(&page);
+    output.result(&serde_json::json!({ "name": name, "page": page }), String::new)
 }
 
 /// The verb at the end of `path`; `build` has already given it its full name, `pilotctl-daemon-start`.

@@ -55,7 +55,7 @@ pub(crate) struct ServeArgs {
     command: Vec<OsString>,
 }
 
-/// What a server in the background tells the command that started it.
+/// What a server that is ready says of itself.
 #[derive(Debug, Serialize, Deserialize)]
 struct Serving {
     pid: u32,
@@ -91,13 +91,13 @@ async fn serve(args: &ServeArgs, context: &Context) -> Result<()> {
     let detached = args.detached;
     let published_daemon = daemon.clone();
     let announce = async move || {
+        let serving = Serving { pid: std::process::id(), agent };
         if detached {
             // Whoever has started this waits for the directory, and can still say so.
-            return child::report_ready(&Serving { pid: std::process::id(), agent });
+            return child::report_ready(&serving);
         }
         published_daemon.wait_until_published(output, PUBLISH_PATIENCE).await;
-        output.talk(format_args!("serving MCP as {agent}"));
-        Ok(())
+        output.ready(&serving, format_args!("serving MCP as {}", serving.agent))
     };
     let handler_daemon = daemon.clone();
     let handle = move |incoming, stop| connection(handler_daemon.clone(), command.clone(), output, incoming, stop);
