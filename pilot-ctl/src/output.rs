@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use crate::env_vars;
+use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 
 /// Where a command says things.
@@ -91,10 +92,11 @@ impl Output {
     }
 }
 
-/// A reader that has seen enough (`pilotctl peers | head -1`) ends the command quietly, as it ends `cat`.
+/// A reader that has seen enough (`pilotctl peers | head -1`) ends the command quietly, as it ends `cat`: by the way of a failure, for
+/// the command may have to clear up.
 fn stdout_failure(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
-        std::process::exit(0);
+        return Failure::new(ExitCode::Ok, "nobody reads stdout any more");
     }
     Failure::failed(format!("cannot write to stdout: {error}"))
 }

@@ -58,7 +58,7 @@ struct Answering {
 
 pub(crate) async fn run(args: &AnswerArgs, context: &Context) -> Result<()> {
     let daemon = Arc::new(context.daemon().await?);
-    let command = Arc::new(HandlerCommand::new(args.command.clone(), context, &daemon.name));
+    let command = Arc::new(HandlerCommand::new(args.command.clone(), context, &daemon.name)?);
     let service = Service {
         accept: AcceptOptions {
             service: args.service.clone(),

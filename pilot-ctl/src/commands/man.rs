@@ -41,9 +41,10 @@ fn find(root: &clap::Command, path: &[String]) -> Result<clap::Command> {
 }
 
 fn no_such_verb(command: &clap::Command, verb: &str) -> Failure {
-    let failure = Failure::usage(format!("'{}' has no verb '{verb}'", command.get_name()));
+    let above = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    let failure = Failure::usage(format!("'{above}' has no verb '{verb}'"));
     match closest(verb, command.get_subcommands().map(clap::Command::get_name)) {
         Some(name) => failure.hint(format!("did you mean '{name}'?")),
-        None => failure.hint("`pilotctl --help` lists the verbs"),
+        None => failure.hint(format!("`{above} --help` lists the verbs")),
     }
 }
