@@ -23,7 +23,7 @@ fn subschemas<'a>(schema: &'a Value, found: &mut Vec<&'a Value>) {
             fields.values().for_each(|field| subschemas(field, found));
         }
         Value::Array(items) => items.iter().for_each(|item| subschemas(item, found)),
-        _ => {}
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -120,6 +120,12 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
         verbs_run.run(verb, &["--as", "alpha"]);
     }
     verbs_run.run("daemon-logs", &["--as", "alpha", "-n", "1"]);
+    verbs_run.run("identity-export", &["--as", "alpha"]);
+    let file = home.path().join("alpha.pem");
+    let file = file.to_str().expect("text");
+    verbs_run.run("identity-export", &["--as", "alpha", file]);
+    let other = home.path().join("other");
+    verbs_run.run("identity-import", &[file, "--home", other.to_str().expect("text")]);
     verbs_run.run("completions", &["bash"]);
     verbs_run.run("man", &["daemon", "start"]);
     drop((handler, server));

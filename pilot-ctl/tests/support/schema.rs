@@ -71,8 +71,8 @@ pub fn read(name: &str) -> Value {
 fn verb(arguments: &[&OsStr]) -> String {
     let known = names();
     let words: Vec<&str> = arguments.iter().filter_map(|argument| argument.to_str()).collect();
-    let pairs = words.windows(2).map(|pair| pair.join("-"));
-    let mut candidates = pairs.chain(words.iter().map(|word| (*word).to_owned()));
+    let mut candidates = (0..words.len())
+        .flat_map(|at| [words[at..].iter().take(2).copied().collect::<Vec<_>>().join("-"), words[at].to_owned()]);
     candidates.find(|name| known.contains(name)).unwrap_or_default()
 }
 
