@@ -5,6 +5,7 @@
 pub mod schema;
 pub mod stream;
 pub mod tap;
+pub mod transcript;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -271,6 +272,13 @@ pub fn assert_snapshot(name: &str, actual: &str) {
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(actual, expected, "{} differs; PILOT_UPDATE_SNAPSHOTS=1 accepts it", path.display());
+}
+
+/// The names of the snapshots there are.
+pub fn snapshots() -> Vec<String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
+    let files = std::fs::read_dir(directory).expect("snapshots").map(|entry| entry.expect("entry").file_name());
+    files.filter_map(|file| Some(file.to_str()?.strip_suffix(".txt")?.to_owned())).collect()
 }
 
 fn forward_lines(stream: impl Read + Send + 'static, sender: mpsc::Sender<String>) {
