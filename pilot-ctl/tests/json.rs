@@ -145,6 +145,27 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
 }
 
 #[test]
+fn what_is_not_text_stands_in_base64_and_what_did_not_come_nowhere() {
+    let home = Home::new();
+    for agent in ["alpha", "beta"] {
+        home.start(agent, &["--no-backbone"]);
+    }
+    let ticket = home.ok(&["ticket", "--as", "beta"]);
+    let answer = |service: &str, script: &str| {
+        home.spawn(&["answer", "--as", "beta", "--service", service, "--", "sh", "-c", script], "answering")
+    };
+    let (_query, message) = (answer("query", r"printf '\377'"), answer("message", r"cat >/dev/null; printf '\376'"));
+    let answered = home.json(&["query", ticket.trim(), "x", "--as", "alpha"]);
+    assert_eq!((answered.get("reply"), &answered["reply_base64"]), (None, &json!("/w==")));
+    let sent = home.json(&["connect", ticket.trim(), "--message", "x", "--as", "alpha"]);
+    assert_eq!((sent.get("reply"), &sent["reply_base64"]), (None, &json!("/g==")));
+    drop(message);
+    let _silent = answer("message", "cat >/dev/null");
+    let sent = home.json(&["connect", ticket.trim(), "--message", "x", "--as", "alpha"]);
+    assert_eq!((sent.get("reply"), sent.get("reply_base64")), (None, None));
+}
+
+#[test]
 fn an_error_without_its_class_or_with_a_blank_message_is_none() {
     let validator = schema::validator("error");
     let error = |code: &str, message: &str| json!({ "error": { "code": code, "message": message, "hint": null } });

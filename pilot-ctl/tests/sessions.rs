@@ -192,8 +192,9 @@ fn errors_between_agents_are_as_reviewed() {
     let (home, other) = (Home::new(), Home::new());
     let backbone = other.ok(&["backbone", "start", "--detach"]);
     let by = ["--backbone", backbone.trim()];
-    for name in ["alpha", "beta", "gamma", "delta"] {
-        home.start(name, &[&by[..], &["--groups", "research"]].concat());
+    // Members are asked in the order of words in common with the question: round trips vary.
+    for (name, description) in [("alpha", "asks"), ("beta", "what is new"), ("gamma", "what was"), ("delta", "gone")] {
+        home.start(name, &[&by[..], &["--groups", "research", "--description", description]].concat());
     }
     other.start("stranger", &by);
     home.ok(&["daemon", "stop", "--as", "delta"]);

@@ -271,7 +271,13 @@ pub fn assert_snapshot(name: &str, actual: &str) {
         return;
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(actual, expected, "{} differs; PILOT_UPDATE_SNAPSHOTS=1 accepts it", path.display());
+    if actual != expected {
+        let same = actual.lines().zip(expected.lines()).take_while(|(actual, expected)| actual == expected).count();
+        let from_there = |text: &str| text.lines().skip(same).take(10).collect::<Vec<_>>().join("\n");
+        let (path, line) = (path.display(), same + 1);
+        let (reviewed, now) = (from_there(&expected), from_there(actual));
+        panic!("{path}:{line} differs; PILOT_UPDATE_SNAPSHOTS=1 accepts it\n--- reviewed\n{reviewed}\n--- now\n{now}");
+    }
 }
 
 /// The names of the snapshots there are.
