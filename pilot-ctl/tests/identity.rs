@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
-use support::{Home, finish};
+use support::{Home, Said, finish};
 
 /// The private key of RFC 8410 §10.3, as `openssl genpkey -algorithm ed25519` writes one.
 const FOREIGN_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
@@ -70,14 +70,16 @@ fn a_pipe_from_export_to_import_moves_an_agent() {
 #[test]
 fn a_key_is_not_shown_on_a_terminal_unless_asked_for() {
     let (home, _) = agent("alpha");
-    let (shown, code) = on_a_terminal(&home, &["identity", "export"]);
-    assert_eq!((shown.as_str(), code), ("", 2));
-    let (shown, code) = on_a_terminal(&home, &["identity", "export", "--force"]);
-    assert!(code == 0 && shown.contains("BEGIN PRIVATE KEY"), "{code}: {shown}");
+    let said = on_a_terminal(&home, &["identity", "export"]);
+    assert_eq!((said.stdout.as_str(), said.code), ("", 2));
+    let hint = "hint: name a file to write it to, or print it here with --force\n";
+    assert_eq!(said.stderr, format!("error: the key is secret, and stdout is a terminal\n{hint}"));
+    let said = on_a_terminal(&home, &["identity", "export", "--force"]);
+    assert!(said.code == 0 && said.stdout.contains("BEGIN PRIVATE KEY"), "{said:?}");
 }
 
-/// Runs a command whose stdout is a terminal; returns what that showed, and the exit code.
-fn on_a_terminal(home: &Home, arguments: &[&str]) -> (String, i32) {
+/// Runs a command whose stdout is a terminal, and reads what that shows.
+fn on_a_terminal(home: &Home, arguments: &[&str]) -> Said {
     use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
     grantpt(&terminal).expect("grantpt");
@@ -86,12 +88,13 @@ fn on_a_terminal(home: &Home, arguments: &[&str]) -> (String, i32) {
     let ours = std::fs::File::options().read(true).write(true).open(name).expect("open");
     let mut command = home.command(arguments);
     command.stdout(Stdio::from(ours));
-    let code = command.status().expect("run").code().expect("an exit code");
+    let output = command.output().expect("run");
     drop(command);
     let mut shown = Vec::new();
     // Where the other side has been closed, reading ends with EIO.
     let _end = std::io::Read::read_to_end(&mut std::fs::File::from(terminal), &mut shown);
-    (String::from_utf8(shown).expect("text"), code)
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    Said { stdout: text(shown), stderr: text(output.stderr), code: output.status.code().expect("an exit code") }
 }
 
 #[test]

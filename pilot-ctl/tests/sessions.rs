@@ -59,6 +59,7 @@ fn outputs_are_as_reviewed() {
     session.run(&["daemon", "restart", "--as", "beta"]);
     session.run(&["backbone", "status"]);
     session.run(&["daemon", "stop", "--as", "alpha"]);
+    session.run(&["daemon", "logs", "-n", "1", "--as", "alpha"]);
     session.run(&["daemon", "stop", "--all"]);
     session.run(&["daemon", "stop", "--all"]);
     session.run(&["backbone", "stop"]);

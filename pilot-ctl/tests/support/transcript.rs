@@ -7,7 +7,7 @@ use regex::Regex;
 use super::{Home, PILOTCTL, finish};
 
 /// What varies from run to run, and what stands for it.
-const VARYING: [(&str, &str); 20] = [
+const VARYING: [(&str, &str); 21] = [
     (r"pilot-backbone:[a-z2-7]{52}@\S+", "pilot-backbone:KEY@IP:PORT"),
     (r"pilot:[a-z2-7]{52}\.\d+@\S+", "pilot:KEY.MODIFIER@IP:PORT"),
     (r"\b[a-z2-7]{52}\b", "KEY"),
@@ -18,6 +18,7 @@ const VARYING: [(&str, &str); 20] = [
     (r"\b(pid|kill) \d+", "$1 PID"),
     (r"(?m)\b\d+(\.\d)?ms(  |$)", "TIME$2"),
     (r"Uptime: .*", "Uptime: TIME"),
+    (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "DATE"),
     (r"\(os error \d+\)", "(os error N)"),
     // A path that is new has no round trip yet.
     (r"\b(direct|relay) +(TIME|- )", "PATH  TIME"),
