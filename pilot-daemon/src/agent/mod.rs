@@ -249,6 +249,14 @@ impl Agent {
         Ok(incoming)
     }
 
+    /// Gives back a stream of which nothing was read and to which nothing was written: the next handler gets it, as if it came now.
+    ///
+    /// # Errors
+    /// If the agent has shut down.
+    pub async fn give_back(&self, incoming: Incoming) -> Result<(), ApiError> {
+        self.inner.apply(move |core, now| core.give_back(now, incoming)).await
+    }
+
     /// Measures a round trip through the echo service, after the tunnel is up.
     ///
     /// # Errors
@@ -379,8 +387,13 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.stream.close();
-        let port = self.port;
-        let leave = move |core: &mut Core, now: Now| core.services.handler_left(now.mono, port);
+        let (port, unseen) = (self.port, self.stream.try_recv().ok());
+        let leave = move |core: &mut Core, now: Now| {
+            core.services.handler_left(now.mono, port);
+            if let Some(incoming) = unseen {
+                core.give_back(now, incoming);
+            }
+        };
         if self.inner.commands.try_send(Box::new(leave)).is_err() {
             tracing::debug!("the loop is busy; it notices at the next stream that a handler has left");
         }
