@@ -45,6 +45,22 @@ impl Interrupt {
             () = hung_up(self.hangup.as_mut()) => {}
         }
     }
+
+    /// Why a command broke: by a signal that has come meanwhile, or as it says itself. A child that has no process group of its own yet
+    /// gets Ctrl-C too, and its end may be noticed first.
+    pub(crate) async fn reason_for(&mut self, failure: Failure) -> Failure {
+        tokio::select! {
+            biased;
+            () = self.received() => interrupted(),
+            // The runtime has looked for signals before it comes back.
+            () = tokio::task::yield_now() => failure,
+        }
+    }
+}
+
+/// What a command says that was told to end.
+pub(crate) fn interrupted() -> Failure {
+    Failure::new(ExitCode::Interrupted, "interrupted")
 }
 
 fn listen(kind: SignalKind) -> Result<Signal> {
@@ -63,6 +79,6 @@ pub(crate) async fn interruptible(command: impl Future<Output = Result<()>>) -> 
     let mut interrupt = Interrupt::new()?;
     tokio::select! {
         ended = command => ended,
-        () = interrupt.received() => Err(Failure::new(ExitCode::Interrupted, "interrupted")),
+        () = interrupt.received() => Err(interrupted()),
     }
 }

@@ -511,6 +511,7 @@ fn hostile_datagrams_are_counted_by_reason_and_change_nothing() {
         peers
     };
     eventually("the path is direct", || alpha.json(&["ping", &tapped])["path"] == "direct");
+    eventually("the stream of the ping is over", || peers()[0]["streams"] == 0);
     let (peers_before, standing_before) = (peers(), standing(&beta, "beta"));
     for (reason, datagram) in &hostile {
         let before = drops(&beta);
