@@ -11,13 +11,23 @@ use crate::hint::{Failure, Result};
 pub(crate) struct Interrupt {
     interrupt: Signal,
     terminate: Signal,
+    /// For those that listen to it.
+    hangup: Option<Signal>,
 }
 
 impl Interrupt {
     pub(crate) fn new() -> Result<Self> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: None,
+        })
+    }
+
+    /// The same, and the end of the terminal: for a command that would leave something behind. Others end by SIGHUP as it is, so that
+    /// `nohup` works.
+    pub(crate) fn with_hangup() -> Result<Self> {
+        Ok(Self { hangup: Some(listen(SignalKind::hangup())?), ..Self::new()? })
     }
 
     /// Whether a signal has arrived already.
@@ -32,7 +42,35 @@ impl Interrupt {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            () = hung_up(self.hangup.as_mut()) => {}
         }
+    }
+
+    /// Why a command broke: by a signal that has come meanwhile, or as it says itself. A child that has no process group of its own yet
+    /// gets Ctrl-C too, and its end may be noticed first.
+    pub(crate) async fn reason_for(&mut self, failure: Failure) -> Failure {
+        tokio::select! {
+            biased;
+            () = self.received() => interrupted(),
+            // The runtime has looked for signals before it comes back.
+            () = tokio::task::yield_now() => failure,
+        }
+    }
+}
+
+/// What a command says that was told to end.
+pub(crate) fn interrupted() -> Failure {
+    Failure::new(ExitCode::Interrupted, "interrupted")
+}
+
+fn listen(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
+}
+
+async fn hung_up(hangup: Option<&mut Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
     }
 }
 
@@ -41,6 +79,6 @@ pub(crate) async fn interruptible(command: impl Future<Output = Result<()>>) -> 
     let mut interrupt = Interrupt::new()?;
     tokio::select! {
         ended = command => ended,
-        () = interrupt.received() => Err(Failure::new(ExitCode::Interrupted, "interrupted")),
+        () = interrupt.received() => Err(interrupted()),
     }
 }

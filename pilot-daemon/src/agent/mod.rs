@@ -47,7 +47,7 @@ use self::error::{connect_failed, has_ended, timed_out};
 pub(crate) use self::inner::Inner;
 pub use self::resolve::Resolved;
 pub(crate) use self::settings::Profile;
-use self::settings::check_labels;
+pub use self::settings::check_profile;
 pub(crate) use self::status::{millis, path_of};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::backbone_link::{self, Registration};
@@ -141,7 +141,7 @@ impl Agent {
     /// # Errors
     /// What stood in the way, with [`StartError::hint`].
     pub async fn start(config: AgentConfig) -> Result<Self, StartError> {
-        check_labels(config.tags.iter().chain(&config.groups)).map_err(StartError::Registration)?;
+        check_profile(&config.tags, &config.groups, &config.description).map_err(StartError::Registration)?;
         let agent_home = config.home.agent(&config.name)?;
         let lock = agent_home.lock()?;
         let now = clock::now();

@@ -18,7 +18,7 @@ use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 use crate::output::{Output, byte_count};
-use crate::signals::Interrupt;
+use crate::signals::{Interrupt, interrupted};
 
 /// How long a direct path may take to be proved between two sockets of one machine.
 const PROMOTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,11 +43,15 @@ struct Step<'a> {
 }
 
 pub(crate) async fn run(_args: &DemoArgs, output: Output) -> Result<()> {
-    let mut interrupt = Interrupt::new()?;
+    let mut interrupt = Interrupt::with_hangup()?;
     let mut stage = Stage::new(output)?;
     let played = tokio::select! {
         played = play(&mut stage) => played,
-        () = interrupt.received() => Err(Failure::new(ExitCode::Interrupted, "interrupted")),
+        () = interrupt.received() => Err(interrupted()),
+    };
+    let played = match played {
+        Ok(()) => Ok(()),
+        Err(failure) => Err(interrupt.reason_for(failure).await),
     };
     let goodbye = stage.explain("Clearing up: the agents, the backbone and their files go.");
     let cleared = stage.clear().await;
