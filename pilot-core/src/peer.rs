@@ -390,19 +390,22 @@ impl Peer {
     }
 
     /// Sends a PING where silence must be told from death: an open stream that waits, or the NAT mapping to the home node.
-    pub(crate) fn probe_liveness(&mut self, now: Mono, is_home: bool) {
-        let Some(due) = self.liveness_timeout(is_home) else { return };
-        if now < due {
-            return;
+    ///
+    /// Returns whether there is no path to send it by: then only a handshake finds the peer.
+    pub(crate) fn probe_liveness(&mut self, now: Mono, is_home: bool) -> bool {
+        if self.liveness_timeout(is_home).is_none_or(|due| now < due) {
+            return false;
         }
         self.last_liveness_probe = now;
         if self.confirm_move_at.take_if(|at| *at <= now).is_some() {
-            return self.ping_direct_paths();
+            self.ping_direct_paths();
+            return false;
         }
         let active = self.paths.active().map(|path| path.id);
         if let (Some(tunnel), Some(path)) = (&mut self.tunnel, active) {
             tunnel.transport.ping(path);
         }
+        active.is_none()
     }
 
     /// When this peer needs attention, the home tunnel's keepalive included.

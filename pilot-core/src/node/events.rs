@@ -25,7 +25,9 @@ impl Node {
             self.drop_unconfirmed(index);
         }
         let peer = &mut self.peers[index as usize];
-        peer.probe_liveness(now.mono, is_home);
+        if peer.probe_liveness(now.mono, is_home) && peer.dial.is_none() {
+            self.start_dial(now, index);
+        }
         if self.peers[index as usize].dial_due().is_some_and(|due| due <= now.mono) {
             self.start_dial(now, index);
         }
