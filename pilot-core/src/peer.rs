@@ -107,6 +107,8 @@ pub(crate) struct Peer {
     pub(crate) paths: Paths,
     /// A circuit is being opened, or waits for its backbone node.
     pub(crate) wants_circuit: bool,
+    /// Backbone nodes that have refused a circuit in this attempt: the peer is perhaps at another one.
+    pub(crate) refused_by: Vec<u32>,
     /// The address that a backbone node has attested for this peer.
     pub(crate) attested: Option<SocketAddr>,
     /// Candidates have gone out on this tunnel.
@@ -157,6 +159,7 @@ impl Peer {
             tunnel: None,
             paths: Paths::default(),
             wants_circuit: false,
+            refused_by: Vec::new(),
             attested: None,
             has_sent_candidates: false,
             last_unknown: None,

@@ -191,7 +191,7 @@ impl Host {
     fn new(position: usize, boots: u8, now: Mono, clock_step: i64) -> Self {
         let now = clock(now, clock_step);
         let seed = [boots.wrapping_mul(2).wrapping_add(position as u8 + 1); 32];
-        let mut node = Node::new(Config::new(Role::Agent), keys(position), seed, now);
+        let mut node = Node::new(Config::new(Role::Agent).replay_safe(&[ServicePort::ECHO]), keys(position), seed, now);
         let addresses = vec![address(1 - position, HOME)];
         node.learn_peer(now, PeerInfo { key: key(1 - position), certificate: None, addresses, homes: Vec::new() });
         let (address, streams) = (address(position, HOME), BTreeMap::new());
@@ -209,6 +209,7 @@ impl Host {
 
     fn open(&mut self, now: Mono, port: ServicePort, urgency: u8) -> Option<StreamHandle> {
         let mut header = StreamHeader::new(port);
+        header.replay_safe = urgency & 0x80 != 0;
         header.urgency = urgency % (StreamHeader::URGENCY_MAX + 1);
         let stream = self.node.open_stream(self.clock(now), &key(1 - self.position), &header).ok()?;
         self.streams.insert(stream, (0, 0));

@@ -47,6 +47,8 @@ impl Node {
         }
         let homes: Vec<u32> =
             peer.homes.clone().into_iter().filter_map(|home| self.learn_backbone(now.mono, home)).collect();
+        let refused_by = &self.peers[index as usize].refused_by;
+        let homes: Vec<u32> = homes.into_iter().filter(|home| !refused_by.contains(home)).collect();
         let Some(&first) = homes.first() else { return };
         self.peers[index as usize].wants_circuit = true;
         if let Some(&backbone) = homes.iter().find(|&&home| self.peers[home as usize].is_connected()) {
@@ -137,7 +139,11 @@ impl Node {
     fn circuit_opened(&mut self, now: Now, backbone: u32, index: u32, opened: CircuitOpened) {
         self.peers[index as usize].wants_circuit = false;
         if opened.status != CircuitStatus::Ok {
-            self.circuit_denied(now, index, opened);
+            self.peers[index as usize].refused_by.push(backbone);
+            self.open_circuit(now, index);
+            if !self.peers[index as usize].wants_circuit {
+                self.circuit_denied(now, index, opened);
+            }
             return;
         }
         self.attest(index, backbone, opened.attested.as_deref().unwrap_or_default());
@@ -147,7 +153,7 @@ impl Node {
         self.touch(index);
     }
 
-    /// The node says no. If nothing else is left to try, that is the answer; else the attempt goes on.
+    /// The last node says no. If nothing else is left to try, that is the answer; else the attempt goes on.
     fn circuit_denied(&mut self, now: Now, index: u32, opened: CircuitOpened) {
         let peer = &self.peers[index as usize];
         let has_direct = self.config.direct && !peer.addresses.is_empty();

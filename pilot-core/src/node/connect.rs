@@ -67,6 +67,7 @@ impl Node {
 
     /// Begins an attempt: a session with the peer, new or renewed.
     pub(super) fn start_dial(&mut self, now: Now, index: u32) {
+        self.peers[index as usize].refused_by.clear();
         self.dial_since(now, index, now.mono);
         let peer = &self.peers[index as usize];
         if peer.addresses.is_empty() && peer.homes.is_empty() && peer.paths.active().is_none() {

@@ -25,7 +25,7 @@ impl Node {
             self.drop_unconfirmed(index);
         }
         let peer = &mut self.peers[index as usize];
-        if peer.probe_liveness(now.mono, is_home) && peer.is_in_use() {
+        if peer.probe_liveness(now.mono, is_home) {
             self.look_for_a_way(now, index);
         }
         if self.peers[index as usize].dial_due().is_some_and(|due| due <= now.mono) {
@@ -38,10 +38,16 @@ impl Node {
 
     /// The peer is silent: perhaps there is no way to it any more, or no keys, and nothing under way that would change that.
     fn look_for_a_way(&mut self, now: Now, index: u32) {
-        self.ensure_route(now, index);
-        let has_way = self.has_usable_path(now.mono, index);
-        let Some(tunnel) = &mut self.peers[index as usize].tunnel else { return };
-        if !has_way || !tunnel.can_seal(now.mono) {
+        let peer = &self.peers[index as usize];
+        if peer.paths.active().is_none() && peer.dial.is_none() {
+            self.start_dial(now, index);
+        } else if peer.is_in_use() {
+            self.ensure_route(now, index);
+        }
+        let (has_way, peer) = (self.has_usable_path(now.mono, index), &mut self.peers[index as usize]);
+        let is_in_use = peer.is_in_use();
+        if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| is_in_use && !(has_way && tunnel.can_seal(now.mono)))
+        {
             tunnel.transport.begin_silence(now.mono);
         }
     }

@@ -96,6 +96,23 @@ fn the_first_packet_of_a_session_proves_no_other_address() {
     assert!(pair.astray.iter().all(|(to, datagram)| *to == VICTIM && datagram.len() <= PROBE_LEN_MAX));
 }
 
+/// The peer used the session from an address where it is no more, and has lost it since: there is a tunnel, but no way that is proved.
+#[test]
+fn a_tunnel_without_a_way_finds_the_peer_by_a_handshake() {
+    let mut pair = Pair::with_certificates();
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.step_until(|pair| pair.has(0, is_connected));
+    let first = pair.intercept(1, PacketKind::Data);
+    pair.restart(0);
+    pair.introduce(0, 1);
+    pair.deliver(1, VICTIM, &first[0]);
+    pair.request(1, 0, b"where are you");
+    pair.step_until(|pair| pair.has(1, |event| matches!(event, Event::PeerConnected { restarted: true, .. })));
+    pair.request(1, 0, b"there you are");
+    pair.step_until(|pair| pair.incoming(0).is_some());
+}
+
 /// The same message 1 from two addresses: its answer at one of them proves nothing about the other.
 #[test]
 fn a_duplicate_of_message_1_proves_no_other_address() {

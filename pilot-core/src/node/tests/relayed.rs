@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::id::CircuitId;
+use crate::identity::{CERTIFICATE_LIFETIME, CLOCK_SKEW};
 use crate::wire::circuit::{self, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus};
 use crate::wire::{self, PacketKind, RelayHeader};
 
@@ -122,13 +123,13 @@ impl Pair {
     fn answer_question(&mut self, relay: usize, stream: StreamHandle, open: &CircuitOpen) {
         let caller = self.hosts[relay].node.peers[stream.peer as usize].key;
         let destination = IdentityKey(*open.destination);
-        let place = |key| (0..self.hosts.len()).find(|&which| self.key(which) == key).expect("one of ours");
-        let (from, to) = (place(caller), place(destination));
         if self.hosts[relay].node.validated_remote(&destination).is_none() {
             let status = CircuitStatus::NotFound;
             let opened = CircuitOpened { status, circuit: 0, reason: "not here".to_owned(), attested: None };
             return self.say(relay, stream, &circuit::encode(&opened));
         }
+        let place = |key| (0..self.hosts.len()).find(|&which| self.key(which) == key).expect("one of ours");
+        let (from, to) = (place(caller), place(destination));
         let attested = |key| self.hosts[relay].node.validated_remote(&key).map(|route| route.remote.to_string());
         let (caller_seen, destination_seen) = (attested(caller).expect("connected"), attested(destination));
         let circuits = &mut self.hosts[relay].circuits;
@@ -179,6 +180,40 @@ fn two_agents_meet_at_a_backbone_node_and_go_on_directly() {
     pair.exchange(0, 1, Duration::from_millis(200));
     assert_eq!(pair.path(0, 1), Some(PathKind::Direct(pair.hosts[1].address)));
     assert_eq!(pair.path(1, 0), Some(PathKind::Direct(pair.hosts[0].address)));
+}
+
+/// A cache of a week: the certificate has ended, and the agent is at another backbone node now. The directory has told of the new one, but
+/// there is a tunnel with the old one.
+#[test]
+fn a_cache_of_a_week_costs_one_round_for_the_certificate_and_one_question_to_the_old_home() {
+    let mut pair = Pair::at_homes([2, 3]);
+    let certificate = Some(keys(1, START).certificate);
+    let info = PeerInfo { key: pair.key(1), certificate, addresses: Vec::new(), homes: vec![pair.home(2)] };
+    pair.hosts[0].node.learn_peer(pair.now, info);
+    pair.now.unix = pair.now.unix + CERTIFICATE_LIFETIME + CLOCK_SKEW * 2;
+    for which in 0..4 {
+        let renewed = keys(which, pair.now);
+        pair.hosts[which].node.set_keys(renewed);
+    }
+    pair.run_for(Duration::from_secs(1));
+    pair.introduce_by(0, 1, &[3]);
+    pair.exchange(0, 1, Duration::from_secs(1));
+    assert_eq!(pair.path(0, 1), Some(PathKind::Relay(pair.key(3))));
+    assert!(!pair.has(0, |event| matches!(event, Event::ConnectFailed { .. })));
+}
+
+#[test]
+fn an_agent_that_is_at_none_of_its_homes_is_reported_offline() {
+    let mut pair = Pair::at_homes([2, 2]);
+    let (second, absent) = (pair.add_backbone(), keys(4, START).identity.key());
+    let homes = vec![pair.home(2), pair.home(second)];
+    pair.hosts[0].node.learn_peer(pair.now, PeerInfo { key: absent, certificate: None, addresses: Vec::new(), homes });
+    pair.hosts[0].node.connect(pair.now, &absent).expect("known");
+    pair.run_until(Duration::from_secs(1), |pair| {
+        let is_offline =
+            |event: &Event| matches!(event, Event::ConnectFailed { error: crate::event::ConnectError::Offline(_), .. });
+        pair.has(0, is_offline)
+    });
 }
 
 /// It cannot read and it cannot forge; what it says of others, it says of itself.
