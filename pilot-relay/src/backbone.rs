@@ -17,6 +17,7 @@ use pilot_core::wire::stream_header::StreamHeader;
 use pilot_core::wire::{PacketKind, peek};
 
 use crate::control::{Control, Tunnels};
+use crate::journal::Batch;
 use crate::relay::{RelayStats, Routes};
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
@@ -98,6 +99,13 @@ impl<D: Store> Backbone<D> {
         }
     }
 
+    /// Makes the directory acknowledge only what its driver has written: after each input, [`Backbone::poll_batch`], and once its batch is
+    /// on disk, [`Backbone::batch_written`].
+    #[must_use]
+    pub fn durable(self) -> Self {
+        Self { control: self.control.durable(), ..self }
+    }
+
     /// Takes new transport keys and their certificate, as [`Node::set_keys`] does: the tunnels of clients go on.
     pub fn set_keys(&mut self, keys: Keys) {
         self.node.set_keys(keys);
@@ -126,6 +134,20 @@ impl<D: Store> Backbone<D> {
         self.node.handle_timeout(now);
         self.control.handle_timeout(now);
         self.close_silent_clients(now);
+        self.drain_node(now);
+    }
+
+    /// What the directory wants written in one commit, if anything; None while a batch is under way.
+    pub fn poll_batch(&mut self, now: Now) -> Option<Batch> {
+        let batch = self.control.poll_batch(now);
+        self.control.send_replies(now, &mut self.node);
+        batch
+    }
+
+    /// The last batch is on disk, or it is not and `result` tells why: those who wait for it are answered.
+    pub fn batch_written(&mut self, now: Now, result: Result<(), String>) {
+        self.control.batch_written(now, result);
+        self.control.send_replies(now, &mut self.node);
         self.drain_node(now);
     }
 

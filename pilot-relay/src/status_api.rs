@@ -56,6 +56,8 @@ pub struct BackboneStatusReply {
     pub bytes_relayed: u64,
     /// STUN requests answered.
     pub stun_answered: u64,
+    /// Why the directory cannot store anything new, if the last attempt has failed.
+    pub store_error: Option<String>,
     /// Packets dropped, by reason.
     pub drops: std::collections::BTreeMap<String, u64>,
 }

@@ -122,9 +122,9 @@ pub enum Reply {
     /// To [`Request::Register`]: the name is leased to another key.
     #[n(6)]
     NameTaken {
-        /// When that lease ends unless it is refreshed.
+        /// When it is free unless the holder comes back: at the end of lease and grace.
         #[n(0)]
-        lease_until: UnixTime,
+        free_at: UnixTime,
     },
     /// To [`Request::Register`]: the address is known under another key; go on to the next modifier (spec/address.md §2).
     #[n(7)]
@@ -248,7 +248,7 @@ mod tests {
             Reply::Withdrawn,
             Reply::Status(Status { agents: 3, ..Status::default() }),
             Reply::NotFound { suggestions: vec!["agent-alpha".into()] },
-            Reply::NameTaken { lease_until: UnixTime::from_secs(1_800_000_000) },
+            Reply::NameTaken { free_at: UnixTime::from_secs(1_800_000_000) },
             Reply::AddressTaken,
             Reply::Error { code: ErrorCode::Busy, message: "too many requests".into() },
         ]

@@ -45,6 +45,8 @@ Two machines: start it on one, and give the printed ticket to both with --backbo
 struct StartArgs {
     #[command(flatten)]
     listen: ListenArgs,
+    #[command(flatten)]
+    directory: DirectoryArgs,
     /// Run in the background.
     #[arg(long)]
     detach: bool,
@@ -61,10 +63,20 @@ struct ListenArgs {
     advertise: Option<String>,
 }
 
+/// What becomes of the directory's file.
+#[derive(Clone, Debug, Default, Args)]
+struct DirectoryArgs {
+    /// If the directory's file is damaged, keep it under another name and begin an empty one.
+    #[arg(long)]
+    set_aside_damaged: bool,
+}
+
 #[derive(Clone, Debug, Args)]
 struct RunArgs {
     #[command(flatten)]
     listen: ListenArgs,
+    #[command(flatten)]
+    directory: DirectoryArgs,
     /// What `--detach` starts.
     #[arg(long)]
     detached: bool,
@@ -77,8 +89,8 @@ pub(crate) async fn run(args: &BackboneArgs, context: &Context) -> Result<()> {
     match &args.verb {
         BackboneVerb::Start(args) if args.detach => interruptible(run::start_detached(args, context)).await,
         BackboneVerb::Start(args) => {
-            let args = RunArgs { listen: args.listen.clone(), detached: false, idle_exit: None };
-            run::run(&args, context).await
+            let StartArgs { listen, directory, .. } = args.clone();
+            run::run(&RunArgs { listen, directory, detached: false, idle_exit: None }, context).await
         }
         BackboneVerb::Run(args) => run::run(args, context).await,
         BackboneVerb::Stop => interruptible(stop::stop(context)).await,

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use pilot_relay::driver::{self, ServeError, ServeOptions};
 use serde::{Deserialize, Serialize};
 
-use super::{ListenArgs, RunArgs, StartArgs, local};
+use super::{DirectoryArgs, ListenArgs, RunArgs, StartArgs, local};
 use crate::context::Context;
 use crate::hint::{Failure, Result};
 use crate::home;
@@ -28,6 +28,7 @@ pub(super) async fn start_detached(args: &StartArgs, context: &Context) -> Resul
     let mut argv: Vec<OsString> = vec!["--home".into(), context.home.clone().into()];
     argv.extend(["backbone", "run", "--detached"].map(OsString::from));
     argv.extend(args.listen.to_argv());
+    argv.extend(args.directory.to_argv());
     let ready: Ready = process::spawn_detached(&argv, &local::log(context)).await?;
     print(context.output, &ready)
 }
@@ -71,11 +72,12 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
 }
 
 fn options(args: &RunArgs, context: &Context) -> ServeOptions {
+    let listen = args.listen.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     ServeOptions {
-        listen: args.listen.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-        home_dir: local::directory(context),
         advertise: args.listen.advertise.clone(),
         idle_exit: args.idle_exit,
+        set_aside_damaged: args.directory.set_aside_damaged,
+        ..ServeOptions::new(listen, local::directory(context))
     }
 }
 
@@ -105,7 +107,14 @@ fn serve_failure(error: ServeError) -> Failure {
         ServeError::Home(error) => error.into(),
         ServeError::Bind { .. } => failure.hint("--listen ADDR names another address; port 0 takes any free one"),
         ServeError::Ticket(_) => failure.hint("--advertise takes a host name or an address, without a port"),
+        ServeError::Directory(error) => failure.hint(error.hint()),
         ServeError::Api { .. } | ServeError::Io(_) | _ => failure,
+    }
+}
+
+impl DirectoryArgs {
+    fn to_argv(&self) -> Option<OsString> {
+        self.set_aside_damaged.then(|| "--set-aside-damaged".into())
     }
 }
 

@@ -1,0 +1,90 @@
+//! What a backbone keeps, and what it says when it cannot (spec/backbone.md §5).
+
+mod support;
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use support::{Home, eventually, is_alive, signal};
+
+fn directory_file(home: &Home) -> PathBuf {
+    home.path().join("backbone").join("directory.redb")
+}
+
+/// Ends a process without a goodbye.
+fn kill(status: &Value) {
+    let pid = status["pid"].as_u64().expect("a pid") as u32;
+    signal(pid, "KILL");
+    eventually("the process is gone", || !is_alive(pid));
+}
+
+/// A home whose backbone's file is not one, and what was written there.
+fn with_damaged_file() -> (Home, &'static str) {
+    let home = Home::new();
+    home.ok(&["backbone", "start", "--detach"]);
+    home.ok(&["backbone", "stop"]);
+    std::fs::write(directory_file(&home), "rubbish").expect("write");
+    (home, "rubbish")
+}
+
+#[test]
+fn an_agent_and_its_name_outlive_a_backbone_that_is_killed() {
+    let (home, other) = (Home::new(), Home::new());
+    let ticket = home.ok(&["backbone", "start", "--detach"]);
+    home.start("asker", &[]);
+    home.start("beta", &["--tags", "finance"]);
+    kill(&home.json(&["daemon", "status", "--as", "beta"]));
+    kill(&home.json(&["backbone", "status"]));
+    assert_eq!(home.ok(&["backbone", "start", "--detach"]), ticket);
+    let mut found = Value::Null;
+    eventually("the directory answers again", || {
+        let said = home.run(&["find", "--tag", "finance", "--as", "asker", "--json"]);
+        found = serde_json::from_str(&said.stdout).unwrap_or_default();
+        said.code == 0
+    });
+    assert_eq!((&found["agents"][0]["name"], &found["agents"][0]["reachable"]), (&json!("beta"), &json!(false)));
+    let said = other.run(&["daemon", "start", "--hostname", "beta", "--backbone", ticket.trim()]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.stderr.starts_with("error: the name 'beta' belongs to another agent\n"), "{said:?}");
+}
+
+#[test]
+fn a_damaged_directory_is_an_error_and_stays_as_it_is() {
+    let (home, rubbish) = with_damaged_file();
+    let said = home.run(&["backbone", "start", "--detach"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    let (error, hint) = said.stderr.trim_end().split_once('\n').expect("two lines");
+    assert!(error.contains(&*directory_file(&home).to_string_lossy()) && error.contains(" is damaged: "), "{said:?}");
+    assert!(
+        hint.starts_with("hint: restore it from a backup; or `pilotctl backbone start --set-aside-damaged`"),
+        "{said:?}"
+    );
+    assert_eq!(std::fs::read_to_string(directory_file(&home)).expect("read"), rubbish);
+    let said = home.run(&["daemon", "start", "--hostname", "alpha"]);
+    assert!(said.code == 1 && said.stderr.contains("--set-aside-damaged"), "{said:?}");
+}
+
+#[test]
+fn a_damaged_directory_is_set_aside_if_the_user_says_so() {
+    let (home, rubbish) = with_damaged_file();
+    home.ok(&["backbone", "start", "--detach", "--set-aside-damaged"]);
+    let names = std::fs::read_dir(home.path().join("backbone")).expect("read");
+    let mut aside = names.map(|entry| entry.expect("an entry").path());
+    let aside =
+        aside.find(|path| path.to_string_lossy().contains("directory.redb.damaged-")).expect("the damaged file");
+    assert_eq!(std::fs::read_to_string(aside).expect("read"), rubbish);
+    home.start("alpha", &[]);
+}
+
+#[test]
+fn a_directory_file_that_cannot_be_used_is_named() {
+    let home = Home::new();
+    // A directory in its place cannot be opened as a file by any user, root included.
+    std::fs::create_dir_all(directory_file(&home)).expect("create");
+    let said = home.run(&["backbone", "start", "--detach"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(
+        said.stderr.contains(&*directory_file(&home).to_string_lossy()) && said.stderr.contains(" cannot be used: ")
+    );
+    assert!(said.stderr.contains("hint: check the file's owner and permissions"), "{said:?}");
+}
