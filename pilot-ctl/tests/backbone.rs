@@ -88,3 +88,24 @@ fn a_directory_file_that_cannot_be_used_is_named() {
     );
     assert!(said.stderr.contains("hint: check the file's owner and permissions"), "{said:?}");
 }
+
+#[test]
+fn a_backbone_of_some_roles_shows_them_and_refuses_calls_for_the_others() {
+    let (backbone, home) = (Home::new(), Home::new());
+    let ticket = backbone.ok(&["backbone", "start", "--detach", "--roles", "stun,relay"]);
+    let status = backbone.json(&["backbone", "status"]);
+    assert_eq!(status["roles"], json!(["stun", "relay"]));
+    assert!(backbone.ok(&["backbone", "status"]).contains("\nRoles: stun, relay\n"));
+    assert!(!directory_file(&backbone).exists(), "without a directory there is nothing to keep");
+    let key = ticket.trim().strip_prefix("pilot-backbone:").and_then(|rest| rest.split_once('@')).expect("a ticket").0;
+    let said = home.run(&["daemon", "start", "--hostname", "alpha", "--backbone", ticket.trim()]);
+    let refusal = format!("the directory refused: backbone node {key} is no directory; its roles: stun, relay");
+    assert!(said.stderr.contains(&refusal), "{said:?}");
+}
+
+#[test]
+fn a_role_that_there_is_not_is_a_mistake_in_the_command_line() {
+    let said = Home::new().run(&["backbone", "start", "--roles", "stun,dns"]);
+    assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
+    assert!(said.stderr.contains("'dns'") && said.stderr.contains("\nhint: "), "{said:?}");
+}

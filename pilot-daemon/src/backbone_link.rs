@@ -320,6 +320,7 @@ fn refusal(inner: &Inner, reply: &Reply) -> ApiError {
         | Reply::Resolved(_)
         | Reply::Found(_)
         | Reply::Withdrawn
+        | Reply::HandedOver
         | Reply::Status(_)
         | Reply::NotFound { .. } => unexpected(reply),
     }

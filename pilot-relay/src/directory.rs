@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::id::IdentityKey;
-use pilot_core::record::{IdentityRecord, PresenceRecord, RecordError, Withdrawal};
+use pilot_core::record::{HandOver, IdentityRecord, PresenceRecord, RecordError, Withdrawal};
 use pilot_core::time::{Now, UnixTime};
 use pilot_core::wire::directory::{
     Entry, ErrorCode, FIND_LIMIT_MAX, FIND_WORDS_MAX, Find, REPLY_LEN_MAX, Reply, Request, SUGGESTIONS_MAX, Target,
@@ -91,6 +91,7 @@ impl<S: Store> Directory<S> {
         let operation = match request {
             Request::Register { identity, presence } => registration(now.unix, caller, identity, presence),
             Request::Withdraw { signed } => withdrawal(now.unix, caller, &signed),
+            Request::HandOver { signed } => hand_over(now.unix, caller, signed),
             Request::Resolve { by } => Err(self.resolve(now.unix, &by, presence)),
             Request::Find(find) => Err(self.find(now.unix, find, presence)),
             Request::Status => Err(error(ErrorCode::BadRequest, "not a request to the directory")),
@@ -215,6 +216,14 @@ fn withdrawal(now: UnixTime, caller: &IdentityKey, signed: &[u8]) -> Result<Oper
     Ok(Operation::Withdraw { key, sequence })
 }
 
+fn hand_over(now: UnixTime, caller: &IdentityKey, signed: Vec<u8>) -> Result<Operation, Reply> {
+    let record = HandOver::verify(&signed, now).map_err(|reason| bad_record(&reason))?;
+    if record.from != *caller && record.to != *caller {
+        return Err(error(ErrorCode::NotYours, "the hand-over is between two other keys"));
+    }
+    Ok(Operation::HandOver { record, bytes: signed.into() })
+}
+
 /// Verifies both records as a client would, and converts their dates to our clock.
 fn verify(now: UnixTime, identity_bytes: Vec<u8>, presence_bytes: Vec<u8>) -> Result<Registration, RecordError> {
     let identity = IdentityRecord::verify(&identity_bytes, now)?;
@@ -226,7 +235,7 @@ fn verify(now: UnixTime, identity_bytes: Vec<u8>, presence_bytes: Vec<u8>) -> Re
     let lease_until = until(now, identity.issued, identity.expires);
     let until = until(now, presence.issued, presence.expires);
     let present = Some(Present { record: presence, bytes: presence_bytes, until });
-    Ok(Registration { identity, identity_bytes, address, present, lease_until })
+    Ok(Registration { identity, identity_bytes, address, present, lease_until, hand_overs: Vec::new() })
 }
 
 /// What the caller is told of an operation.
@@ -234,9 +243,11 @@ fn reply(outcome: Outcome) -> Reply {
     match outcome {
         Outcome::Done(Done::Registered(lease_until)) => Reply::Registered { lease_until },
         Outcome::Done(Done::Withdrawn) => Reply::Withdrawn,
+        Outcome::Done(Done::HandedOver) => Reply::HandedOver,
         Outcome::Refused(RegisterError::NameTaken { free_at }) => Reply::NameTaken { free_at },
         Outcome::Refused(RegisterError::AddressTaken) => Reply::AddressTaken,
         Outcome::Refused(reason @ RegisterError::OldSequence(_)) => error(ErrorCode::OldSequence, &reason.to_string()),
+        Outcome::Refused(reason @ RegisterError::NotHeld) => error(ErrorCode::NotYours, &reason.to_string()),
         Outcome::Refused(reason @ RegisterError::Full) => error(ErrorCode::Busy, &reason.to_string()),
         Outcome::NotStored(reason) => {
             error(ErrorCode::Busy, &format!("the directory stores nothing new for now: {reason}"))
@@ -258,6 +269,7 @@ fn entry(now: UnixTime, registration: &Registration, presence: &impl Presence) -
         identity: registration.identity_bytes.clone(),
         presence: registration.presence_at(now).map(|present| present.bytes.clone()),
         reachable: is_reachable(now, registration, presence),
+        hand_overs: registration.hand_overs.clone(),
     }
 }
 
@@ -265,7 +277,8 @@ fn entry(now: UnixTime, registration: &Registration, presence: &impl Presence) -
 fn entries_in_bounds(now: UnixTime, ranked: &[Arc<Registration>], presence: &impl Presence) -> Vec<Entry> {
     let mut room = REPLY_LEN_MAX - FOUND_FRAMING_LEN;
     let mut fits = |entry: &Entry| {
-        let len = entry.identity.len() + entry.presence.as_ref().map_or(0, Vec::len) + FOUND_FRAMING_LEN;
+        let hand_overs: usize = entry.hand_overs.iter().map(|bytes| bytes.len()).sum();
+        let len = entry.identity.len() + entry.presence.as_ref().map_or(0, Vec::len) + hand_overs + FOUND_FRAMING_LEN;
         room.checked_sub(len).map(|rest| room = rest).is_some()
     };
     let entries = ranked.iter().map(|registration| entry(now, registration, presence));
@@ -634,13 +647,14 @@ mod tests {
             let mut record = agent.record.clone();
             (record.sequence, record.issued, record.expires) = (2, now, now + 7 * DAY);
             let (identity, address) = (record.sign(&agent.identity).unwrap(), agent.identity.address());
-            let present = None;
+            let (present, hand_overs) = (None, vec![]);
             Operation::Register(Box::new(Registration {
                 identity: record,
                 identity_bytes: identity,
                 address,
                 present,
                 lease_until: now + DAY,
+                hand_overs,
             }))
         };
         let taken = store.plan(restart.unix, &registration(&second, restart.unix));
@@ -648,6 +662,41 @@ mod tests {
         assert!(store.plan(restart.unix, &registration(&alice, restart.unix)).is_ok());
         assert_eq!(store.expire(returns_until), [Change::RemoveAgent(alice.key())]);
         assert!(store.plan(returns_until, &registration(&second, returns_until)).is_ok());
+    }
+
+    fn hand_over(from: &Agent, to: &Agent, name: &str) -> Request {
+        let record = HandOver { from: from.key(), name: name.into(), to: to.key(), issued: at(0).unix };
+        Request::HandOver { signed: record.sign(&from.identity).unwrap() }
+    }
+
+    #[test]
+    fn a_name_that_was_handed_over_is_served_with_the_proof_that_clears_a_pin() {
+        let (alice, successor, client) = (Agent::new(1, "alice"), Agent::new(2, "alice"), Agent::new(3, "client"));
+        let mut node = Node::with(&[&alice, &client]);
+        let mut pins = Pins::new();
+        let asked = Target::Name("alice".into());
+        let Reply::Resolved(before) = node.resolve(at(0), &client, "alice") else { panic!("not found") };
+        pins.check(&before, Asked::Resolve(&asked), at(0).unix).unwrap();
+        assert!(matches!(node.ask(at(0), &successor, successor.request()), Reply::NameTaken { .. }));
+        assert_eq!(node.ask(at(0), &alice, hand_over(&alice, &successor, "alice")), Reply::HandedOver);
+        assert!(matches!(node.ask(at(0), &alice, alice.request()), Reply::NameTaken { .. }), "it is alice's no more");
+        assert!(matches!(node.ask(at(0), &successor, successor.request()), Reply::Registered { .. }));
+        let Reply::Resolved(after) = node.resolve(at(0), &client, "alice") else { panic!("not found") };
+        assert_eq!(pins.check(&after, Asked::Resolve(&asked), at(0).unix).unwrap().key, successor.key());
+    }
+
+    #[test]
+    fn nobody_hands_over_what_another_has() {
+        let (alice, mallory, bob) = (Agent::new(1, "alice"), Agent::new(3, "mallory"), Agent::new(2, "bob"));
+        let mut node = Node::with(&[&alice, &mallory, &bob]);
+        let not_yours = Some(ErrorCode::NotYours);
+        assert_eq!(code(&node.ask(at(0), &mallory, hand_over(&mallory, &bob, "alice"))), not_yours);
+        let stolen = hand_over(&alice, &bob, "alice");
+        assert_eq!(code(&node.ask(at(0), &mallory, stolen.clone())), not_yours, "between two others");
+        let Request::HandOver { mut signed } = stolen else { panic!("another request") };
+        signed[50] ^= 1;
+        assert_eq!(code(&node.ask(at(0), &bob, Request::HandOver { signed })), Some(ErrorCode::BadRequest));
+        assert!(matches!(node.ask(at(0), &alice, alice.request()), Reply::Registered { .. }));
     }
 
     #[test]

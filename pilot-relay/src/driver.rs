@@ -4,7 +4,7 @@
 //! restart, so that the ticket stays good and agents find the node again; so does what the directory has acknowledged.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::backbone::Backbone;
+use crate::roles::Roles;
 use crate::status_api::{BackboneStatusReply, COMMANDS_MAX, Command, StatusApi};
 use crate::store::memory::MemoryStore;
 use crate::store::redb::{self, DirectoryFile, OpenError};
@@ -48,6 +49,8 @@ pub struct ServeOptions {
     pub advertise: Option<String>,
     /// Ends the node when it has had no client for so long; it never ends by itself without.
     pub idle_exit: Option<Duration>,
+    /// What the node does. Without a directory it has no file.
+    pub roles: Roles,
     /// A directory that is damaged is kept under another name, and an empty one is begun.
     pub set_aside_damaged: bool,
 }
@@ -55,7 +58,14 @@ pub struct ServeOptions {
 impl ServeOptions {
     /// A node that runs until it is told to end.
     pub fn new(listen: SocketAddr, home_dir: impl Into<PathBuf>) -> Self {
-        Self { listen, home_dir: home_dir.into(), advertise: None, idle_exit: None, set_aside_damaged: false }
+        Self {
+            listen,
+            home_dir: home_dir.into(),
+            advertise: None,
+            idle_exit: None,
+            roles: Roles::ALL,
+            set_aside_damaged: false,
+        }
     }
 }
 
@@ -115,7 +125,12 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
     let _lock = home.lock()?;
     let now = clock::now();
     let keys = home.keys(now.unix)?;
-    let (file, store) = directory(&home.path().join(redb::FILE_NAME), options.set_aside_damaged, now)?;
+    let (writer, store) = if options.roles.directory {
+        let (file, store) = directory(&home.path().join(redb::FILE_NAME), options.set_aside_damaged, now)?;
+        (Some(Writer::start(file)?), store)
+    } else {
+        (None, MemoryStore::new())
+    };
     let socket = bind(&home, options.listen)?;
     home.save_number("port", u64::from(socket.local_addr().port()))?;
     let host = options.advertise.unwrap_or_else(|| advertised_host(&socket));
@@ -130,8 +145,9 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
     let (renewed_sender, renewed) = mpsc::channel(1);
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let mut driver = Driver {
-        backbone: Backbone::with_store(store, keys, entropy()?, now).durable(),
-        writer: Writer::start(file)?,
+        backbone: Backbone::with_store(store, keys, entropy()?, now).with_roles(options.roles).durable(),
+        roles: options.roles,
+        writer,
         store_error: None,
         socket,
         ticket,
@@ -200,6 +216,14 @@ fn advertised_host(socket: &UdpSocket) -> String {
     any.to_string()
 }
 
+/// How the last batch came out; never, if there is nothing to write to.
+async fn written(writer: &mut Option<Writer>) -> Option<Result<(), String>> {
+    match writer {
+        Some(writer) => writer.written.recv().await,
+        None => pending().await,
+    }
+}
+
 /// Without it nothing is acknowledged any more, so that the node is better started anew.
 fn writer_gone() -> io::Error {
     io::Error::other("the directory's writer has ended")
@@ -220,7 +244,9 @@ fn signals() -> io::Result<impl Future<Output = ()>> {
 /// The one task that owns the node.
 struct Driver {
     backbone: Backbone,
-    writer: Writer,
+    roles: Roles,
+    /// None without a directory.
+    writer: Option<Writer>,
     /// Why the last batch could not be written.
     store_error: Option<String>,
     socket: UdpSocket,
@@ -268,8 +294,8 @@ impl Driver {
             if let Some(entropy) = self.entropy.take(now.mono) {
                 self.backbone.reseed(&entropy);
             }
-            if let Some(batch) = self.backbone.poll_batch(now) {
-                self.writer.write(batch);
+            if let (Some(writer), Some(batch)) = (&self.writer, self.backbone.poll_batch(now)) {
+                writer.write(batch);
             }
             let has_more = self.send(now);
             if self.has_been_idle(now) {
@@ -281,7 +307,7 @@ impl Driver {
                 () = &mut end => Input::End,
                 Some(command) = commands.recv() => Input::Command(command),
                 Some(keys) = renewed.recv() => Input::Renewed(Box::new(keys)),
-                written = self.writer.written.recv() => Input::Written(written.ok_or_else(writer_gone)?),
+                written = written(&mut self.writer) => Input::Written(written.ok_or_else(writer_gone)?),
                 writable = self.socket.writable(), if self.blocked.is_some() => writable.map(|()| Input::Writable)?,
                 readable = self.socket.readable() => readable.map(|()| Input::Readable)?,
                 () = tokio::time::sleep(sleep) => Input::Timeout,
@@ -378,6 +404,7 @@ impl Driver {
         let drops = relay_drops.chain(node_drops).chain(stun_drops).filter(|(_, count)| *count > 0).collect();
         BackboneStatusReply {
             ticket: self.ticket.to_string(),
+            roles: self.roles.names().map(str::to_owned).collect(),
             listen: self.socket.local_addr().to_string(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use pilot_core::address::Address;
 use pilot_core::id::IdentityKey;
+use pilot_core::record::{HandOver, IdentityRecord};
 use pilot_core::time::UnixTime;
 
 use crate::store::{Change, Operation, RegisterError, Store};
@@ -51,6 +52,8 @@ pub enum Done {
     Registered(UnixTime),
     /// A withdrawal, whatever it found.
     Withdrawn,
+    /// A hand-over.
+    HandedOver,
 }
 
 /// An operation and the call that waits for it.
@@ -175,19 +178,23 @@ impl Done {
         match operation {
             Operation::Register(registration) => Self::Registered(registration.lease_until),
             Operation::Withdraw { .. } => Self::Withdrawn,
+            Operation::HandOver { .. } => Self::HandedOver,
         }
     }
 }
 
 fn touched(operation: &Operation) -> impl Iterator<Item = Touched> {
-    let (key, name_and_address) = match operation {
+    let touched = match operation {
         Operation::Register(registration) => {
-            let name = registration.identity.name.clone();
-            (registration.identity.key, Some([Touched::Name(name), Touched::Address(registration.address)]))
+            let IdentityRecord { key, name, .. } = &registration.identity;
+            vec![Touched::Key(*key), Touched::Name(name.clone()), Touched::Address(registration.address)]
         }
-        Operation::Withdraw { key, .. } => (*key, None),
+        Operation::Withdraw { key, .. } => vec![Touched::Key(*key)],
+        Operation::HandOver { record: HandOver { from, name, to, .. }, .. } => {
+            vec![Touched::Key(*from), Touched::Key(*to), Touched::Name(name.clone())]
+        }
     };
-    name_and_address.into_iter().flatten().chain([Touched::Key(key)])
+    touched.into_iter()
 }
 
 fn changed_key(change: &Change) -> Option<IdentityKey> {

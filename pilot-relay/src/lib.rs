@@ -22,6 +22,7 @@ pub mod driver;
 pub mod journal;
 pub mod limits;
 pub mod relay;
+pub mod roles;
 #[cfg(feature = "server")]
 pub mod status_api;
 pub mod store;

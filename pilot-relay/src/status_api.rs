@@ -36,6 +36,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct BackboneStatusReply {
     /// What agents take to find the node.
     pub ticket: String,
+    /// What it does: `stun`, `relay`, `directory`.
+    pub roles: Vec<String>,
     /// Address of its socket.
     pub listen: String,
     /// Process.

@@ -34,6 +34,7 @@ use crate::directory::{Answer, Directory};
 use crate::journal::{Batch, CallId};
 use crate::limits::{Rate, TokenBucket};
 use crate::relay::{Relay, Routes};
+use crate::roles::Roles;
 use crate::store::Store;
 
 /// Calls of one client at once, and as many to it: strangers who call it take none of its own. An agent that dials a hundred others at once waits for the first replies.
@@ -135,6 +136,9 @@ pub struct Control<D, S> {
     /// Forwards what the circuits carry.
     pub relay: Relay,
     directory: Directory<D>,
+    /// Calls for the others are refused in the name of this node.
+    roles: Roles,
+    node: IdentityKey,
     calls: BTreeMap<S, Call>,
     /// Those of them that wait for the disk.
     committing: BTreeMap<CallId, S>,
@@ -145,17 +149,25 @@ pub struct Control<D, S> {
 }
 
 impl<D: Store, S: Copy + Ord> Control<D, S> {
-    /// The services over a store.
-    pub fn new(store: D, rng: Rng, now: Now) -> Self {
+    /// The services of a node, with every role, over a store.
+    pub fn new(node: IdentityKey, store: D, rng: Rng, now: Now) -> Self {
         Self {
             relay: Relay::new(),
             directory: Directory::new(store),
+            roles: Roles::ALL,
+            node,
             calls: BTreeMap::new(),
             committing: BTreeMap::new(),
             clients: BTreeMap::new(),
             started: now.unix,
             rng,
         }
+    }
+
+    /// The same with these roles only.
+    #[must_use]
+    pub fn with_roles(self, roles: Roles) -> Self {
+        Self { roles, ..self }
     }
 
     /// The same, but the directory acknowledges nothing that [`Control::poll_batch`] has not given and the driver not written.
@@ -370,9 +382,17 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     fn directory_call(&mut self, now: Now, caller: &IdentityKey, request: &[u8]) -> Answer {
         match Request::decode(request) {
             Ok(Request::Status) => Answer::Ready(Reply::Status(self.status())),
+            Ok(_) if !self.roles.directory => {
+                Answer::Ready(Reply::Error { code: ErrorCode::NoSuchRole, message: self.lacks("directory") })
+            }
             Ok(request) => self.directory.handle_request(now, caller, request, &self.clients),
             Err(reason) => Answer::Ready(Reply::Error { code: ErrorCode::BadRequest, message: reason.to_string() }),
         }
+    }
+
+    /// Which node has not which role; an agent may know several.
+    fn lacks(&self, role: &str) -> String {
+        format!("backbone node {} is no {role}; its roles: {}", self.node, self.roles)
     }
 
     fn circuit_open<T: Tunnels<Stream = S>>(
@@ -385,6 +405,9 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         let Ok(open) = circuit::decode::<CircuitOpen>(request) else {
             return refusal(CircuitStatus::Refused, "malformed request");
         };
+        if !self.roles.relay {
+            return refusal(CircuitStatus::Refused, &self.lacks("relay"));
+        }
         if !self.clients.get_mut(&caller).is_some_and(|client| client.opens.take(now.mono, OPEN_RATE, 1)) {
             return refusal(CircuitStatus::Busy, "too many circuits asked for, try again in a second");
         }

@@ -5,15 +5,17 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
 use std::time::Duration;
 
+use minicbor::bytes::ByteVec;
 use pilot_core::address::Address;
 use pilot_core::id::IdentityKey;
-use pilot_core::record::{IdentityRecord, RecordError};
+use pilot_core::record::{HandOver, IdentityRecord, RecordError};
 use pilot_core::time::UnixTime;
-use pilot_core::wire::directory::Find;
+use pilot_core::wire::directory::{Find, HAND_OVERS_MAX};
 
 use super::stored::{Stored, StoredAgent, StoredName};
 use super::{
-    Change, LEASE_WRITE_INTERVAL, NAME_GRACE, Operation, Present, RegisterError, Registration, Store, words, words_of,
+    Change, HAND_OVER_TIME, LEASE_WRITE_INTERVAL, NAME_GRACE, Operation, Present, RegisterError, Registration, Store,
+    words, words_of,
 };
 
 /// Registrations kept: a few hundred megabytes at the size they usually have, 2 GB if each is at its bounds.
@@ -68,8 +70,9 @@ impl MemoryStore {
             let identity = IdentityRecord::decode_verified(&stored.identity)?;
             let address = identity.address().ok_or(RecordError::Address)?;
             let lease_until = stored.lease_until.max(now + RETURN_TIME - NAME_GRACE);
-            let identity_bytes = stored.identity;
-            let registration = Registration { identity, identity_bytes, address, present: None, lease_until };
+            let StoredAgent { identity: identity_bytes, hand_overs, .. } = stored;
+            let registration =
+                Registration { identity, identity_bytes, address, present: None, lease_until, hand_overs };
             Ok::<_, RecordError>((registration, stored.lease_until))
         };
         let mut registrations = stored.agents.into_iter().map(restored).collect::<Result<Vec<_>, _>>()?;
@@ -127,8 +130,43 @@ impl MemoryStore {
         if let Some((name, kept)) = self.given_up(now, new) {
             changes.push(Change::PutName(name, kept));
         }
-        changes.push(Change::PutAgent(key, stored(new)));
+        let stored = StoredAgent {
+            identity: new.identity_bytes.clone(),
+            lease_until: new.lease_until,
+            hand_overs: self.inherited(&new.identity),
+        };
+        changes.push(Change::PutAgent(key, stored));
         Ok(changes)
+    }
+
+    /// What handing the name over changes, and how the name is kept then; nothing if that was done before.
+    fn plan_hand_over(&self, now: UnixTime, record: &HandOver, bytes: &ByteVec) -> Result<Vec<Change>, RegisterError> {
+        let holder = self.holder(now, &record.name);
+        if holder.is_some_and(|(holder, hand_overs)| holder == record.to && hand_overs.contains(bytes)) {
+            return Ok(Vec::new());
+        }
+        let (_, before) = holder.filter(|(holder, _)| *holder == record.from).ok_or(RegisterError::NotHeld)?;
+        let dropped = (before.len() + 1).saturating_sub(HAND_OVERS_MAX);
+        let hand_overs = before.iter().skip(dropped).chain([bytes]).cloned().collect();
+        let kept = StoredName { key: record.to, until: now + HAND_OVER_TIME, hand_overs };
+        let registered = self.by_name.get(&record.name).map(|key| Change::RemoveAgent(*key));
+        Ok(registered.into_iter().chain([Change::PutName(record.name.clone(), kept)]).collect())
+    }
+
+    /// Who has the name, or may have it, and by which hand-overs.
+    fn holder(&self, now: UnixTime, name: &str) -> Option<(IdentityKey, &Vec<ByteVec>)> {
+        let kept = self.kept.get(name).filter(|kept| kept.until > now).map(|kept| (kept.key, &kept.hand_overs));
+        let registration = self.by_name.get(name).and_then(|key| self.by_key.get(key)).map(|known| &known.registration);
+        let held = registration.filter(|registration| registration.held_until() > now);
+        kept.or_else(|| held.map(|registration| (registration.identity.key, &registration.hand_overs)))
+    }
+
+    /// The hand-overs by which the name has come to the key that registers it.
+    fn inherited(&self, new: &IdentityRecord) -> Vec<ByteVec> {
+        let kept = self.kept.get(&new.name).filter(|kept| kept.key == new.key).map(|kept| &kept.hand_overs);
+        let own = self.by_key.get(&new.key).map(|known| &known.registration);
+        let own = own.filter(|own| own.identity.name == new.name).map(|own| &own.hand_overs);
+        kept.or(own).cloned().unwrap_or_default()
     }
 
     /// Other keys whose name or address, which nobody holds any more, the registration takes.
@@ -139,12 +177,14 @@ impl MemoryStore {
 
     /// The name that the agent had until now, if it takes another: kept for it, should it come back.
     fn given_up(&self, now: UnixTime, new: &Registration) -> Option<(String, StoredName)> {
-        let before = &self.by_key.get(&new.identity.key)?.registration.identity;
-        let kept = StoredName { key: before.key, until: now + NAME_GRACE };
-        (before.name != new.identity.name).then(|| (before.name.clone(), kept))
+        let before = &self.by_key.get(&new.identity.key)?.registration;
+        let Registration { identity, hand_overs, .. } = before.as_ref();
+        let kept = || StoredName { key: identity.key, until: now + NAME_GRACE, hand_overs: hand_overs.clone() };
+        (identity.name != new.identity.name).then(|| (identity.name.clone(), kept()))
     }
 
-    fn register(&mut self, now: UnixTime, registration: Registration) {
+    fn register(&mut self, now: UnixTime, mut registration: Registration) {
+        registration.hand_overs = self.inherited(&registration.identity);
         let given_up = self.given_up(now, &registration);
         let known = self.by_key.get(&registration.identity.key).filter(|known| is_on_file(known, &registration));
         let lease_on_file = known.map_or(registration.lease_until, |known| known.lease_on_file);
@@ -152,6 +192,16 @@ impl MemoryStore {
         self.replace(registration, lease_on_file);
         if let Some((name, kept)) = given_up {
             self.keep(name, kept);
+        }
+    }
+
+    fn hand_over(&mut self, now: UnixTime, record: &HandOver, bytes: &ByteVec) {
+        for change in self.plan_hand_over(now, record, bytes).unwrap_or_default() {
+            match change {
+                Change::RemoveAgent(key) => self.remove(&key),
+                Change::PutName(name, kept) => self.keep(name, kept),
+                Change::PutAgent(..) | Change::RemoveName(_) => {}
+            }
         }
     }
 
@@ -225,6 +275,7 @@ impl Store for MemoryStore {
             Operation::Register(registration) => self.plan_registration(now, registration),
             Operation::Withdraw { key, sequence } if self.covers(key, *sequence) => Ok(vec![Change::RemoveAgent(*key)]),
             Operation::Withdraw { .. } => Ok(Vec::new()),
+            Operation::HandOver { record, bytes } => self.plan_hand_over(now, record, bytes),
         }
     }
 
@@ -233,6 +284,7 @@ impl Store for MemoryStore {
             Operation::Register(registration) => self.register(now, *registration),
             Operation::Withdraw { key, sequence } if self.covers(&key, sequence) => self.remove(&key),
             Operation::Withdraw { .. } => {}
+            Operation::HandOver { record, bytes } => self.hand_over(now, &record, &bytes),
         }
     }
 
@@ -300,10 +352,6 @@ fn matches(identity: &IdentityRecord, find: &Find, wanted: &BTreeSet<String>) ->
 fn is_on_file(known: &Known, new: &Registration) -> bool {
     known.registration.identity_bytes == new.identity_bytes
         && new.lease_until < known.lease_on_file + LEASE_WRITE_INTERVAL
-}
-
-fn stored(registration: &Registration) -> StoredAgent {
-    StoredAgent { identity: registration.identity_bytes.clone(), lease_until: registration.lease_until }
 }
 
 /// A refresh repeats the bytes; anything else needs a higher sequence.

@@ -14,9 +14,10 @@ pub mod stored;
 use std::sync::Arc;
 use std::time::Duration;
 
+use minicbor::bytes::ByteVec;
 use pilot_core::address::Address;
 use pilot_core::id::IdentityKey;
-use pilot_core::record::{IdentityRecord, PresenceRecord};
+use pilot_core::record::{HandOver, IDENTITY_VALIDITY_MAX, IdentityRecord, PresenceRecord};
 use pilot_core::time::UnixTime;
 use pilot_core::wire::directory::Find;
 
@@ -25,6 +26,8 @@ use stored::{StoredAgent, StoredName};
 /// How long a name and an address stay with their key after the lease has ended, so that an agent which slept for a little longer finds them
 /// its own, and that a lease on file may be [`LEASE_WRITE_INTERVAL`] behind (spec/backbone.md §6).
 pub const NAME_GRACE: Duration = Duration::from_secs(86_400);
+/// How long a name that was handed over waits for the key that is to have it: as long as the longest lease.
+pub const HAND_OVER_TIME: Duration = IDENTITY_VALIDITY_MAX;
 /// A lease that a presence refresh has moved on by so much is written down; less is not worth a write. No longer than [`NAME_GRACE`].
 pub const LEASE_WRITE_INTERVAL: Duration = Duration::from_secs(86_400);
 
@@ -41,6 +44,8 @@ pub struct Registration {
     pub present: Option<Present>,
     /// When the lease of the name and the address ends, by the node's own clock.
     pub lease_until: UnixTime,
+    /// Signed [`HandOver`]s by which the name came to the key, oldest first. The store knows them, not who registers.
+    pub hand_overs: Vec<ByteVec>,
 }
 
 /// A verified presence record.
@@ -78,6 +83,13 @@ pub enum Operation {
         /// The sequence of the withdrawal.
         sequence: u64,
     },
+    /// Keep a name that one key has for another, and take it from the first.
+    HandOver {
+        /// From whom to whom.
+        record: HandOver,
+        /// The signed form of `record`.
+        bytes: ByteVec,
+    },
 }
 
 /// A change of what outlives the node.
@@ -93,7 +105,7 @@ pub enum Change {
     RemoveName(String),
 }
 
-/// Why a registration is not stored.
+/// Why an operation is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
@@ -109,6 +121,9 @@ pub enum RegisterError {
     /// A newer record, or another with the same sequence, is stored.
     #[error("a record with sequence {0} is stored")]
     OldSequence(u64),
+    /// The key that hands a name over does not have it.
+    #[error("the name is not the old key's to hand over")]
+    NotHeld,
     /// The store is at its bound.
     #[error("directory is full")]
     Full,
@@ -207,6 +222,7 @@ pub(crate) mod tests {
             address: Address([key; 6]),
             present: Some(Present { record: presence, bytes: vec![key], until: NOW + LEASE }),
             lease_until: NOW + LEASE,
+            hand_overs: vec![],
         }
     }
 
@@ -260,6 +276,9 @@ pub(crate) mod tests {
         who_returns_within_the_grace_finds_its_name(new());
         a_rename_frees_the_old_name_after_grace(new());
         a_heartbeat_changes_nothing_that_outlives_the_node(new());
+        a_name_that_was_handed_over_is_the_new_keys_alone(new());
+        only_who_has_a_name_hands_it_over(new());
+        hand_overs_stay_with_the_name_and_the_last_of_them_are_kept(new());
         an_older_record_does_not_replace_a_newer(new());
         an_older_presence_does_not_replace_a_newer(new());
         withdrawal_ends_what_it_knew_of(new());
@@ -352,6 +371,64 @@ pub(crate) mod tests {
         returned.present = None;
         let written = register(&mut store, NOW + LEASE_WRITE_INTERVAL, returned).unwrap();
         assert_eq!(written.len(), 1, "the lease on file is a day behind");
+    }
+
+    fn hand_over(name: &str, from: u8, to: u8) -> Operation {
+        let (from, to) = (IdentityKey([from; 32]), IdentityKey([to; 32]));
+        let bytes = vec![from.0[0], to.0[0]].into();
+        Operation::HandOver { record: HandOver { from, name: name.into(), to, issued: NOW }, bytes }
+    }
+
+    fn chain(store: &impl Store, name: &str) -> Vec<Vec<u8>> {
+        store.by_name(NOW, name).unwrap().hand_overs.iter().map(|bytes| bytes.to_vec()).collect()
+    }
+
+    fn a_name_that_was_handed_over_is_the_new_keys_alone(mut store: impl Store) {
+        register(&mut store, NOW, registration(1, "alice")).unwrap();
+        register(&mut store, NOW, registration(2, "bob")).unwrap();
+        let changes = carry_out(&mut store, NOW, hand_over("alice", 1, 2)).unwrap();
+        assert!(matches!(&changes[..], [Change::RemoveAgent(_), Change::PutName(..)]), "{changes:?}");
+        assert_eq!(carry_out(&mut store, NOW, hand_over("alice", 1, 2)), Ok(vec![]), "once more is no harm");
+        let free_at = NOW + HAND_OVER_TIME;
+        for key in [1, 3] {
+            let taken = register(&mut store, NOW, registration(key, "alice"));
+            assert_eq!(taken, Err(RegisterError::NameTaken { free_at }));
+        }
+        let mut renamed = registration(2, "alice");
+        (renamed.identity.sequence, renamed.identity_bytes) = (2, vec![22]);
+        register(&mut store, NOW, renamed).unwrap();
+        assert_eq!(chain(&store, "alice"), [[1, 2]]);
+        assert_eq!(carry_out(&mut store, NOW, hand_over("alice", 1, 2)), Ok(vec![]), "nor after that");
+        assert_eq!(store.len(), 1);
+    }
+
+    fn only_who_has_a_name_hands_it_over(mut store: impl Store) {
+        register(&mut store, NOW, registration(1, "alice")).unwrap();
+        for foreign in [hand_over("alice", 3, 2), hand_over("bob", 1, 2)] {
+            assert_eq!(carry_out(&mut store, NOW, foreign), Err(RegisterError::NotHeld));
+        }
+        let lapsed = NOW + LEASE + NAME_GRACE;
+        assert_eq!(carry_out(&mut store, lapsed, hand_over("alice", 1, 2)), Err(RegisterError::NotHeld));
+        assert!(carry_out(&mut store, lapsed - Duration::from_secs(1), hand_over("alice", 1, 2)).is_ok(), "in grace");
+    }
+
+    fn hand_overs_stay_with_the_name_and_the_last_of_them_are_kept(mut store: impl Store) {
+        register(&mut store, NOW, registration(1, "alice")).unwrap();
+        for from in 1..=5 {
+            carry_out(&mut store, NOW, hand_over("alice", from, from + 1)).unwrap();
+        }
+        register(&mut store, NOW, registration(6, "alice")).unwrap();
+        assert_eq!(chain(&store, "alice"), [[2, 3], [3, 4], [4, 5], [5, 6]]);
+        let mut next = registration(6, "alice");
+        (next.identity.sequence, next.identity_bytes) = (2, vec![2]);
+        register(&mut store, NOW, next.clone()).unwrap();
+        assert_eq!(chain(&store, "alice").len(), 4, "an update");
+        (next.identity.sequence, next.identity_bytes, next.identity.name) = (3, vec![3], "alicia".into());
+        register(&mut store, NOW, next.clone()).unwrap();
+        assert!(chain(&store, "alicia").is_empty());
+        (next.identity.sequence, next.identity_bytes, next.identity.name) = (4, vec![4], "alice".into());
+        register(&mut store, NOW, next).unwrap();
+        assert_eq!(chain(&store, "alice").len(), 4, "a rename and back");
     }
 
     fn an_older_record_does_not_replace_a_newer(mut store: impl Store) {

@@ -2,6 +2,7 @@
 //!
 //! A row is trusted: what it holds was verified before it was written, and the file's checksums keep it as it was.
 
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use pilot_core::id::IdentityKey;
 use pilot_core::time::UnixTime;
@@ -16,6 +17,9 @@ pub struct StoredAgent {
     /// When the lease ends, by the node's own clock; what presence has added since the last write is missing.
     #[n(1)]
     pub lease_until: UnixTime,
+    /// Signed `HandOver`s by which the name came to the agent, oldest first.
+    #[cbor(n(2), skip_if = "Vec::is_empty")]
+    pub hand_overs: Vec<ByteVec>,
 }
 
 /// A name that nobody has, kept for a key.
@@ -28,6 +32,9 @@ pub struct StoredName {
     /// When everybody may, by the node's own clock.
     #[n(1)]
     pub until: UnixTime,
+    /// Signed `HandOver`s by which the name came to that key, oldest first.
+    #[cbor(n(2), skip_if = "Vec::is_empty")]
+    pub hand_overs: Vec<ByteVec>,
 }
 
 /// Everything that outlives a node.

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use pilot_relay::driver::{self, ServeError, ServeOptions};
+use pilot_relay::roles::Roles;
 use serde::{Deserialize, Serialize};
 
-use super::{DirectoryArgs, ListenArgs, RunArgs, StartArgs, local};
+use super::{ListenArgs, Role, RoleArgs, RunArgs, StartArgs, local};
 use crate::context::Context;
 use crate::hint::{Failure, Result};
 use crate::home;
@@ -28,7 +29,7 @@ pub(super) async fn start_detached(args: &StartArgs, context: &Context) -> Resul
     let mut argv: Vec<OsString> = vec!["--home".into(), context.home.clone().into()];
     argv.extend(["backbone", "run", "--detached"].map(OsString::from));
     argv.extend(args.listen.to_argv());
-    argv.extend(args.directory.to_argv());
+    argv.extend(args.roles.to_argv());
     let ready: Ready = process::spawn_detached(&argv, &local::log(context)).await?;
     print(context.output, &ready)
 }
@@ -76,7 +77,8 @@ fn options(args: &RunArgs, context: &Context) -> ServeOptions {
     ServeOptions {
         advertise: args.listen.advertise.clone(),
         idle_exit: args.idle_exit,
-        set_aside_damaged: args.directory.set_aside_damaged,
+        roles: args.roles.roles(),
+        set_aside_damaged: args.roles.set_aside_damaged,
         ..ServeOptions::new(listen, local::directory(context))
     }
 }
@@ -112,9 +114,19 @@ fn serve_failure(error: ServeError) -> Failure {
     }
 }
 
-impl DirectoryArgs {
-    fn to_argv(&self) -> Option<OsString> {
-        self.set_aside_damaged.then(|| "--set-aside-damaged".into())
+impl RoleArgs {
+    fn roles(&self) -> Roles {
+        Roles {
+            stun: self.roles.contains(&Role::Stun),
+            relay: self.roles.contains(&Role::Relay),
+            directory: self.roles.contains(&Role::Directory),
+        }
+    }
+
+    fn to_argv(&self) -> Vec<OsString> {
+        let roles = self.roles().names().collect::<Vec<_>>().join(",");
+        let set_aside = self.set_aside_damaged.then(|| "--set-aside-damaged".to_owned());
+        [format!("--roles={roles}")].into_iter().chain(set_aside).map(OsString::from).collect()
     }
 }
 

@@ -19,11 +19,14 @@ use crate::store::{Operation, Store};
 const HEADER_LEN: usize = 320;
 
 fn agent(number: u8) -> (IdentityKey, StoredAgent) {
-    (IdentityKey([number; 32]), StoredAgent { identity: vec![number; 400], lease_until: NOW })
+    (
+        IdentityKey([number; 32]),
+        StoredAgent { identity: vec![number; 400], lease_until: NOW, hand_overs: vec![vec![number; 150].into()] },
+    )
 }
 
 fn kept() -> StoredName {
-    StoredName { key: IdentityKey([9; 32]), until: NOW }
+    StoredName { key: IdentityKey([9; 32]), until: NOW, hand_overs: vec![] }
 }
 
 fn register(file: &mut DirectoryFile, number: u8) -> Result<(), String> {
@@ -336,7 +339,8 @@ fn no_acknowledged_registration_is_lost_when_the_process_is_killed() {
 const FULL_CHILD: &str = "PILOT_TEST_FULL_DISK";
 
 fn register_long(file: &mut DirectoryFile, number: u8) -> Result<(), String> {
-    let agent = StoredAgent { identity: vec![number; 8_000], lease_until: NOW };
+    let agent =
+        StoredAgent { identity: vec![number; 8_000], lease_until: NOW, hand_overs: vec![vec![number; 150].into()] };
     file.commit(&Batch { changes: vec![Change::PutAgent(IdentityKey([number; 32]), agent)] })
 }
 
