@@ -109,3 +109,36 @@ fn a_role_that_there_is_not_is_a_mistake_in_the_command_line() {
     assert_eq!((said.code, said.stdout.as_str()), (2, ""), "{said:?}");
     assert!(said.stderr.contains("'dns'") && said.stderr.contains("\nhint: "), "{said:?}");
 }
+
+#[test]
+fn who_knows_an_agent_by_its_name_follows_when_the_name_is_handed_over() {
+    let [backbone, asker, old, new] = std::array::from_fn(|_| Home::new());
+    let ticket = backbone.ok(&["backbone", "start", "--detach"]);
+    let by = ["--backbone", ticket.trim()];
+    asker.start("asker", &by);
+    old.start("alpha", &by);
+    let address = |home: &Home| home.json(&["info"])["address"].as_str().expect("an address").to_owned();
+    let replies_from = |address: &str| asker.ok(&["ping", "alpha"]).starts_with(&format!("✓ reply from {address} "));
+    assert!(replies_from(&address(&old)));
+
+    new.start("alpha", &["--no-backbone"]);
+    let (key, new_address) = (new.json(&["info"])["key"].as_str().expect("a key").to_owned(), address(&new));
+    new.ok(&["daemon", "stop"]);
+    assert_eq!(old.ok(&["hand-over", &key]), format!("The name 'alpha' is kept for {key}\n"));
+    assert_eq!(old.json(&["hand-over", &key])["to"], json!(key), "once more is no harm");
+    old.ok(&["daemon", "stop"]);
+    new.start("alpha", &by);
+    assert!(replies_from(&new_address), "{}", asker.ok(&["ping", "alpha"]));
+}
+
+#[test]
+fn a_name_is_handed_over_to_keys_and_to_another() {
+    let home = Home::new();
+    home.start("alpha", &[]);
+    let said = home.run(&["hand-over", "beta"]);
+    assert_eq!(said.code, 2, "{said:?}");
+    assert!(said.stderr.starts_with("error: 'beta' is no key\nhint: `pilotctl info` shows the key"), "{said:?}");
+    let own = home.json(&["info"])["key"].as_str().expect("a key").to_owned();
+    let said = home.run(&["hand-over", &own]);
+    assert_eq!((said.code, said.stderr.lines().next()), (2, Some("error: this is the agent's own key")), "{said:?}");
+}

@@ -6,7 +6,7 @@ use support::{Home, assert_snapshot, clean_command, finish};
 
 #[test]
 fn help_is_as_reviewed() {
-    let verbs: [&[&str]; 20] = [
+    let verbs: [&[&str]; 21] = [
         &[],
         &["daemon"],
         &["daemon", "start"],
@@ -21,6 +21,7 @@ fn help_is_as_reviewed() {
         &["answer"],
         &["find"],
         &["group"],
+        &["hand-over"],
         &["mcp", "serve"],
         &["mcp", "connect"],
         &["ticket"],

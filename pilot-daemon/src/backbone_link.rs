@@ -315,7 +315,7 @@ fn refusal(inner: &Inner, reply: &Reply) -> ApiError {
                 Err(error) => ApiError::new(ErrorCode::Failed, error.to_string()).hint(error.hint()),
             }
         }
-        Reply::Error { message, .. } => ApiError::new(ErrorCode::Failed, format!("the directory refused: {message}")),
+        Reply::Error { message, .. } => refused(message),
         Reply::Registered { .. }
         | Reply::Resolved(_)
         | Reply::Found(_)
@@ -324,6 +324,11 @@ fn refusal(inner: &Inner, reply: &Reply) -> ApiError {
         | Reply::Status(_)
         | Reply::NotFound { .. } => unexpected(reply),
     }
+}
+
+/// A reply that says why not.
+pub(crate) fn refused(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::Failed, format!("the directory refused: {message}"))
 }
 
 /// A reply that answers another question.
