@@ -63,7 +63,7 @@ fn decode(data: &[u8]) {
 /// One client calls with the bytes, cut in two, while another is there to be called; then the other answers with them, too.
 fn call(port: ServicePort, data: &[u8]) {
     let (caller, callee) = (keys(0).certificate.identity, keys(1).certificate.identity);
-    let mut control = Control::new(keys(2).certificate.identity, MemoryStore::new(), Rng::new([5; 32]), START);
+    let mut control = Control::new(IdentityKey([9; 32]), MemoryStore::new(), Rng::new([5; 32]), START);
     let mut streams = FakeStreams { clients: [caller, callee], ..FakeStreams::default() };
     control.client_connected(START, caller);
     control.client_connected(START, callee);
