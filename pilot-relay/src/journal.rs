@@ -112,14 +112,19 @@ impl Journal {
         if !self.in_flight.is_empty() {
             return None;
         }
-        let changes = self.take_compatible(now, store);
-        if changes.is_empty() {
-            // Heartbeats that had come behind something else.
+        loop {
+            let changes = self.take_compatible(now, store);
+            if !changes.is_empty() {
+                self.by_the_way_in_flight = std::mem::take(&mut self.by_the_way);
+                let changes = self.by_the_way_in_flight.iter().cloned().chain(changes).collect();
+                return Some(Batch { changes });
+            }
+            // Heartbeats that had come behind something else. What waits behind them has its turn now: nobody else wakes it.
             self.answer_in_flight(now, store);
-            return None;
+            if self.waiting.is_empty() {
+                return None;
+            }
         }
-        self.by_the_way_in_flight = std::mem::take(&mut self.by_the_way);
-        Some(Batch { changes: self.by_the_way_in_flight.iter().cloned().chain(changes).collect() })
     }
 
     /// The batch is on disk, or it is not and `result` tells why.
@@ -291,6 +296,20 @@ mod tests {
             assert!(desk.written(Ok(())).iter().all(is_done));
         }
         assert!(desk.store.is_empty());
+    }
+
+    #[test]
+    fn what_waits_behind_a_heartbeat_or_a_refusal_needs_no_other_call_to_go_on() {
+        let mut desk = Desk::new();
+        desk.journal.submit(with_sequence(1));
+        assert_eq!(desk.batch(), Some(1));
+        for sequence in [1, 0, 2] {
+            desk.journal.submit(with_sequence(sequence));
+        }
+        assert_eq!(desk.written(Ok(())).len(), 1);
+        assert_eq!(desk.batch(), Some(1), "the last of the three");
+        let outcomes: Vec<_> = desk.written(Ok(())).iter().map(is_done).collect();
+        assert_eq!(outcomes, [true, false, true]);
     }
 
     #[test]
