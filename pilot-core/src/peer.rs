@@ -98,7 +98,7 @@ pub(crate) struct Peer {
     pub(crate) bytes_received: u64,
     pub(crate) generations: u32,
     last_received: Mono,
-    last_liveness_probe: Mono,
+    waiting_since: Mono,
     /// When the peer hears from a new local address once more.
     confirm_move_at: Option<Mono>,
     /// In the node's queue of peers that may have something to send.
@@ -144,7 +144,7 @@ impl Peer {
             bytes_received: 0,
             generations: 0,
             last_received: now,
-            last_liveness_probe: now,
+            waiting_since: now,
             confirm_move_at: None,
             is_queued: false,
             armed: None,
@@ -276,20 +276,27 @@ impl Peer {
         }
     }
 
-    /// Sends a PING where silence must be told from death: an open stream that waits, or the NAT mapping to the home node.
-    pub(crate) fn probe_liveness(&mut self, now: Mono, is_home: bool) {
-        let Some(due) = self.liveness_timeout(is_home) else { return };
-        if now < due {
-            return;
+    /// Something is asked of the peer now: only from here on does its silence count.
+    pub(crate) fn begin_waiting(&mut self, now: Mono) {
+        self.waiting_since = now;
+    }
+
+    /// Sends a PING where silence must be told from death: an open stream that waits, or the NAT mapping to the home node. Returns
+    /// whether one was due.
+    pub(crate) fn probe_liveness(&mut self, now: Mono, is_home: bool) -> bool {
+        if self.liveness_timeout(is_home).is_none_or(|due| now < due) {
+            return false;
         }
-        self.last_liveness_probe = now;
+        self.waiting_since = now;
         if self.confirm_move_at.take_if(|at| *at <= now).is_some() {
-            return self.ping_direct_paths();
+            self.ping_direct_paths();
+            return true;
         }
         let active = self.paths.active().map(|path| path.id);
         if let (Some(tunnel), Some(path)) = (&mut self.tunnel, active) {
             tunnel.transport.ping(path);
         }
+        true
     }
 
     /// When this peer needs attention, the home tunnel's keepalive included.
@@ -351,7 +358,7 @@ impl Peer {
         } else {
             Some(HOME_KEEPALIVE).filter(|_| is_home)
         };
-        let silence_ends = interval.map(|interval| self.last_received.max(self.last_liveness_probe) + interval);
+        let silence_ends = interval.map(|interval| self.last_received.max(self.waiting_since) + interval);
         silence_ends.into_iter().chain(self.confirm_move_at).min()
     }
 }

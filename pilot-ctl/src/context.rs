@@ -53,6 +53,31 @@ impl Context {
         }
     }
 
+    /// An agent that lives in this home, whether it runs or not: the one that was named, or the only one.
+    pub(crate) fn resident(&self) -> Result<String> {
+        if let Some(name) = &self.agent {
+            return Ok(name.clone());
+        }
+        match home::agent_names(&self.home).as_slice() {
+            [only] => Ok(only.clone()),
+            [] => Err(Failure::new(ExitCode::NotFound, "no agent lives in this home")
+                .hint("`pilotctl daemon start --hostname NAME` makes and starts one")),
+            several => Err(Failure::usage(format!("several agents live here: {}", several.join(", ")))
+                .hint("say which one with --as NAME or PILOT_AGENT")),
+        }
+    }
+
+    /// That no agent of this name lives here.
+    pub(crate) fn no_such_resident(&self, name: &str) -> Failure {
+        let failure = Failure::new(ExitCode::NotFound, format!("no agent '{name}' lives in this home"));
+        let known = home::agent_names(&self.home);
+        match (closest(name, known.iter().map(String::as_str)), known.is_empty()) {
+            (Some(other), _) => failure.hint(format!("did you mean '{other}'?")),
+            (None, false) => failure.hint(format!("here live {}", known.join(", "))),
+            (None, true) => failure.hint("none does yet; --home DIR names another home"),
+        }
+    }
+
     /// Every agent of this home that runs.
     pub(crate) async fn running(&self) -> Result<Vec<Daemon>> {
         let mut running = Vec::new();

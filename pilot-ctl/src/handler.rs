@@ -3,10 +3,14 @@
 //! A handler runs in a process group of its own, so that ending it ends what it started too, and it learns who calls from its
 //! environment, never from the bytes (spec/cli.md §5.7).
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
@@ -25,14 +29,17 @@ pub(crate) struct HandlerCommand {
 }
 
 impl HandlerCommand {
-    pub(crate) fn new(argv: Vec<OsString>, context: &Context, agent: &str) -> Self {
+    /// Fails for a program that cannot be run, so that this is not found out by the first caller.
+    pub(crate) fn new(argv: Vec<OsString>, context: &Context, agent: &str) -> Result<Self> {
+        let program = argv.first().ok_or_else(no_command)?;
+        find_program(program).map_err(|error| cannot_start(program, &error))?;
         let home = (env_vars::PILOT_HOME, context.home.clone().into_os_string());
-        Self { argv, agent_environment: [home, (env_vars::PILOT_AGENT, agent.into())] }
+        Ok(Self { argv, agent_environment: [home, (env_vars::PILOT_AGENT, agent.into())] })
     }
 
     /// Starts one, with the caller's provenance in its environment.
     pub(crate) fn start(&self, incoming: &Incoming) -> Result<Handler> {
-        let (program, arguments) = self.argv.split_first().ok_or_else(|| Failure::usage("no command after --"))?;
+        let (program, arguments) = self.argv.split_first().ok_or_else(no_command)?;
         let mut command = Command::new(program);
         command.args(arguments).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
@@ -116,10 +123,59 @@ fn provenance(incoming: &Incoming) -> [(&'static str, Option<String>); 7] {
     ]
 }
 
-fn cannot_start(program: &OsString, error: &std::io::Error) -> Failure {
-    let failure = Failure::failed(format!("cannot run '{}': {error}", program.to_string_lossy()));
-    if error.kind() != std::io::ErrorKind::NotFound {
-        return failure;
+/// Looks for a program as `execvp` does: a path as it is, a name in the directories of `PATH`.
+fn find_program(program: &OsStr) -> io::Result<()> {
+    let path = Path::new(program);
+    if path.components().count() > 1 {
+        return can_be_run(path);
     }
-    failure.hint("what stands after -- is a program and its arguments; a pipeline needs `sh -c '…'`")
+    let Some(directories) = std::env::var_os("PATH") else { return Ok(()) };
+    let mut reason = io::Error::from(Errno::NOENT);
+    for directory in std::env::split_paths(&directories) {
+        match can_be_run(&directory.join(path)) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => reason = error,
+            Err(_) => {}
+        }
+    }
+    Err(reason)
+}
+
+fn can_be_run(path: &Path) -> io::Result<()> {
+    if std::fs::metadata(path)?.is_dir() {
+        return Err(Errno::ACCESS.into());
+    }
+    Ok(access(path, Access::EXEC_OK)?)
+}
+
+fn no_command() -> Failure {
+    Failure::usage("no command after --")
+}
+
+fn cannot_start(program: &OsStr, error: &io::Error) -> Failure {
+    let failure = Failure::failed(format!("cannot run '{}': {error}", program.to_string_lossy()));
+    if error.kind() == io::ErrorKind::NotFound {
+        return failure.hint("what stands after -- is a program and its arguments; a pipeline needs `sh -c '…'`");
+    }
+    failure.hint("what stands after -- is a file that may be executed: `chmod +x` makes it so")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_as_a_shell_finds_them() {
+        for (program, kind) in [
+            ("sh", None),
+            ("/bin/sh", None),
+            ("no-such-program", Some(io::ErrorKind::NotFound)),
+            ("/no/such/program", Some(io::ErrorKind::NotFound)),
+            ("./no-such-program", Some(io::ErrorKind::NotFound)),
+            ("/etc", Some(io::ErrorKind::PermissionDenied)),
+            ("/etc/passwd", Some(io::ErrorKind::PermissionDenied)),
+        ] {
+            assert_eq!(find_program(OsStr::new(program)).err().map(|error| error.kind()), kind, "{program}");
+        }
+    }
 }

@@ -1,8 +1,9 @@
 //! Errors as people and scripts read them: what failed and why, then what to do about it (spec/cli.md §4).
 
+use std::ffi::OsString;
 use std::fmt;
 
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use serde::Serialize;
 
 use crate::exit_code::ExitCode;
@@ -68,20 +69,51 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<clap::Error> for Failure {
-    /// Takes clap's first paragraph as the message. The hint is its suggestion, if it has one, else where to look.
-    fn from(error: clap::Error) -> Self {
+impl Failure {
+    /// Takes clap's first paragraph as the message. The hint is its suggestion, if it has one, else the help of the verb meant.
+    pub(crate) fn from_clap(error: &clap::Error, root: &clap::Command, arguments: &[OsString]) -> Self {
         let rendered = error.render().to_string();
         let first = rendered.split("\n\n").next().unwrap_or_default();
         let failure = Self::usage(one_line(first.strip_prefix("error: ").unwrap_or(first)));
-        if let Some(suggestion) = suggestion(&error) {
-            return failure.hint(format!("did you mean '{suggestion}'?"));
+        let (verb, below) = verb(root, arguments);
+        if error.kind() == ErrorKind::MissingSubcommand {
+            let names: Vec<&str> =
+                below.get_subcommands().filter(|verb| !verb.is_hide_set()).map(clap::Command::get_name).collect();
+            let message = format!("`{verb}` needs a verb: {}", names.join(", "));
+            return Self { message, ..failure }.hint(format!("`{verb} --help` shows how"));
         }
-        let usage = rendered.lines().find_map(|line| line.strip_prefix("Usage: ")).unwrap_or("pilotctl");
-        let is_verb = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-');
-        let verb: Vec<&str> = usage.split_whitespace().take_while(is_verb).collect();
-        failure.hint(format!("`{} --help` shows how", verb.join(" ")))
+        match suggestion(error) {
+            Some(suggestion) => failure.hint(format!("did you mean '{suggestion}'?")),
+            None => failure.hint(format!("`{verb} --help` shows how")),
+        }
     }
+}
+
+/// The verb that a command line names, which clap does not tell with every error: `pilotctl daemon start`.
+fn verb<'a>(root: &'a clap::Command, arguments: &[OsString]) -> (String, &'a clap::Command) {
+    let mut verb = vec![root.get_name()];
+    let mut command = root;
+    let mut words = arguments.iter().filter_map(|word| word.to_str()).take_while(|word| *word != "--");
+    while let Some(word) = words.next() {
+        if let Some(below) = command.find_subcommand(word) {
+            verb.push(below.get_name());
+            command = below;
+        } else if takes_next_word(root, command, word) {
+            words.next();
+        }
+    }
+    (verb.join(" "), command)
+}
+
+/// Whether `word` is a flag whose value is the next word: that one is no verb, even if it looks like one.
+fn takes_next_word(root: &clap::Command, command: &clap::Command, word: &str) -> bool {
+    let mut flags = root.get_arguments().chain(command.get_arguments());
+    let is_meant = |flag: &clap::Arg| match (word.strip_prefix("--"), word.strip_prefix('-')) {
+        (Some(long), _) => flag.get_long() == Some(long),
+        (None, Some(short)) => flag.get_short().map(String::from).as_deref() == Some(short),
+        (None, None) => false,
+    };
+    flags.any(|flag| is_meant(flag) && flag.get_action().takes_values())
 }
 
 /// What clap thinks was meant.
@@ -159,6 +191,23 @@ mod tests {
         let failure = Failure::new(ExitCode::Refused, "no").hint("ask");
         let expected = r#"{"error":{"code":"refused","message":"no","hint":"ask"}}"#;
         assert_eq!(failure.to_json().to_string(), expected);
+    }
+
+    #[test]
+    fn the_verb_of_a_command_line_is_no_value_of_a_flag() {
+        use clap::CommandFactory;
+        let root = crate::cli::Cli::command();
+        for (line, meant) in [
+            ("ping x --timeout soon", "pilotctl ping"),
+            ("--as daemon ping x", "pilotctl ping"),
+            ("daemon --as ping start --listen here", "pilotctl daemon start"),
+            ("--as=x mcp serve --concurrency 0 -- ping", "pilotctl mcp serve"),
+            ("daemon logs -n status", "pilotctl daemon logs"),
+            ("--nonsense", "pilotctl"),
+        ] {
+            let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            assert_eq!(verb(&root, &arguments).0, meant, "{line}");
+        }
     }
 
     #[test]

@@ -23,8 +23,8 @@ mod settings;
 mod signals;
 mod stdio;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use crate::cli::{Cli, Verb};
 use crate::context::Context;
@@ -42,7 +42,8 @@ fn main() -> std::process::ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::Ok.into(),
         Err(failure) => {
-            if failure.code != ExitCode::Interrupted {
+            // Whoever interrupted it, or has read enough, knows why it ends.
+            if !matches!(failure.code, ExitCode::Interrupted | ExitCode::Ok) {
                 output.failure(&failure);
             }
             failure.code.into()
@@ -60,7 +61,8 @@ fn not_a_command(error: clap::Error) -> ExitCode {
     if kind == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && !json {
         return print_help(&error, ExitCode::Usage);
     }
-    Output::new(json).failure(&Failure::from(error));
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    Output::new(json).failure(&Failure::from_clap(&error, &Cli::command(), &arguments));
     ExitCode::Usage
 }
 
@@ -97,6 +99,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Verb::HandOver(args) => interruptible(commands::hand_over::run(args, &context()?)).await,
         Verb::Mcp(args) => commands::mcp::run(args, &context()?).await,
         Verb::Ticket(args) => interruptible(commands::ticket::run(args, &context()?)).await,
+        Verb::Identity(args) => commands::identity::run(args, &context()?),
         Verb::Backbone(args) => commands::backbone::run(args, &context()?).await,
         Verb::Demo(args) => commands::demo::run(args, output).await,
         Verb::Completions(args) => commands::completions::run(args, output),

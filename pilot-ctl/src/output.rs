@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use crate::env_vars;
+use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 
 /// Where a command says things.
@@ -48,6 +49,12 @@ impl Output {
         if self.json { self.json_line(value) } else { self.line(human()) }
     }
 
+    /// Says that a command which goes on is ready: to scripts as data, to people as talk.
+    pub(crate) fn ready(self, value: &impl Serialize, human: impl Display) -> Result<()> {
+        self.talk(human);
+        if self.json { self.json_line(value) } else { Ok(()) }
+    }
+
     /// One line of data.
     pub(crate) fn line(self, text: impl Display) -> Result<()> {
         self.bytes(format!("{text}\n").as_bytes())
@@ -85,10 +92,11 @@ impl Output {
     }
 }
 
-/// A reader that has seen enough (`pilotctl peers | head -1`) ends the command quietly, as it ends `cat`.
+/// A reader that has seen enough (`pilotctl peers | head -1`) ends the command quietly, as it ends `cat`: by the way of a failure, for
+/// the command may have to clear up.
 fn stdout_failure(error: io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
-        std::process::exit(0);
+        return Failure::new(ExitCode::Ok, "nobody reads stdout any more");
     }
     Failure::failed(format!("cannot write to stdout: {error}"))
 }

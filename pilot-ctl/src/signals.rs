@@ -11,13 +11,23 @@ use crate::hint::{Failure, Result};
 pub(crate) struct Interrupt {
     interrupt: Signal,
     terminate: Signal,
+    /// For those that listen to it.
+    hangup: Option<Signal>,
 }
 
 impl Interrupt {
     pub(crate) fn new() -> Result<Self> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")));
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hangup: None,
+        })
+    }
+
+    /// The same, and the end of the terminal: for a command that would leave something behind. Others end by SIGHUP as it is, so that
+    /// `nohup` works.
+    pub(crate) fn with_hangup() -> Result<Self> {
+        Ok(Self { hangup: Some(listen(SignalKind::hangup())?), ..Self::new()? })
     }
 
     /// Whether a signal has arrived already.
@@ -32,7 +42,19 @@ impl Interrupt {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            () = hung_up(self.hangup.as_mut()) => {}
         }
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal> {
+    signal(kind).map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
+}
+
+async fn hung_up(hangup: Option<&mut Signal>) {
+    match hangup {
+        Some(hangup) => drop(hangup.recv().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -124,8 +124,8 @@ fn who_knows_an_agent_by_its_name_follows_when_the_name_is_handed_over() {
     new.start("alpha", &["--no-backbone"]);
     let (key, new_address) = (new.json(&["info"])["key"].as_str().expect("a key").to_owned(), address(&new));
     new.ok(&["daemon", "stop"]);
-    assert_eq!(old.ok(&["hand-over", &key]), format!("The name 'alpha' is kept for {key}\n"));
-    assert_eq!(old.json(&["hand-over", &key])["to"], json!(key), "once more is no harm");
+    assert_eq!(old.ok(&["handover", &key]), format!("The name 'alpha' is kept for {key}\n"));
+    assert_eq!(old.json(&["handover", &key])["to"], json!(key), "once more is no harm");
     old.ok(&["daemon", "stop"]);
     new.start("alpha", &by);
     assert!(replies_from(&new_address), "{}", asker.ok(&["ping", "alpha"]));
@@ -135,10 +135,10 @@ fn who_knows_an_agent_by_its_name_follows_when_the_name_is_handed_over() {
 fn a_name_is_handed_over_to_keys_and_to_another() {
     let home = Home::new();
     home.start("alpha", &[]);
-    let said = home.run(&["hand-over", "beta"]);
+    let said = home.run(&["handover", "beta"]);
     assert_eq!(said.code, 2, "{said:?}");
     assert!(said.stderr.starts_with("error: 'beta' is no key\nhint: `pilotctl info` shows the key"), "{said:?}");
     let own = home.json(&["info"])["key"].as_str().expect("a key").to_owned();
-    let said = home.run(&["hand-over", &own]);
+    let said = home.run(&["handover", &own]);
     assert_eq!((said.code, said.stderr.lines().next()), (2, Some("error: this is the agent's own key")), "{said:?}");
 }

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
@@ -36,6 +37,51 @@ fn processes_of(directory: &Path) -> Vec<String> {
     command_lines.filter(|line| line.contains(&*directory.to_string_lossy())).collect()
 }
 
+/// A demo whose temporary files are in `directory`, in a process group of its own, as a terminal starts it.
+fn demo_in(home: &Home, directory: &Path) -> std::process::Command {
+    let mut command = home.command(&["demo"]);
+    command.env("TMPDIR", directory).env_remove("XDG_RUNTIME_DIR").process_group(0);
+    command
+}
+
+#[test]
+fn a_demo_whose_terminal_is_closed_leaves_nothing() {
+    let home = Home::new();
+    let mut demo = support::Running::start(demo_in(&home, home.path()));
+    demo.wait_for_line("Hostname: beta");
+    demo.signal_group("HUP");
+    assert_eq!(demo.wait(), Some(130));
+    assert_eq!(leftovers(home.path()), Vec::<String>::new());
+    assert_eq!(processes_of(home.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_demo_that_nobody_reads_any_more_leaves_nothing() {
+    let home = Home::new();
+    let mut demo = demo_in(&home, home.path()).spawn().expect("spawn");
+    let mut lines = BufReader::new(demo.stdout.take().expect("stdout")).lines();
+    assert!(lines.any(|line| line.expect("read").contains("Hostname: beta")));
+    drop(lines);
+    assert_eq!(demo.wait().expect("wait").code(), Some(0));
+    assert_eq!(leftovers(home.path()), Vec::<String>::new());
+    assert_eq!(processes_of(home.path()), Vec::<String>::new());
+}
+
+#[test]
+fn a_long_directory_for_temporary_files_does_not_keep_the_demo_from_running() {
+    let home = Home::new();
+    let long = home.path().join("x".repeat(100));
+    std::fs::create_dir(&long).expect("a directory");
+    let mut demo = support::Running::start(demo_in(&home, &long));
+    let elsewhere = Path::new("/tmp").join(format!("pilot-demo-{}", demo.pid()));
+    demo.wait_for_line("Hostname: alpha");
+    assert!(elsewhere.exists());
+    demo.signal("INT");
+    assert_eq!(demo.wait(), Some(130));
+    assert!(!elsewhere.exists());
+    assert_eq!(leftovers(&long), Vec::<String>::new());
+}
+
 #[test]
 fn a_demo_interrupted_while_it_starts_an_agent_leaves_nothing() {
     for moment in [
@@ -47,14 +93,11 @@ fn a_demo_interrupted_while_it_starts_an_agent_leaves_nothing() {
         "Hostname: gamma",
     ] {
         let home = Home::new();
-        let mut command = home.command(&["demo"]);
-        command.env("TMPDIR", home.path());
-        // As a terminal does it: Ctrl-C goes to the whole group of the foreground.
-        command.process_group(0);
-        let mut demo = support::Running::start(command);
+        let mut demo = support::Running::start(demo_in(&home, home.path()));
         demo.wait_for_line(moment);
+        // As a terminal does it: Ctrl-C goes to the whole group of the foreground.
         demo.signal_group("INT");
-        assert_eq!(demo.wait(), Some(130), "{moment}");
+        assert_eq!(demo.wait(), Some(130), "{moment}: {:#?}", demo.rest());
         assert_eq!(leftovers(home.path()), Vec::<String>::new(), "{moment}");
         assert_eq!(processes_of(home.path()), Vec::<String>::new(), "{moment}");
     }

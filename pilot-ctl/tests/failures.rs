@@ -267,6 +267,40 @@ fn clone_of(command: &Command) -> Command {
     clone
 }
 
+#[test]
+fn a_start_that_is_refused_for_what_was_typed_makes_no_agent() {
+    let home = Home::new();
+    let long = "x".repeat(4096);
+    for wrong in
+        [["--tags", "Bad Tag"], ["--groups", "Bad Group"], ["--description", &long], ["--backbone", "example.net"]]
+    {
+        for verb in ["start", "run"] {
+            fails(&home, &[&["daemon", verb, "--hostname", "zeta"], &wrong[..]].concat(), 2);
+        }
+    }
+    assert!(!home.path().join("agents").exists());
+    // What an older version, or a crash, has left is no agent either.
+    std::fs::create_dir_all(home.path().join("agents/zeta")).expect("a directory");
+    std::fs::write(home.agent_path("zeta", "log"), "").expect("a log");
+    home.start("alpha", &["--no-backbone"]);
+    home.ok(&["daemon", "stop"]);
+    assert!(home.ok(&["daemon", "start", "--no-backbone"]).contains("\nHostname: alpha\n"), "the only one there is");
+}
+
+#[test]
+fn already_running_reads_the_same_wherever_it_is_noticed() {
+    let home = Home::new();
+    home.start("alpha", &["--no-backbone"]);
+    let pid = pid_of(&home, "alpha");
+    let expected = format!(
+        "error: agent 'alpha' is already running (pid {pid})\n\
+         hint: `pilotctl daemon stop --as alpha` stops it; `daemon restart` does both\n"
+    );
+    for verb in ["start", "run"] {
+        assert_eq!(home.run(&["daemon", verb, "--hostname", "alpha", "--no-backbone"]).stderr, expected, "{verb}");
+    }
+}
+
 // --- The backbone and the peer -----------------------------------------------------------------------------------------------------
 
 /// A backbone in a home of its own, so that no agent starts it again, and two agents that use it.

@@ -195,6 +195,61 @@ fn a_detached_server_lives_with_its_daemon() {
 }
 
 #[test]
+fn an_agent_has_one_mcp_server_and_the_second_is_told() {
+    let home = pair();
+    let second = |detach: &[&str]| {
+        let command = ["--", PILOTCTL, "mcp", "demo-server"];
+        home.run(&[&["mcp", "serve", "--as", "my-mcp-server"], detach, &command].concat())
+    };
+    let mut server = serve(&home);
+    for detach in [&[][..], &["--detach"]] {
+        let said = second(detach);
+        let expected =
+            format!("error: an MCP server of my-mcp-server is already running (pid {})\nhint: ", server.pid());
+        assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{detach:?}: {said:?}");
+        assert!(said.stderr.starts_with(&expected), "{detach:?}: {said:?}");
+    }
+    let mut client = Client::connect(&home, "alpha", "my-mcp-server");
+    assert!(client.initialize()["result"].is_object(), "the first one serves on");
+    client.close();
+    // Ended, it is no server that a restart would start again.
+    server.signal("TERM");
+    assert_eq!(server.wait(), Some(0));
+    home.ok(&["daemon", "restart", "--as", "my-mcp-server"]);
+    assert_eq!(home.run(&["mcp", "connect", "my-mcp-server", "--as", "alpha"]).code, 4);
+    assert_eq!(second(&["--detach"]).code, 0);
+    assert_eq!(second(&[]).code, 1);
+}
+
+#[test]
+fn a_restart_waits_for_the_end_of_a_detached_server_with_connections() {
+    let home = pair();
+    let slow_to_end = "trap 'sleep 1; exit' TERM; echo ready; while :; do sleep 0.1; done";
+    home.ok(&["mcp", "serve", "--as", "my-mcp-server", "--detach", "--", "sh", "-c", slow_to_end]);
+    let mut client = Client::connect(&home, "alpha", "my-mcp-server");
+    assert_eq!(client.lines.next().expect("a line").expect("read"), "ready");
+    home.ok(&["daemon", "restart", "--as", "my-mcp-server"]);
+    let mut client = Client::connect(&home, "alpha", "my-mcp-server");
+    assert_eq!(client.lines.next().expect("a line").expect("read"), "ready");
+}
+
+#[test]
+fn a_program_that_cannot_be_run_is_no_server() {
+    let home = pair();
+    for detach in [&[][..], &["--detach"]] {
+        let said =
+            home.run(&[&["mcp", "serve", "--as", "my-mcp-server"], detach, &["--", "/no/such/program"]].concat());
+        assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{detach:?}: {said:?}");
+        assert!(said.stderr.starts_with("error: cannot run '/no/such/program': "), "{detach:?}: {said:?}");
+    }
+    assert_eq!(home.run(&["answer", "--as", "alpha", "--", "no-such-program"]).code, 1);
+    for agent in ["alpha", "my-mcp-server"] {
+        let services = home.json(&["info", "--as", agent])["services"].clone();
+        assert!(services.as_array().expect("a list").iter().all(|service| service["waiting"] == 0), "{services}");
+    }
+}
+
+#[test]
 fn sigterm_ends_the_server_and_its_children() {
     let home = pair();
     let script = "echo $$; exec sleep 600";

@@ -2,46 +2,45 @@
 
 mod support;
 
-use support::{Home, assert_snapshot, clean_command, finish};
+use std::collections::BTreeSet;
+
+use support::{Home, assert_snapshot, clean_command, finish, snapshots, verbs, verbs_below};
+
+/// Every verb, and everything above one: `[]`, `["daemon"]`, `["daemon", "start"]`.
+fn verbs_and_groups() -> BTreeSet<Vec<String>> {
+    verbs().iter().flat_map(|verb| (0..=verb.len()).map(|len| verb[..len].to_vec())).collect()
+}
+
+fn run(verb: &[String], before: &[&str], after: &[&str]) -> support::Said {
+    let verb: Vec<&str> = verb.iter().map(String::as_str).collect();
+    finish(clean_command(&[before, &verb, after].concat()), b"")
+}
 
 #[test]
 fn help_is_as_reviewed() {
-    let verbs: [&[&str]; 21] = [
-        &[],
-        &["daemon"],
-        &["daemon", "start"],
-        &["daemon", "stop"],
-        &["daemon", "logs"],
-        &["daemon", "set"],
-        &["info"],
-        &["peers"],
-        &["ping"],
-        &["connect"],
-        &["query"],
-        &["answer"],
-        &["find"],
-        &["group"],
-        &["hand-over"],
-        &["mcp", "serve"],
-        &["mcp", "connect"],
-        &["ticket"],
-        &["backbone", "start"],
-        &["demo"],
-        &["completions"],
-    ];
-    for verb in verbs {
-        let said = finish(clean_command(&[verb, &["--help"]].concat()), b"");
-        assert_eq!(said.code, 0, "{verb:?}");
-        assert_eq!(said.stderr, "", "{verb:?}");
-        let name = ["help"].iter().chain(verb).copied().collect::<Vec<_>>().join("-");
-        assert_snapshot(&name, &said.stdout);
+    let mut reviewed = BTreeSet::new();
+    for verb in verbs_and_groups() {
+        let [long, short] = ["--help", "-h"].map(|flag| run(&verb, &[], &[flag]));
+        for said in [&long, &short] {
+            assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{verb:?}");
+        }
+        let name = ["help"].into_iter().chain(verb.iter().map(String::as_str)).collect::<Vec<_>>().join("-");
+        if short.stdout != long.stdout {
+            let name = format!("short-{name}");
+            assert_snapshot(&name, &short.stdout);
+            reviewed.insert(name);
+        }
+        assert_snapshot(&name, &long.stdout);
+        reviewed.insert(name);
     }
+    let kept: BTreeSet<String> = snapshots().into_iter().filter(|name| name.contains("help")).collect();
+    assert_eq!(kept, reviewed, "no help of a verb that is gone");
 }
 
 #[test]
 fn errors_say_what_failed_and_what_to_do() {
     let home = Home::new();
-    let cases: [(&[&str], i32, &str, &str); 12] = [
+    let cases: [(&[&str], i32, &str, &str); 13] = [
         (&["pign", "x"], 2, "unrecognized subcommand 'pign'", "did you mean 'ping'?"),
         (
             &["ping"],
@@ -54,7 +53,13 @@ fn errors_say_what_failed_and_what_to_do() {
             &["ping", "x", "--timeout", "soon"],
             2,
             "invalid value 'soon' for '--timeout <TIME>': write it as 30s, 500ms or 2m",
-            "`pilotctl --help` shows how",
+            "`pilotctl ping --help` shows how",
+        ),
+        (
+            &["daemon", "start", "--listen", "here"],
+            2,
+            "invalid value 'here' for '--listen <ADDR>': invalid socket address syntax",
+            "`pilotctl daemon start --help` shows how",
         ),
         (&["query", "x"], 2, "the text of the query is missing", "usage is `pilotctl query NAME TEXT`"),
         (&["ping", "x"], 3, "no agent is running", "`pilotctl daemon start --hostname NAME` starts one"),
@@ -130,13 +135,50 @@ fn flag_beats_environment_beats_config_file() {
 }
 
 #[test]
-fn completions_and_manual_come_from_the_binary() {
-    for shell in ["bash", "zsh", "fish"] {
+fn every_shell_completes_every_verb() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
         let said = finish(clean_command(&["completions", shell]), b"");
-        assert!(said.code == 0 && said.stdout.contains("pilotctl"), "{shell}");
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{shell}");
+        let words: BTreeSet<&str> = said.stdout.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').collect();
+        for word in verbs().iter().flatten() {
+            assert!(words.contains(&**word), "{shell} does not know '{word}'");
+        }
+        for internal in ["demo-server", "detached", "idle-exit"] {
+            assert!(!words.iter().any(|word| word.contains(internal)), "{shell} offers '{internal}'");
+        }
     }
-    let said = finish(clean_command(&["man", "daemon", "start"]), b"");
-    assert!(said.stdout.contains(".TH pilotctl-daemon-start"), "{said:?}");
+}
+
+#[test]
+fn bash_offers_the_verbs_below_what_is_typed() {
+    let script = finish(clean_command(&["completions", "bash"]), b"").stdout;
+    let groups = verbs_and_groups().into_iter().filter(|verb| !verbs().contains(verb));
+    for group in groups {
+        let typed = group.join(" ");
+        let ask = format!(
+            "{script}\nCOMP_WORDS=(pilotctl {typed} '')\nCOMP_CWORD={}\n_pilotctl pilotctl '' {}\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            group.len() + 1,
+            group.last().map_or("pilotctl", String::as_str),
+        );
+        let output = std::process::Command::new("bash").args(["-c", &ask]).output().expect("bash");
+        let offered = String::from_utf8_lossy(&output.stdout).into_owned();
+        let offered: BTreeSet<&str> = offered.lines().filter(|word| !word.starts_with('-')).collect();
+        let below = verbs_below(&group);
+        assert_eq!(offered, below.iter().map(String::as_str).collect(), "'pilotctl {typed}': {output:?}");
+    }
+}
+
+#[test]
+fn every_verb_has_a_manual_page_of_its_own() {
+    for verb in verbs_and_groups() {
+        let said = run(&verb, &["man"], &[]);
+        assert_eq!((said.code, said.stderr.as_str()), (0, ""), "{verb:?}");
+        let name = ["pilotctl"].into_iter().chain(verb.iter().map(String::as_str)).collect::<Vec<_>>().join("-");
+        assert!(said.stdout.contains(&format!(".TH {name} 1")), "{verb:?}: {}", said.stdout);
+        for section in ["NAME", "SYNOPSIS"] {
+            assert!(said.stdout.contains(&format!(".SH {section}")), "{verb:?} has no {section}");
+        }
+    }
     assert_eq!(finish(clean_command(&["man", "nonsense"]), b"").code, 2);
 }
 

@@ -333,6 +333,12 @@ impl Core {
             tokio::spawn(builtin::echo(incoming));
             return;
         }
+        self.deliver(now, incoming);
+    }
+
+    /// Gives a stream to a handler of its service, or refuses it.
+    fn deliver(&mut self, now: Now, incoming: Incoming) {
+        let (peer, port) = (incoming.peer, incoming.header.port);
         let is_trusted = self.neighbours.contains(now.mono, &peer);
         if port == ServicePort::MESSAGE && is_trusted && !self.services.is_served(port) {
             tokio::spawn(builtin::keep_message(incoming, self.inbox.clone()));
@@ -342,6 +348,12 @@ impl Core {
             tracing::info!(?peer, reason = refused.reason, "stream refused");
             Refused::send(*refused);
         }
+    }
+
+    /// Takes a stream back from a handler that has left without it: the next one is to have it.
+    pub(crate) fn give_back(&mut self, now: Now, incoming: Incoming) {
+        self.services.stream_closed(now.mono, incoming.stream.handle());
+        self.deliver(now, incoming);
     }
 
     fn stream_closed(&mut self, now: Now, handle: StreamHandle) {

@@ -123,6 +123,20 @@ async fn wait_for_service(from: &Agent, to: &Resolved) {
 }
 
 #[tokio::test]
+async fn stream_whose_handler_left_without_it_goes_to_the_next() {
+    let (_home, alpha, beta_agent, beta) = neighbours().await;
+    let mut stream = alpha.open(&beta, header("query").unwrap()).await.unwrap();
+    stream.write_chunk(Bytes::from_static(b"anybody?")).await.unwrap();
+    let first = patiently(accept(&beta_agent, ServicePort::QUERY, false)).await;
+    let opened_by = first.peer;
+    beta_agent.give_back(first).await.unwrap();
+    let mut next = patiently(accept(&beta_agent, ServicePort::QUERY, false)).await;
+
+    assert_eq!((next.peer, opened_by), (alpha.key(), alpha.key()));
+    assert_eq!(patiently(next.stream.read_chunk()).await, Ok(Some(Bytes::from_static(b"anybody?"))));
+}
+
+#[tokio::test]
 async fn reset_carries_code_and_reason_to_the_other_side() {
     let (_home, alpha, beta_agent, beta) = neighbours().await;
     let server = tokio::spawn(async move {

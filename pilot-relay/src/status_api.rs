@@ -59,6 +59,7 @@ pub struct BackboneStatusReply {
     /// STUN requests answered.
     pub stun_answered: u64,
     /// Why the directory cannot store anything new, if the last attempt has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store_error: Option<String>,
     /// Packets dropped, by reason.
     pub drops: std::collections::BTreeMap<String, u64>,

@@ -23,9 +23,17 @@ use crate::world::START;
 const EPOCH: UnixTime = UnixTime(1_800_000_000_000_000_000);
 /// Trains and events that one turn of a host may produce. A correct one stays below a hundred: whole windows leave in trains of 64 KiB.
 const TURN_OUTPUT_MAX: usize = 10_000;
+/// How often in one turn timers may be due: one wakes those that rested until the tunnel was in use, these wake nothing more.
+const DUE_ROUNDS_MAX: usize = 2;
 /// Modifiers of the identities whose secret is the byte of their position, plus one, 32 times: found once, since each search takes a
 /// million hashes (spec/address.md §2).
-const MODIFIERS: [u64; 5] = [1_459_568, 115_065, 951_517, 498_379, 627_237];
+const MODIFIERS: [u64; 51] = [
+    1_459_568, 115_065, 951_517, 498_379, 627_237, 3_791_378, 1_919_376, 1_776_724, 1_878_926, 225_831, 401_894,
+    4_006_237, 873_010, 1_556_110, 116_478, 1_102_522, 1_802_690, 1_574_552, 238_733, 2_366_724, 727_857, 1_104_743,
+    481_702, 662_859, 330_317, 31_587, 1_822_317, 2_017_370, 1_987_298, 2_004_016, 478_231, 180_685, 1_268_779,
+    3_135_179, 1_078_613, 764_735, 218_479, 1_313_556, 297_001, 462_375, 740_083, 286_237, 156_069, 1_755_351, 616_548,
+    1_486_071, 332_642, 632_800, 85_523, 404_740, 482_548,
+];
 
 /// The verbs that move datagrams and time. The fifth, `poll_event`, differs in what it tells.
 pub(crate) trait Machine {
@@ -266,15 +274,17 @@ impl Program {
         }
     }
 
-    /// Handles a timer that is due at this very moment; afterwards none may be.
+    /// Handles timers that are due at this very moment; soon none may be. What is sent meanwhile can wake another that rested.
     fn handle_due(&mut self, now: Now, turn: &mut Turn) -> Result<(), Violation> {
         let is_due = |machine: &dyn Machine| machine.poll_timeout().filter(|&due| due <= now.mono);
-        if is_due(self.machine_mut()).is_none() {
-            return Ok(());
+        for _ in 0..DUE_ROUNDS_MAX {
+            if is_due(self.machine()).is_none() {
+                return Ok(());
+            }
+            self.machine_mut().handle_timeout(now);
+            self.drain(now, turn)?;
         }
-        self.machine_mut().handle_timeout(now);
-        self.drain(now, turn)?;
-        is_due(self.machine_mut()).map_or(Ok(()), |due| Err(Violation::Timer(now.mono.since(due))))
+        is_due(self.machine()).map_or(Ok(()), |due| Err(Violation::Timer(now.mono.since(due))))
     }
 
     /// Takes events and datagrams until there are no more. Events go to the program first: what it writes leaves in the same turn.

@@ -6,7 +6,9 @@ use pilot_sim::application::Plan;
 use pilot_sim::invariants::Failure;
 use pilot_sim::link::{Chance, LinkConfig};
 use pilot_sim::scenario::for_each_seed;
-use pilot_sim::topology::{Pair, pair};
+use pilot_sim::storm::Storm;
+use pilot_sim::topology::{Pair, Relayed, pair, relayed};
+use pilot_sim::world::{Job, World};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -36,4 +38,47 @@ fn crossing_dials_that_are_partly_lost_end_in_one_tunnel() -> Result<(), Failure
 fn crossing_dials_that_arrive_twice_end_in_one_tunnel() -> Result<(), Failure> {
     let link = LinkConfig::default().duplication(Chance::percent(50)).reordering(Chance::percent(50));
     crossing_dials_end_in_one_tunnel(&link)
+}
+
+/// An agent that had a tunnel by way of the relay is gone, and so is the circuit: a stream that is opened now has no way to go by.
+fn stream_without_a_way(seed: u64) -> Result<(Relayed, Job), Failure> {
+    let mut net = relayed(seed, LinkConfig::default())?;
+    net.block_direct(true);
+    let first = net.world.start_job(net.alice, net.bob, Plan::request(100, 100))?;
+    net.world.complete(&[first], PATIENCE)?;
+    net.world.kill(net.bob);
+    net.world.restart(net.backbone)?;
+    net.world.run_for(Duration::from_secs(30))?;
+    let job = net.world.start_job(net.alice, net.bob, Plan::request(100, 100))?;
+    net.world.run_for(Duration::from_secs(5))?;
+    Ok((net, job))
+}
+
+fn has_ended(world: &World, job: Job) -> bool {
+    world.report(job).is_some_and(|report| report.ended.is_some())
+}
+
+/// The one question for a circuit was answered with no, and nothing was in flight: nobody asked again, and no timer ran.
+#[test]
+fn a_stream_that_had_no_way_ends_when_its_agent_is_back() -> Result<(), Failure> {
+    for_each_seed(&[1, 2, 3], |seed| {
+        let (Relayed { mut world, bob, .. }, job) = stream_without_a_way(seed)?;
+        assert!(!has_ended(&world, job));
+        world.boot(bob)?;
+        world.run_until("the end of the stream", PATIENCE, |world| has_ended(world, job))
+    })
+}
+
+#[test]
+fn a_stream_that_never_has_a_way_ends_at_the_idle_timeout() -> Result<(), Failure> {
+    for_each_seed(&[1, 2, 3], |seed| {
+        let (Relayed { mut world, .. }, job) = stream_without_a_way(seed)?;
+        world.run_until("the end of the stream", Duration::from_secs(190), |world| has_ended(world, job))
+    })
+}
+
+/// Seeds of storms that found something: streams without a way, as above, and timers that were due the moment they were set.
+#[test]
+fn storms_that_found_something_find_nothing() -> Result<(), Failure> {
+    for_each_seed(&[794, 1_956, 2_544, 3_159, 3_780, 7_700], |seed| Storm::SMALL.run(seed))
 }

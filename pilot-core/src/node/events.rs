@@ -26,10 +26,22 @@ impl Node {
         {
             self.by_index.remove(&stale.agreed.live.index());
         }
-        peer.probe_liveness(now.mono, is_home);
+        if peer.probe_liveness(now.mono, is_home) && peer.is_in_use() {
+            self.look_for_a_way(now, index);
+        }
         self.dial_timeout(now, index);
         self.probe_paths(now, index);
         self.drain_peer(now, index);
+    }
+
+    /// The peer is silent: perhaps there is no way to it any more, or no keys, and nothing under way that would change that.
+    fn look_for_a_way(&mut self, now: Now, index: u32) {
+        self.ensure_route(now, index);
+        let has_way = self.has_usable_path(now.mono, index);
+        let Some(tunnel) = &mut self.peers[index as usize].tunnel else { return };
+        if !has_way || !tunnel.can_seal(now.mono) {
+            tunnel.transport.begin_silence(now.mono);
+        }
     }
 
     /// Sends the path probes that are due.

@@ -251,6 +251,7 @@ impl Node {
         let tunnel = self.tunnel_or_new(now.mono, index);
         let stream = tunnel.transport.open_stream(header)?;
         let handle = StreamHandle { peer: index, generation: tunnel.generation, stream };
+        self.peers[index as usize].begin_waiting(now.mono);
         self.ensure_route(now, index);
         self.touch(index);
         Ok(handle)

@@ -334,6 +334,11 @@ impl Transport {
         }
     }
 
+    /// There is no way to the peer now, or there are no keys: what cannot even be sent waits for an answer too.
+    pub fn begin_silence(&mut self, now: Mono) {
+        self.unanswered_since = self.unanswered_since.or(Some(now));
+    }
+
     /// Sends one CLOSE; after it nothing is sent, accepted or reported.
     pub fn close(&mut self, code: Code, reason: &str) {
         if !self.is_closed && self.closing.is_none() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pilot_daemon::api::hung_up;
+use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::ReadHalf;
 use tokio::process::ChildStdin;
@@ -47,9 +48,17 @@ pub(crate) struct AnswerArgs {
     command: Vec<OsString>,
 }
 
+/// The stable `--json` form of being ready.
+#[derive(Debug, Serialize)]
+struct Answering {
+    pid: u32,
+    agent: String,
+    service: String,
+}
+
 pub(crate) async fn run(args: &AnswerArgs, context: &Context) -> Result<()> {
     let daemon = Arc::new(context.daemon().await?);
-    let command = Arc::new(HandlerCommand::new(args.command.clone(), context, &daemon.name));
+    let command = Arc::new(HandlerCommand::new(args.command.clone(), context, &daemon.name)?);
     let service = Service {
         accept: AcceptOptions {
             service: args.service.clone(),
@@ -59,14 +68,13 @@ pub(crate) async fn run(args: &AnswerArgs, context: &Context) -> Result<()> {
         concurrency: usize::from(args.concurrency),
     };
     let output = context.output;
-    let ready = format!("answering '{}' as {}", args.service, daemon.name);
+    let ready = Answering { pid: std::process::id(), agent: daemon.name.clone(), service: args.service.clone() };
     let handler_daemon = daemon.clone();
     let handle = move |incoming, stop| answer(handler_daemon.clone(), command.clone(), output, incoming, stop);
     let published_daemon = daemon.clone();
     let announce = async move || {
         published_daemon.wait_until_published(output, PUBLISH_PATIENCE).await;
-        output.talk(ready);
-        Ok(())
+        output.ready(&ready, format_args!("answering '{}' as {}", ready.service, ready.agent))
     };
     service.run(daemon, announce, handle).await
 }

@@ -1,4 +1,4 @@
-//! `pilotctl hand-over` (spec/cli.md §5.2).
+//! `pilotctl handover` (spec/cli.md §5.2).
 
 use clap::Args;
 use pilot_daemon::api::types::HandOverRequest;
@@ -8,7 +8,7 @@ use crate::hint::Result;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  pilotctl hand-over --as agent-alpha nhhxxidd4oc2gyvr7mwm7nhyyxjyhuawmtk2xyr2a67d4qrzuvea
+  pilotctl handover --as agent-alpha nhhxxidd4oc2gyvr7mwm7nhyyxjyhuawmtk2xyr2a67d4qrzuvea
 
 The name is kept for that key for 30 days; who has talked to this agent by its name follows. It cannot be taken back but by the other
 agent. `pilotctl info` shows an agent's key; `pilotctl daemon start --hostname NAME --no-backbone` makes one before it has the name.")]

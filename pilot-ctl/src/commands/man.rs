@@ -20,10 +20,15 @@ pub(crate) fn run(args: &ManArgs, output: Output) -> Result<()> {
     let mut root = Cli::command();
     root.build();
     let command = find(&root, &args.verb)?;
+    let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
     let mut page = Vec::new();
     let rendered = Man::new(command).render(&mut page);
     rendered.map_err(|error| Failure::failed(format!("cannot render the page: {error}")))?;
-    output.bytes(&page)
+    if !output.is_json() {
+        return output.bytes(&page);
+    }
+    let page = String::from_utf8_lossy(&page);
+    output.result(&serde_json::json!({ "name": name, "page": page }), String::new)
 }
 
 /// The verb at the end of `path`; `build` has already given it its full name, `pilotctl-daemon-start`.
@@ -36,9 +41,10 @@ fn find(root: &clap::Command, path: &[String]) -> Result<clap::Command> {
 }
 
 fn no_such_verb(command: &clap::Command, verb: &str) -> Failure {
-    let failure = Failure::usage(format!("'{}' has no verb '{verb}'", command.get_name()));
+    let above = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    let failure = Failure::usage(format!("'{above}' has no verb '{verb}'"));
     match closest(verb, command.get_subcommands().map(clap::Command::get_name)) {
         Some(name) => failure.hint(format!("did you mean '{name}'?")),
-        None => failure.hint("`pilotctl --help` lists the verbs"),
+        None => failure.hint(format!("`{above} --help` lists the verbs")),
     }
 }

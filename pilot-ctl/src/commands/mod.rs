@@ -9,6 +9,7 @@ pub(crate) mod demo;
 pub(crate) mod find;
 pub(crate) mod group;
 pub(crate) mod hand_over;
+pub(crate) mod identity;
 pub(crate) mod info;
 pub(crate) mod man;
 pub(crate) mod mcp;

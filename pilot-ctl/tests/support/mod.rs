@@ -2,8 +2,10 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod schema;
 pub mod stream;
 pub mod tap;
+pub mod transcript;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -62,11 +64,13 @@ impl Home {
     }
 
     /// Runs a command to its end.
+    #[track_caller]
     pub fn run(&self, arguments: &[&str]) -> Said {
         finish(self.command(arguments), b"")
     }
 
     /// The same with something on its stdin.
+    #[track_caller]
     pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Said {
         finish(self.command(arguments), input.as_bytes())
     }
@@ -151,6 +155,11 @@ impl Running {
         }
     }
 
+    /// Everything else that it said, once it has ended: what to look at when that was not as expected.
+    pub fn rest(&self) -> Vec<String> {
+        self.passed.borrow_mut().drain(..).chain(self.lines.iter()).collect()
+    }
+
     /// Sends a signal by its name, `TERM` or `KILL`.
     pub fn signal(&self, name: &str) {
         signal(self.pid(), name);
@@ -191,7 +200,8 @@ pub fn clean_command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs to the end with this on stdin.
+/// Runs to the end with this on stdin. With `--json`, what it prints has to be as `spec/json` says.
+#[track_caller]
 pub fn finish(mut command: Command, input: &[u8]) -> Said {
     let mut child = command.spawn().expect("spawn");
     let mut stdin = child.stdin.take().expect("stdin");
@@ -201,7 +211,34 @@ pub fn finish(mut command: Command, input: &[u8]) -> Said {
     // A command that does not read its stdin is no failure of the test.
     let _fed = feeding.join().expect("feeding");
     let text = |bytes| String::from_utf8(bytes).expect("text");
-    Said { stdout: text(output.stdout), stderr: text(output.stderr), code: output.status.code().unwrap_or(-1) }
+    let said =
+        Said { stdout: text(output.stdout), stderr: text(output.stderr), code: output.status.code().unwrap_or(-1) };
+    schema::check_output(&command, &said.stdout, said.code);
+    said
+}
+
+/// The verbs that have none below them, as paths: `["daemon", "start"]`. Walked from the binary's own help, so that none is forgotten.
+pub fn verbs() -> Vec<Vec<String>> {
+    let mut verbs = Vec::new();
+    let mut open = vec![Vec::new()];
+    while let Some(path) = open.pop() {
+        let below = verbs_below(&path);
+        if below.is_empty() {
+            verbs.push(path);
+        } else {
+            open.extend(below.into_iter().map(|verb| [path.clone(), vec![verb]].concat()));
+        }
+    }
+    verbs.sort();
+    verbs
+}
+
+/// What the help of `path` lists under `Commands:`.
+pub fn verbs_below(path: &[String]) -> Vec<String> {
+    let arguments: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+    let help = finish(clean_command(&arguments), b"").stdout;
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    listed.filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect()
 }
 
 /// Waits until something holds, looking again and again.
@@ -239,7 +276,20 @@ pub fn assert_snapshot(name: &str, actual: &str) {
         return;
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(actual, expected, "{} differs; PILOT_UPDATE_SNAPSHOTS=1 accepts it", path.display());
+    if actual != expected {
+        let same = actual.lines().zip(expected.lines()).take_while(|(actual, expected)| actual == expected).count();
+        let from_there = |text: &str| text.lines().skip(same).take(10).collect::<Vec<_>>().join("\n");
+        let (path, line) = (path.display(), same + 1);
+        let (reviewed, now) = (from_there(&expected), from_there(actual));
+        panic!("{path}:{line} differs; PILOT_UPDATE_SNAPSHOTS=1 accepts it\n--- reviewed\n{reviewed}\n--- now\n{now}");
+    }
+}
+
+/// The names of the snapshots there are.
+pub fn snapshots() -> Vec<String> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/snapshots");
+    let files = std::fs::read_dir(directory).expect("snapshots").map(|entry| entry.expect("entry").file_name());
+    files.filter_map(|file| Some(file.to_str()?.strip_suffix(".txt")?.to_owned())).collect()
 }
 
 fn forward_lines(stream: impl Read + Send + 'static, sender: mpsc::Sender<String>) {

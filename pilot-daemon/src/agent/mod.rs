@@ -48,7 +48,7 @@ use self::error::{connect_failed, has_ended, timed_out};
 pub(crate) use self::inner::Inner;
 pub use self::resolve::Resolved;
 pub(crate) use self::settings::Profile;
-use self::settings::check_labels;
+pub use self::settings::check_profile;
 pub(crate) use self::status::{millis, path_of};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::backbone_link::{self, Registration};
@@ -142,7 +142,7 @@ impl Agent {
     /// # Errors
     /// What stood in the way, with [`StartError::hint`].
     pub async fn start(config: AgentConfig) -> Result<Self, StartError> {
-        check_labels(config.tags.iter().chain(&config.groups)).map_err(StartError::Registration)?;
+        check_profile(&config.tags, &config.groups, &config.description).map_err(StartError::Registration)?;
         let agent_home = config.home.agent(&config.name)?;
         let lock = agent_home.lock()?;
         let now = clock::now();
@@ -248,6 +248,14 @@ impl Agent {
         let mut incoming = (&mut waiting.stream).await.map_err(|_| has_ended())?;
         incoming.name = self.inner.name_of(&incoming.peer);
         Ok(incoming)
+    }
+
+    /// Gives back a stream of which nothing was read and to which nothing was written: the next handler gets it, as if it came now.
+    ///
+    /// # Errors
+    /// If the agent has shut down.
+    pub async fn give_back(&self, incoming: Incoming) -> Result<(), ApiError> {
+        self.inner.apply(move |core, now| core.give_back(now, incoming)).await
     }
 
     /// Measures a round trip through the echo service, after the tunnel is up.
@@ -380,8 +388,13 @@ struct Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.stream.close();
-        let port = self.port;
-        let leave = move |core: &mut Core, now: Now| core.services.handler_left(now.mono, port);
+        let (port, unseen) = (self.port, self.stream.try_recv().ok());
+        let leave = move |core: &mut Core, now: Now| {
+            core.services.handler_left(now.mono, port);
+            if let Some(incoming) = unseen {
+                core.give_back(now, incoming);
+            }
+        };
         if self.inner.commands.try_send(Box::new(leave)).is_err() {
             tracing::debug!("the loop is busy; it notices at the next stream that a handler has left");
         }

@@ -25,7 +25,6 @@ impl Agent {
     /// # Errors
     /// If a group is no label, there are too many, or the settings cannot be stored.
     pub fn change_groups(&self, join: &[String], leave: &[String]) -> Result<Vec<String>, ApiError> {
-        check_labels(join.iter())?;
         let mut groups: Vec<String> = self.inner.profile.borrow().groups.clone();
         groups.retain(|group| !leave.contains(group));
         for group in join {
@@ -33,10 +32,7 @@ impl Agent {
                 groups.push(group.clone());
             }
         }
-        if groups.len() > record::GROUPS_MAX {
-            let message = format!("an agent can be in {} groups", record::GROUPS_MAX);
-            return Err(ApiError::new(ErrorCode::Usage, message));
-        }
+        check_profile(&[], &groups, "")?;
         self.change_profile(|profile| profile.groups.clone_from(&groups))?;
         Ok(groups)
     }
@@ -46,14 +42,8 @@ impl Agent {
     /// # Errors
     /// If a value is out of bounds, or the settings cannot be stored.
     pub async fn change_settings(&self, settings: &types::Settings) -> Result<(), ApiError> {
-        check_labels(settings.tags.iter().flatten())?;
-        if settings.tags.as_ref().is_some_and(|tags| tags.len() > record::TAGS_MAX) {
-            return Err(ApiError::new(ErrorCode::Usage, format!("an agent can have {} tags", record::TAGS_MAX)));
-        }
-        if settings.description.as_ref().is_some_and(|text| text.len() > record::DESCRIPTION_LEN_MAX) {
-            let message = format!("a description may have {} bytes", record::DESCRIPTION_LEN_MAX);
-            return Err(ApiError::new(ErrorCode::Usage, message));
-        }
+        let (tags, description) = (settings.tags.as_deref(), settings.description.as_deref());
+        check_profile(tags.unwrap_or_default(), &[], description.unwrap_or_default())?;
         if let Some(direct) = settings.direct {
             self.set_direct(direct).await?;
         }
@@ -107,12 +97,29 @@ impl Inner {
     }
 }
 
-pub(super) fn check_labels<'a>(labels: impl Iterator<Item = &'a String>) -> Result<(), ApiError> {
-    for label in labels {
-        if !is_label(label) {
-            return Err(ApiError::new(ErrorCode::Usage, format!("'{label}' cannot be a tag or a group"))
-                .hint("use 1 to 63 lower-case letters, digits and -._:/"));
-        }
+/// Whether an agent can have these tags and groups, and say this about itself.
+///
+/// # Errors
+/// What of it is out of bounds.
+pub fn check_profile(tags: &[String], groups: &[String], description: &str) -> Result<(), ApiError> {
+    let too_many = |count: usize, what: &str, count_max: usize| {
+        let message = format!("{count} {what} are too many: an agent can have {count_max}");
+        Err(ApiError::new(ErrorCode::Usage, message).hint("leave some out"))
+    };
+    if let Some(label) = tags.iter().chain(groups).find(|label| !is_label(label)) {
+        let error = ApiError::new(ErrorCode::Usage, format!("'{label}' cannot be a tag or a group"));
+        return Err(error.hint("use 1 to 63 lower-case letters, digits and -._:/"));
+    }
+    if tags.len() > record::TAGS_MAX {
+        return too_many(tags.len(), "tags", record::TAGS_MAX);
+    }
+    if groups.len() > record::GROUPS_MAX {
+        return too_many(groups.len(), "groups", record::GROUPS_MAX);
+    }
+    if description.len() > record::DESCRIPTION_LEN_MAX {
+        let (len, len_max) = (description.len(), record::DESCRIPTION_LEN_MAX);
+        let message = format!("the description has {len} bytes, and may have {len_max}");
+        return Err(ApiError::new(ErrorCode::Usage, message).hint("say it in fewer words"));
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming as Body;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pilot_core::id::IdentityKey;
@@ -286,7 +287,7 @@ async fn agent_info(agent: &Agent, found: &Resolved) -> AgentInfo {
 }
 
 /// `POST /v1/streams`: answers once the tunnel is up and the stream is open.
-async fn open(shared: &Arc<Shared>, mut request: Request<Body>, asked: OpenRequest) -> Result<Reply, ApiError> {
+async fn open(shared: &Arc<Shared>, request: Request<Body>, asked: OpenRequest) -> Result<Reply, ApiError> {
     let agent = &shared.agent;
     let mut stream_header = agent::header(&asked.service)?;
     stream_header.deadline_ms = asked.deadline_ms;
@@ -294,7 +295,7 @@ async fn open(shared: &Arc<Shared>, mut request: Request<Body>, asked: OpenReque
     let deadline = stream_header.deadline_ms.map(Duration::from_millis);
 
     let found = agent.resolve(&asked.target).await?;
-    let stream = agent.open(&found, stream_header).await?;
+    let mut stream = agent.open(&found, stream_header).await?;
     agent.connect(&found, deadline.unwrap_or(DEFAULT_TIMEOUT).min(DEFAULT_TIMEOUT)).await?;
 
     let id = shared.streams.add(stream.watch());
@@ -304,19 +305,38 @@ async fn open(shared: &Arc<Shared>, mut request: Request<Body>, asked: OpenReque
     if let Some(name) = &found.name {
         put(&mut reply, header::PEER_NAME, name)?;
     }
-    carry(shared, &mut request, id, stream, deadline);
+    let (upgrade, shared) = (hyper::upgrade::on(request), Arc::clone(shared));
+    tokio::spawn(async move {
+        match let_go(upgrade).await {
+            Some((socket, early)) => shared.carry(id, socket, early, stream, deadline).await,
+            None => {
+                stream.reset(Code::CANCELLED, "the program at the other end went away");
+                shared.streams.end(id);
+            }
+        }
+    });
     Ok(reply)
 }
 
 /// `GET /v1/accept`: answers when a stream arrives.
-async fn accept(shared: &Arc<Shared>, mut request: Request<Body>, asked: AcceptRequest) -> Result<Reply, ApiError> {
+async fn accept(shared: &Arc<Shared>, request: Request<Body>, asked: AcceptRequest) -> Result<Reply, ApiError> {
     let AcceptRequest { service, public, offer } = asked;
     let port = service_port(&service).ok_or_else(|| usage(format!("'{service}' is not a service")))?;
     let incoming = shared.agent.accept(port, ServiceOptions { public, offer }).await?;
     let id = shared.streams.add(incoming.stream.watch());
     let mut reply = switching(id)?;
     describe(&mut reply, &incoming)?;
-    carry(shared, &mut request, id, incoming.stream, None);
+    let (upgrade, shared) = (hyper::upgrade::on(request), Arc::clone(shared));
+    tokio::spawn(async move {
+        match let_go(upgrade).await {
+            Some((socket, early)) => shared.carry(id, socket, early, incoming.stream, None).await,
+            // The handler left without it.
+            None => {
+                shared.streams.end(id);
+                drop(shared.agent.give_back(incoming).await);
+            }
+        }
+    });
     Ok(reply)
 }
 
@@ -344,19 +364,20 @@ fn describe(reply: &mut Reply, incoming: &Incoming) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Carries the bytes once hyper has let go of the socket.
-fn carry(shared: &Arc<Shared>, request: &mut Request<Body>, id: u64, mut stream: Stream, deadline: Option<Duration>) {
-    let (upgrade, shared) = (hyper::upgrade::on(request), Arc::clone(shared));
-    tokio::spawn(async move {
+/// The socket, once hyper has let go of it, and what came on it meanwhile; nothing if the program has gone away before.
+async fn let_go(upgrade: OnUpgrade) -> Option<(UnixStream, Bytes)> {
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<UnixStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+impl Shared {
+    /// Carries the bytes of a stream until it is over.
+    async fn carry(&self, id: u64, socket: UnixStream, early: Bytes, stream: Stream, deadline: Option<Duration>) {
         let watch = stream.watch();
-        let parts = upgrade.await.map(|upgraded| upgraded.downcast::<TokioIo<UnixStream>>());
-        match parts {
-            Ok(Ok(parts)) => pump::run(parts.io.into_inner(), parts.read_buf, stream, deadline).await,
-            Ok(Err(_)) | Err(_) => stream.reset(Code::CANCELLED, "the program at the other end went away"),
-        }
+        pump::run(socket, early, stream, deadline).await;
         watch.closed().await;
-        shared.streams.end(id);
-    });
+        self.streams.end(id);
+    }
 }
 
 impl Streams {

@@ -13,15 +13,21 @@ pub enum HomeError {
     #[error("neither PILOT_HOME nor HOME is set")]
     NoHome,
     /// A name that cannot be a directory, or a host name.
-    #[error("{0:?} is not a host name")]
+    #[error("'{0}' is no hostname")]
     Name(String),
     /// Another daemon holds the lock.
-    #[error("agent '{name}' is already running (pid {})", pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string()))]
+    #[error("agent '{name}' is already running{}", pid.map_or_else(String::new, |pid| format!(" (pid {pid})")))]
     AlreadyRunning {
         /// The agent.
         name: String,
         /// Its daemon, if it has said so.
         pid: Option<u32>,
+    },
+    /// The agent is somebody already.
+    #[error("there is an agent '{name}' already")]
+    HasIdentity {
+        /// The agent.
+        name: String,
     },
     /// Something could not be read.
     #[error("cannot read {}", path.display())]
@@ -63,8 +69,13 @@ impl HomeError {
     pub fn hint(&self) -> String {
         match self {
             Self::NoHome => "say where Pilot may keep its files: export PILOT_HOME=/some/directory".into(),
-            Self::Name(_) => "use 1 to 63 letters, digits and hyphens, all lower case".into(),
-            Self::AlreadyRunning { name, .. } => format!("stop it first: pilotctl daemon stop --as {name}"),
+            Self::Name(_) => "lower-case letters, digits and hyphens between them, at most 63".into(),
+            Self::AlreadyRunning { name, .. } => {
+                format!("`pilotctl daemon stop --as {name}` stops it; `daemon restart` does both")
+            }
+            Self::HasIdentity { name } => {
+                format!("import it under another name with --hostname, or move PILOT_HOME/agents/{name} away")
+            }
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "make the file yours: it was perhaps written by another user (sudo?)".into()
             }

@@ -46,6 +46,37 @@ impl AgentHome {
         self.write_public_identity(&identity.next_address())
     }
 
+    /// The identity that is kept here; `None` for an agent that has not had one yet.
+    ///
+    /// # Errors
+    /// If it is unreadable or damaged.
+    pub fn stored_identity(&self) -> Result<Option<Identity>, HomeError> {
+        if self.has_identity() { self.identity().map(Some) } else { Ok(None) }
+    }
+
+    /// Keeps an identity that comes from elsewhere, for an agent that has none.
+    ///
+    /// # Errors
+    /// [`HomeError::HasIdentity`] if it has one, [`HomeError::AlreadyRunning`] if it is just starting, or why nothing can be written.
+    pub fn adopt_identity(&self, identity: &Identity) -> Result<(), HomeError> {
+        let free =
+            || if self.has_identity() { Err(HomeError::HasIdentity { name: self.name.clone() }) } else { Ok(()) };
+        free()?;
+        let lock = self.lock()?;
+        // A start may have made one meanwhile.
+        free()?;
+        // The key comes last: with it, the agent is there, and at this address.
+        self.write_public_identity(identity)?;
+        self.write("identity.pem", identity.to_pem().as_bytes(), 0o600)?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// Whether this agent has ever been: something stands where its key belongs, readable or not.
+    pub(super) fn has_identity(&self) -> bool {
+        self.dir.join("identity.pem").symlink_metadata().is_ok()
+    }
+
     fn identity(&self) -> Result<Identity, HomeError> {
         let Some(pem) = self.read("identity.pem")? else {
             return self.new_identity();

@@ -107,13 +107,14 @@ impl Home {
         Ok(AgentHome { name: name.to_owned(), dir: self.root.join("agents").join(name) })
     }
 
-    /// Every agent that has lived here, by name.
+    /// Every agent that has lived here, by name. A start that failed before there was a key has made none.
     pub fn agents(&self) -> Vec<AgentHome> {
         let Ok(entries) = fs::read_dir(self.root.join("agents")) else {
             return Vec::new();
         };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let mut agents: Vec<_> = names.filter_map(|name| self.agent(&name).ok()).collect();
+        let agents = names.filter_map(|name| self.agent(&name).ok());
+        let mut agents: Vec<_> = agents.filter(AgentHome::has_identity).collect();
         agents.sort_by(|one, other| one.name.cmp(&other.name));
         agents
     }

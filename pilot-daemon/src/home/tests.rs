@@ -1,5 +1,5 @@
 use pilot_core::config::Keys;
-use pilot_core::identity::CLOCK_SKEW;
+use pilot_core::identity::{CLOCK_SKEW, Identity};
 use pilot_core::time::UnixTime;
 
 use super::keys::TRANSPORT_KEY_ROTATION_SECS;
@@ -165,4 +165,45 @@ fn names_that_are_no_host_names_are_refused() {
     for name in ["", "Agent", "a b", "../x", "-a"] {
         assert!(matches!(Home::at("/tmp").agent(name), Err(HomeError::Name(_))), "{name}");
     }
+}
+
+#[test]
+fn an_identity_that_is_adopted_keeps_its_address_and_never_replaces_one() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    // The second address of its key, which no search from the key alone would find.
+    let identity = Identity::generate([7; 32]).next_address();
+    assert!(agent.stored_identity().unwrap().is_none());
+    agent.adopt_identity(&identity).unwrap();
+    assert_eq!(agent.stored_identity().unwrap().unwrap().address(), identity.address());
+    assert_eq!(agent.keys(NOW).unwrap().identity.address(), identity.address());
+    assert_eq!((mode(&agent, "identity.pem"), agent.running_pid()), (0o600, None));
+
+    let other = Identity::generate([8; 32]);
+    assert!(matches!(agent.adopt_identity(&other), Err(HomeError::HasIdentity { .. })));
+    assert_eq!(agent.stored_identity().unwrap().unwrap().key(), identity.key());
+}
+
+#[test]
+fn no_identity_is_adopted_by_an_agent_that_is_starting() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _starting = agent.lock().unwrap();
+    let refused = agent.adopt_identity(&Identity::generate([7; 32]));
+    assert!(matches!(refused, Err(HomeError::AlreadyRunning { .. })), "{refused:?}");
+    assert!(agent.stored_identity().unwrap().is_none());
+}
+
+#[test]
+fn a_directory_that_never_had_a_key_is_no_agent() {
+    let root = tempfile::tempdir().unwrap();
+    let home = Home::at(root.path());
+    let failed = home.agent("failed").unwrap();
+    failed.lock().unwrap();
+    fs::write(failed.log_path(), "cannot start").unwrap();
+    let agent = agent(&root);
+    agent.lock().unwrap();
+    agent.keys(NOW).unwrap();
+    let names: Vec<_> = home.agents().iter().map(|agent| agent.name().to_owned()).collect();
+    assert_eq!(names, ["agent-alpha"]);
 }

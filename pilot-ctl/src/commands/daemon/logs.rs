@@ -1,4 +1,4 @@
-//! `daemon logs`: the end of the log, and what is added to it.
+//! `daemon logs`: the end of the log, and what is added to it. It can be read after the agent has ended: that is when it is wanted most.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -28,7 +28,11 @@ pub(crate) struct LogsArgs {
 }
 
 pub(super) async fn run(args: &LogsArgs, context: &Context) -> Result<()> {
-    let path = home::agent(&context.home, &agent(context).await?)?.log_path();
+    let name = context.resident()?;
+    let path = home::agent(&context.home, &name)?.log_path();
+    if !path.exists() {
+        return Err(context.no_such_resident(&name));
+    }
     let mut file = open(&path)?;
     let text = read_on(&mut file, &path)?;
     show(context.output, last_lines(&text, args.lines))?;
@@ -43,17 +47,6 @@ async fn follow(mut file: File, path: &Path, output: Output) -> Result<()> {
         if was_replaced(&file, path) {
             file = open(path)?;
         }
-    }
-}
-
-/// The log can be read after the agent has ended: that is when it is wanted most.
-async fn agent(context: &Context) -> Result<String> {
-    if let Some(name) = &context.agent {
-        return Ok(name.clone());
-    }
-    match home::agent_names(&context.home).as_slice() {
-        [only] => Ok(only.clone()),
-        _ => Ok(context.daemon().await?.name),
     }
 }
 

@@ -4,10 +4,10 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use clap::Args;
 use pilot_core::ticket::BackboneTicket;
-use pilot_daemon::agent::{Agent, AgentConfig, StartError};
+use pilot_daemon::agent::{Agent, AgentConfig, StartError, check_profile};
 use pilot_daemon::api::server::Server;
 use pilot_daemon::api::types::ErrorCode;
-use pilot_daemon::home::Home;
+use pilot_daemon::home::{Home, HomeError};
 
 use super::start::{Started, hostname};
 use super::{StartArgs, Switch};
@@ -43,13 +43,9 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
 /// Runs the agent until it is told to end, by a signal or by its local API.
 async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let name = hostname(&args.start, context)?;
-    let settings = args.start.settings().or(context.settings_of(&name)?);
+    let settings = checked_settings(&args.start, &name, context)?;
     let home = Home::at(&context.home);
     let agent_home = home.agent(&name)?;
-    // Checked here so that no backbone is started for nothing. The agent takes the lock itself.
-    if let Some(pid) = agent_home.running_pid() {
-        return Err(already_running(&name, pid));
-    }
     home::make_directory(agent_home.path())?;
     process::start_log(&agent_home.log_path())?;
     let backbone = Backbone::choose(args.start.no_backbone, &settings, context).await?;
@@ -67,6 +63,24 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let worked = work(&agent, args, context).await;
     agent.shutdown().await;
     worked
+}
+
+/// What the agent is to be started with. Whatever can be known to stand in the way is an error here, before a file is made or a backbone
+/// started for nothing; the agent takes its lock itself.
+pub(super) fn checked_settings(args: &StartArgs, name: &str, context: &Context) -> Result<Settings> {
+    let settings = args.settings().or(context.settings_of(name)?);
+    let list = |words: &Option<Vec<String>>| words.clone().unwrap_or_default();
+    let description = settings.description.as_deref().unwrap_or_default();
+    check_profile(&list(&settings.tags), &list(&settings.groups), description)?;
+    if let (Some(ticket), false) = (&settings.backbone, args.no_backbone) {
+        parse_ticket(ticket)?;
+    }
+    let agent_home = home::agent(&context.home, name)?;
+    agent_home.socket_path()?;
+    match agent_home.running_pid() {
+        None => Ok(settings),
+        Some(pid) => Err(HomeError::AlreadyRunning { name: name.to_owned(), pid: (pid > 0).then_some(pid) }.into()),
+    }
 }
 
 /// Serves the local API until the end.
@@ -140,11 +154,6 @@ fn parse_ticket(text: &str) -> Result<BackboneTicket> {
         Failure::usage(format!("'{text}' is no backbone ticket: {error}"))
             .hint("a ticket is the line that `pilotctl backbone start` prints: pilot-backbone:KEY@HOST:PORT")
     })
-}
-
-fn already_running(name: &str, pid: u32) -> Failure {
-    Failure::failed(format!("agent '{name}' is already running (pid {pid})"))
-        .hint(format!("`pilotctl daemon stop --as {name}` stops it; `daemon restart` does both"))
 }
 
 fn start_failure(error: StartError) -> Failure {

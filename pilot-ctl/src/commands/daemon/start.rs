@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{StartArgs, Switch, stop};
+use super::{StartArgs, Switch, run, stop};
 use crate::client::Daemon;
 use crate::commands::mcp;
 use crate::context::Context;
@@ -39,6 +39,7 @@ impl Started {
 
 pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
     let name = hostname(args, context)?;
+    run::checked_settings(args, &name, context)?;
     let started = spawn(&args.to_argv(&name), &name, context).await?;
     save(args, &name, context)?;
     wait_until_published(&name, context).await?;

@@ -43,7 +43,7 @@ struct Step<'a> {
 }
 
 pub(crate) async fn run(_args: &DemoArgs, output: Output) -> Result<()> {
-    let mut interrupt = Interrupt::new()?;
+    let mut interrupt = Interrupt::with_hangup()?;
     let mut stage = Stage::new(output)?;
     let played = tokio::select! {
         played = play(&mut stage) => played,

@@ -13,12 +13,15 @@ use tokio::sync::Mutex;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 use crate::output::Output;
-use crate::{env_vars, process};
+use crate::{env_vars, home, process};
 
 /// No command of the demo takes longer; one that does is a failure to show.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a handler may take to end when told to.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Of the names of the demo's agents.
+const LONGEST_NAME: &str = "alpha";
 
 /// What a command said.
 pub(super) struct Said {
@@ -38,7 +41,7 @@ pub(super) struct Stage {
 
 impl Stage {
     pub(super) fn new(output: Output) -> Result<Self> {
-        let home = std::env::temp_dir().join(format!("pilot-demo-{}", std::process::id()));
+        let home = home()?;
         std::fs::create_dir(&home)
             .map_err(|error| Failure::failed(format!("cannot make {}: {error}", home.display())))?;
         Ok(Self { output, home, program: process::own_executable()?, handlers: Vec::new(), starting: Arc::default() })
@@ -153,6 +156,17 @@ impl Stage {
         }
         text.lines().try_for_each(|line| self.output.line(format_args!("  {line}")))
     }
+}
+
+/// Where the demo plays: in the first directory for temporary files whose path is short enough for a socket.
+fn home() -> Result<PathBuf> {
+    let name = format!("pilot-demo-{}", std::process::id());
+    let homes = [std::env::temp_dir(), PathBuf::from("/tmp")].map(|directory| directory.join(&name));
+    let is_short = |home: &PathBuf| home::agent(home, LONGEST_NAME).is_ok_and(|agent| agent.socket_path().is_ok());
+    homes.into_iter().find(is_short).ok_or_else(|| {
+        Failure::failed("the path of the directory for temporary files is too long for a socket")
+            .hint("set TMPDIR to a shorter one, or XDG_RUNTIME_DIR")
+    })
 }
 
 /// Runs a command to its end.

@@ -1,13 +1,14 @@
 //! `pilotctl mcp serve`: one server process for each connection.
 //!
-//! `--detach` hands the server to the daemon: it runs in the background and holds its accept calls to the daemon's local
-//! API, so it ends when they do, whatever way the daemon ends. A lock on its record, `agents/NAME/mcp.json`, tells whether
-//! it runs; `daemon restart` starts it again from that record.
+//! A lock on its record, `agents/NAME/mcp.json`, tells whether a server runs: an agent has one. `--detach` hands it to the
+//! daemon: it runs in the background and holds its accept calls to the daemon's local API, so it ends when they do, whatever
+//! way the daemon ends; `daemon restart` starts it again from that record.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use pilot_core::record::OFFER_DESCRIPTION_LEN_MAX;
@@ -19,13 +20,15 @@ use super::SERVICE;
 use crate::bridge;
 use crate::client::{AcceptOptions, Daemon, Incoming, PUBLISH_PATIENCE};
 use crate::context::Context;
-use crate::exit_code::ExitCode;
 use crate::handler::{GRACE, Handler, HandlerCommand};
 use crate::hint::{Failure, Result};
 use crate::lock::Lock;
 use crate::output::Output;
 use crate::process::{self, child};
 use crate::service::{Service, Stop, refuse};
+
+/// How long a server may take to end when its daemon has: each of its connections gets the time of [`GRACE`] twice.
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -55,7 +58,7 @@ pub(crate) struct ServeArgs {
     command: Vec<OsString>,
 }
 
-/// What a server in the background tells the command that started it.
+/// What a server that is ready says of itself.
 #[derive(Debug, Serialize, Deserialize)]
 struct Serving {
     pid: u32,
@@ -80,8 +83,8 @@ async fn detach(args: &ServeArgs, context: &Context) -> Result<()> {
 
 async fn serve(args: &ServeArgs, context: &Context) -> Result<()> {
     let daemon = Arc::new(context.daemon().await?);
-    let record = if args.detached { Some(take_record(args, context, &daemon.name)?) } else { None };
-    let command = Arc::new(HandlerCommand::new(args.command.clone(), context, &daemon.name));
+    let command = Arc::new(HandlerCommand::new(args.command.clone(), context, &daemon.name)?);
+    let record = take_record(args, context, &daemon.name)?;
     let service = Service {
         accept: AcceptOptions { service: SERVICE.to_owned(), public: args.allow.is_some(), offer: Some(offer(args)) },
         concurrency: usize::from(args.concurrency),
@@ -91,13 +94,13 @@ async fn serve(args: &ServeArgs, context: &Context) -> Result<()> {
     let detached = args.detached;
     let published_daemon = daemon.clone();
     let announce = async move || {
+        let serving = Serving { pid: std::process::id(), agent };
         if detached {
             // Whoever has started this waits for the directory, and can still say so.
-            return child::report_ready(&Serving { pid: std::process::id(), agent });
+            return child::report_ready(&serving);
         }
         published_daemon.wait_until_published(output, PUBLISH_PATIENCE).await;
-        output.talk(format_args!("serving MCP as {agent}"));
-        Ok(())
+        output.ready(&serving, format_args!("serving MCP as {}", serving.agent))
     };
     let handler_daemon = daemon.clone();
     let handle = move |incoming, stop| connection(handler_daemon.clone(), command.clone(), output, incoming, stop);
@@ -180,43 +183,54 @@ async fn serve_connection(handler: &mut Handler, incoming: &mut Incoming, mut st
     }
 }
 
-/// What `daemon restart` needs to start a server again.
+/// Which server runs for an agent. A server in the background has what `daemon restart` needs to start it again.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Record {
-    argv: Vec<String>,
+struct Record {
+    pid: u32,
+    argv: Option<Vec<String>>,
 }
 
-/// The servers that run in the background for this agent.
-pub(crate) fn running_detached(context: &Context, agent: &str) -> Result<Option<Record>> {
+/// The command line of the server that runs in the background for this agent.
+pub(crate) fn running_detached(context: &Context, agent: &str) -> Result<Option<Vec<String>>> {
     let path = record_path(context, agent);
-    if Lock::is_free(&path)? {
-        return Ok(None);
-    }
-    let text = std::fs::read_to_string(&path)
-        .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display())))?;
-    Ok(serde_json::from_str(&text).ok())
+    if Lock::is_free(&path)? { Ok(None) } else { Ok(read_record(&path).and_then(|record| record.argv)) }
 }
 
 /// Starts a server again, as it ran before.
-pub(crate) async fn restart_detached(record: &Record, context: &Context, agent: &str) -> Result<()> {
-    let argv: Vec<OsString> = record.argv.iter().map(OsString::from).collect();
+pub(crate) async fn restart_detached(argv: &[String], context: &Context, agent: &str) -> Result<()> {
+    // The one before ends with its daemon, but its connections may take a moment.
+    drop(Lock::take(&record_path(context, agent), END_PATIENCE).await?);
+    let argv: Vec<OsString> = argv.iter().map(OsString::from).collect();
     process::spawn_detached::<Serving>(&argv, &log(context, agent)).await.map(drop)
 }
 
-/// Holds the record for as long as this process serves. A second server for the agent finds it held.
+/// Holds the record for as long as this process serves: of two servers, callers would meet now the one, now the other.
 fn take_record(args: &ServeArgs, context: &Context, agent: &str) -> Result<Lock> {
-    let mut argv: Vec<String> = Vec::new();
-    for argument in self::argv(args, context, agent) {
-        argv.push(argument.into_string().map_err(|_| Failure::usage("a command that is handed over must be UTF-8"))?);
-    }
     let path = record_path(context, agent);
+    let argv = if args.detached { Some(text(argv(args, context, agent))?) } else { None };
     let Some(mut lock) = Lock::try_take(&path)? else {
-        let message = format!("an MCP server of {agent} already runs in the background");
-        return Err(Failure::new(ExitCode::Failed, message)
-            .hint("`pilotctl daemon restart` ends and restarts it with the agent"));
+        return Err(already_serving(agent, read_record(&path).map(|record| record.pid)));
     };
-    lock.write(&serde_json::json!({ "argv": argv }).to_string())?;
+    let record = Record { pid: std::process::id(), argv };
+    lock.write(&serde_json::json!(record).to_string())?;
     Ok(lock)
+}
+
+/// `None` while its holder is writing it.
+fn read_record(path: &Path) -> Option<Record> {
+    serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()
+}
+
+fn text(argv: Vec<OsString>) -> Result<Vec<String>> {
+    let text: std::result::Result<_, _> = argv.into_iter().map(OsString::into_string).collect();
+    text.map_err(|_| Failure::usage("a command that is handed over must be UTF-8"))
+}
+
+fn already_serving(agent: &str, pid: Option<u32>) -> Failure {
+    let holder = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let end = pid.map_or_else(|| "end it first".to_owned(), |pid| format!("`kill {pid}` ends it"));
+    Failure::failed(format!("an MCP server of {agent} is already running{holder}"))
+        .hint(format!("an agent has one: {end}, or serve this one as another agent with --as NAME"))
 }
 
 /// The same server as a child of its own; `--detached` is added when it is spawned.
