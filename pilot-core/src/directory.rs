@@ -8,15 +8,16 @@
 
 use std::collections::BTreeMap;
 
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
 use crate::address::Address;
 use crate::id::{IdentityKey, InstanceId};
 use crate::identity::Certificate;
-use crate::record::{Home, IdentityRecord, Offer, PresenceRecord, RecordError};
+use crate::record::{HandOver, Home, IdentityRecord, Offer, PresenceRecord, RecordError};
 use crate::time::UnixTime;
 use crate::wire::cbor::{self, CborError};
-use crate::wire::directory::{Entry, Find, Target};
+use crate::wire::directory::{Entry, Find, HAND_OVERS_MAX, Target};
 
 /// Names, and agents, that a client remembers. About 0.5 MB; one that talks with more forgets those it asked for longest ago.
 pub const PINS_MAX: usize = 4_096;
@@ -83,7 +84,7 @@ pub enum DirectoryError {
         /// Highest sequence seen.
         seen: u64,
     },
-    /// The name had another key before. Only the user can accept the new one ([`Pins::forget`]).
+    /// The name had another key before, which has not handed it over. Only the user can accept the new one ([`Pins::forget`]).
     #[error("'{name}' had key {pinned} before, and has {served} now")]
     ChangedKey {
         /// The name.
@@ -105,7 +106,7 @@ pub struct Pins {
     keys: BTreeMap<IdentityKey, KeyPin>,
 }
 
-/// The key that a name had when it was looked up first.
+/// The key that a name had when it was looked up first, or that it was handed over to since.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 struct NamePin {
@@ -113,6 +114,9 @@ struct NamePin {
     key: IdentityKey,
     #[n(1)]
     used: UnixTime,
+    /// When the last hand-over that was believed was signed: an earlier one would take the name back.
+    #[n(2)]
+    handed_over: Option<UnixTime>,
 }
 
 /// How far the records of a key had come.
@@ -162,10 +166,10 @@ impl Pins {
         let address = identity.address().ok_or(RecordError::Address)?;
         let presence = verify_presence(entry, identity.key, now)?;
         check_asked(&identity, address, asked)?;
-        self.check_name(&identity)?;
+        let handed_over = self.check_name(&identity, &entry.hand_overs, now)?;
         self.check_sequences(&identity, presence.as_ref())?;
         if let Asked::Resolve(_) = asked {
-            self.pin(&identity, presence.as_ref(), now);
+            self.pin(&identity, presence.as_ref(), handed_over, now);
         }
         verified_agent(identity, address, presence, entry.reachable, now)
     }
@@ -185,13 +189,23 @@ impl Pins {
         cbor::to_vec(self)
     }
 
-    fn check_name(&self, identity: &IdentityRecord) -> Result<(), DirectoryError> {
-        match self.names.get(&identity.name) {
-            Some(pin) if pin.key != identity.key => {
-                Err(DirectoryError::ChangedKey { name: identity.name.clone(), pinned: pin.key, served: identity.key })
-            }
-            Some(_) | None => Ok(()),
+    /// Whether the name may have this key; with the date of the last hand-over by which it has, if any.
+    fn check_name(
+        &self,
+        identity: &IdentityRecord,
+        hand_overs: &[ByteVec],
+        now: UnixTime,
+    ) -> Result<Option<UnixTime>, DirectoryError> {
+        let Some(pin) = self.names.get(&identity.name) else { return Ok(None) };
+        if pin.key == identity.key {
+            return Ok(pin.handed_over);
         }
+        let (key, handed_over) = pin.follow(&identity.name, hand_overs, now);
+        if key != identity.key {
+            let (name, pinned, served) = (identity.name.clone(), pin.key, identity.key);
+            return Err(DirectoryError::ChangedKey { name, pinned, served });
+        }
+        Ok(handed_over)
     }
 
     fn check_sequences(
@@ -210,14 +224,31 @@ impl Pins {
         }
     }
 
-    fn pin(&mut self, identity: &IdentityRecord, presence: Option<&PresenceRecord>, now: UnixTime) {
+    fn pin(
+        &mut self,
+        identity: &IdentityRecord,
+        presence: Option<&PresenceRecord>,
+        handed_over: Option<UnixTime>,
+        now: UnixTime,
+    ) {
         let now = UnixTime::from_secs(now.as_secs());
-        self.names.insert(identity.name.clone(), NamePin { key: identity.key, used: now });
+        self.names.insert(identity.name.clone(), NamePin { key: identity.key, used: now, handed_over });
         evict(&mut self.names, |pin| pin.used);
         let seen = self.keys.remove(&identity.key).and_then(|pin| pin.presence);
         let presence = presence.map(PresencePin::of).or(seen);
         self.keys.insert(identity.key, KeyPin { identity_sequence: identity.sequence, presence, used: now });
         evict(&mut self.keys, |pin| pin.used);
+    }
+}
+
+impl NamePin {
+    /// The key that the name has after the hand-overs which continue from this pin, and the date of the last of them.
+    fn follow(&self, name: &str, hand_overs: &[ByteVec], now: UnixTime) -> (IdentityKey, Option<UnixTime>) {
+        let believed = hand_overs.iter().take(HAND_OVERS_MAX).filter_map(|bytes| HandOver::verify(bytes, now).ok());
+        believed.fold((self.key, self.handed_over), |(key, since), next| {
+            let continues = next.from == key && next.name == name && since.is_none_or(|since| next.issued > since);
+            if continues { (next.to, Some(next.issued)) } else { (key, since) }
+        })
     }
 }
 
@@ -347,6 +378,7 @@ mod tests {
                 identity: self.identity(sequence),
                 presence: Some(self.presence(1, sequence, NOW)),
                 reachable: true,
+                hand_overs: vec![],
             }
         }
     }
@@ -426,6 +458,68 @@ mod tests {
         assert_eq!(pins.check(&impostor.entry(9), Asked::Find(&find), NOW), Err(expected));
         pins.forget("alice");
         assert!(pins.check(&impostor.entry(9), Asked::Resolve(&name), NOW).is_ok());
+    }
+
+    fn hand_over(from: &Agent, to: &Agent, issued: UnixTime) -> ByteVec {
+        let record = HandOver { from: from.identity.key(), name: from.name.into(), to: to.identity.key(), issued };
+        record.sign(&from.identity).unwrap().into()
+    }
+
+    fn look_up(pins: &mut Pins, agent: &Agent, hand_overs: &[&ByteVec]) -> Result<VerifiedAgent, DirectoryError> {
+        let hand_overs = hand_overs.iter().map(|bytes| (*bytes).clone()).collect();
+        pins.check(&Entry { hand_overs, ..agent.entry(1) }, Asked::Resolve(&by_name(agent.name)), NOW)
+    }
+
+    #[test]
+    fn a_hand_over_by_the_old_key_clears_the_pin_also_after_a_restart() {
+        let [first, second, third] = [1, 2, 3].map(|seed| Agent::new(seed, "alice"));
+        let [to_second, to_third] =
+            [hand_over(&first, &second, NOW - Duration::from_secs(2)), hand_over(&second, &third, NOW)];
+        let mut pins = Pins::new();
+        look_up(&mut pins, &first, &[]).unwrap();
+        look_up(&mut pins, &second, &[&to_second]).unwrap();
+        assert_eq!(pins.key_of("alice"), Some(second.identity.key()));
+        let mut pins = Pins::from_bytes(&pins.to_bytes()).unwrap();
+        assert!(look_up(&mut pins, &first, &[]).is_err(), "the old key has the name no more");
+        look_up(&mut pins, &second, &[]).unwrap();
+        look_up(&mut pins, &third, &[&to_second, &to_third]).unwrap();
+        let mut late = Pins::new();
+        look_up(&mut late, &first, &[]).unwrap();
+        look_up(&mut late, &third, &[&to_second, &to_third]).expect("two at once");
+    }
+
+    #[test]
+    fn a_hand_over_of_anybody_else_or_anything_else_clears_no_pin() {
+        let (alice, impostor, bob) = (Agent::new(1, "alice"), Agent::new(2, "alice"), Agent::new(3, "bob"));
+        let of_another_name = Agent { name: "alicia", ..Agent::new(1, "alice") };
+        let mut flipped = hand_over(&alice, &impostor, NOW);
+        flipped[20] ^= 1;
+        let mut pins = Pins::new();
+        look_up(&mut pins, &alice, &[]).unwrap();
+        for (what, forged) in [
+            ("signed by the new key", hand_over(&impostor, &bob, NOW)),
+            ("for another key", hand_over(&alice, &bob, NOW)),
+            ("of another name", hand_over(&of_another_name, &impostor, NOW)),
+            ("with a changed byte", flipped),
+            ("rubbish", vec![1, 2, 3].into()),
+        ] {
+            let error = look_up(&mut pins, &impostor, &[&forged]).unwrap_err();
+            assert!(matches!(error, DirectoryError::ChangedKey { .. }), "{what}: {error}");
+            assert_eq!(pins.key_of("alice"), Some(alice.identity.key()), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_hand_over_that_was_taken_back_cannot_be_replayed() {
+        let (alice, second) = (Agent::new(1, "alice"), Agent::new(2, "alice"));
+        let (there, back) = (hand_over(&alice, &second, NOW - Duration::from_secs(9)), hand_over(&second, &alice, NOW));
+        let mut pins = Pins::new();
+        look_up(&mut pins, &alice, &[]).unwrap();
+        look_up(&mut pins, &second, &[&there]).unwrap();
+        look_up(&mut pins, &alice, &[&there, &back]).unwrap();
+        look_up(&mut pins, &alice, &[]).unwrap();
+        let error = look_up(&mut pins, &second, &[&there]).unwrap_err();
+        assert!(matches!(error, DirectoryError::ChangedKey { .. }), "{error}");
     }
 
     #[test]

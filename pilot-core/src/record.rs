@@ -1,7 +1,7 @@
 //! Signed records of the directory (spec/trust.md §2): what an agent says about itself.
 //!
 //! An [`IdentityRecord`] says who it is and what it offers, a [`PresenceRecord`] how to reach one installation of it, a
-//! [`Withdrawal`] that it is gone. Each travels as its deterministic CBOR payload followed by the Ed25519 signature of the agent, so that
+//! [`Withdrawal`] that it is gone, a [`HandOver`] that its name is another key's from now on. Each travels as its deterministic CBOR payload followed by the Ed25519 signature of the agent, so that
 //! the directory can store it and anybody can check it, but nobody can change it:
 //!
 //! ```text
@@ -154,6 +154,24 @@ pub struct Withdrawal {
     pub issued: UnixTime,
 }
 
+/// Gives a name to another key: the one act by which a name that others have pinned changes its key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct HandOver {
+    /// The key that has the name, and signs this record.
+    #[n(0)]
+    pub from: IdentityKey,
+    /// The name.
+    #[n(1)]
+    pub name: String,
+    /// The key that is to have it.
+    #[n(2)]
+    pub to: IdentityKey,
+    /// When it was signed. Of two for one name the later one counts.
+    #[n(3)]
+    pub issued: UnixTime,
+}
+
 /// Why a record is not believed, or cannot be signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -187,7 +205,7 @@ pub enum RecordError {
     ForeignKey,
 }
 
-/// What the three kinds of records have in common.
+/// What all kinds of records have in common.
 trait Payload: Encode<()> + for<'b> Decode<'b, ()> {
     /// Domain separation: no signature of one kind is one of another.
     const CONTEXT: &'static str;
@@ -218,6 +236,15 @@ impl IdentityRecord {
     /// [`RecordError`] tells what is wrong with it; none of it may be used then.
     pub fn verify(bytes: &[u8], now: UnixTime) -> Result<Self, RecordError> {
         verify(bytes, now)
+    }
+
+    /// Decodes a signed record that was verified before it was put where nobody else can write. Neither signature nor dates are checked
+    /// again: those of a whole directory would take seconds.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the bytes are no record in bounds.
+    pub fn decode_verified(bytes: &[u8]) -> Result<Self, RecordError> {
+        split::<Self>(bytes).map(|(record, _, _)| record)
     }
 }
 
@@ -257,6 +284,24 @@ impl Withdrawal {
     }
 }
 
+impl HandOver {
+    /// Encodes and signs the record.
+    ///
+    /// # Errors
+    /// [`RecordError::ForeignKey`] if `identity` is not the key that has the name, [`RecordError::Field`] if a field is out of bounds.
+    pub fn sign(&self, identity: &Identity) -> Result<Vec<u8>, RecordError> {
+        sign(self, identity)
+    }
+
+    /// Decodes a signed record and checks everything it claims, but not whose the name is.
+    ///
+    /// # Errors
+    /// [`RecordError`] tells what is wrong with it; none of it may be used then.
+    pub fn verify(bytes: &[u8], now: UnixTime) -> Result<Self, RecordError> {
+        verify(bytes, now)
+    }
+}
+
 /// Whether `name` can be a host name: letters, digits and inner hyphens, lower case, 1 to 63 (RFC 1123 §2.1).
 pub fn is_name(name: &str) -> bool {
     (1..=NAME_LEN_MAX).contains(&name.len())
@@ -288,15 +333,21 @@ fn sign<P: Payload>(payload: &P, identity: &Identity) -> Result<Vec<u8>, RecordE
 }
 
 fn verify<P: Payload>(bytes: &[u8], now: UnixTime) -> Result<P, RecordError> {
+    let (record, payload, signature) = split::<P>(bytes)?;
+    record.key().verify(P::CONTEXT, payload, signature).map_err(|_| RecordError::Signature)?;
+    record.check_claims(now)?;
+    Ok(record)
+}
+
+/// A record in bounds, its payload and its signature, of which nothing is checked.
+fn split<P: Payload>(bytes: &[u8]) -> Result<(P, &[u8], &[u8; SIGNATURE_LEN]), RecordError> {
     if bytes.len() > RECORD_LEN_MAX {
         return Err(RecordError::Length(bytes.len()));
     }
     let (payload, signature) = bytes.split_last_chunk::<SIGNATURE_LEN>().ok_or(RecordError::Length(bytes.len()))?;
     let record: P = cbor::from_slice(payload)?;
     record.check_bounds()?;
-    record.key().verify(P::CONTEXT, payload, signature).map_err(|_| RecordError::Signature)?;
-    record.check_claims(now)?;
-    Ok(record)
+    Ok((record, payload, signature))
 }
 
 /// `issued` no later than now, `expires` after now and at most `validity_max` after `issued`. Two clocks may be [`CLOCK_SKEW`] apart:
@@ -390,6 +441,23 @@ impl Payload for Withdrawal {
     }
 }
 
+impl Payload for HandOver {
+    const CONTEXT: &'static str = "hand-over";
+
+    fn key(&self) -> IdentityKey {
+        self.from
+    }
+
+    fn check_bounds(&self) -> Result<(), RecordError> {
+        within("name", is_name(&self.name))?;
+        within("to", self.to != self.from)
+    }
+
+    fn check_claims(&self, now: UnixTime) -> Result<(), RecordError> {
+        check_issued(self.issued, now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -431,6 +499,10 @@ mod tests {
         }
     }
 
+    fn hand_over(identity: &Identity) -> HandOver {
+        HandOver { from: identity.key(), name: "agent-alpha".into(), to: IdentityKey([7; 32]), issued: NOW }
+    }
+
     /// The value of a line `name = value` of the committed vectors.
     fn vector(name: &str) -> &'static str {
         let lines = include_str!("../../spec/vectors/record.txt").lines();
@@ -447,6 +519,7 @@ mod tests {
         assert_eq!(record(&identity).sign(&identity).unwrap(), bytes("identity_record"));
         assert_eq!(presence(&identity).sign(&identity).unwrap(), bytes("presence_record"));
         assert_eq!(withdrawal.sign(&identity).unwrap(), bytes("withdrawal"));
+        assert_eq!(hand_over(&identity).sign(&identity).unwrap(), bytes("hand_over"));
     }
 
     #[test]
@@ -457,23 +530,30 @@ mod tests {
         assert_eq!(IdentityRecord::verify(&record.sign(&identity).unwrap(), NOW), Ok(record));
         assert_eq!(PresenceRecord::verify(&presence.sign(&identity).unwrap(), NOW), Ok(presence));
         assert_eq!(Withdrawal::verify(&withdrawal.sign(&identity).unwrap(), NOW), Ok(withdrawal));
+        let hand_over = hand_over(&identity);
+        assert_eq!(HandOver::verify(&hand_over.sign(&identity).unwrap(), NOW), Ok(hand_over));
     }
 
     #[test]
     fn every_bit_flip_and_truncation_is_refused() {
         let identity = identity();
-        for bytes in [record(&identity).sign(&identity).unwrap(), presence(&identity).sign(&identity).unwrap()] {
+        let is_refused = |bytes: &[u8]| {
+            IdentityRecord::verify(bytes, NOW).is_err()
+                && PresenceRecord::verify(bytes, NOW).is_err()
+                && HandOver::verify(bytes, NOW).is_err()
+        };
+        let records = [
+            record(&identity).sign(&identity).unwrap(),
+            presence(&identity).sign(&identity).unwrap(),
+            hand_over(&identity).sign(&identity).unwrap(),
+        ];
+        for bytes in records {
             for bit in 0..bytes.len() * 8 {
                 let mut flipped = bytes.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);
-                assert!(
-                    IdentityRecord::verify(&flipped, NOW).is_err() && PresenceRecord::verify(&flipped, NOW).is_err()
-                );
+                assert!(is_refused(&flipped), "bit {bit}");
             }
-            for len in 0..bytes.len() {
-                assert!(IdentityRecord::verify(&bytes[..len], NOW).is_err());
-                assert!(PresenceRecord::verify(&bytes[..len], NOW).is_err());
-            }
+            assert!((0..bytes.len()).all(|len| is_refused(&bytes[..len])));
         }
     }
 
@@ -490,6 +570,19 @@ mod tests {
     fn nobody_signs_for_another() {
         let record = record(&identity());
         assert_eq!(record.sign(&Identity::generate([2; 32])), Err(RecordError::ForeignKey));
+    }
+
+    #[test]
+    fn a_hand_over_names_two_keys_and_comes_not_from_the_future() {
+        let identity = identity();
+        let to_oneself = HandOver { to: identity.key(), ..hand_over(&identity) };
+        assert_eq!(to_oneself.sign(&identity), Err(RecordError::Field("to")));
+        let misnamed = HandOver { name: "Agent".into(), ..hand_over(&identity) };
+        assert_eq!(misnamed.sign(&identity), Err(RecordError::Field("name")));
+        let bytes = hand_over(&identity).sign(&identity).unwrap();
+        let early = NOW - CLOCK_SKEW - Duration::from_secs(1);
+        assert_eq!(HandOver::verify(&bytes, early), Err(RecordError::NotYetValid));
+        assert!(HandOver::verify(&bytes, NOW + Duration::from_secs(10 * 365 * 86_400)).is_ok(), "it does not run out");
     }
 
     #[test]
@@ -582,6 +675,7 @@ mod tests {
             prop_assert!(IdentityRecord::verify(&bytes, NOW).is_err());
             prop_assert!(PresenceRecord::verify(&bytes, NOW).is_err());
             prop_assert!(Withdrawal::verify(&bytes, NOW).is_err());
+            prop_assert!(HandOver::verify(&bytes, NOW).is_err());
         }
     }
 }

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    answer, backbone, completions, connect, daemon, demo, find, group, identity, info, man, mcp, peers, ping, query,
-    ticket,
+    answer, backbone, completions, connect, daemon, demo, find, group, hand_over, identity, info, man, mcp, peers,
+    ping, query, ticket,
 };
 use crate::env_vars;
 
@@ -71,6 +71,9 @@ pub(crate) enum Verb {
     Find(find::FindArgs),
     /// Join, leave and list groups.
     Group(group::GroupArgs),
+    /// Give this agent's name to another key.
+    #[command(name = "handover")]
+    HandOver(hand_over::HandOverArgs),
     /// Offer an MCP server to other agents, or use one.
     Mcp(mcp::McpArgs),
     /// Print this agent's ticket: enough to reach it with no backbone.

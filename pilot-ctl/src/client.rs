@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use pilot_daemon::api::client::Client;
 use pilot_daemon::api::types::{
-    AcceptRequest, ApiError, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, OpenRequest, Peers, Published,
-    Reached, ResetRequest, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply,
+    AcceptRequest, ApiError, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, HandOverRequest, HandedOver,
+    OpenRequest, Peers, Published, Reached, ResetRequest, Settings, Status, StreamState, StreamStatus, TargetRequest,
+    TicketReply,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -98,6 +99,10 @@ impl Daemon {
 
     pub(crate) async fn ticket(&self) -> Result<TicketReply> {
         self.get("/v1/ticket").await
+    }
+
+    pub(crate) async fn hand_over(&self, request: &HandOverRequest) -> Result<HandedOver> {
+        self.post("/v1/hand-over", request, CALL_TIMEOUT).await
     }
 
     pub(crate) async fn groups(&self, request: &GroupsRequest) -> Result<Groups> {

@@ -96,6 +96,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Verb::Answer(args) => commands::answer::run(args, &context()?).await,
         Verb::Find(args) => interruptible(commands::find::run(args, &context()?)).await,
         Verb::Group(args) => interruptible(commands::group::run(args, &context()?)).await,
+        Verb::HandOver(args) => interruptible(commands::hand_over::run(args, &context()?)).await,
         Verb::Mcp(args) => commands::mcp::run(args, &context()?).await,
         Verb::Ticket(args) => interruptible(commands::ticket::run(args, &context()?)).await,
         Verb::Identity(args) => commands::identity::run(args, &context()?),

@@ -10,6 +10,7 @@ use pilot_core::identity::Certificate;
 use pilot_core::node::PeerInfo;
 use pilot_core::record::{Home, IdentityRecord, Offer, PresenceRecord, RecordError};
 use pilot_core::ticket::BackboneTicket;
+use pilot_core::time::UnixTime;
 use pilot_core::wire::directory::{REPLY_LEN_MAX, Reply, Request};
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::watch;
@@ -23,6 +24,9 @@ use crate::clock;
 const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// How long a name stays ours without a sign of life.
 const NAME_LEASE: Duration = Duration::from_secs(3 * 86_400);
+/// What the agent says of itself is signed anew after this, changed or not, long before it runs out. Refreshes in between repeat it to the
+/// byte, so that the directory has nothing to write (spec/backbone.md §5).
+const IDENTITY_RENEWAL: Duration = Duration::from_secs(86_400);
 /// How long presence is believed without a refresh.
 const PRESENCE_LIFETIME: Duration = Duration::from_secs(2 * 3_600);
 /// Refreshes come at a quarter of that, so that three may fail.
@@ -96,6 +100,7 @@ pub(crate) async fn published(inner: &Inner, patience: Duration) -> Option<Resul
 /// Keeps the records at the directory up to date until the agent is gone.
 pub(crate) async fn keep_registered(agent: Weak<Inner>, state: watch::Sender<Registration>) {
     let mut retry = RETRY_MIN;
+    let mut registered = None;
     loop {
         let Some(inner) = agent.upgrade() else { return };
         let mut news = News::subscribe(&inner);
@@ -106,7 +111,7 @@ pub(crate) async fn keep_registered(agent: Weak<Inner>, state: watch::Sender<Reg
             }
             continue;
         }
-        let registration = register(&inner, Said::by(&inner)).await;
+        let registration = register(&inner, Said::by(&inner), &mut registered).await;
         drop(inner);
         let pause;
         (pause, retry) = match &registration {
@@ -182,14 +187,31 @@ async fn wait_for_home(agent: &Weak<Inner>, news: &mut News) -> bool {
     true
 }
 
-async fn register(inner: &Arc<Inner>, said: Said) -> Registration {
-    let request = match records(inner, &said).await {
-        Ok(request) => request,
+/// The identity record that the directory has.
+struct SignedIdentity {
+    said: Said,
+    issued: UnixTime,
+    bytes: Vec<u8>,
+}
+
+impl SignedIdentity {
+    fn says(&self, said: &Said, now: UnixTime) -> bool {
+        self.said == *said && (self.issued..self.issued + IDENTITY_RENEWAL).contains(&now)
+    }
+}
+
+/// Registers, with the identity record that the directory has already if that still says it.
+async fn register(inner: &Arc<Inner>, said: Said, registered: &mut Option<SignedIdentity>) -> Registration {
+    let now = clock::now().unix;
+    let known = registered.take().filter(|identity| identity.says(&said, now));
+    let (identity, presence) = match records(inner, now, &said, known).await {
+        Ok(records) => records,
         Err(error) => return Registration::Failed(error, said),
     };
-    match call(inner, &request).await {
+    match call(inner, &Request::Register { identity: identity.bytes.clone(), presence }).await {
         Ok(Reply::Registered { .. }) => {
             tracing::info!(name = inner.name(), "registered");
+            *registered = Some(identity);
             Registration::Registered(said)
         }
         Ok(reply) => Registration::Failed(refusal(inner, &reply), said),
@@ -197,15 +219,37 @@ async fn register(inner: &Arc<Inner>, said: Said) -> Registration {
     }
 }
 
-async fn records(inner: &Inner, Said { profile, offers }: &Said) -> Result<Request, ApiError> {
-    let now = clock::now().unix;
+async fn records(
+    inner: &Inner,
+    now: UnixTime,
+    said: &Said,
+    known: Option<SignedIdentity>,
+) -> Result<(SignedIdentity, Vec<u8>), ApiError> {
     let sequence = inner.next_sequence(now)?;
-    let certificate = inner.certificate.borrow().clone();
     let invalid = |error: RecordError| {
         ApiError::new(ErrorCode::Usage, format!("the directory would not take this agent's record: {error}"))
             .hint("tags and groups are lower-case words of up to 63 characters, 16 at most")
     };
-    let identity = IdentityRecord {
+    let identity = match known {
+        Some(known) => known,
+        None => sign_identity(inner, now, sequence, said).map_err(invalid)?,
+    };
+    let certificate = inner.certificate.borrow().clone();
+    let presence = PresenceRecord {
+        key: inner.identity.key(),
+        instance: certificate.instance,
+        sequence,
+        certificate: certificate.encode().to_vec(),
+        homes: own_homes(inner).await,
+        issued: now,
+        expires: now + PRESENCE_LIFETIME,
+    };
+    Ok((identity, presence.sign(&inner.identity).map_err(invalid)?))
+}
+
+fn sign_identity(inner: &Inner, now: UnixTime, sequence: u64, said: &Said) -> Result<SignedIdentity, RecordError> {
+    let Said { profile, offers } = said;
+    let record = IdentityRecord {
         key: inner.identity.key(),
         modifier: inner.identity.modifier(),
         sequence,
@@ -217,19 +261,7 @@ async fn records(inner: &Inner, Said { profile, offers }: &Said) -> Result<Reque
         issued: now,
         expires: now + NAME_LEASE,
     };
-    let presence = PresenceRecord {
-        key: inner.identity.key(),
-        instance: certificate.instance,
-        sequence,
-        certificate: certificate.encode().to_vec(),
-        homes: own_homes(inner).await,
-        issued: now,
-        expires: now + PRESENCE_LIFETIME,
-    };
-    Ok(Request::Register {
-        identity: identity.sign(&inner.identity).map_err(invalid)?,
-        presence: presence.sign(&inner.identity).map_err(invalid)?,
-    })
+    Ok(SignedIdentity { said: said.clone(), issued: now, bytes: record.sign(&inner.identity)? })
 }
 
 async fn own_homes(inner: &Inner) -> Vec<Home> {
@@ -283,14 +315,20 @@ fn refusal(inner: &Inner, reply: &Reply) -> ApiError {
                 Err(error) => ApiError::new(ErrorCode::Failed, error.to_string()).hint(error.hint()),
             }
         }
-        Reply::Error { message, .. } => ApiError::new(ErrorCode::Failed, format!("the directory refused: {message}")),
+        Reply::Error { message, .. } => refused(message),
         Reply::Registered { .. }
         | Reply::Resolved(_)
         | Reply::Found(_)
         | Reply::Withdrawn
+        | Reply::HandedOver
         | Reply::Status(_)
         | Reply::NotFound { .. } => unexpected(reply),
     }
+}
+
+/// A reply that says why not.
+pub(crate) fn refused(message: &str) -> ApiError {
+    ApiError::new(ErrorCode::Failed, format!("the directory refused: {message}"))
 }
 
 /// A reply that answers another question.

@@ -106,6 +106,8 @@ impl Names {
     fn remember(&mut self, entry: Entry, served: Option<Mono>, now: UnixTime) {
         let Ok(identity) = IdentityRecord::verify(&entry.identity, now) else { return };
         let address = identity.address();
+        // Who had the name before is not looked up by it any more.
+        self.answers.retain(|key, answer| answer.name != identity.name || *key == identity.key);
         self.answers.insert(identity.key, Answer { name: identity.name, address, entry, served });
         while self.answers.len() > ANSWERS_MAX {
             let oldest = self.answers.iter().min_by_key(|(_, answer)| answer.served).map(|(key, _)| *key);

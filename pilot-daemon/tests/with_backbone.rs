@@ -28,11 +28,10 @@ struct World {
 impl World {
     async fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let options = ServeOptions {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            home_dir: home.path().join("backbone"),
             advertise: Some("127.0.0.1".into()),
-            idle_exit: None,
+            ..ServeOptions::new(listen, home.path().join("backbone"))
         };
         let (sender, ready) = oneshot::channel();
         let backbone = tokio::spawn(async move {

@@ -17,7 +17,9 @@ use pilot_core::wire::stream_header::StreamHeader;
 use pilot_core::wire::{PacketKind, peek};
 
 use crate::control::{Control, Tunnels};
+use crate::journal::Batch;
 use crate::relay::{RelayStats, Routes};
+use crate::roles::Roles;
 use crate::store::Store;
 use crate::store::memory::MemoryStore;
 use crate::stun::StunServer;
@@ -62,6 +64,7 @@ pub struct BackboneStatus {
 pub struct Backbone<D = MemoryStore> {
     node: Node,
     control: Control<D, StreamHandle>,
+    roles: Roles,
     stun: StunServer,
     stun_queue: VecDeque<(Route, Vec<u8>)>,
     stun_answered: u64,
@@ -84,10 +87,12 @@ impl<D: Store> Backbone<D> {
     /// A node over the given store.
     pub fn with_store(store: D, keys: Keys, seed: [u8; 32], now: Now) -> Self {
         let rng = Rng::new(seed);
+        let key = keys.identity.key();
         let node_seed = rng.child("node").array();
         Self {
             node: Node::new(Config::new(Role::Backbone).transport(transport()), keys, node_seed, now),
-            control: Control::new(store, rng.child("circuits"), now),
+            control: Control::new(key, store, rng.child("circuits"), now),
+            roles: Roles::ALL,
             stun: StunServer::new(),
             stun_queue: VecDeque::new(),
             stun_answered: 0,
@@ -96,6 +101,19 @@ impl<D: Store> Backbone<D> {
             silence_timeout: None,
             events: VecDeque::new(),
         }
+    }
+
+    /// Takes these roles only, and refuses calls for the others.
+    #[must_use]
+    pub fn with_roles(self, roles: Roles) -> Self {
+        Self { control: self.control.with_roles(roles), roles, ..self }
+    }
+
+    /// Makes the directory acknowledge only what its driver has written: after each input, [`Backbone::poll_batch`], and once its batch is
+    /// on disk, [`Backbone::batch_written`].
+    #[must_use]
+    pub fn durable(self) -> Self {
+        Self { control: self.control.durable(), ..self }
     }
 
     /// Takes new transport keys and their certificate, as [`Node::set_keys`] does: the tunnels of clients go on.
@@ -112,7 +130,8 @@ impl<D: Store> Backbone<D> {
     /// Takes a datagram, whoever it is for: the first bits tell (spec/wire.md §2).
     pub fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) {
         match peek(datagram) {
-            Ok(PacketKind::Stun) => self.handle_stun(now, from, datagram),
+            Ok(PacketKind::Stun) if self.roles.stun => self.handle_stun(now, from, datagram),
+            Ok(PacketKind::Stun) => self.stun_dropped += 1,
             Ok(PacketKind::Relay) => self.control.relay.handle_datagram(now, from, ecn, datagram, &self.node),
             Ok(_) | Err(_) => {
                 self.node.handle_datagram(now, from, ecn, datagram);
@@ -126,6 +145,20 @@ impl<D: Store> Backbone<D> {
         self.node.handle_timeout(now);
         self.control.handle_timeout(now);
         self.close_silent_clients(now);
+        self.drain_node(now);
+    }
+
+    /// What the directory wants written in one commit, if anything; None while a batch is under way.
+    pub fn poll_batch(&mut self, now: Now) -> Option<Batch> {
+        let batch = self.control.poll_batch(now);
+        self.control.send_replies(now, &mut self.node);
+        batch
+    }
+
+    /// The last batch is on disk, or it is not and `result` tells why: those who wait for it are answered.
+    pub fn batch_written(&mut self, now: Now, result: Result<(), String>) {
+        self.control.batch_written(now, result);
+        self.control.send_replies(now, &mut self.node);
         self.drain_node(now);
     }
 

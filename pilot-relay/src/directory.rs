@@ -2,6 +2,8 @@
 //!
 //! It verifies what it is given as any client would, so that no client has to refuse what it serves, and lets each caller register only
 //! its own key. Dates of leases are counted by its own clock from the moment of registration: clocks of agents are wrong now and then.
+//!
+//! A [durable](Directory::durable) directory answers what changes more than presence only when its driver has written it down.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -9,14 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::id::IdentityKey;
-use pilot_core::record::{IdentityRecord, PresenceRecord, RecordError, Withdrawal};
+use pilot_core::record::{HandOver, IdentityRecord, PresenceRecord, RecordError, Withdrawal};
 use pilot_core::time::{Now, UnixTime};
 use pilot_core::wire::directory::{
     Entry, ErrorCode, FIND_LIMIT_MAX, FIND_WORDS_MAX, Find, REPLY_LEN_MAX, Reply, Request, SUGGESTIONS_MAX, Target,
 };
 
+use crate::journal::{Batch, CallId, Done, Journal, Outcome};
 use crate::limits::{Rate, TokenBucket};
-use crate::store::{RegisterError, Registration, Store, words};
+use crate::store::{Operation, Present, RegisterError, Registration, Store, words};
 
 /// Requests of one client: an agent that meets a hundred others at once is served, one that searches in a loop is slowed.
 pub const CLIENT_RATE: Rate = Rate { per_second: 50, burst: 500 };
@@ -44,17 +47,34 @@ impl<V> Presence for BTreeMap<IdentityKey, V> {
     }
 }
 
+/// What a call comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// This.
+    Ready(Reply),
+    /// [`Directory::poll_reply`] gives the reply when the disk has answered.
+    AfterCommit(CallId),
+}
+
 /// The directory over some store.
 #[derive(Debug)]
 pub struct Directory<S> {
     store: S,
+    /// What is not on disk yet; none if nothing outlives the node.
+    journal: Option<Journal>,
     buckets: BTreeMap<IdentityKey, TokenBucket>,
 }
 
 impl<S: Store> Directory<S> {
-    /// A directory that keeps its registrations in `store`.
+    /// A directory that keeps its registrations in `store` and no longer than that lives.
     pub fn new(store: S) -> Self {
-        Self { store, buckets: BTreeMap::new() }
+        Self { store, journal: None, buckets: BTreeMap::new() }
+    }
+
+    /// The same, but it acknowledges nothing that its driver has not written down: see [`Directory::poll_batch`].
+    #[must_use]
+    pub fn durable(self) -> Self {
+        Self { journal: Some(Journal::default()), ..self }
     }
 
     /// Carries out a request of `caller`, whom the tunnel has authenticated. [`Request::Status`] is answered by the node.
@@ -64,25 +84,50 @@ impl<S: Store> Directory<S> {
         caller: &IdentityKey,
         request: Request,
         presence: &impl Presence,
-    ) -> Reply {
+    ) -> Answer {
         if !self.buckets.entry(*caller).or_default().take(now.mono, CLIENT_RATE, 1) {
-            return error(ErrorCode::Busy, "too many requests, try again in a second");
+            return Answer::Ready(error(ErrorCode::Busy, "too many requests, try again in a second"));
         }
-        match request {
-            Request::Register { identity, presence } => self.register(now.unix, caller, identity, presence),
-            Request::Resolve { by } => self.resolve(now.unix, &by, presence),
-            Request::Find(find) => self.find(now.unix, find, presence),
-            Request::Withdraw { signed } => self.withdraw(now.unix, caller, &signed),
-            Request::Status => error(ErrorCode::BadRequest, "not a request to the directory"),
+        let operation = match request {
+            Request::Register { identity, presence } => registration(now.unix, caller, identity, presence),
+            Request::Withdraw { signed } => withdrawal(now.unix, caller, &signed),
+            Request::HandOver { signed } => hand_over(now.unix, caller, signed),
+            Request::Resolve { by } => Err(self.resolve(now.unix, &by, presence)),
+            Request::Find(find) => Err(self.find(now.unix, find, presence)),
+            Request::Status => Err(error(ErrorCode::BadRequest, "not a request to the directory")),
+        };
+        match operation {
+            Ok(operation) => self.carry_out(now.unix, operation),
+            Err(reply) => Answer::Ready(reply),
         }
     }
 
-    /// Forgets registrations whose lease has ended.
+    /// What is to be written in one commit, if anything is. [`Directory::batch_written`] must follow.
+    pub fn poll_batch(&mut self, now: Now) -> Option<Batch> {
+        self.journal.as_mut()?.poll_batch(now.unix, &mut self.store)
+    }
+
+    /// The last batch is on disk, or it is not and `result` tells why.
+    pub fn batch_written(&mut self, now: Now, result: Result<(), String>) {
+        if let Some(journal) = &mut self.journal {
+            journal.batch_written(now.unix, result, &mut self.store);
+        }
+    }
+
+    /// The reply to a call that was to be answered after a commit.
+    pub fn poll_reply(&mut self) -> Option<(CallId, Reply)> {
+        self.journal.as_mut()?.poll_outcome().map(|(call, outcome)| (call, reply(outcome)))
+    }
+
+    /// Forgets what is free again.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.store.expire(now.unix);
+        let changes = self.store.expire(now.unix);
+        if let Some(journal) = &mut self.journal {
+            journal.note(changes);
+        }
     }
 
-    /// When the next lease ends.
+    /// When the next name is free again.
     pub fn next_expiry(&self) -> Option<UnixTime> {
         self.store.next_expiry()
     }
@@ -101,21 +146,22 @@ impl<S: Store> Directory<S> {
         &self.store
     }
 
-    fn register(&mut self, now: UnixTime, caller: &IdentityKey, identity: Vec<u8>, presence: Vec<u8>) -> Reply {
-        let registration = match verify(now, identity, presence) {
-            Ok(registration) => registration,
-            Err(reason) => return bad_record(&reason),
-        };
-        if registration.identity.key != *caller {
-            return error(ErrorCode::NotYours, "the records belong to another key");
-        }
-        let lease_until = registration.lease_until;
-        match self.store.register(now, registration) {
-            Ok(()) => Reply::Registered { lease_until },
-            Err(RegisterError::NameTaken { lease_until }) => Reply::NameTaken { lease_until },
-            Err(RegisterError::AddressTaken) => Reply::AddressTaken,
-            Err(reason @ RegisterError::OldSequence(_)) => error(ErrorCode::OldSequence, &reason.to_string()),
-            Err(reason @ RegisterError::Full) => error(ErrorCode::Busy, &reason.to_string()),
+    /// Does at once what leaves no trace on disk, and what does if there is no disk.
+    fn carry_out(&mut self, now: UnixTime, operation: Operation) -> Answer {
+        let planned = self.store.plan(now, &operation);
+        match &mut self.journal {
+            Some(journal) if journal.is_touched(&operation) || planned.as_ref().is_ok_and(|plan| !plan.is_empty()) => {
+                let busy = || Answer::Ready(error(ErrorCode::Busy, "the directory's disk does not keep up"));
+                journal.submit(operation).map_or_else(busy, Answer::AfterCommit)
+            }
+            Some(_) | None => {
+                let outcome = planned.map_or_else(Outcome::Refused, |_| {
+                    let done = Done::by(&operation);
+                    self.store.apply(now, operation);
+                    Outcome::Done(done)
+                });
+                Answer::Ready(reply(outcome))
+            }
         }
     }
 
@@ -144,17 +190,6 @@ impl<S: Store> Directory<S> {
         Reply::Found(entries_in_bounds(now, &ranked, presence))
     }
 
-    fn withdraw(&mut self, now: UnixTime, caller: &IdentityKey, signed: &[u8]) -> Reply {
-        match Withdrawal::verify(signed, now) {
-            Ok(withdrawal) if withdrawal.key == *caller => {
-                self.store.withdraw(caller, withdrawal.sequence);
-                Reply::Withdrawn
-            }
-            Ok(_) => error(ErrorCode::NotYours, "the withdrawal belongs to another key"),
-            Err(reason) => bad_record(&reason),
-        }
-    }
-
     fn suggestions(&self, name: &str) -> Vec<String> {
         let near = self.store.names_near(name, NEIGHBOURS_MAX).into_iter();
         let mut near: Vec<_> = near.map(|known| (edits(name, &known), known)).collect();
@@ -162,6 +197,31 @@ impl<S: Store> Directory<S> {
         near.sort_unstable();
         near.into_iter().take(SUGGESTIONS_MAX).map(|(_, known)| known).collect()
     }
+}
+
+/// What the records ask for, or why they are not taken.
+fn registration(now: UnixTime, caller: &IdentityKey, identity: Vec<u8>, presence: Vec<u8>) -> Result<Operation, Reply> {
+    let registration = verify(now, identity, presence).map_err(|reason| bad_record(&reason))?;
+    if registration.identity.key != *caller {
+        return Err(error(ErrorCode::NotYours, "the records belong to another key"));
+    }
+    Ok(Operation::Register(Box::new(registration)))
+}
+
+fn withdrawal(now: UnixTime, caller: &IdentityKey, signed: &[u8]) -> Result<Operation, Reply> {
+    let Withdrawal { key, sequence, .. } = Withdrawal::verify(signed, now).map_err(|reason| bad_record(&reason))?;
+    if key != *caller {
+        return Err(error(ErrorCode::NotYours, "the withdrawal belongs to another key"));
+    }
+    Ok(Operation::Withdraw { key, sequence })
+}
+
+fn hand_over(now: UnixTime, caller: &IdentityKey, signed: Vec<u8>) -> Result<Operation, Reply> {
+    let record = HandOver::verify(&signed, now).map_err(|reason| bad_record(&reason))?;
+    if record.from != *caller && record.to != *caller {
+        return Err(error(ErrorCode::NotYours, "the hand-over is between two other keys"));
+    }
+    Ok(Operation::HandOver { record, bytes: signed.into() })
 }
 
 /// Verifies both records as a client would, and converts their dates to our clock.
@@ -173,8 +233,26 @@ fn verify(now: UnixTime, identity_bytes: Vec<u8>, presence_bytes: Vec<u8>) -> Re
     }
     let address = identity.address().ok_or(RecordError::Address)?;
     let lease_until = until(now, identity.issued, identity.expires);
-    let present_until = until(now, presence.issued, presence.expires);
-    Ok(Registration { identity, identity_bytes, address, presence, presence_bytes, lease_until, present_until })
+    let until = until(now, presence.issued, presence.expires);
+    let present = Some(Present { record: presence, bytes: presence_bytes, until });
+    Ok(Registration { identity, identity_bytes, address, present, lease_until, hand_overs: Vec::new() })
+}
+
+/// What the caller is told of an operation.
+fn reply(outcome: Outcome) -> Reply {
+    match outcome {
+        Outcome::Done(Done::Registered(lease_until)) => Reply::Registered { lease_until },
+        Outcome::Done(Done::Withdrawn) => Reply::Withdrawn,
+        Outcome::Done(Done::HandedOver) => Reply::HandedOver,
+        Outcome::Refused(RegisterError::NameTaken { free_at }) => Reply::NameTaken { free_at },
+        Outcome::Refused(RegisterError::AddressTaken) => Reply::AddressTaken,
+        Outcome::Refused(reason @ RegisterError::OldSequence(_)) => error(ErrorCode::OldSequence, &reason.to_string()),
+        Outcome::Refused(reason @ RegisterError::NotHeld) => error(ErrorCode::NotYours, &reason.to_string()),
+        Outcome::Refused(reason @ RegisterError::Full) => error(ErrorCode::Busy, &reason.to_string()),
+        Outcome::NotStored(reason) => {
+            error(ErrorCode::Busy, &format!("the directory stores nothing new for now: {reason}"))
+        }
+    }
 }
 
 /// When a validity of the same length ends if it begins now, by our clock.
@@ -183,14 +261,15 @@ fn until(now: UnixTime, issued: UnixTime, expires: UnixTime) -> UnixTime {
 }
 
 fn is_reachable(now: UnixTime, registration: &Registration, presence: &impl Presence) -> bool {
-    registration.present_until > now && presence.is_connected(&registration.identity.key)
+    registration.presence_at(now).is_some() && presence.is_connected(&registration.identity.key)
 }
 
 fn entry(now: UnixTime, registration: &Registration, presence: &impl Presence) -> Entry {
     Entry {
         identity: registration.identity_bytes.clone(),
-        presence: (registration.present_until > now).then(|| registration.presence_bytes.clone()),
+        presence: registration.presence_at(now).map(|present| present.bytes.clone()),
         reachable: is_reachable(now, registration, presence),
+        hand_overs: registration.hand_overs.clone(),
     }
 }
 
@@ -198,7 +277,8 @@ fn entry(now: UnixTime, registration: &Registration, presence: &impl Presence) -
 fn entries_in_bounds(now: UnixTime, ranked: &[Arc<Registration>], presence: &impl Presence) -> Vec<Entry> {
     let mut room = REPLY_LEN_MAX - FOUND_FRAMING_LEN;
     let mut fits = |entry: &Entry| {
-        let len = entry.identity.len() + entry.presence.as_ref().map_or(0, Vec::len) + FOUND_FRAMING_LEN;
+        let hand_overs: usize = entry.hand_overs.iter().map(|bytes| bytes.len()).sum();
+        let len = entry.identity.len() + entry.presence.as_ref().map_or(0, Vec::len) + hand_overs + FOUND_FRAMING_LEN;
         room.checked_sub(len).map(|rest| room = rest).is_some()
     };
     let entries = ranked.iter().map(|registration| entry(now, registration, presence));
@@ -258,7 +338,9 @@ mod tests {
     use pilot_core::time::Mono;
 
     use super::*;
-    use crate::store::memory::MemoryStore;
+    use crate::store::Change;
+    use crate::store::memory::{MemoryStore, RETURN_TIME};
+    use crate::store::stored::{Stored, StoredAgent};
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -331,7 +413,20 @@ mod tests {
         }
 
         fn ask(&mut self, now: Now, caller: &Agent, request: Request) -> Reply {
-            self.directory.handle_request(now, &caller.key(), request, &self.connected)
+            match self.directory.handle_request(now, &caller.key(), request, &self.connected) {
+                Answer::Ready(reply) => reply,
+                Answer::AfterCommit(call) => self.commit(now, call, Ok(())),
+            }
+        }
+
+        /// Writes what there is to write, and gives the reply that waits for it.
+        fn commit(&mut self, now: Now, call: CallId, result: Result<(), String>) -> Reply {
+            assert!(self.directory.poll_batch(now).is_some(), "a call waits for nothing");
+            assert_eq!(self.directory.poll_reply(), None);
+            self.directory.batch_written(now, result);
+            let (answered, reply) = self.directory.poll_reply().expect("a reply");
+            assert_eq!(answered, call);
+            reply
         }
 
         fn resolve(&mut self, now: Now, caller: &Agent, name: &str) -> Reply {
@@ -393,9 +488,9 @@ mod tests {
     fn a_taken_name_says_until_when_and_is_free_after_that() {
         let (alice, mut second) = (Agent::new(1, "alice"), Agent::new(2, "alice"));
         let mut node = Node::with(&[&alice]);
-        let lease_until = at(0).unix + 7 * DAY;
-        assert_eq!(node.ask(at(5), &second, second.request()), Reply::NameTaken { lease_until });
-        let later = at(7 * 86_400);
+        let free_at = at(0).unix + 8 * DAY;
+        assert_eq!(node.ask(at(5), &second, second.request()), Reply::NameTaken { free_at });
+        let later = at(8 * 86_400);
         node.directory.handle_timeout(later);
         assert_eq!(node.directory.next_expiry(), None);
         let transport = TransportKey::from_secret([2; 32]);
@@ -471,6 +566,137 @@ mod tests {
         assert!(matches!(node.resolve(at(0), &bob, "alice"), Reply::Resolved(_)));
         node.directory.client_gone(at(0), &alice.key());
         assert_eq!(code(&node.resolve(at(0), &alice, "bob")), Some(ErrorCode::Busy), "leaving does not clear the debt");
+    }
+
+    #[test]
+    fn a_durable_directory_acknowledges_what_is_written() {
+        let (mut alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
+        let mut node = Node::with(&[]);
+        node.directory = Directory::new(MemoryStore::new()).durable();
+        let Answer::AfterCommit(call) =
+            node.directory.handle_request(at(0), &alice.key(), alice.request(), &node.connected)
+        else {
+            panic!("acknowledged before it was written")
+        };
+        assert!(matches!(node.resolve(at(0), &bob, "alice"), Reply::NotFound { .. }));
+        assert!(matches!(node.commit(at(0), call, Ok(())), Reply::Registered { .. }));
+        assert!(matches!(node.resolve(at(0), &bob, "alice"), Reply::Resolved(_)));
+        alice.presence.sequence += 1;
+        let heartbeat = node.directory.handle_request(at(60), &alice.key(), alice.request(), &node.connected);
+        assert!(matches!(heartbeat, Answer::Ready(Reply::Registered { .. })), "{heartbeat:?}");
+        assert_eq!(node.directory.poll_batch(at(60)), None);
+    }
+
+    #[test]
+    fn a_full_disk_refuses_what_is_new_and_serves_what_is_known() {
+        let (mut alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
+        let mut node = Node::with(&[]);
+        node.directory = Directory::new(MemoryStore::new()).durable();
+        assert!(matches!(node.ask(at(0), &alice, alice.request()), Reply::Registered { .. }));
+        let Answer::AfterCommit(call) =
+            node.directory.handle_request(at(1), &bob.key(), bob.request(), &node.connected)
+        else {
+            panic!("acknowledged before it was written")
+        };
+        let refused = node.commit(at(1), call, Err("No space left on device".into()));
+        let Reply::Error { code: ErrorCode::Busy, message } = refused else { panic!("{refused:?}") };
+        assert!(message.ends_with(": No space left on device"), "{message}");
+        assert!(matches!(node.resolve(at(1), &bob, "alice"), Reply::Resolved(_)));
+        alice.presence.sequence += 1;
+        assert!(matches!(node.ask(at(2), &alice, alice.request()), Reply::Registered { .. }), "presence needs no disk");
+    }
+
+    /// What a durable directory leaves that alice has registered with.
+    fn left_by(alice: &Agent) -> Stored {
+        let mut directory = Directory::new(MemoryStore::new()).durable();
+        directory.handle_request(at(0), &alice.key(), alice.request(), &BTreeMap::<IdentityKey, ()>::new());
+        let changes = directory.poll_batch(at(0)).unwrap().changes;
+        let [Change::PutAgent(_, agent)] = &changes[..] else { panic!("{changes:?}") };
+        Stored { agents: vec![agent.clone()], names: vec![] }
+    }
+
+    #[test]
+    fn a_restarted_node_knows_the_names_and_whose_they_are_but_nobodys_presence() {
+        let (alice, second) = (Agent::new(1, "alice"), Agent::new(2, "alice"));
+        let mut node = Node::with(&[]);
+        node.directory = Directory::new(MemoryStore::restore(at(60).unix, left_by(&alice)).unwrap());
+        let Reply::Resolved(entry) = node.resolve(at(60), &second, "alice") else { panic!("not found") };
+        assert_eq!((entry.presence, entry.reachable), (None, false));
+        let free_at = at(0).unix + 8 * DAY;
+        assert_eq!(node.ask(at(60), &second, second.request()), Reply::NameTaken { free_at });
+        assert!(matches!(node.ask(at(61), &alice, alice.request()), Reply::Registered { .. }));
+    }
+
+    #[test]
+    fn nobody_loses_a_name_because_the_node_was_down() {
+        let (alice, second) = (Agent::new(1, "alice"), Agent::new(2, "alice"));
+        let restart = Now { mono: Mono(0), unix: at(0).unix + DAY };
+        let long_ago = Stored {
+            agents: left_by(&alice)
+                .agents
+                .into_iter()
+                .map(|agent| StoredAgent { lease_until: restart.unix - 60 * DAY, ..agent })
+                .collect(),
+            names: vec![],
+        };
+        let mut store = MemoryStore::restore(restart.unix, long_ago).unwrap();
+        let returns_until = restart.unix + RETURN_TIME;
+        assert_eq!(store.next_expiry(), Some(returns_until));
+        assert_eq!(store.by_name(restart.unix, "alice"), None, "its lease has ended");
+        let registration = |agent: &Agent, now: UnixTime| {
+            let mut record = agent.record.clone();
+            (record.sequence, record.issued, record.expires) = (2, now, now + 7 * DAY);
+            let (identity, address) = (record.sign(&agent.identity).unwrap(), agent.identity.address());
+            let (present, hand_overs) = (None, vec![]);
+            Operation::Register(Box::new(Registration {
+                identity: record,
+                identity_bytes: identity,
+                address,
+                present,
+                lease_until: now + DAY,
+                hand_overs,
+            }))
+        };
+        let taken = store.plan(restart.unix, &registration(&second, restart.unix));
+        assert_eq!(taken, Err(RegisterError::NameTaken { free_at: returns_until }));
+        assert!(store.plan(restart.unix, &registration(&alice, restart.unix)).is_ok());
+        assert_eq!(store.expire(returns_until), [Change::RemoveAgent(alice.key())]);
+        assert!(store.plan(returns_until, &registration(&second, returns_until)).is_ok());
+    }
+
+    fn hand_over(from: &Agent, to: &Agent, name: &str) -> Request {
+        let record = HandOver { from: from.key(), name: name.into(), to: to.key(), issued: at(0).unix };
+        Request::HandOver { signed: record.sign(&from.identity).unwrap() }
+    }
+
+    #[test]
+    fn a_name_that_was_handed_over_is_served_with_the_proof_that_clears_a_pin() {
+        let (alice, successor, client) = (Agent::new(1, "alice"), Agent::new(2, "alice"), Agent::new(3, "client"));
+        let mut node = Node::with(&[&alice, &client]);
+        let mut pins = Pins::new();
+        let asked = Target::Name("alice".into());
+        let Reply::Resolved(before) = node.resolve(at(0), &client, "alice") else { panic!("not found") };
+        pins.check(&before, Asked::Resolve(&asked), at(0).unix).unwrap();
+        assert!(matches!(node.ask(at(0), &successor, successor.request()), Reply::NameTaken { .. }));
+        assert_eq!(node.ask(at(0), &alice, hand_over(&alice, &successor, "alice")), Reply::HandedOver);
+        assert!(matches!(node.ask(at(0), &alice, alice.request()), Reply::NameTaken { .. }), "it is alice's no more");
+        assert!(matches!(node.ask(at(0), &successor, successor.request()), Reply::Registered { .. }));
+        let Reply::Resolved(after) = node.resolve(at(0), &client, "alice") else { panic!("not found") };
+        assert_eq!(pins.check(&after, Asked::Resolve(&asked), at(0).unix).unwrap().key, successor.key());
+    }
+
+    #[test]
+    fn nobody_hands_over_what_another_has() {
+        let (alice, mallory, bob) = (Agent::new(1, "alice"), Agent::new(3, "mallory"), Agent::new(2, "bob"));
+        let mut node = Node::with(&[&alice, &mallory, &bob]);
+        let not_yours = Some(ErrorCode::NotYours);
+        assert_eq!(code(&node.ask(at(0), &mallory, hand_over(&mallory, &bob, "alice"))), not_yours);
+        let stolen = hand_over(&alice, &bob, "alice");
+        assert_eq!(code(&node.ask(at(0), &mallory, stolen.clone())), not_yours, "between two others");
+        let Request::HandOver { mut signed } = stolen else { panic!("another request") };
+        signed[50] ^= 1;
+        assert_eq!(code(&node.ask(at(0), &bob, Request::HandOver { signed })), Some(ErrorCode::BadRequest));
+        assert!(matches!(node.ask(at(0), &alice, alice.request()), Reply::Registered { .. }));
     }
 
     #[test]

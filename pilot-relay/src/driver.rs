@@ -1,13 +1,13 @@
 //! The driver of a [`Backbone`]: one socket, one home directory, one task (feature `server`).
 //!
-//! A loop turn waits for one thing, hands it to the machine, and drains what the machine has to send. Key and port outlive a restart, so
-//! that the ticket stays good and agents find the node again.
+//! A loop turn waits for one thing, hands it to the machine, and drains what the machine has to send and to write. Key and port outlive a
+//! restart, so that the ticket stays good and agents find the node again; so does what the directory has acknowledged.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -23,7 +23,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::backbone::Backbone;
+use crate::roles::Roles;
 use crate::status_api::{BackboneStatusReply, COMMANDS_MAX, Command, StatusApi};
+use crate::store::memory::MemoryStore;
+use crate::store::redb::{self, DirectoryFile, OpenError};
+use crate::writer::Writer;
 
 /// Receive calls in a row before the queue is sent: enough to form trains, few enough to keep latency low.
 const RECEIVES_PER_TURN: usize = 8;
@@ -45,6 +49,24 @@ pub struct ServeOptions {
     pub advertise: Option<String>,
     /// Ends the node when it has had no client for so long; it never ends by itself without.
     pub idle_exit: Option<Duration>,
+    /// What the node does. Without a directory it has no file.
+    pub roles: Roles,
+    /// A directory that is damaged is kept under another name, and an empty one is begun.
+    pub set_aside_damaged: bool,
+}
+
+impl ServeOptions {
+    /// A node that runs until it is told to end.
+    pub fn new(listen: SocketAddr, home_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            listen,
+            home_dir: home_dir.into(),
+            advertise: None,
+            idle_exit: None,
+            roles: Roles::ALL,
+            set_aside_damaged: false,
+        }
+    }
 }
 
 /// What a node that is ready says of itself.
@@ -84,6 +106,9 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The directory's file cannot be used.
+    #[error(transparent)]
+    Directory(#[from] OpenError),
     /// The socket or the runtime failed.
     #[error("network failure")]
     Io(#[from] io::Error),
@@ -100,6 +125,12 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
     let _lock = home.lock()?;
     let now = clock::now();
     let keys = home.keys(now.unix)?;
+    let (writer, store) = if options.roles.directory {
+        let (file, store) = directory(&home.path().join(redb::FILE_NAME), options.set_aside_damaged, now)?;
+        (Some(Writer::start(file)?), store)
+    } else {
+        (None, MemoryStore::new())
+    };
     let socket = bind(&home, options.listen)?;
     home.save_number("port", u64::from(socket.local_addr().port()))?;
     let host = options.advertise.unwrap_or_else(|| advertised_host(&socket));
@@ -114,7 +145,10 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
     let (renewed_sender, renewed) = mpsc::channel(1);
     let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let mut driver = Driver {
-        backbone: Backbone::new(keys, entropy()?, now),
+        backbone: Backbone::with_store(store, keys, entropy()?, now).with_roles(options.roles).durable(),
+        roles: options.roles,
+        writer,
+        store_error: None,
         socket,
         ticket,
         started: now.mono,
@@ -143,6 +177,26 @@ async fn renew_keys(mut renewal: KeyRenewal, renewed: mpsc::Sender<Keys>) -> Inf
     }
 }
 
+/// The directory's file, and what is in it.
+fn directory(path: &Path, set_aside_damaged: bool, now: Now) -> Result<(DirectoryFile, MemoryStore), OpenError> {
+    let result = open_directory(path, now);
+    let Err(error @ OpenError::Damaged { .. }) = result else { return result };
+    if !set_aside_damaged {
+        return Err(error);
+    }
+    let aside = redb::set_aside(path, now.unix);
+    let aside = aside.map_err(|source| OpenError::Unusable { path: path.to_owned(), source })?;
+    tracing::warn!(%error, kept = %aside.display(), "directory begun anew");
+    open_directory(path, now)
+}
+
+fn open_directory(path: &Path, now: Now) -> Result<(DirectoryFile, MemoryStore), OpenError> {
+    let (file, stored) = DirectoryFile::open(path)?;
+    let store = MemoryStore::restore(now.unix, stored);
+    let store = store.map_err(|error| OpenError::Damaged { path: path.to_owned(), what: error.to_string() })?;
+    Ok((file, store))
+}
+
 /// The port of the last run if none is asked for, so that tickets stay good; another if that one is taken.
 fn bind(home: &AgentHome, listen: SocketAddr) -> Result<UdpSocket, ServeError> {
     let last = home.number("port").and_then(|port| u16::try_from(port).ok());
@@ -162,6 +216,19 @@ fn advertised_host(socket: &UdpSocket) -> String {
     any.to_string()
 }
 
+/// How the last batch came out; never, if there is nothing to write to.
+async fn written(writer: &mut Option<Writer>) -> Option<Result<(), String>> {
+    match writer {
+        Some(writer) => writer.written.recv().await,
+        None => pending().await,
+    }
+}
+
+/// Without it nothing is acknowledged any more, so that the node is better started anew.
+fn writer_gone() -> io::Error {
+    io::Error::other("the directory's writer has ended")
+}
+
 /// Completes at the first signal that asks the process to end.
 fn signals() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
@@ -177,6 +244,11 @@ fn signals() -> io::Result<impl Future<Output = ()>> {
 /// The one task that owns the node.
 struct Driver {
     backbone: Backbone,
+    roles: Roles,
+    /// None without a directory.
+    writer: Option<Writer>,
+    /// Why the last batch could not be written.
+    store_error: Option<String>,
     socket: UdpSocket,
     ticket: BackboneTicket,
     started: Mono,
@@ -203,6 +275,7 @@ enum Input {
     Writable,
     Command(Command),
     Renewed(Box<Keys>),
+    Written(Result<(), String>),
     Timeout,
     End,
 }
@@ -221,6 +294,9 @@ impl Driver {
             if let Some(entropy) = self.entropy.take(now) {
                 self.backbone.reseed(&entropy);
             }
+            if let (Some(writer), Some(batch)) = (&self.writer, self.backbone.poll_batch(now)) {
+                writer.write(batch);
+            }
             let has_more = self.send(now);
             if self.has_been_idle(now) {
                 break;
@@ -231,6 +307,7 @@ impl Driver {
                 () = &mut end => Input::End,
                 Some(command) = commands.recv() => Input::Command(command),
                 Some(keys) = renewed.recv() => Input::Renewed(Box::new(keys)),
+                written = written(&mut self.writer) => Input::Written(written.ok_or_else(writer_gone)?),
                 writable = self.socket.writable(), if self.blocked.is_some() => writable.map(|()| Input::Writable)?,
                 readable = self.socket.readable() => readable.map(|()| Input::Readable)?,
                 () = tokio::time::sleep(sleep) => Input::Timeout,
@@ -243,12 +320,23 @@ impl Driver {
                     reply.send(self.status()).ok();
                 }
                 Input::Renewed(keys) => self.backbone.set_keys(*keys),
+                Input::Written(result) => self.written(result),
                 Input::Timeout => self.backbone.handle_timeout(clock::now()),
                 Input::Command(Command::Shutdown) | Input::End => break,
             }
         }
         self.shutdown(clock::now());
         Ok(())
+    }
+
+    fn written(&mut self, result: Result<(), String>) {
+        match (&result, &self.store_error) {
+            (Err(error), None) => tracing::error!(%error, "the directory cannot be written; what is new is refused"),
+            (Ok(()), Some(_)) => tracing::info!("the directory can be written again"),
+            (Ok(()), None) | (Err(_), Some(_)) => {}
+        }
+        self.store_error = result.clone().err();
+        self.backbone.batch_written(clock::now(), result);
     }
 
     fn receive(&mut self, batch: &mut RecvBatch) {
@@ -316,6 +404,7 @@ impl Driver {
         let drops = relay_drops.chain(node_drops).chain(stun_drops).filter(|(_, count)| *count > 0).collect();
         BackboneStatusReply {
             ticket: self.ticket.to_string(),
+            roles: self.roles.names().map(str::to_owned).collect(),
             listen: self.socket.local_addr().to_string(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -326,6 +415,7 @@ impl Driver {
             packets_relayed: status.relay.packets,
             bytes_relayed: status.relay.bytes,
             stun_answered: status.stun_answered,
+            store_error: self.store_error.clone(),
             drops,
         }
     }

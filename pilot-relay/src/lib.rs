@@ -7,7 +7,7 @@
 //!                    relay      RELAY packets along circuits, in trains
 //!                    node       tunnels; their streams go to
 //!                      control    circuit.open, and the calls to
-//!                        directory  over a store
+//!                        directory  over a store, and a journal of what must be on disk first
 //! ```
 //!
 //! With the feature `server`, `driver::serve` gives it a socket, a home directory and an end.
@@ -19,10 +19,14 @@ pub mod control;
 pub mod directory;
 #[cfg(feature = "server")]
 pub mod driver;
+pub mod journal;
 pub mod limits;
 pub mod relay;
+pub mod roles;
 #[cfg(feature = "server")]
 pub mod status_api;
 pub mod store;
 pub mod stun;
 pub mod train;
+#[cfg(feature = "server")]
+mod writer;

@@ -36,6 +36,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct BackboneStatusReply {
     /// What agents take to find the node.
     pub ticket: String,
+    /// What it does: `stun`, `relay`, `directory`.
+    pub roles: Vec<String>,
     /// Address of its socket.
     pub listen: String,
     /// Process.
@@ -56,6 +58,9 @@ pub struct BackboneStatusReply {
     pub bytes_relayed: u64,
     /// STUN requests answered.
     pub stun_answered: u64,
+    /// Why the directory cannot store anything new, if the last attempt has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_error: Option<String>,
     /// Packets dropped, by reason.
     pub drops: std::collections::BTreeMap<String, u64>,
 }

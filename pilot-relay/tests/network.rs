@@ -414,7 +414,7 @@ impl Liar {
 
 fn entry(which: usize, name: &str) -> Entry {
     let Request::Register { identity, presence } = registration(which, name) else { panic!("not a registration") };
-    Entry { identity, presence: Some(presence), reachable: true }
+    Entry { identity, presence: Some(presence), reachable: true, hand_overs: vec![] }
 }
 
 /// Bob's record as it was before the one in [`registration`].

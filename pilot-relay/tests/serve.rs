@@ -14,8 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 fn options(home_dir: &Path) -> ServeOptions {
-    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
-    ServeOptions { listen, home_dir: home_dir.to_owned(), advertise: None, idle_exit: None }
+    ServeOptions::new(SocketAddr::from(([127, 0, 0, 1], 0)), home_dir)
 }
 
 async fn start(options: ServeOptions) -> (Ready, JoinHandle<Result<(), ServeError>>) {

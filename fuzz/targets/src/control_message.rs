@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pilot_core::directory::Pins;
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::OpenStreamError;
-use pilot_core::record::{IdentityRecord, PresenceRecord, Withdrawal};
+use pilot_core::record::{HandOver, IdentityRecord, PresenceRecord, Withdrawal};
 use pilot_core::rng::Rng;
 use pilot_core::route::Route;
 use pilot_core::time::Now;
@@ -57,13 +57,13 @@ fn decode(data: &[u8]) {
     }
     // Without the key nobody makes a record that verifies; seeds that do lie in the corpus.
     let _verified = (IdentityRecord::verify(data, START.unix), PresenceRecord::verify(data, START.unix));
-    let _verified = Withdrawal::verify(data, START.unix);
+    let _verified = (Withdrawal::verify(data, START.unix), HandOver::verify(data, START.unix));
 }
 
 /// One client calls with the bytes, cut in two, while another is there to be called; then the other answers with them, too.
 fn call(port: ServicePort, data: &[u8]) {
     let (caller, callee) = (keys(0).certificate.identity, keys(1).certificate.identity);
-    let mut control = Control::new(MemoryStore::new(), Rng::new([5; 32]), START);
+    let mut control = Control::new(IdentityKey([9; 32]), MemoryStore::new(), Rng::new([5; 32]), START);
     let mut streams = FakeStreams { clients: [caller, callee], ..FakeStreams::default() };
     control.client_connected(START, caller);
     control.client_connected(START, callee);

@@ -77,6 +77,7 @@ fn assert_meant(call: &Call, request: &Request<Incoming>) {
         Call::Ping(_) => "/v1/ping",
         Call::Connect(_) => "/v1/connect",
         Call::Find(_) => "/v1/find",
+        Call::HandOver(_) => "/v1/hand-over",
         Call::ChangeGroups(_) => "/v1/groups",
         Call::ChangeSettings(_) => "/v1/settings",
         Call::Stream(id) => {

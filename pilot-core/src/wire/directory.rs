@@ -5,6 +5,7 @@
 //!
 //! [`ServicePort::DIRECTORY`]: crate::id::ServicePort::DIRECTORY
 
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
 use crate::address::Address;
@@ -20,6 +21,8 @@ pub const REPLY_LEN_MAX: usize = 1_024 * 1_024;
 pub const FIND_LIMIT_MAX: u16 = 64;
 /// Words of one [`Find`]; what comes after the first so many adds little to a ranking.
 pub const FIND_WORDS_MAX: usize = 16;
+/// Hand-overs of a name that are kept and served: who has pinned a key before that takes the name for another's.
+pub const HAND_OVERS_MAX: usize = 4;
 /// Names that a [`Reply::NotFound`] suggests.
 pub const SUGGESTIONS_MAX: usize = 3;
 
@@ -56,6 +59,13 @@ pub enum Request {
     /// Ask how the node fares.
     #[n(4)]
     Status,
+    /// Give a name that one key has to another. The caller is one of the two.
+    #[n(5)]
+    HandOver {
+        /// Signed `HandOver`.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        signed: Vec<u8>,
+    },
 }
 
 /// What an agent is looked up by.
@@ -122,9 +132,9 @@ pub enum Reply {
     /// To [`Request::Register`]: the name is leased to another key.
     #[n(6)]
     NameTaken {
-        /// When that lease ends unless it is refreshed.
+        /// When it is free unless the holder comes back: at the end of lease and grace.
         #[n(0)]
-        lease_until: UnixTime,
+        free_at: UnixTime,
     },
     /// To [`Request::Register`]: the address is known under another key; go on to the next modifier (spec/address.md §2).
     #[n(7)]
@@ -139,6 +149,9 @@ pub enum Reply {
         #[n(1)]
         message: String,
     },
+    /// To [`Request::HandOver`]: the name is the other key's from now on.
+    #[n(9)]
+    HandedOver,
 }
 
 /// Why a directory did not carry out a request.
@@ -154,9 +167,12 @@ pub enum ErrorCode {
     /// A record with a higher sequence is stored.
     #[n(2)]
     OldSequence,
-    /// Too many requests, or the directory is full. Try again later.
+    /// Too many requests, or the directory is full, or its disk. Try again later.
     #[n(3)]
     Busy,
+    /// The node has not the role that the call is for.
+    #[n(4)]
+    NoSuchRole,
 }
 
 /// An agent as the directory knows it. Nothing in it is believed before `Pins::check`.
@@ -172,6 +188,9 @@ pub struct Entry {
     /// Whether the node has a live tunnel to it, as far as the node says.
     #[n(2)]
     pub reachable: bool,
+    /// Signed `HandOver`s by which the name came to its key, oldest first; the last [`HAND_OVERS_MAX`].
+    #[cbor(n(3), skip_if = "Vec::is_empty")]
+    pub hand_overs: Vec<ByteVec>,
 }
 
 /// How a backbone node fares.
@@ -235,20 +254,23 @@ mod tests {
             Request::Resolve { by: Target::Address(Address([1, 2, 3, 4, 5, 6])) },
             Request::Find(Find { tag: Some("mcp".into()), group: None, need: vec!["cve".into()], limit: 5 }),
             Request::Withdraw { signed: vec![3; 90] },
+            Request::HandOver { signed: vec![4; 150] },
             Request::Status,
         ]
     }
 
     fn replies() -> Vec<Reply> {
-        let entry = Entry { identity: vec![1; 200], presence: Some(vec![2; 100]), reachable: true };
+        let entry = Entry { identity: vec![1; 200], presence: Some(vec![2; 100]), reachable: true, hand_overs: vec![] };
+        let handed_over = Entry { hand_overs: vec![vec![5; 150].into()], ..entry.clone() };
         vec![
             Reply::Registered { lease_until: UnixTime::from_secs(1_800_000_000) },
             Reply::Resolved(Entry { presence: None, ..entry.clone() }),
-            Reply::Found(vec![entry.clone(), entry]),
+            Reply::Found(vec![entry.clone(), handed_over, entry]),
+            Reply::HandedOver,
             Reply::Withdrawn,
             Reply::Status(Status { agents: 3, ..Status::default() }),
             Reply::NotFound { suggestions: vec!["agent-alpha".into()] },
-            Reply::NameTaken { lease_until: UnixTime::from_secs(1_800_000_000) },
+            Reply::NameTaken { free_at: UnixTime::from_secs(1_800_000_000) },
             Reply::AddressTaken,
             Reply::Error { code: ErrorCode::Busy, message: "too many requests".into() },
         ]
@@ -263,8 +285,10 @@ mod tests {
         assert_eq!(hex(Request::Resolve { by: Target::Name("al".into()) }.encode()), "82018182008162616c");
         let find = Find { tag: Some("t".into()), group: None, need: vec!["w".into()], limit: 5 };
         assert_eq!(hex(Request::Find(find).encode()), "820281a3006174028161770305");
-        let entry = Entry { identity: vec![0xaa], presence: None, reachable: false };
-        assert_eq!(hex(Reply::Resolved(entry).encode()), "820181a20041aa02f4");
+        let entry = Entry { identity: vec![0xaa], presence: None, reachable: false, hand_overs: vec![] };
+        assert_eq!(hex(Reply::Resolved(entry.clone()).encode()), "820181a20041aa02f4");
+        let handed_over = Entry { hand_overs: vec![vec![0xcc].into()], ..entry };
+        assert_eq!(hex(Reply::Resolved(handed_over).encode()), "820181a30041aa02f4038141cc");
         assert_eq!(hex(Reply::AddressTaken.encode()), "820780");
         let busy = Reply::Error { code: ErrorCode::Busy, message: "b".into() };
         assert_eq!(hex(busy.encode()), "820882036162");

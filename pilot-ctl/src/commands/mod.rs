@@ -8,6 +8,7 @@ pub(crate) mod daemon;
 pub(crate) mod demo;
 pub(crate) mod find;
 pub(crate) mod group;
+pub(crate) mod hand_over;
 pub(crate) mod identity;
 pub(crate) mod info;
 pub(crate) mod man;

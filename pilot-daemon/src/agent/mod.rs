@@ -17,6 +17,7 @@
 //! ```
 
 mod error;
+mod hand_over;
 mod inner;
 mod resolve;
 mod settings;

@@ -23,7 +23,7 @@ fn loopback() -> SocketAddr {
 
 async fn backbone(home: &Path) -> BackboneTicket {
     let home_dir = home.join("backbone");
-    let options = ServeOptions { listen: loopback(), home_dir, advertise: Some("127.0.0.1".into()), idle_exit: None };
+    let options = ServeOptions { advertise: Some("127.0.0.1".into()), ..ServeOptions::new(loopback(), home_dir) };
     let (sender, ready) = oneshot::channel();
     tokio::spawn(serve(options, |ready| drop(sender.send(ready.ticket.clone()))));
     patiently(ready).await.unwrap()
@@ -85,6 +85,33 @@ async fn renewed_certificate_is_in_the_directory_and_streams_go_on() {
     });
     patiently(gamma.ping(&served.await, PATIENCE)).await.unwrap();
     echo(&mut stream, "and on").await;
+}
+
+#[tokio::test]
+async fn a_heartbeat_writes_nothing_to_the_file_of_the_directory() {
+    let home = tempfile::tempdir().unwrap();
+    let ticket = backbone(home.path()).await;
+    let beta = agent(&home, "agent-beta", Some(&ticket)).await;
+    let file = home.path().join("backbone").join("directory.redb");
+    let written = std::fs::read(&file).unwrap();
+    for _ in 0..3 {
+        // A new certificate is news for the presence record alone.
+        let (_, new) = renew(&beta, DAY).await;
+        patiently(async {
+            loop {
+                let found = beta.resolve("agent-beta").await.unwrap();
+                if found.route.certificate.as_ref().is_some_and(|served| served.key_id == new.key_id) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert!(std::fs::read(&file).unwrap() == written, "a heartbeat was written down");
+    }
+    beta.change_groups(&["research".into()], &[]).unwrap();
+    assert_eq!(beta.published(PATIENCE).await, Some(Ok(())));
+    assert!(std::fs::read(&file).unwrap() != written, "a change was not written down");
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::header;
 use super::types::{
-    AcceptRequest, ApiError, ErrorCode, FindRequest, GroupsRequest, OpenRequest, ResetRequest, ResolveRequest,
-    Settings, TargetRequest,
+    AcceptRequest, ApiError, ErrorCode, FindRequest, GroupsRequest, HandOverRequest, OpenRequest, ResetRequest,
+    ResolveRequest, Settings, TargetRequest,
 };
 
 /// Path of the calls that open a stream, and start of those about one.
@@ -44,6 +44,8 @@ pub enum Call {
     Connect(TargetRequest),
     /// `POST /v1/find`.
     Find(FindRequest),
+    /// `POST /v1/hand-over`.
+    HandOver(HandOverRequest),
     /// `POST /v1/groups`.
     ChangeGroups(GroupsRequest),
     /// `PUT /v1/settings`.
@@ -73,6 +75,7 @@ impl Call {
             (&Method::POST, "/v1/ping") => from_json(body).map(Self::Ping),
             (&Method::POST, "/v1/connect") => from_json(body).map(Self::Connect),
             (&Method::POST, "/v1/find") => from_json(body).map(Self::Find),
+            (&Method::POST, "/v1/hand-over") => from_json(body).map(Self::HandOver),
             (&Method::POST, "/v1/groups") => from_json(body).map(Self::ChangeGroups),
             (&Method::PUT, "/v1/settings") => from_json(body).map(Self::ChangeSettings),
             (method, path) => match (method, stream_of(path)) {

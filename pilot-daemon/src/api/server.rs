@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pilot_core::id::IdentityKey;
 use pilot_core::time::Mono;
 use pilot_core::transport::Code;
 use serde::Serialize;
@@ -26,8 +27,8 @@ use tokio::sync::Semaphore;
 use super::request::{self, Call, check_origin, no_such_stream, usage};
 use super::types::{
     AcceptRequest, AgentInfo, ApiError, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
-    Offer, OpenRequest, Peers, Published, Reached, ResetRequest, ResolveRequest, StreamState, StreamStatus,
-    TargetRequest, TicketReply,
+    HandOverRequest, HandedOver, Offer, OpenRequest, Peers, Published, Reached, ResetRequest, ResolveRequest,
+    StreamState, StreamStatus, TargetRequest, TicketReply,
 };
 use super::{VERSION, VERSION_HEADER, header, pump};
 use crate::agent::{Agent, DEFAULT_TIMEOUT, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of};
@@ -184,6 +185,7 @@ async fn route(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply
         Call::Ping(asked) => ping(agent, asked).await,
         Call::Connect(asked) => connect(agent, asked).await,
         Call::Find(asked) => find(agent, asked).await,
+        Call::HandOver(HandOverRequest { to }) => hand_over(agent, &to).await,
         Call::ChangeGroups(GroupsRequest { join, leave }) => {
             json(&Groups { groups: agent.change_groups(&join, &leave)? })
         }
@@ -231,6 +233,15 @@ fn shut_down(agent: &Agent) -> Result<Reply, ApiError> {
 async fn published(agent: &Agent, wait: Option<Duration>) -> Result<Reply, ApiError> {
     let published = agent.published(wait.unwrap_or(PUBLISH_WAIT_MAX).min(PUBLISH_WAIT_MAX)).await;
     json(&Published { published: published.as_ref().map(Result::is_ok), error: published.and_then(Result::err) })
+}
+
+async fn hand_over(agent: &Agent, to: &str) -> Result<Reply, ApiError> {
+    let key = to.parse::<IdentityKey>().map_err(|_| {
+        usage(format!("'{to}' is no key")).hint("`pilotctl info` shows the key of the agent that is to have the name")
+    })?;
+    agent.hand_over(key).await?;
+    let from = agent.key();
+    json(&HandedOver { name: agent.name().to_owned(), from: from.to_string(), to: key.to_string() })
 }
 
 async fn ping(agent: &Agent, request: TargetRequest) -> Result<Reply, ApiError> {

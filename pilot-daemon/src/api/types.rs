@@ -275,6 +275,24 @@ pub struct Groups {
     pub groups: Vec<String>,
 }
 
+/// Body of `POST /v1/hand-over`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandOverRequest {
+    /// The key that is to have this agent's name.
+    pub to: String,
+}
+
+/// Reply of `POST /v1/hand-over`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandedOver {
+    /// The name.
+    pub name: String,
+    /// The key that had it.
+    pub from: String,
+    /// The key that has it now.
+    pub to: String,
+}
+
 /// Body of `PUT /v1/settings`: what is absent stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Settings {

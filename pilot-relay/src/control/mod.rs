@@ -5,6 +5,8 @@
 //!
 //! ```text
 //! Reading -> Replying     the request is complete and was carried out
+//! Reading -> Committing   the request is complete, and its answer waits for the disk
+//! Committing -> Replying  the disk has answered
 //! Replying -> Replied     the whole reply is in the hands of the transport
 //! any -> forgotten        the stream is over, or its client has gone
 //! ```
@@ -28,9 +30,11 @@ use pilot_core::wire::directory::{ErrorCode, REQUEST_LEN_MAX, Reply, Request, St
 use pilot_core::wire::stream_header::StreamHeader;
 
 use crate::circuits::OpenCircuitError;
-use crate::directory::Directory;
+use crate::directory::{Answer, Directory};
+use crate::journal::{Batch, CallId};
 use crate::limits::{Rate, TokenBucket};
 use crate::relay::{Relay, Routes};
+use crate::roles::Roles;
 use crate::store::Store;
 
 /// Calls of one client at once, and as many to it: strangers who call it take none of its own. An agent that dials a hundred others at once waits for the first replies.
@@ -92,6 +96,7 @@ enum Kind {
 #[derive(Debug)]
 enum State {
     Reading(Vec<u8>),
+    Committing(CallId),
     Replying(Bytes),
     Replied,
 }
@@ -131,7 +136,12 @@ pub struct Control<D, S> {
     /// Forwards what the circuits carry.
     pub relay: Relay,
     directory: Directory<D>,
+    /// Calls for the others are refused in the name of this node.
+    roles: Roles,
+    node: IdentityKey,
     calls: BTreeMap<S, Call>,
+    /// Those of them that wait for the disk.
+    committing: BTreeMap<CallId, S>,
     /// Those with a live tunnel.
     clients: BTreeMap<IdentityKey, Client>,
     started: UnixTime,
@@ -139,16 +149,31 @@ pub struct Control<D, S> {
 }
 
 impl<D: Store, S: Copy + Ord> Control<D, S> {
-    /// The services over a store.
-    pub fn new(store: D, rng: Rng, now: Now) -> Self {
+    /// The services of a node, with every role, over a store.
+    pub fn new(node: IdentityKey, store: D, rng: Rng, now: Now) -> Self {
         Self {
             relay: Relay::new(),
             directory: Directory::new(store),
+            roles: Roles::ALL,
+            node,
             calls: BTreeMap::new(),
+            committing: BTreeMap::new(),
             clients: BTreeMap::new(),
             started: now.unix,
             rng,
         }
+    }
+
+    /// The same with these roles only.
+    #[must_use]
+    pub fn with_roles(self, roles: Roles) -> Self {
+        Self { roles, ..self }
+    }
+
+    /// The same, but the directory acknowledges nothing that [`Control::poll_batch`] has not given and the driver not written.
+    #[must_use]
+    pub fn durable(self) -> Self {
+        Self { directory: self.directory.durable(), ..self }
     }
 
     /// Mixes fresh entropy into the circuit ids to come.
@@ -246,11 +271,34 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     /// Both directions of a stream are over, or one was cut short. An offer that has no answer by then was refused.
     pub fn stream_over(&mut self, stream: S) {
         let Some(call) = self.calls.remove(&stream) else { return };
+        if let State::Committing(commit) = call.state {
+            self.committing.remove(&commit);
+        }
         if let Some(client) = self.clients.get_mut(&call.peer) {
             *client.under_way(call.kind) -= 1;
         }
         if let (Kind::CircuitOffer(circuit), State::Reading(_)) = (call.kind, call.state) {
             self.relay.circuits.close(circuit);
+        }
+    }
+
+    /// What the directory wants written in one commit, if anything. [`Control::batch_written`] must follow.
+    pub fn poll_batch(&mut self, now: Now) -> Option<Batch> {
+        self.directory.poll_batch(now)
+    }
+
+    /// The last batch is on disk, or it is not and `result` tells why.
+    pub fn batch_written(&mut self, now: Now, result: Result<(), String>) {
+        self.directory.batch_written(now, result);
+    }
+
+    /// Sends the replies for which the disk was waited for.
+    pub fn send_replies<T: Tunnels<Stream = S>>(&mut self, now: Now, tunnels: &mut T) {
+        while let Some((commit, reply)) = self.directory.poll_reply() {
+            // A client that has gone meanwhile wants none.
+            if let Some(stream) = self.committing.remove(&commit) {
+                self.reply(now, stream, reply.encode(), tunnels);
+            }
         }
     }
 
@@ -298,6 +346,8 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     /// Offers that were under way are not refused by this: the circuit waits for its client like any other.
     fn forget_calls(&mut self, client: &IdentityKey) {
         self.calls.retain(|_, call| call.peer != *client);
+        let calls = &self.calls;
+        self.committing.retain(|_, stream| calls.contains_key(stream));
     }
 
     fn request_complete<T: Tunnels<Stream = S>>(&mut self, now: Now, stream: S, tunnels: &mut T) {
@@ -305,22 +355,44 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         let State::Reading(inbound) = std::mem::replace(&mut call.state, State::Replied) else { return };
         let (peer, kind) = (call.peer, call.kind);
         let reply = match kind {
-            Kind::Directory => self.directory_call(now, &peer, &inbound).encode(),
+            Kind::Directory => match self.directory_call(now, &peer, &inbound) {
+                Answer::Ready(reply) => reply.encode(),
+                Answer::AfterCommit(commit) => return self.wait_for_commit(stream, commit),
+            },
             Kind::CircuitOpen => circuit::encode(&self.circuit_open(now, peer, &inbound, tunnels)),
             Kind::CircuitOffer(circuit) => return self.offer_answered(circuit, &inbound),
         };
+        self.reply(now, stream, reply, tunnels);
+    }
+
+    fn wait_for_commit(&mut self, stream: S, commit: CallId) {
+        if let Some(call) = self.calls.get_mut(&stream) {
+            call.state = State::Committing(commit);
+            self.committing.insert(commit, stream);
+        }
+    }
+
+    fn reply<T: Tunnels<Stream = S>>(&mut self, now: Now, stream: S, reply: Vec<u8>, tunnels: &mut T) {
         if let Some(call) = self.calls.get_mut(&stream) {
             call.state = State::Replying(reply.into());
         }
         self.stream_writable(now, stream, tunnels);
     }
 
-    fn directory_call(&mut self, now: Now, caller: &IdentityKey, request: &[u8]) -> Reply {
+    fn directory_call(&mut self, now: Now, caller: &IdentityKey, request: &[u8]) -> Answer {
         match Request::decode(request) {
-            Ok(Request::Status) => Reply::Status(self.status()),
+            Ok(Request::Status) => Answer::Ready(Reply::Status(self.status())),
+            Ok(_) if !self.roles.directory => {
+                Answer::Ready(Reply::Error { code: ErrorCode::NoSuchRole, message: self.lacks("directory") })
+            }
             Ok(request) => self.directory.handle_request(now, caller, request, &self.clients),
-            Err(reason) => Reply::Error { code: ErrorCode::BadRequest, message: reason.to_string() },
+            Err(reason) => Answer::Ready(Reply::Error { code: ErrorCode::BadRequest, message: reason.to_string() }),
         }
+    }
+
+    /// Which node has not which role; an agent may know several.
+    fn lacks(&self, role: &str) -> String {
+        format!("backbone node {} is no {role}; its roles: {}", self.node, self.roles)
     }
 
     fn circuit_open<T: Tunnels<Stream = S>>(
@@ -333,6 +405,9 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         let Ok(open) = circuit::decode::<CircuitOpen>(request) else {
             return refusal(CircuitStatus::Refused, "malformed request");
         };
+        if !self.roles.relay {
+            return refusal(CircuitStatus::Refused, &self.lacks("relay"));
+        }
         if !self.clients.get_mut(&caller).is_some_and(|client| client.opens.take(now.mono, OPEN_RATE, 1)) {
             return refusal(CircuitStatus::Busy, "too many circuits asked for, try again in a second");
         }

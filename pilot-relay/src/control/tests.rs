@@ -1,5 +1,8 @@
 use std::collections::{BTreeSet, VecDeque};
 
+use pilot_core::id::InstanceId;
+use pilot_core::identity::{Certificate, Identity, TransportKey};
+use pilot_core::record::{IdentityRecord, PresenceRecord};
 use pilot_core::route::Route;
 use pilot_core::wire::directory::Target;
 
@@ -8,6 +11,7 @@ use crate::store::memory::MemoryStore;
 
 const ALICE: IdentityKey = IdentityKey([1; 32]);
 const BOB: IdentityKey = IdentityKey([2; 32]);
+const NODE: IdentityKey = IdentityKey([9; 32]);
 
 fn now() -> Now {
     Now { mono: Mono(1_000_000_000), unix: UnixTime::from_secs(1_800_000_000) }
@@ -85,7 +89,7 @@ struct Backbone {
 
 impl Backbone {
     fn with(clients: &[IdentityKey]) -> Self {
-        let mut control = Control::new(MemoryStore::new(), Rng::new([5; 32]), now());
+        let mut control = Control::new(NODE, MemoryStore::new(), Rng::new([5; 32]), now());
         clients.iter().for_each(|client| control.client_connected(now(), *client));
         let clients = clients.iter().copied().collect();
         let fake = Fake { clients, streams: BTreeMap::new(), opened_to: vec![], window: usize::MAX };
@@ -302,4 +306,87 @@ fn a_client_that_goes_leaves_no_calls() {
     backbone.control.client_gone(now(), &BOB);
     assert!(backbone.control.calls.is_empty() && backbone.control.clients.is_empty());
     assert_eq!(backbone.control.status().clients, 0);
+}
+
+fn with_roles(roles: Roles) -> Backbone {
+    let mut backbone = Backbone::with(&[]);
+    backbone.control = Control::new(NODE, MemoryStore::new(), Rng::new([5; 32]), now()).with_roles(roles);
+    for client in [ALICE, BOB] {
+        backbone.control.client_connected(now(), client);
+        backbone.fake.clients.insert(client);
+    }
+    backbone
+}
+
+#[test]
+fn a_node_without_a_directory_says_which_node_that_is_and_still_tells_its_status() {
+    let mut backbone = with_roles(Roles { stun: true, relay: true, directory: false });
+    let mut ask = |request: Request| {
+        let stream = backbone.call(ALICE, ServicePort::DIRECTORY, &request.encode());
+        Reply::decode(&backbone.fake.streams[&stream].outbound).unwrap()
+    };
+    let refused = ask(Request::Resolve { by: Target::Name("bob".into()) });
+    let message = format!("backbone node {NODE} is no directory; its roles: stun, relay");
+    assert_eq!(refused, Reply::Error { code: ErrorCode::NoSuchRole, message });
+    assert!(matches!(ask(Request::Status), Reply::Status(_)));
+    assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::Ok);
+}
+
+#[test]
+fn a_node_without_a_relay_says_which_node_that_is() {
+    let mut backbone = with_roles(Roles { directory: true, ..Roles::NONE });
+    let opened = backbone.open(ALICE, BOB);
+    assert_eq!(opened.status, CircuitStatus::Refused);
+    assert_eq!(opened.reason, format!("backbone node {NODE} is no relay; its roles: directory"));
+    assert!(backbone.fake.opened_to.is_empty() && backbone.circuits() == 0);
+}
+
+#[test]
+fn a_client_that_does_not_wait_for_the_disk_leaves_nothing_behind() {
+    let mut backbone = Backbone::with(&[]);
+    backbone.control = Control::new(NODE, MemoryStore::new(), Rng::new([5; 32]), now()).durable();
+    let identity = Identity::generate([1; 32]);
+    let client = identity.key();
+    backbone.control.client_connected(now(), client);
+    let stream = backbone.call(client, ServicePort::DIRECTORY, &registration_of(&identity).encode());
+    assert!(backbone.control.poll_batch(now()).is_some());
+    assert!(backbone.fake.streams[&stream].outbound.is_empty(), "acknowledged before it was written");
+    backbone.control.client_gone(now(), &client);
+    assert!(backbone.control.calls.is_empty() && backbone.control.committing.is_empty());
+    backbone.control.batch_written(now(), Ok(()));
+    backbone.control.send_replies(now(), &mut backbone.fake);
+    assert!(backbone.fake.streams[&stream].outbound.is_empty());
+    assert_eq!(backbone.control.status().agents, 1, "it was written all the same");
+}
+
+#[test]
+fn who_waits_for_the_disk_is_answered_when_it_has_answered() {
+    let mut backbone = Backbone::with(&[]);
+    backbone.control = Control::new(NODE, MemoryStore::new(), Rng::new([5; 32]), now()).durable();
+    let identity = Identity::generate([1; 32]);
+    backbone.control.client_connected(now(), identity.key());
+    for (result, is_registered) in [(Err("disk full".to_owned()), false), (Ok(()), true)] {
+        let stream = backbone.call(identity.key(), ServicePort::DIRECTORY, &registration_of(&identity).encode());
+        assert!(backbone.control.poll_batch(now()).is_some());
+        backbone.control.batch_written(now(), result);
+        backbone.control.send_replies(now(), &mut backbone.fake);
+        let state = &backbone.fake.streams[&stream];
+        assert!(state.is_outbound_finished);
+        let reply = Reply::decode(&state.outbound).unwrap();
+        assert_eq!(matches!(reply, Reply::Registered { .. }), is_registered, "{reply:?}");
+    }
+}
+
+fn registration_of(identity: &Identity) -> Request {
+    let (instance, issued) = (InstanceId([1; 8]), now().unix);
+    let certificate = Certificate::issue(identity, &TransportKey::from_secret([1; 32]), instance, 1, issued);
+    let expires = issued + Duration::from_secs(3_600);
+    let (key, modifier) = (identity.key(), identity.modifier());
+    let name = "alice".to_owned();
+    let (tags, groups, description, offers) = (vec![], vec![], String::new(), vec![]);
+    let record =
+        IdentityRecord { key, modifier, sequence: 1, name, tags, groups, description, offers, issued, expires };
+    let certificate = certificate.encode().to_vec();
+    let presence = PresenceRecord { key, instance, sequence: 1, certificate, homes: vec![], issued, expires };
+    Request::Register { identity: record.sign(identity).unwrap(), presence: presence.sign(identity).unwrap() }
 }

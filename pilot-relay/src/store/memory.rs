@@ -1,19 +1,27 @@
-//! The store of one node that keeps its registrations in memory: agents register again within a minute of its restart.
+//! The store of one node: registrations in memory, and what must outlive the node handed on as changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::sync::Arc;
+use std::time::Duration;
 
+use minicbor::bytes::ByteVec;
 use pilot_core::address::Address;
 use pilot_core::id::IdentityKey;
-use pilot_core::record::IdentityRecord;
+use pilot_core::record::{HandOver, IdentityRecord, RecordError};
 use pilot_core::time::UnixTime;
-use pilot_core::wire::directory::Find;
+use pilot_core::wire::directory::{Find, HAND_OVERS_MAX};
 
-use super::{RegisterError, Registration, Store, words, words_of};
+use super::stored::{Stored, StoredAgent, StoredName};
+use super::{
+    Change, HAND_OVER_TIME, LEASE_WRITE_INTERVAL, NAME_GRACE, Operation, Present, RegisterError, Registration, Store,
+    words, words_of,
+};
 
 /// Registrations kept: a few hundred megabytes at the size they usually have, 2 GB if each is at its bounds.
 pub const REGISTRATIONS_MAX: usize = 200_000;
+/// After a start nobody loses a name for so long: agents of a node that was down come back within a minute or two.
+pub const RETURN_TIME: Duration = Duration::from_secs(300);
 
 /// From a label to the agents that have it.
 type Index = BTreeMap<String, BTreeSet<IdentityKey>>;
@@ -21,13 +29,29 @@ type Index = BTreeMap<String, BTreeSet<IdentityKey>>;
 /// Registrations by key, and indexes over them that hold exactly what they say.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    by_key: BTreeMap<IdentityKey, Arc<Registration>>,
+    by_key: BTreeMap<IdentityKey, Known>,
     by_name: BTreeMap<String, IdentityKey>,
     by_address: BTreeMap<Address, IdentityKey>,
-    by_lease: BTreeSet<(UnixTime, IdentityKey)>,
+    /// Names that no registration has, each kept for a key.
+    kept: BTreeMap<String, StoredName>,
+    ends: BTreeSet<(UnixTime, Held)>,
     tags: Index,
     groups: Index,
     words: Index,
+}
+
+/// A registration, and how much of its lease is written down.
+#[derive(Debug)]
+struct Known {
+    registration: Arc<Registration>,
+    lease_on_file: UnixTime,
+}
+
+/// What is free at some time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Held {
+    Agent(IdentityKey),
+    Name(String),
 }
 
 impl MemoryStore {
@@ -36,51 +60,197 @@ impl MemoryStore {
         Self::default()
     }
 
-    fn live(&self, now: UnixTime, key: &IdentityKey) -> Option<&Arc<Registration>> {
-        self.by_key.get(key).filter(|registration| registration.lease_until > now)
+    /// A store of what an earlier node has left. Nobody is present, and nothing is free before [`RETURN_TIME`].
+    ///
+    /// # Errors
+    /// [`RecordError`] if a row holds no identity record.
+    pub fn restore(now: UnixTime, stored: Stored) -> Result<Self, RecordError> {
+        let mut store = Self::new();
+        let restored = |stored: StoredAgent| {
+            let identity = IdentityRecord::decode_verified(&stored.identity)?;
+            let address = identity.address().ok_or(RecordError::Address)?;
+            let lease_until = stored.lease_until.max(now + RETURN_TIME - NAME_GRACE);
+            let StoredAgent { identity: identity_bytes, hand_overs, .. } = stored;
+            let registration =
+                Registration { identity, identity_bytes, address, present: None, lease_until, hand_overs };
+            Ok::<_, RecordError>((registration, stored.lease_until))
+        };
+        let mut registrations = stored.agents.into_iter().map(restored).collect::<Result<Vec<_>, _>>()?;
+        // Two of one name are there only if the disk failed between them: the younger one was acknowledged.
+        registrations.sort_by_key(|(_, lease_on_file)| *lease_on_file);
+        for (registration, lease_on_file) in registrations {
+            store.replace(registration, lease_on_file);
+        }
+        for (name, kept) in stored.names {
+            store.keep(name, StoredName { until: kept.until.max(now + RETURN_TIME), ..kept });
+        }
+        Ok(store)
     }
 
-    /// The live registration of another key than `key` behind an index entry.
-    fn held_by_another(&self, now: UnixTime, holder: Option<&IdentityKey>, key: &IdentityKey) -> Option<&Registration> {
-        holder.filter(|holder| *holder != key).and_then(|holder| self.live(now, holder)).map(Arc::as_ref)
+    fn live(&self, now: UnixTime, key: &IdentityKey) -> Option<&Arc<Registration>> {
+        self.by_key.get(key).map(|known| &known.registration).filter(|registration| registration.lease_until > now)
+    }
+
+    /// Until when another key than `key` holds what the index entry leads to.
+    fn held_by_another(&self, now: UnixTime, holder: Option<&IdentityKey>, key: &IdentityKey) -> Option<UnixTime> {
+        let holder = holder.filter(|holder| *holder != key)?;
+        self.by_key.get(holder).map(|known| known.registration.held_until()).filter(|until| *until > now)
+    }
+
+    fn kept_for_another(&self, now: UnixTime, name: &str, key: &IdentityKey) -> Option<UnixTime> {
+        self.kept.get(name).filter(|kept| kept.key != *key && kept.until > now).map(|kept| kept.until)
     }
 
     fn check(&self, now: UnixTime, new: &Registration) -> Result<(), RegisterError> {
-        let key = &new.identity.key;
-        if let Some(holder) = self.held_by_another(now, self.by_name.get(&new.identity.name), key) {
-            return Err(RegisterError::NameTaken { lease_until: holder.lease_until });
+        let (key, name) = (&new.identity.key, &new.identity.name);
+        let held = self.held_by_another(now, self.by_name.get(name), key);
+        if let Some(free_at) = held.or_else(|| self.kept_for_another(now, name, key)) {
+            return Err(RegisterError::NameTaken { free_at });
         }
         if self.held_by_another(now, self.by_address.get(&new.address), key).is_some() {
             return Err(RegisterError::AddressTaken);
         }
-        match self.live(now, key) {
-            Some(stored) => check_sequences(stored, new),
+        match self.by_key.get(key) {
+            Some(known) => check_sequences(&known.registration, new),
             None if self.by_key.len() >= REGISTRATIONS_MAX => Err(RegisterError::Full),
             None => Ok(()),
         }
     }
 
-    fn insert(&mut self, registration: Registration) {
+    fn plan_registration(&self, now: UnixTime, new: &Registration) -> Result<Vec<Change>, RegisterError> {
+        self.check(now, new)?;
+        let key = new.identity.key;
+        if self.by_key.get(&key).is_some_and(|known| is_on_file(known, new)) {
+            return Ok(Vec::new());
+        }
+        let mut changes: Vec<_> = self.displaced(new).into_iter().map(Change::RemoveAgent).collect();
+        if self.kept.contains_key(&new.identity.name) {
+            changes.push(Change::RemoveName(new.identity.name.clone()));
+        }
+        if let Some((name, kept)) = self.given_up(now, new) {
+            changes.push(Change::PutName(name, kept));
+        }
+        let stored = StoredAgent {
+            identity: new.identity_bytes.clone(),
+            lease_until: new.lease_until,
+            hand_overs: self.inherited(&new.identity),
+        };
+        changes.push(Change::PutAgent(key, stored));
+        Ok(changes)
+    }
+
+    /// What handing the name over changes, and how the name is kept then; nothing if that was done before.
+    fn plan_hand_over(&self, now: UnixTime, record: &HandOver, bytes: &ByteVec) -> Result<Vec<Change>, RegisterError> {
+        let holder = self.holder(now, &record.name);
+        if holder.is_some_and(|(holder, hand_overs)| holder == record.to && hand_overs.contains(bytes)) {
+            return Ok(Vec::new());
+        }
+        let (_, before) = holder.filter(|(holder, _)| *holder == record.from).ok_or(RegisterError::NotHeld)?;
+        let dropped = (before.len() + 1).saturating_sub(HAND_OVERS_MAX);
+        let hand_overs = before.iter().skip(dropped).chain([bytes]).cloned().collect();
+        let kept = StoredName { key: record.to, until: now + HAND_OVER_TIME, hand_overs };
+        let registered = self.by_name.get(&record.name).map(|key| Change::RemoveAgent(*key));
+        Ok(registered.into_iter().chain([Change::PutName(record.name.clone(), kept)]).collect())
+    }
+
+    /// Who has the name, or may have it, and by which hand-overs.
+    fn holder(&self, now: UnixTime, name: &str) -> Option<(IdentityKey, &Vec<ByteVec>)> {
+        let kept = self.kept.get(name).filter(|kept| kept.until > now).map(|kept| (kept.key, &kept.hand_overs));
+        let registration = self.by_name.get(name).and_then(|key| self.by_key.get(key)).map(|known| &known.registration);
+        let held = registration.filter(|registration| registration.held_until() > now);
+        kept.or_else(|| held.map(|registration| (registration.identity.key, &registration.hand_overs)))
+    }
+
+    /// The hand-overs by which the name has come to the key that registers it.
+    fn inherited(&self, new: &IdentityRecord) -> Vec<ByteVec> {
+        let kept = self.kept.get(&new.name).filter(|kept| kept.key == new.key).map(|kept| &kept.hand_overs);
+        let own = self.by_key.get(&new.key).map(|known| &known.registration);
+        let own = own.filter(|own| own.identity.name == new.name).map(|own| &own.hand_overs);
+        kept.or(own).cloned().unwrap_or_default()
+    }
+
+    /// Other keys whose name or address, which nobody holds any more, the registration takes.
+    fn displaced(&self, new: &Registration) -> BTreeSet<IdentityKey> {
+        let holders = [self.by_name.get(&new.identity.name), self.by_address.get(&new.address)];
+        holders.into_iter().flatten().filter(|holder| **holder != new.identity.key).copied().collect()
+    }
+
+    /// The name that the agent had until now, if it takes another: kept for it, should it come back.
+    fn given_up(&self, now: UnixTime, new: &Registration) -> Option<(String, StoredName)> {
+        let before = &self.by_key.get(&new.identity.key)?.registration;
+        let Registration { identity, hand_overs, .. } = before.as_ref();
+        let kept = || StoredName { key: identity.key, until: now + NAME_GRACE, hand_overs: hand_overs.clone() };
+        (identity.name != new.identity.name).then(|| (identity.name.clone(), kept()))
+    }
+
+    fn register(&mut self, now: UnixTime, mut registration: Registration) {
+        registration.hand_overs = self.inherited(&registration.identity);
+        let given_up = self.given_up(now, &registration);
+        let known = self.by_key.get(&registration.identity.key).filter(|known| is_on_file(known, &registration));
+        let lease_on_file = known.map_or(registration.lease_until, |known| known.lease_on_file);
+        self.free(&registration.identity.name);
+        self.replace(registration, lease_on_file);
+        if let Some((name, kept)) = given_up {
+            self.keep(name, kept);
+        }
+    }
+
+    fn hand_over(&mut self, now: UnixTime, record: &HandOver, bytes: &ByteVec) {
+        for change in self.plan_hand_over(now, record, bytes).unwrap_or_default() {
+            match change {
+                Change::RemoveAgent(key) => self.remove(&key),
+                Change::PutName(name, kept) => self.keep(name, kept),
+                Change::PutAgent(..) | Change::RemoveName(_) => {}
+            }
+        }
+    }
+
+    /// Puts a registration in the place of the same key's, and of those that had its name or address before.
+    fn replace(&mut self, registration: Registration, lease_on_file: UnixTime) {
+        for key in self.displaced(&registration) {
+            self.remove(&key);
+        }
+        self.remove(&registration.identity.key);
+        self.insert(registration, lease_on_file);
+    }
+
+    fn insert(&mut self, registration: Registration, lease_on_file: UnixTime) {
         let identity = &registration.identity;
         let key = identity.key;
         self.by_name.insert(identity.name.clone(), key);
         self.by_address.insert(registration.address, key);
-        self.by_lease.insert((registration.lease_until, key));
+        self.ends.insert((registration.held_until(), Held::Agent(key)));
         add(&mut self.tags, identity.tags.iter().cloned(), key);
         add(&mut self.groups, identity.groups.iter().cloned(), key);
         add(&mut self.words, words_of(identity), key);
-        self.by_key.insert(key, Arc::new(registration));
+        self.by_key.insert(key, Known { registration: Arc::new(registration), lease_on_file });
     }
 
     fn remove(&mut self, key: &IdentityKey) {
-        let Some(registration) = self.by_key.remove(key) else { return };
+        let Some(Known { registration, .. }) = self.by_key.remove(key) else { return };
         let identity = &registration.identity;
         self.by_name.remove(&identity.name);
         self.by_address.remove(&registration.address);
-        self.by_lease.remove(&(registration.lease_until, *key));
+        self.ends.remove(&(registration.held_until(), Held::Agent(*key)));
         subtract(&mut self.tags, identity.tags.iter().cloned(), key);
         subtract(&mut self.groups, identity.groups.iter().cloned(), key);
         subtract(&mut self.words, words_of(identity), key);
+    }
+
+    fn keep(&mut self, name: String, kept: StoredName) {
+        self.free(&name);
+        self.ends.insert((kept.until, Held::Name(name.clone())));
+        self.kept.insert(name, kept);
+    }
+
+    fn free(&mut self, name: &str) {
+        if let Some((name, kept)) = self.kept.remove_entry(name) {
+            self.ends.remove(&(kept.until, Held::Name(name)));
+        }
+    }
+
+    fn covers(&self, key: &IdentityKey, sequence: u64) -> bool {
+        self.by_key.get(key).is_some_and(|known| known.registration.identity.sequence <= sequence)
     }
 
     /// The keys that the narrowest index of the search leads to, each once.
@@ -100,39 +270,46 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
-    fn register(&mut self, now: UnixTime, registration: Registration) -> Result<(), RegisterError> {
-        self.check(now, &registration)?;
-        let lapsed = [
-            self.by_name.get(&registration.identity.name).copied(),
-            self.by_address.get(&registration.address).copied(),
-            Some(registration.identity.key),
-        ];
-        for key in lapsed.into_iter().flatten() {
-            self.remove(&key);
+    fn plan(&self, now: UnixTime, operation: &Operation) -> Result<Vec<Change>, RegisterError> {
+        match operation {
+            Operation::Register(registration) => self.plan_registration(now, registration),
+            Operation::Withdraw { key, sequence } if self.covers(key, *sequence) => Ok(vec![Change::RemoveAgent(*key)]),
+            Operation::Withdraw { .. } => Ok(Vec::new()),
+            Operation::HandOver { record, bytes } => self.plan_hand_over(now, record, bytes),
         }
-        self.insert(registration);
-        Ok(())
     }
 
-    fn withdraw(&mut self, key: &IdentityKey, sequence: u64) -> bool {
-        let covered = self.by_key.get(key).is_some_and(|stored| stored.identity.sequence <= sequence);
-        if covered {
-            self.remove(key);
+    fn apply(&mut self, now: UnixTime, operation: Operation) {
+        match operation {
+            Operation::Register(registration) => self.register(now, *registration),
+            Operation::Withdraw { key, sequence } if self.covers(&key, sequence) => self.remove(&key),
+            Operation::Withdraw { .. } => {}
+            Operation::HandOver { record, bytes } => self.hand_over(now, &record, &bytes),
         }
-        covered
     }
 
-    fn expire(&mut self, now: UnixTime) {
-        while let Some((lease_until, key)) = self.by_lease.first().copied() {
-            if lease_until > now {
+    fn expire(&mut self, now: UnixTime) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while let Some((until, held)) = self.ends.first().cloned() {
+            if until > now {
                 break;
             }
-            self.remove(&key);
+            match held {
+                Held::Agent(key) => {
+                    self.remove(&key);
+                    changes.push(Change::RemoveAgent(key));
+                }
+                Held::Name(name) => {
+                    self.free(&name);
+                    changes.push(Change::RemoveName(name));
+                }
+            }
         }
+        changes
     }
 
     fn next_expiry(&self) -> Option<UnixTime> {
-        self.by_lease.first().map(|(lease_until, _)| *lease_until)
+        self.ends.first().map(|(until, _)| *until)
     }
 
     fn by_key(&self, now: UnixTime, key: &IdentityKey) -> Option<Arc<Registration>> {
@@ -171,6 +348,12 @@ fn matches(identity: &IdentityRecord, find: &Find, wanted: &BTreeSet<String>) ->
         && (wanted.is_empty() || words_of(identity).any(|word| wanted.contains(&word)))
 }
 
+/// Whether nothing of the registration would be written down: the record is the one on file, and so is nearly all of the lease.
+fn is_on_file(known: &Known, new: &Registration) -> bool {
+    known.registration.identity_bytes == new.identity_bytes
+        && new.lease_until < known.lease_on_file + LEASE_WRITE_INTERVAL
+}
+
 /// A refresh repeats the bytes; anything else needs a higher sequence.
 fn check_sequences(stored: &Registration, new: &Registration) -> Result<(), RegisterError> {
     let sequence = stored.identity.sequence;
@@ -178,10 +361,17 @@ fn check_sequences(stored: &Registration, new: &Registration) -> Result<(), Regi
     if new.identity.sequence <= sequence && !same_identity {
         return Err(RegisterError::OldSequence(sequence));
     }
-    let sequence = stored.presence.sequence;
-    let same_presence = new.presence.sequence == sequence && new.presence_bytes == stored.presence_bytes;
-    let same_instance = new.presence.instance == stored.presence.instance;
-    if same_instance && new.presence.sequence <= sequence && !same_presence {
+    match (&stored.present, &new.present) {
+        (Some(stored), Some(new)) => check_presence_sequences(stored, new),
+        (Some(_) | None, _) => Ok(()),
+    }
+}
+
+fn check_presence_sequences(stored: &Present, new: &Present) -> Result<(), RegisterError> {
+    let sequence = stored.record.sequence;
+    let same_presence = new.record.sequence == sequence && new.bytes == stored.bytes;
+    let same_instance = new.record.instance == stored.record.instance;
+    if same_instance && new.record.sequence <= sequence && !same_presence {
         return Err(RegisterError::OldSequence(sequence));
     }
     Ok(())
@@ -207,7 +397,7 @@ fn subtract(index: &mut Index, labels: impl Iterator<Item = String>, key: &Ident
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::{NOW, conformance, registration};
+    use crate::store::tests::{NOW, conformance, register, registration, withdraw};
 
     #[test]
     fn conforms() {
@@ -217,9 +407,9 @@ mod tests {
     #[test]
     fn an_empty_store_has_empty_indexes() {
         let mut store = MemoryStore::new();
-        store.register(NOW, registration(1, "alice")).unwrap();
-        store.withdraw(&IdentityKey([1; 32]), 1);
-        assert!(store.by_name.is_empty() && store.by_address.is_empty() && store.by_lease.is_empty());
+        register(&mut store, NOW, registration(1, "alice")).unwrap();
+        withdraw(&mut store, &IdentityKey([1; 32]), 1);
+        assert!(store.by_name.is_empty() && store.by_address.is_empty() && store.ends.is_empty());
         assert!(store.tags.is_empty() && store.groups.is_empty() && store.words.is_empty());
     }
 }

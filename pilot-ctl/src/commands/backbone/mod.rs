@@ -7,7 +7,7 @@ mod stop;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::context::Context;
 use crate::duration;
@@ -26,6 +26,7 @@ enum BackboneVerb {
     #[command(after_help = "Examples:
   pilotctl backbone start
   pilotctl backbone start --listen 0.0.0.0:3478
+  pilotctl backbone start --roles stun,relay --listen 0.0.0.0:3478
   pilotctl backbone start --listen [::]:3478 --advertise backbone.example.net --detach
 
 Two machines: start it on one, and give the printed ticket to both with --backbone or PILOT_BACKBONE.")]
@@ -45,6 +46,8 @@ Two machines: start it on one, and give the printed ticket to both with --backbo
 struct StartArgs {
     #[command(flatten)]
     listen: ListenArgs,
+    #[command(flatten)]
+    roles: RoleArgs,
     /// Run in the background.
     #[arg(long)]
     detach: bool,
@@ -61,10 +64,37 @@ struct ListenArgs {
     advertise: Option<String>,
 }
 
+/// What a backbone does, and what becomes of its directory's file.
+#[derive(Clone, Debug, Args)]
+struct RoleArgs {
+    /// What it does: any of stun, relay and directory, with commas between.
+    #[arg(
+        long,
+        value_name = "ROLES",
+        value_delimiter = ',',
+        hide_possible_values = true,
+        default_value = "stun,relay,directory"
+    )]
+    roles: Vec<Role>,
+    /// If the directory's file is damaged, keep it under another name and begin an empty one.
+    #[arg(long)]
+    set_aside_damaged: bool,
+}
+
+/// One of the things that a backbone does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Role {
+    Stun,
+    Relay,
+    Directory,
+}
+
 #[derive(Clone, Debug, Args)]
 struct RunArgs {
     #[command(flatten)]
     listen: ListenArgs,
+    #[command(flatten)]
+    roles: RoleArgs,
     /// What `--detach` starts.
     #[arg(long)]
     detached: bool,
@@ -77,8 +107,8 @@ pub(crate) async fn run(args: &BackboneArgs, context: &Context) -> Result<()> {
     match &args.verb {
         BackboneVerb::Start(args) if args.detach => interruptible(run::start_detached(args, context)).await,
         BackboneVerb::Start(args) => {
-            let args = RunArgs { listen: args.listen.clone(), detached: false, idle_exit: None };
-            run::run(&args, context).await
+            let StartArgs { listen, roles, .. } = args.clone();
+            run::run(&RunArgs { listen, roles, detached: false, idle_exit: None }, context).await
         }
         BackboneVerb::Run(args) => run::run(args, context).await,
         BackboneVerb::Stop => interruptible(stop::stop(context)).await,

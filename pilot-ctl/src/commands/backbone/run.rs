@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use pilot_relay::driver::{self, ServeError, ServeOptions};
+use pilot_relay::roles::Roles;
 use serde::{Deserialize, Serialize};
 
-use super::{ListenArgs, RunArgs, StartArgs, local};
+use super::{ListenArgs, Role, RoleArgs, RunArgs, StartArgs, local};
 use crate::context::Context;
 use crate::hint::{Failure, Result};
 use crate::home;
@@ -28,6 +29,7 @@ pub(super) async fn start_detached(args: &StartArgs, context: &Context) -> Resul
     let mut argv: Vec<OsString> = vec!["--home".into(), context.home.clone().into()];
     argv.extend(["backbone", "run", "--detached"].map(OsString::from));
     argv.extend(args.listen.to_argv());
+    argv.extend(args.roles.to_argv());
     let ready: Ready = process::spawn_detached(&argv, &local::log(context)).await?;
     print(context.output, &ready)
 }
@@ -71,11 +73,13 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
 }
 
 fn options(args: &RunArgs, context: &Context) -> ServeOptions {
+    let listen = args.listen.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     ServeOptions {
-        listen: args.listen.listen.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-        home_dir: local::directory(context),
         advertise: args.listen.advertise.clone(),
         idle_exit: args.idle_exit,
+        roles: args.roles.roles(),
+        set_aside_damaged: args.roles.set_aside_damaged,
+        ..ServeOptions::new(listen, local::directory(context))
     }
 }
 
@@ -105,7 +109,24 @@ fn serve_failure(error: ServeError) -> Failure {
         ServeError::Home(error) => error.into(),
         ServeError::Bind { .. } => failure.hint("--listen ADDR names another address; port 0 takes any free one"),
         ServeError::Ticket(_) => failure.hint("--advertise takes a host name or an address, without a port"),
+        ServeError::Directory(error) => failure.hint(error.hint()),
         ServeError::Api { .. } | ServeError::Io(_) | _ => failure,
+    }
+}
+
+impl RoleArgs {
+    fn roles(&self) -> Roles {
+        Roles {
+            stun: self.roles.contains(&Role::Stun),
+            relay: self.roles.contains(&Role::Relay),
+            directory: self.roles.contains(&Role::Directory),
+        }
+    }
+
+    fn to_argv(&self) -> Vec<OsString> {
+        let roles = self.roles().names().collect::<Vec<_>>().join(",");
+        let set_aside = self.set_aside_damaged.then(|| "--set-aside-damaged".to_owned());
+        [format!("--roles={roles}")].into_iter().chain(set_aside).map(OsString::from).collect()
     }
 }
 

@@ -40,16 +40,18 @@ pub(super) async fn status(context: &Context) -> Result<()> {
 }
 
 fn lines(status: &BackboneStatusReply) -> String {
-    [
+    let store_error = status.store_error.iter().map(|error| format!("Directory: stores nothing new: {error}"));
+    let lines = [
         format!("Backbone running (pid {})", status.pid),
         format!("Ticket: {}", status.ticket),
+        format!("Roles: {}", status.roles.join(", ")),
         format!("Listens on: {}", status.listen),
         format!("Uptime: {}", duration::display(Duration::from_secs(status.uptime_s))),
         format!("Agents: {} registered, {} connected", status.agents, status.connected),
         format!("Circuits: {}", status.circuits),
         format!("Relayed: {} packets, {}", status.packets_relayed, byte_count(status.bytes_relayed)),
-    ]
-    .join("\n")
+    ];
+    lines.into_iter().chain(store_error).collect::<Vec<_>>().join("\n")
 }
 
 fn not_running() -> Failure {

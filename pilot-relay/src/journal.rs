@@ -1,0 +1,348 @@
+//! Holds answers back until what they acknowledge is on disk (spec/backbone.md §5).
+//!
+//! Operations wait in the order of their calls. The driver takes a [`Batch`] of what they change, writes it in one commit, and tells; then
+//! the operations are applied to the store and answered. One batch is on its way at a time, and what arrives meanwhile goes with the next.
+//!
+//! ```text
+//! waiting -> in flight -> answered     the commit is durable, the operation applied
+//!                      -> answered     the commit has failed, nothing is changed
+//! waiting -> answered                  the store refuses the operation
+//! ```
+
+use std::collections::{BTreeSet, VecDeque};
+
+use pilot_core::address::Address;
+use pilot_core::id::IdentityKey;
+use pilot_core::record::{HandOver, IdentityRecord};
+use pilot_core::time::UnixTime;
+
+use crate::store::{Change, Operation, RegisterError, Store};
+
+/// Operations of one commit: a burst shares it, and it stays within a few megabytes.
+const BATCH_MAX: usize = 256;
+/// Operations that wait for a commit; a disk this slow serves nobody, and those who come now are told so.
+const WAITING_MAX: usize = 4_096;
+
+/// Names a call whose answer is held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CallId(u64);
+
+/// What goes to disk in one commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// In this order.
+    pub changes: Vec<Change>,
+}
+
+/// How an operation came out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is on disk and applied.
+    Done(Done),
+    /// The store refuses it.
+    Refused(RegisterError),
+    /// The disk has failed, and why.
+    NotStored(String),
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// A registration, with the end of its lease.
+    Registered(UnixTime),
+    /// A withdrawal, whatever it found.
+    Withdrawn,
+    /// A hand-over.
+    HandedOver,
+}
+
+/// An operation and the call that waits for it.
+#[derive(Debug)]
+struct Waiting {
+    call: CallId,
+    operation: Operation,
+}
+
+/// What two operations must not change in one batch: the plan of each is made from what the store has before.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Touched {
+    Key(IdentityKey),
+    Name(String),
+    Address(Address),
+}
+
+/// Operations on their way to the disk.
+#[derive(Debug, Default)]
+pub struct Journal {
+    waiting: VecDeque<Waiting>,
+    in_flight: Vec<Waiting>,
+    /// What nobody waits for: it goes with the next batch.
+    by_the_way: Vec<Change>,
+    by_the_way_in_flight: Vec<Change>,
+    outcomes: VecDeque<(CallId, Outcome)>,
+    last_call: u64,
+}
+
+impl Journal {
+    /// Takes an operation; its outcome follows. None if too many wait.
+    pub fn submit(&mut self, operation: Operation) -> Option<CallId> {
+        if self.waiting.len() >= WAITING_MAX {
+            return None;
+        }
+        self.last_call += 1;
+        let call = CallId(self.last_call);
+        self.waiting.push_back(Waiting { call, operation });
+        Some(call)
+    }
+
+    /// Takes changes that nobody waits for.
+    pub fn note(&mut self, changes: Vec<Change>) {
+        self.by_the_way.extend(changes);
+    }
+
+    /// Whether an operation that was taken and not yet answered touches the same.
+    pub fn is_touched(&self, operation: &Operation) -> bool {
+        let own: BTreeSet<_> = touched(operation).collect();
+        let mut taken = self.waiting.iter().chain(&self.in_flight);
+        taken.any(|waiting| touched(&waiting.operation).any(|touched| own.contains(&touched)))
+    }
+
+    /// The next batch to write, if the one before is done with. [`Journal::batch_written`] must follow.
+    pub fn poll_batch(&mut self, now: UnixTime, store: &mut impl Store) -> Option<Batch> {
+        if !self.in_flight.is_empty() {
+            return None;
+        }
+        loop {
+            let changes = self.take_compatible(now, store);
+            if !changes.is_empty() {
+                self.by_the_way_in_flight = std::mem::take(&mut self.by_the_way);
+                let changes = self.by_the_way_in_flight.iter().cloned().chain(changes).collect();
+                return Some(Batch { changes });
+            }
+            // Heartbeats that had come behind something else. What waits behind them has its turn now: nobody else wakes it.
+            self.answer_in_flight(now, store);
+            if self.waiting.is_empty() {
+                return None;
+            }
+        }
+    }
+
+    /// The batch is on disk, or it is not and `result` tells why.
+    pub fn batch_written(&mut self, now: UnixTime, result: Result<(), String>, store: &mut impl Store) {
+        match result {
+            Ok(()) => {
+                self.by_the_way_in_flight.clear();
+                self.answer_in_flight(now, store);
+            }
+            Err(reason) => {
+                self.by_the_way.splice(..0, self.by_the_way_in_flight.drain(..));
+                let failed = self.in_flight.drain(..);
+                self.outcomes.extend(failed.map(|waiting| (waiting.call, Outcome::NotStored(reason.clone()))));
+            }
+        }
+    }
+
+    /// How an operation came out, each once.
+    pub fn poll_outcome(&mut self) -> Option<(CallId, Outcome)> {
+        self.outcomes.pop_front()
+    }
+
+    /// Moves the operations in flight that change different things, in the order of their calls, and gives their changes.
+    fn take_compatible(&mut self, now: UnixTime, store: &impl Store) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut in_use = BTreeSet::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            let planned = store.plan(now, &waiting.operation);
+            let mut own: BTreeSet<_> = touched(&waiting.operation).collect();
+            own.extend(planned.iter().flatten().filter_map(changed_key).map(Touched::Key));
+            let must_wait = self.in_flight.len() >= BATCH_MAX || !in_use.is_disjoint(&own);
+            in_use.append(&mut own);
+            match planned {
+                _ if must_wait => self.waiting.push_back(waiting),
+                Ok(planned) => {
+                    changes.extend(planned);
+                    self.in_flight.push(waiting);
+                }
+                Err(reason) => self.outcomes.push_back((waiting.call, Outcome::Refused(reason))),
+            }
+        }
+        changes
+    }
+
+    fn answer_in_flight(&mut self, now: UnixTime, store: &mut impl Store) {
+        for Waiting { call, operation } in self.in_flight.drain(..) {
+            self.outcomes.push_back((call, Outcome::Done(Done::by(&operation))));
+            store.apply(now, operation);
+        }
+    }
+}
+
+impl Done {
+    /// What carrying out an operation comes to.
+    pub(crate) fn by(operation: &Operation) -> Self {
+        match operation {
+            Operation::Register(registration) => Self::Registered(registration.lease_until),
+            Operation::Withdraw { .. } => Self::Withdrawn,
+            Operation::HandOver { .. } => Self::HandedOver,
+        }
+    }
+}
+
+fn touched(operation: &Operation) -> impl Iterator<Item = Touched> {
+    let touched = match operation {
+        Operation::Register(registration) => {
+            let IdentityRecord { key, name, .. } = &registration.identity;
+            vec![Touched::Key(*key), Touched::Name(name.clone()), Touched::Address(registration.address)]
+        }
+        Operation::Withdraw { key, .. } => vec![Touched::Key(*key)],
+        Operation::HandOver { record: HandOver { from, name, to, .. }, .. } => {
+            vec![Touched::Key(*from), Touched::Key(*to), Touched::Name(name.clone())]
+        }
+    };
+    touched.into_iter()
+}
+
+fn changed_key(change: &Change) -> Option<IdentityKey> {
+    match change {
+        Change::PutAgent(key, _) | Change::RemoveAgent(key) => Some(*key),
+        Change::PutName(..) | Change::RemoveName(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+    use crate::store::tests::{NOW, registration};
+
+    fn register(key: u8, name: &str) -> Operation {
+        Operation::Register(Box::new(registration(key, name)))
+    }
+
+    fn with_sequence(sequence: u64) -> Operation {
+        let mut registration = registration(1, "alice");
+        (registration.identity.sequence, registration.identity_bytes) = (sequence, vec![sequence as u8]);
+        Operation::Register(Box::new(registration))
+    }
+
+    struct Desk {
+        journal: Journal,
+        store: MemoryStore,
+    }
+
+    impl Desk {
+        fn new() -> Self {
+            Self { journal: Journal::default(), store: MemoryStore::new() }
+        }
+
+        fn batch(&mut self) -> Option<usize> {
+            self.journal.poll_batch(NOW, &mut self.store).map(|batch| batch.changes.len())
+        }
+
+        fn written(&mut self, result: Result<(), String>) -> Vec<Outcome> {
+            self.journal.batch_written(NOW, result, &mut self.store);
+            std::iter::from_fn(|| self.journal.poll_outcome()).map(|(_, outcome)| outcome).collect()
+        }
+    }
+
+    fn is_done(outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Done(_))
+    }
+
+    #[test]
+    fn nothing_is_answered_or_served_before_it_is_on_disk() {
+        let mut desk = Desk::new();
+        desk.journal.submit(register(1, "alice")).unwrap();
+        assert_eq!(desk.batch(), Some(1));
+        assert_eq!(desk.journal.poll_outcome(), None);
+        assert_eq!(desk.store.by_name(NOW, "alice"), None);
+        assert!(desk.written(Ok(())).iter().all(is_done));
+        assert!(desk.store.by_name(NOW, "alice").is_some());
+    }
+
+    #[test]
+    fn what_arrives_during_a_commit_goes_with_the_next() {
+        let mut desk = Desk::new();
+        desk.journal.submit(register(1, "alice"));
+        assert_eq!(desk.batch(), Some(1));
+        desk.journal.submit(register(2, "bob"));
+        desk.journal.submit(register(3, "carol"));
+        assert_eq!(desk.batch(), None);
+        assert_eq!(desk.written(Ok(())).len(), 1);
+        assert_eq!(desk.batch(), Some(2));
+        assert_eq!(desk.written(Ok(())).len(), 2);
+    }
+
+    #[test]
+    fn of_two_who_want_one_name_at_once_the_first_has_it() {
+        let mut desk = Desk::new();
+        desk.journal.submit(register(1, "alice"));
+        desk.journal.submit(register(2, "alice"));
+        assert_eq!(desk.batch(), Some(1));
+        assert!(desk.written(Ok(())).iter().all(is_done));
+        assert_eq!(desk.batch(), None);
+        let (_, outcome) = desk.journal.poll_outcome().unwrap();
+        assert!(matches!(outcome, Outcome::Refused(RegisterError::NameTaken { .. })), "{outcome:?}");
+    }
+
+    #[test]
+    fn operations_of_one_key_keep_their_order() {
+        let mut desk = Desk::new();
+        desk.journal.submit(with_sequence(1));
+        desk.journal.submit(with_sequence(2));
+        desk.journal.submit(Operation::Withdraw { key: IdentityKey([1; 32]), sequence: 2 });
+        for _ in 0..3 {
+            assert_eq!(desk.batch(), Some(1));
+            assert!(desk.written(Ok(())).iter().all(is_done));
+        }
+        assert!(desk.store.is_empty());
+    }
+
+    #[test]
+    fn what_waits_behind_a_heartbeat_or_a_refusal_needs_no_other_call_to_go_on() {
+        let mut desk = Desk::new();
+        desk.journal.submit(with_sequence(1));
+        assert_eq!(desk.batch(), Some(1));
+        for sequence in [1, 0, 2] {
+            desk.journal.submit(with_sequence(sequence));
+        }
+        assert_eq!(desk.written(Ok(())).len(), 1);
+        assert_eq!(desk.batch(), Some(1), "the last of the three");
+        let outcomes: Vec<_> = desk.written(Ok(())).iter().map(is_done).collect();
+        assert_eq!(outcomes, [true, false, true]);
+    }
+
+    #[test]
+    fn a_disk_that_fails_changes_nothing_and_says_why() {
+        let mut desk = Desk::new();
+        desk.journal.submit(register(1, "alice"));
+        assert_eq!(desk.batch(), Some(1));
+        assert_eq!(desk.written(Err("disk full".into())), [Outcome::NotStored("disk full".into())]);
+        assert!(desk.store.is_empty());
+        assert_eq!(desk.batch(), None, "nothing is tried again by itself");
+        desk.journal.submit(register(1, "alice"));
+        assert_eq!(desk.batch(), Some(1));
+        assert!(desk.written(Ok(())).iter().all(is_done));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_is_not_lost_with_a_failed_commit() {
+        let mut desk = Desk::new();
+        desk.journal.note(vec![Change::RemoveName("old".into())]);
+        assert_eq!(desk.batch(), None, "it causes no commit of its own");
+        for result in [Err("disk full".to_owned()), Ok(())] {
+            desk.journal.submit(register(1, "alice"));
+            assert_eq!(desk.batch(), Some(2));
+            desk.written(result);
+        }
+        desk.journal.submit(register(2, "bob"));
+        assert_eq!(desk.batch(), Some(1));
+    }
+
+    #[test]
+    fn a_disk_that_never_answers_is_waited_for_by_a_bounded_number() {
+        let mut desk = Desk::new();
+        let taken = (0..=WAITING_MAX as u64).filter(|sequence| desk.journal.submit(with_sequence(*sequence)).is_some());
+        assert_eq!(taken.count(), WAITING_MAX);
+    }
+}
