@@ -62,3 +62,8 @@ fn a_timer_that_stays_armed_breaks_timers() {
 fn data_that_is_not_counted_breaks_counts() {
     assert_eq!(broken_by(Sabotage::MiscountData), Some(Invariant::Count));
 }
+
+#[test]
+fn output_without_end_breaks_progress() {
+    assert_eq!(broken_by(Sabotage::EndlessPing), Some(Invariant::Progress));
+}

@@ -36,6 +36,8 @@ pub enum Sabotage {
     TimerInThePast,
     /// Data that is sent is not counted against the credit of the tunnel.
     MiscountData,
+    /// A PING that was sent is queued again.
+    EndlessPing,
 }
 
 /// Window of a tunnel that nothing has been read from: a whole request of most kinds, little enough for a stranger.

@@ -113,6 +113,8 @@ pub struct Transport {
     breaks_in_flight: bool,
     #[cfg(feature = "sabotage")]
     breaks_timers: bool,
+    #[cfg(feature = "sabotage")]
+    breaks_progress: bool,
 }
 
 impl Transport {
@@ -144,6 +146,8 @@ impl Transport {
             breaks_in_flight: config.breaks(Sabotage::DoubleCountAck),
             #[cfg(feature = "sabotage")]
             breaks_timers: config.breaks(Sabotage::TimerInThePast),
+            #[cfg(feature = "sabotage")]
+            breaks_progress: config.breaks(Sabotage::EndlessPing),
         }
     }
 

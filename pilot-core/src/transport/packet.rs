@@ -149,6 +149,8 @@ impl Transport {
         let Some(path) = self.paths.iter_mut().find(|path| path.id == draft.path) else { return };
         if std::mem::take(&mut path.is_ping_queued) {
             frame::put_ping(buf);
+            #[cfg(feature = "sabotage")]
+            (path.is_ping_queued = self.breaks_progress);
         }
         draft.is_ack_eliciting = true;
         let mut pads = false;
