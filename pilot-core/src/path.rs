@@ -235,7 +235,12 @@ impl Paths {
         let mut due = Vec::new();
         for path in &mut self.paths {
             let Some(probe) = &mut path.probe else { continue };
-            if probe.next > now || !probe.may_go_on(is_in_use) {
+            if probe.next > now {
+                continue;
+            }
+            if !probe.may_go_on(is_in_use) {
+                // It rests; what wakes it does so for later, not for what has passed.
+                probe.next = now + PROBE_INTERVAL_MIN;
                 continue;
             }
             if probe.sent < PROBES_PER_PATH_MAX {

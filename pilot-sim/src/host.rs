@@ -23,8 +23,6 @@ use crate::world::START;
 const EPOCH: UnixTime = UnixTime(1_800_000_000_000_000_000);
 /// Trains and events that one turn of a host may produce. A correct one stays below a hundred: whole windows leave in trains of 64 KiB.
 const TURN_OUTPUT_MAX: usize = 10_000;
-/// How often in one turn timers may be due: one wakes those that rested until the tunnel was in use, these wake nothing more.
-const DUE_ROUNDS_MAX: usize = 2;
 /// Modifiers of the identities whose secret is the byte of their position, plus one, 32 times: found once, since each search takes a
 /// million hashes (spec/address.md §2).
 const MODIFIERS: [u64; 51] = [
@@ -274,17 +272,15 @@ impl Program {
         }
     }
 
-    /// Handles timers that are due at this very moment; soon none may be. What is sent meanwhile can wake another that rested.
+    /// Handles a timer that is due at this very moment; afterwards none may be.
     fn handle_due(&mut self, now: Now, turn: &mut Turn) -> Result<(), Violation> {
         let is_due = |machine: &dyn Machine| machine.poll_timeout().filter(|&due| due <= now.mono);
-        for _ in 0..DUE_ROUNDS_MAX {
-            if is_due(self.machine()).is_none() {
-                return Ok(());
-            }
-            self.machine_mut().handle_timeout(now);
-            self.drain(now, turn)?;
+        if is_due(self.machine_mut()).is_none() {
+            return Ok(());
         }
-        is_due(self.machine()).map_or(Ok(()), |due| Err(Violation::Timer(now.mono.since(due))))
+        self.machine_mut().handle_timeout(now);
+        self.drain(now, turn)?;
+        is_due(self.machine_mut()).map_or(Ok(()), |due| Err(Violation::Timer(now.mono.since(due))))
     }
 
     /// Takes events and datagrams until there are no more. Events go to the program first: what it writes leaves in the same turn.
