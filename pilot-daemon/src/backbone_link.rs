@@ -225,7 +225,7 @@ async fn records(
     said: &Said,
     known: Option<SignedIdentity>,
 ) -> Result<(SignedIdentity, Vec<u8>), ApiError> {
-    let sequence = inner.next_sequence(now)?;
+    let sequence = inner.next_sequence(now);
     let invalid = |error: RecordError| {
         ApiError::new(ErrorCode::Usage, format!("the directory would not take this agent's record: {error}"))
             .hint("tags and groups are lower-case words of up to 63 characters, 16 at most")

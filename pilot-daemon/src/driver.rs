@@ -5,7 +5,6 @@
 //! queues of streams ([`DirtyList`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use crate::clock;
 use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
 use crate::renewal::EntropyFeed;
+use crate::services::inbox::Inbox;
 use crate::services::{Incoming, Refused, Services, builtin};
 use crate::stream::{DirtyList, EndedBy, QUEUE_MAX, Shared, Stream, StreamError};
 use crate::timer::Timer;
@@ -65,7 +65,7 @@ pub(crate) struct Core {
     connecting: Vec<(IdentityKey, oneshot::Sender<Result<PeerStatus, ConnectError>>)>,
     home_link: watch::Sender<HomeLink>,
     neighbours: Neighbours,
-    inbox: PathBuf,
+    inbox: Inbox,
     is_stopping: bool,
 }
 
@@ -212,7 +212,7 @@ impl Core {
         node: Node,
         services: Services,
         home: Home,
-        inbox: PathBuf,
+        inbox: Inbox,
         home_link: watch::Sender<HomeLink>,
     ) -> Self {
         Self {
@@ -341,7 +341,7 @@ impl Core {
         let (peer, port) = (incoming.peer, incoming.header.port);
         let is_trusted = self.neighbours.contains(now.mono, &peer);
         if port == ServicePort::MESSAGE && is_trusted && !self.services.is_served(port) {
-            tokio::spawn(builtin::keep_message(incoming, self.inbox.clone()));
+            tokio::spawn(self.inbox.clone().keep(incoming));
             return;
         }
         if let Err(refused) = self.services.deliver(incoming, is_trusted) {
@@ -486,7 +486,8 @@ impl Neighbours {
     fn contains(&mut self, now: Mono, key: &IdentityKey) -> bool {
         let is_fresh = self.read_at.is_some_and(|read_at| now.since(read_at) < NEIGHBOURS_INTERVAL);
         if !self.keys.contains(key) && !is_fresh {
-            self.keys = self.home.identity_keys().into_iter().collect();
+            // Who was found once stays found: a file that cannot be opened just now makes nobody a stranger.
+            self.keys.extend(self.home.identity_keys());
             self.read_at = Some(now);
         }
         self.keys.contains(key)

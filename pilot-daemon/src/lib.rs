@@ -5,6 +5,7 @@ pub mod agent;
 pub mod api;
 mod backbone_link;
 pub mod clock;
+pub mod descriptors;
 mod driver;
 pub mod home;
 pub mod logging;

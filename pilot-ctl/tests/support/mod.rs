@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod disk;
 pub mod schema;
 pub mod stream;
 pub mod tap;
@@ -15,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use disk::Disk;
 use serde_json::Value;
 
 /// The program under test.
@@ -24,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A `PILOT_HOME` that goes away with everything that runs in it.
 pub struct Home {
+    /// Gone before the directory.
+    disk: Option<Disk>,
     directory: tempfile::TempDir,
 }
 
@@ -45,7 +49,18 @@ pub struct Running {
 
 impl Home {
     pub fn new() -> Self {
-        Self { directory: tempfile::Builder::new().prefix("pilot-").tempdir().expect("a temporary directory") }
+        Self { disk: None, directory: directory() }
+    }
+
+    /// A home on a disk of its own; none where the system does not let us mount one.
+    pub fn on_a_small_disk(test: &str) -> Option<Self> {
+        let directory = directory();
+        Some(Self { disk: Some(Disk::mount(test, directory.path())?), directory })
+    }
+
+    /// The disk of [`Self::on_a_small_disk`].
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("a disk of its own")
     }
 
     pub fn path(&self) -> &Path {
@@ -54,6 +69,18 @@ impl Home {
 
     pub fn agent_path(&self, agent: &str, file: &str) -> PathBuf {
         self.path().join("agents").join(agent).join(file)
+    }
+
+    /// The process of an agent.
+    #[track_caller]
+    pub fn pid(&self, agent: &str) -> u32 {
+        let pid = self.json(&["daemon", "status", "--as", agent])["pid"].as_u64().expect("a pid");
+        u32::try_from(pid).expect("a pid")
+    }
+
+    #[track_caller]
+    pub fn address(&self, agent: &str) -> String {
+        self.json(&["info", "--as", agent])["address"].as_str().expect("an address").to_owned()
     }
 
     /// A command in this home and in no other circumstances.
@@ -186,6 +213,10 @@ impl Drop for Running {
             self.child.wait().expect("wait");
         }
     }
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("pilot-").tempdir().expect("a temporary directory")
 }
 
 /// `pilotctl` with none of the variables that would change what it does.

@@ -30,6 +30,11 @@ impl LocalStream {
         Self { number: number.parse().expect("a number"), io }
     }
 
+    /// The socket itself, for who does what no program should.
+    pub fn socket(&mut self) -> &mut UnixStream {
+        self.io.get_mut()
+    }
+
     pub fn send(&mut self, text: &str) {
         self.io.get_mut().write_all(text.as_bytes()).expect("write");
     }

@@ -17,7 +17,7 @@ use super::settings::Profile;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::backbone_link::Registration;
 use crate::driver::{Command, Core, HomeLink};
-use crate::home::{AgentHome, Home, HomeLock};
+use crate::home::{AgentHome, Home, HomeError, HomeLock};
 use crate::names::Names;
 use crate::renewal::KeyRenewal;
 use crate::stream::Stream;
@@ -34,6 +34,8 @@ pub(crate) struct Inner {
     pub(super) listen: SocketAddr,
     /// Guards pins and answers; a leaf, never held across an await.
     pub(super) names: Mutex<Names>,
+    /// Guards the files of `names`, taken before it and only on threads that may wait for a disk.
+    pub(super) names_files: Mutex<()>,
     /// The last sequence given to a record; a leaf like `names`.
     pub(super) sequence: Mutex<u64>,
     pub(crate) profile: watch::Sender<Profile>,
@@ -81,13 +83,14 @@ impl Inner {
     }
 
     /// The next sequence of a record: greater than any before, also of a run whose file was lost.
-    pub(crate) fn next_sequence(&self, now: UnixTime) -> Result<u64, ApiError> {
+    pub(crate) fn next_sequence(&self, now: UnixTime) -> u64 {
         let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
-        *sequence = (*sequence + 1).max(now.as_secs());
-        self.agent_home
-            .save_number("sequence", *sequence)
-            .map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()).hint(error.hint()))?;
-        Ok(*sequence)
+        *sequence = sequence.saturating_add(1).max(now.as_secs());
+        if let Err(error) = self.agent_home.save_number("sequence", *sequence) {
+            // The clock stands in for the file at the next start. Without a registration nobody would find the agent any more.
+            tracing::warn!(%error, "sequence not stored");
+        }
+        *sequence
     }
 
     /// Goes on with new keys: first the node, then, by the next registration, those who look the agent up.
@@ -108,6 +111,13 @@ impl Inner {
 
     pub(super) fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Stores pins and answers as they are now: of two at once, the one that comes later holds what both know.
+    pub(super) fn save_names(&self) -> Result<(), HomeError> {
+        let _files = self.names_files.lock().unwrap_or_else(PoisonError::into_inner);
+        let contents = self.names().to_bytes();
+        Names::save(&self.agent_home, &contents)
     }
 
     pub(super) fn name_of(&self, key: &IdentityKey) -> Option<String> {

@@ -59,6 +59,7 @@ use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
 use crate::renewal::KeyRenewal;
 use crate::services::Services;
+use crate::services::inbox::Inbox;
 pub use crate::services::{Incoming, ServiceOptions, service_name, service_port};
 pub use crate::stream::{EndedBy, ReadHalf, Stream, StreamError, StreamOutcome, StreamWatch, WriteHalf};
 
@@ -157,7 +158,7 @@ impl Agent {
         let mut node = Node::new(node_config(config.direct), keys, entropy()?, now);
         node.set_local_addresses(now, &socket.local_addresses());
         let services = Services::new(offers_sender);
-        let core = Core::new(node, services, config.home.clone(), agent_home.inbox_path(), link_sender);
+        let core = Core::new(node, services, config.home.clone(), Inbox::new(agent_home.inbox_path()), link_sender);
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let driver = Driver::new(core, socket, receiver).map_err(StartError::Timer)?;
         let (ended_sender, ended) = watch::channel(());
@@ -171,6 +172,7 @@ impl Agent {
         let inner = Arc::new(Inner {
             commands,
             names: Mutex::new(Names::load(&agent_home, now.unix)?),
+            names_files: Mutex::new(()),
             sequence: Mutex::new(agent_home.number("sequence").unwrap_or(0)),
             agent_home,
             home: config.home,
@@ -186,7 +188,7 @@ impl Agent {
             started: now.mono,
             _lock: lock,
         });
-        inner.save_settings()?;
+        inner.save_settings(&inner.profile.borrow())?;
         tokio::spawn(async move {
             driver.run().await;
             drop(ended_sender);

@@ -1,5 +1,6 @@
 //! Finding other agents: by name, address, key, ticket, or by what they offer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::address::Address;
@@ -14,7 +15,6 @@ use super::Agent;
 use crate::api::types::{self, ApiError, ErrorCode};
 use crate::backbone_link;
 use crate::clock;
-use crate::names::Names;
 
 /// An answer of the directory this young is used again while there is a tunnel with the agent.
 const ANSWER_FRESH: Duration = Duration::from_secs(10);
@@ -132,11 +132,10 @@ impl Agent {
             )
             .hint("ask the other agent's owner for its ticket: that needs no directory")
         })?;
-        let files = names.to_bytes();
         drop(names);
-        let home = self.inner.agent_home.clone();
+        let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = Names::save(&home, &files) {
+            if let Err(error) = inner.save_names() {
                 tracing::warn!(%error, "pins not stored");
             }
         });

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -14,12 +15,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
 
 use super::types::{AcceptRequest, Accepted, ApiError, ErrorBody, ErrorCode, OpenRequest, Opened, StreamStatus};
 use super::{UPGRADE, VERSION, VERSION_HEADER, header};
 
 /// Longest reply taken: a full `find` of 64 agents is a tenth of it.
 const REPLY_LEN_MAX: usize = 8 * 1024 * 1024;
+/// Longest wait for a daemon that accepts nobody.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is tried meanwhile.
+const DIAL_RETRY: Duration = Duration::from_millis(20);
 /// Longest head of a reply to an upgrade; ours take a tenth of it.
 const HEAD_LEN_MAX: usize = 16 * 1024;
 
@@ -130,7 +136,21 @@ impl Client {
     }
 
     async fn dial(&self) -> Result<UnixStream, ApiError> {
-        UnixStream::connect(&self.socket).await.map_err(|error| not_running(&self.socket, &error))
+        match timeout(DIAL_TIMEOUT, self.dial_when_there_is_room()).await {
+            Ok(dialled) => dialled.map_err(|error| not_running(&self.socket, &error)),
+            Err(_) => Err(ApiError::new(ErrorCode::Timeout, "the daemon has no room for another program")
+                .hint("let some of those that use it end; see what it says: pilotctl daemon logs")),
+        }
+    }
+
+    async fn dial_when_there_is_room(&self) -> io::Result<UnixStream> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                // So many wait to be accepted that the system takes no more. No event tells when it does again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(DIAL_RETRY).await,
+                dialled => return dialled,
+            }
+        }
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ApiError> {
@@ -306,4 +326,34 @@ fn broken(error: &dyn std::fmt::Display) -> ApiError {
 
 fn malformed(what: &str) -> ApiError {
     ApiError::new(ErrorCode::Failed, format!("the daemon's reply makes no sense: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_finds_the_queue_full_waits_for_its_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let listener = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let mut queued = Vec::new();
+        let full = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => queued.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+
+        let client = Client { socket: path };
+        let dialling = tokio::spawn(async move { client.dial().await });
+        for _ in 0..=queued.len() {
+            let listener = listener.try_clone().unwrap();
+            tokio::task::spawn_blocking(move || listener.accept().unwrap()).await.unwrap();
+        }
+        dialling.await.unwrap().unwrap();
+    }
 }

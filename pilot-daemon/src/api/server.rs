@@ -33,10 +33,14 @@ use super::types::{
 use super::{VERSION, VERSION_HEADER, header, pump};
 use crate::agent::{Agent, DEFAULT_TIMEOUT, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of};
 use crate::agent::{service_name, service_port};
+use crate::descriptors::connections_within_limit;
 use crate::{agent, clock, stream};
 
-/// Connections at once: streams, waiting handlers and calls of local programs.
-const CONNECTIONS_MAX: usize = 4_096;
+/// Connections at once: streams, waiting handlers and calls of local programs. Others wait in the kernel until one ends. Fewer where the
+/// system does not grant so many descriptors.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// Rest after a connection that could not be taken: others must give up a descriptor first.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Largest body of a call.
 const BODY_MAX: usize = 64 * 1024;
 /// Largest head of a call; also the least that hyper works with.
@@ -98,17 +102,22 @@ impl Server {
     /// Serves until the agent has ended, then removes the socket.
     pub async fn run(self, agent: Agent) {
         let shared = Arc::new(Shared { agent: agent.clone(), streams: Streams::default() });
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let ended = agent.ended();
-        tokio::pin!(ended);
+        tokio::select! {
+            () = ended => {}
+            never = self.accept(shared) => match never {},
+        }
+        remove_socket(&self.path);
+    }
+
+    async fn accept(&self, shared: Arc<Shared>) -> Infallible {
+        let slots = Arc::new(Semaphore::new(connections_within_limit(CONNECTIONS_MAX)));
+        let mut is_failing = false;
         loop {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
-            let connection = tokio::select! {
-                () = &mut ended => break,
-                accepted = self.listener.accept() => accepted,
-            };
-            match connection {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            match self.listener.accept().await {
                 Ok((socket, _)) => {
+                    is_failing = false;
                     let shared = Arc::clone(&shared);
                     tokio::spawn(async move {
                         serve(shared, socket).await;
@@ -116,13 +125,14 @@ impl Server {
                     });
                 }
                 Err(error) => {
-                    // Mostly too many open files: others must close some first.
-                    tracing::warn!(%error, "local API");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    // Said once, however long it lasts.
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "programs wait for the local API");
+                    }
+                    tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
         }
-        remove_socket(&self.path);
     }
 }
 

@@ -5,6 +5,7 @@
 //! that nobody is there.
 
 pub(crate) mod builtin;
+pub(crate) mod inbox;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

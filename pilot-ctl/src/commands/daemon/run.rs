@@ -5,8 +5,9 @@ use std::net::{Ipv6Addr, SocketAddr};
 use clap::Args;
 use pilot_core::ticket::BackboneTicket;
 use pilot_daemon::agent::{Agent, AgentConfig, StartError, check_profile};
-use pilot_daemon::api::server::Server;
+use pilot_daemon::api::server::{CONNECTIONS_MAX, Server};
 use pilot_daemon::api::types::ErrorCode;
+use pilot_daemon::descriptors;
 use pilot_daemon::home::{Home, HomeError};
 
 use super::start::{Started, hostname};
@@ -48,6 +49,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let agent_home = home.agent(&name)?;
     home::make_directory(agent_home.path())?;
     process::start_log(&agent_home.log_path())?;
+    descriptors::raise_limit(CONNECTIONS_MAX);
     let backbone = Backbone::choose(args.start.no_backbone, &settings, context).await?;
     let config = AgentConfig {
         tags: settings.tags.unwrap_or_default(),
