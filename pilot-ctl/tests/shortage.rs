@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use support::disk::Disk;
 use support::stream::LocalStream;
-use support::{Home, PILOTCTL, Running, Said, clean_command, eventually, finish, is_alive, signal};
+use support::{Home, PILOTCTL, Running, Said, eventually, finish, is_alive, signal};
 
 /// What the daemon may have at most in these tests, of which 32 are kept for itself.
 const DESCRIPTORS: usize = 96;
@@ -62,7 +62,7 @@ fn without_writing(home: &Home, begin: fn(&Disk), end: fn(&Disk)) {
     let said = home.run(&["group", "join", "meanwhile", "--as", "alpha"]);
     assert!(said.code == 1 && said.stderr.contains("config.toml") && said.stderr.contains("\nhint: "), "{said:?}");
     assert_eq!(groups(home), json!(["before"]), "what a restart would forget is not so now either");
-    let said = message("two");
+    let said = message(&"two".repeat(4_096));
     assert!(said.code == 1 && said.stderr.contains("could not be kept"), "{said:?}");
     assert_eq!(inbox(home), ["one"]);
     assert_eq!(["alpha", "beta"].map(|agent| home.pid(agent)), pids, "nobody has died of it");
@@ -73,9 +73,12 @@ fn without_writing(home: &Home, begin: fn(&Disk), end: fn(&Disk)) {
     let said = start("alpha");
     assert!(said.code == 1 && said.stderr.contains("error: ") && said.stderr.contains("\nhint: "), "{said:?}");
     end(home.disk());
-    assert_eq!(start("alpha").code, 0);
+    let said = start("alpha");
+    assert_eq!(said.code, 0, "{said:?}");
     assert_eq!((home.address("alpha"), groups(home)), (address, json!(["before"])));
     home.ok(&["group", "join", "after", "--as", "alpha"]);
+    // By this beta notices that alpha has restarted.
+    home.ok(&["ping", "alpha", "--as", "beta"]);
     assert_eq!(message("three").code, 0);
     assert_eq!(inbox(home), ["one", "three"]);
 }
@@ -135,11 +138,15 @@ fn a_flipped_byte_in_an_agents_file_is_named_or_does_no_harm() {
     let address = home.address("alpha");
     home.ok(&["daemon", "stop", "--as", "alpha"]);
 
-    for name in ["identity.pem", "transport.keys", "pins", "config.toml"] {
+    for (name, complaint, code) in [
+        ("identity.pem", "identity.pem is damaged", 1),
+        ("transport.keys", "transport.keys is damaged", 1),
+        ("pins", "pins is damaged", 1),
+        ("config.toml", "cannot use the config file", 2),
+    ] {
         let (whole, flipped) = flip(&home, name);
         let said = start("alpha");
-        assert!(said.code == 1 && said.stderr.contains(name) && said.stderr.contains(" is damaged"), "{said:?}");
-        assert!(said.stderr.contains("\nhint: restore it from a backup"), "{said:?}");
+        assert!(said.code == code && said.stderr.contains(complaint) && said.stderr.contains("\nhint: "), "{said:?}");
         assert_eq!(fs::read(home.agent_path("alpha", name)).expect("read"), flipped, "it stays as it is");
         fs::write(home.agent_path("alpha", name), whole).expect("write");
     }
@@ -184,9 +191,9 @@ fn a_flipped_byte_in_a_backbones_key_is_named_and_stays() {
 
 // --- Local programs -----------------------------------------------------------------------------------------------------------------
 
-/// Starts an agent whose process may have so many descriptors, `kind` being S (soft) or H (hard, and soft).
+/// Starts an agent whose process may have so many descriptors: for good with `-n`, or until it asks for more with `-Sn`.
 fn start_with_descriptors(home: &Home, agent: &str, kind: &str, count: usize) {
-    let script = format!("ulimit -{kind}n {count}; exec {PILOTCTL} daemon start --no-backbone --hostname {agent}");
+    let script = format!("ulimit {kind} {count} && exec {PILOTCTL} daemon start --no-backbone --hostname {agent}");
     let mut command = Command::new("sh");
     command.args(["-c", &script]).env("PILOT_HOME", home.path());
     assert!(command.output().expect("sh").status.success());
@@ -195,7 +202,7 @@ fn start_with_descriptors(home: &Home, agent: &str, kind: &str, count: usize) {
 /// Two agents that know each other by ticket, the first with few descriptors, and the second's ticket.
 fn with_few_descriptors() -> (Home, String) {
     let home = Home::new();
-    start_with_descriptors(&home, "alpha", "SH", DESCRIPTORS);
+    start_with_descriptors(&home, "alpha", "-n", DESCRIPTORS);
     home.start("beta", &["--no-backbone"]);
     let ticket = |agent| home.ok(&["ticket", "--as", agent]).trim().to_owned();
     home.ok(&["ping", &ticket("alpha"), "--as", "beta"]);
@@ -270,7 +277,7 @@ fn a_thousand_programs_at_once_are_all_answered() {
     const PROGRAMS: usize = 1_000;
     pilot_daemon::descriptors::raise_limit(2 * PROGRAMS);
     let home = Home::new();
-    start_with_descriptors(&home, "alpha", "S", 256);
+    start_with_descriptors(&home, "alpha", "-Sn", 256);
     home.start("beta", &["--no-backbone"]);
     let beta = home.ok(&["ticket", "--as", "beta"]).trim().to_owned();
     let mut asking: Vec<_> = (0..PROGRAMS).map(|_| api(&home, "alpha")).collect();
@@ -294,44 +301,41 @@ fn a_thousand_programs_at_once_are_all_answered() {
 }
 
 #[test]
-fn programs_that_do_not_read_slow_nobody_and_cost_bounded_memory() {
-    const PROGRAMS: usize = 20;
-    /// What both agents may grow by, all queues of all programs together.
-    const GROWTH_MAX_KB: u64 = 160 * 1024;
+fn a_program_that_does_not_read_slows_nobody_and_costs_bounded_memory() {
+    /// What an agent may grow by for it: the credit of a tunnel and the queues at its ends.
+    const GROWTH_MAX_KB: u64 = 48 * 1024;
     let home = Home::new();
-    for agent in ["alpha", "beta"] {
+    for agent in ["alpha", "beta", "gamma"] {
         home.start(agent, &["--no-backbone"]);
     }
-    let beta = home.ok(&["ticket", "--as", "beta"]).trim().to_owned();
-    home.ok(&["ping", &beta, "--as", "alpha"]);
-    let pids = ["alpha", "beta"].map(|agent| home.pid(agent));
+    let [beta, gamma] = ["beta", "gamma"].map(|agent| home.ok(&["ticket", "--as", agent]).trim().to_owned());
+    let pids = ["alpha", "beta", "gamma"].map(|agent| home.pid(agent));
     let before = pids.map(resident_kb);
-    let mut stalled: Vec<_> = (0..PROGRAMS).map(|_| LocalStream::open(&home, "alpha", &beta, "echo")).collect();
-    // Its echo comes back and is not read, until nothing more goes anywhere.
-    let written: usize = stalled.iter_mut().map(|program| fill(program.socket())).sum();
-    assert!(written > PROGRAMS * 64 * 1024, "{written} bytes are no load");
+    // What it says comes back and is not read, until nothing more goes anywhere.
+    let mut stalled = LocalStream::open(&home, "alpha", &beta, "echo");
+    let written = fill_with(stalled.socket(), &[b'x'; 4096]);
+    assert!(written > 64 * 1024, "{written} bytes are no load");
     // One that asks and asks, and reads no answer.
     let mut asking = api(&home, "alpha");
     fill_with(&mut asking, b"GET /v1/status HTTP/1.1\r\nhost: localhost\r\n\r\n");
 
-    let mut echo = LocalStream::open(&home, "alpha", &beta, "echo");
-    for _ in 0..100 {
-        echo.send("still here");
-        echo.expect("still here");
+    for target in [&beta, &gamma] {
+        let mut echo = LocalStream::open(&home, "alpha", target, "echo");
+        for _ in 0..100 {
+            echo.send("still here");
+            echo.expect("still here");
+        }
+        assert!(home.ok(&["ping", target, "--as", "alpha"]).starts_with("✓ reply from "));
     }
-    assert!(home.ok(&["ping", &beta, "--as", "alpha"]).starts_with("✓ reply from "));
     home.ok(&["daemon", "status", "--as", "alpha"]);
-    let growth: Vec<_> = pids.iter().zip(before).map(|(pid, before)| resident_kb(*pid).saturating_sub(before)).collect();
+    let after = pids.map(resident_kb);
+    let growth: Vec<_> = after.iter().zip(before).map(|(after, before)| after.saturating_sub(before)).collect();
     assert!(growth.iter().all(|growth| *growth < GROWTH_MAX_KB), "{growth:?} KB for {written} bytes");
-    drop(stalled);
-    eventually("what they held is given up", || home.json(&["peers", "--as", "alpha"])["peers"][0]["streams"] == 1);
+    assert_eq!(stalled.status(&home, "alpha")["state"], "open", "and it may read on whenever it likes");
+    stalled.expect(&"x".repeat(written));
 }
 
 /// Writes until the other side takes no more for good: the queues behind it fill one after the other.
-fn fill(socket: &mut UnixStream) -> usize {
-    fill_with(socket, &[b'x'; 4096])
-}
-
 fn fill_with(socket: &mut UnixStream, block: &[u8]) -> usize {
     // Long for a queue that moves at all, short for a test.
     let pause = std::time::Duration::from_millis(300);
@@ -341,6 +345,7 @@ fn fill_with(socket: &mut UnixStream, block: &[u8]) -> usize {
         match socket.write(block) {
             Ok(len) => written += len,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return written,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("{error}"),
         }
     }

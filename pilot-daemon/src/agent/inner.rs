@@ -82,10 +82,11 @@ impl Inner {
         self.agent_home.name()
     }
 
-    /// The next sequence of a record: greater than any before, also of a run whose file was lost.
+    /// The next sequence of a record: greater than any before, also of a run whose file was lost or could not be written. Milliseconds
+    /// since the epoch, so that no run comes up to the clock of the next one.
     pub(crate) fn next_sequence(&self, now: UnixTime) -> u64 {
         let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
-        *sequence = sequence.saturating_add(1).max(now.as_secs());
+        *sequence = sequence.saturating_add(1).max(now.0 / 1_000_000);
         if let Err(error) = self.agent_home.save_number("sequence", *sequence) {
             // The clock stands in for the file at the next start. Without a registration nobody would find the agent any more.
             tracing::warn!(%error, "sequence not stored");
