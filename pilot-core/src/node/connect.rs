@@ -251,6 +251,7 @@ impl Node {
         if !was_connected || restarted {
             self.connected(now, index, restarted);
         }
+        self.heard_from(index);
         self.touch(index);
     }
 
@@ -261,6 +262,7 @@ impl Node {
         peer.has_sent_candidates = false;
         self.events.push_back(Event::PeerConnected { peer: key, restarted });
         if self.home == Some(index) {
+            self.is_home_lost = false;
             self.events.push_back(Event::HomeConnected);
         }
         self.tell_observed_address(index);

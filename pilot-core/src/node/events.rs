@@ -119,7 +119,7 @@ impl Node {
                 self.peer_gone(index, code, &reason);
                 self.events.push_back(Event::PeerClosed { peer, code, reason });
                 if self.home == Some(index) {
-                    self.events.push_back(Event::HomeLost);
+                    self.lose_home();
                     self.start_dial(now, index);
                 }
             }
@@ -190,9 +190,7 @@ impl Node {
         let is_home = self.home == Some(index);
         let peer = &mut self.peers[index as usize];
         if is_home && count >= HOME_LOST_PTO_COUNT && peer.dial.is_none() {
-            if count == HOME_LOST_PTO_COUNT {
-                self.events.push_back(Event::HomeLost);
-            }
+            self.lose_home();
             self.start_dial(now, index);
             return;
         }
@@ -205,6 +203,20 @@ impl Node {
             if !self.has_usable_path(now.mono, index) {
                 self.open_circuit(now, index);
             }
+        }
+    }
+
+    fn lose_home(&mut self) {
+        if !std::mem::replace(&mut self.is_home_lost, true) {
+            self.events.push_back(Event::HomeLost);
+        }
+    }
+
+    /// Something authentic has come from a peer. If that is the home node, and it was lost, it is there again: its tunnel may have outlived
+    /// the silence, so that nothing else would tell.
+    pub(super) fn heard_from(&mut self, index: u32) {
+        if self.home == Some(index) && std::mem::take(&mut self.is_home_lost) {
+            self.events.push_back(Event::HomeConnected);
         }
     }
 

@@ -106,6 +106,7 @@ impl Node {
         })?;
         peer.bytes_received += len as u64;
         peer.paths.earn_probes(len);
+        self.heard_from(index);
         let path = self.heard_by(now.mono, index, hop);
         let peer = &mut self.peers[index as usize];
         if !peer.paths.path(path).is_some_and(crate::path::Path::is_proved) {

@@ -218,6 +218,24 @@ fn an_agent_that_is_at_none_of_its_homes_is_reported_offline() {
 
 /// It cannot read and it cannot forge; what it says of others, it says of itself.
 #[test]
+fn a_home_node_that_was_silent_for_a_while_is_reported_when_it_answers_again() {
+    let mut pair = Pair::at_homes([2, 2]);
+    let is_home_event = |event: &Event| matches!(event, Event::HomeLost | Event::HomeConnected);
+    // The tunnel outlives the first silence; the second is longer than its keys last.
+    for silence in [30, 600] {
+        pair.run_for(ONE_WAY * 2);
+        pair.hosts[0].events.clear();
+        pair.cut = true;
+        pair.run_until(Duration::from_secs(90), |pair| pair.has(0, |event| matches!(event, Event::HomeLost)));
+        pair.run_for(Duration::from_secs(silence));
+        pair.cut = false;
+        pair.run_until(Duration::from_secs(30), |pair| pair.has(0, |event| matches!(event, Event::HomeConnected)));
+        pair.run_for(Duration::from_secs(30));
+        assert_eq!(pair.hosts[0].events.iter().filter(|event| is_home_event(event)).count(), 2, "each is told once");
+    }
+}
+
+#[test]
 fn a_relay_that_repeats_delays_and_misdelivers_changes_no_byte() {
     let mut pair = Pair::by_relay();
     for which in [0, 1] {
