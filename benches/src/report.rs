@@ -123,8 +123,7 @@ pub(crate) fn flood_page(run: &Run, outcome: &Outcome, tallies: &BTreeMap<Flood,
     for (flood, Tally { sent, time, drops }) in tallies {
         let per_second = |count: u64| count as f64 / time.as_secs_f64();
         let reasons = drops.iter().filter(|(_, count)| per_second(**count) >= 1.0);
-        let reasons: Vec<_> =
-            reasons.map(|(reason, count)| format!("{reason} {:.0}/s", per_second(*count))).collect();
+        let reasons: Vec<_> = reasons.map(|(reason, count)| format!("{reason} {:.0}/s", per_second(*count))).collect();
         // Writing to a string does not fail.
         _ = writeln!(page, "| {} | {:.0} | {} |", flood.name(), per_second(*sent), reasons.join(", "));
     }

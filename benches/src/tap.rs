@@ -7,9 +7,13 @@ use std::thread;
 
 use pilot_core::id::SessionIndex;
 use pilot_core::wire::DataHeader;
+use rustix::net::sockopt;
 
 /// No session was seen yet; indices have 32 bits.
 const NONE: u64 = u64::MAX;
+
+/// Kernel buffer, as an agent's own: a late wake-up of the tap is not to be measured.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 
 /// A way to one agent that is listened to, for as long as the process lives.
 pub(crate) struct Tap {
@@ -21,6 +25,10 @@ impl Tap {
     /// Opens one before `agent`.
     pub(crate) fn before(agent: SocketAddr) -> std::io::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        // Best effort: the privileged call passes the system's ceiling.
+        if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_BYTES).is_err() {
+            sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES)?;
+        }
         let tap = Self { address: socket.local_addr()?, session: Arc::new(AtomicU64::new(NONE)) };
         let session = Arc::clone(&tap.session);
         thread::spawn(move || carry(&socket, agent, &session));
@@ -32,7 +40,7 @@ impl Tap {
         self.address
     }
 
-    /// The session of the latest packet that went to the agent.
+    /// The session of the packets that go to the agent.
     pub(crate) fn session(&self) -> Option<SessionIndex> {
         u32::try_from(self.session.load(Ordering::Relaxed)).ok().map(SessionIndex)
     }

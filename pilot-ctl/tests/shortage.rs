@@ -222,7 +222,9 @@ fn api(home: &Home, agent: &str) -> UnixStream {
 fn waiting_program(home: &Home, agent: &str) -> UnixStream {
     let mut program = api(home, agent);
     let upgrade = "connection: upgrade\r\nupgrade: pilot\r\ncontent-length: 0\r\n\r\n";
-    program.write_all(format!("GET /v1/accept?service=7777 HTTP/1.1\r\nhost: localhost\r\n{upgrade}").as_bytes()).expect("write");
+    program
+        .write_all(format!("GET /v1/accept?service=7777 HTTP/1.1\r\nhost: localhost\r\n{upgrade}").as_bytes())
+        .expect("write");
     program
 }
 
@@ -255,7 +257,8 @@ fn without_descriptors_streams_go_on_and_programs_wait() {
     let pid = home.pid("alpha");
     let mut echo = LocalStream::open(&home, "alpha", &beta, "echo");
     let set_limit = |limit: usize| {
-        let set = Command::new("prlimit").args([format!("--pid={pid}"), format!("--nofile={limit}:{DESCRIPTORS}")]).status();
+        let set =
+            Command::new("prlimit").args([format!("--pid={pid}"), format!("--nofile={limit}:{DESCRIPTORS}")]).status();
         assert!(set.expect("prlimit").success());
     };
     // What is open stays open, and nothing can be opened.

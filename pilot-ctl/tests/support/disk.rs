@@ -37,7 +37,8 @@ impl Disk {
             }
             Err(reason) => {
                 // Straight to stderr: the test harness swallows what `eprintln!` says in a test that passes.
-                writeln!(std::io::stderr(), "\nSKIPPED: {test}: no disk can be mounted here: {reason}").expect("stderr");
+                writeln!(std::io::stderr(), "\nSKIPPED: {test}: no disk can be mounted here: {reason}")
+                    .expect("stderr");
                 None
             }
         }

@@ -190,7 +190,8 @@ mod tests {
         std::thread::scope(|scope| {
             for number in 0..8 {
                 let inbox = inbox.clone();
-                scope.spawn(move || inbox.append(format!("{}\n", number.to_string().repeat(9_999)).as_bytes()).unwrap());
+                scope
+                    .spawn(move || inbox.append(format!("{}\n", number.to_string().repeat(9_999)).as_bytes()).unwrap());
             }
         });
         let text = std::fs::read_to_string(&path).unwrap();
