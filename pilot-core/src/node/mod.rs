@@ -289,12 +289,7 @@ impl Node {
         self.open_stream_at(now, index, header)
     }
 
-    fn open_stream_at(
-        &mut self,
-        now: Now,
-        index: u32,
-        header: &StreamHeader,
-    ) -> Result<StreamHandle, OpenStreamError> {
+    fn open_stream_at(&mut self, now: Now, index: u32, header: &StreamHeader) -> Result<StreamHandle, OpenStreamError> {
         let tunnel = self.tunnel_or_new(now.mono, index);
         let stream = tunnel.transport.open_stream(header)?;
         let handle = tunnel.generation().handle(stream);

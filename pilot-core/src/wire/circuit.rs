@@ -166,8 +166,7 @@ mod tests {
 
     #[test]
     fn messages_are_those_of_the_vectors() {
-        let open =
-            CircuitOpen { destination: [0x11; 32].into(), packet: vec![0xC8, 1, 1, 0].into(), instance: None };
+        let open = CircuitOpen { destination: [0x11; 32].into(), packet: vec![0xC8, 1, 1, 0].into(), instance: None };
         let open_instance = CircuitOpen { instance: Some([4; 8].into()), ..open.clone() };
         let opened = CircuitOpened {
             status: CircuitStatus::Ok,
