@@ -282,8 +282,10 @@ mod tests {
         let mut desk = Desk::new();
         desk.journal.submit(with_sequence(1));
         assert_eq!(desk.batch(), Some(1));
-        for sequence in [1, 0, 2] {
-            desk.journal.submit(with_sequence(sequence));
+        let mut old_presence = registration(1, "alice");
+        (old_presence.presences[0].record.sequence, old_presence.presences[0].bytes) = (0, vec![0]);
+        for operation in [with_sequence(1), Operation::Register(Box::new(old_presence)), with_sequence(2)] {
+            desk.journal.submit(operation);
         }
         assert_eq!(desk.written(Ok(())).len(), 1);
         assert_eq!(desk.batch(), Some(1), "the last of the three");

@@ -262,7 +262,10 @@ impl Node {
     pub fn shutdown(&mut self, now: Now) {
         self.look_at_clocks(now);
         self.home = None;
-        for index in 0..self.peers.len() as u32 {
+        // Backbone nodes last: they carry the goodbyes to others.
+        let mut indices: Vec<u32> = (0..self.peers.len() as u32).collect();
+        indices.sort_by_key(|&index| self.peers[index as usize].is_backbone);
+        for index in indices {
             self.close(now, index, Code::SHUTDOWN, "the agent is shutting down");
         }
     }

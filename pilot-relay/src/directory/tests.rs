@@ -1,13 +1,18 @@
+//! The directory as its callers see it.
+
+use std::time::Duration;
+
 use pilot_core::directory::{Asked, Pins};
-use pilot_core::id::InstanceId;
+use pilot_core::id::{Instance, InstanceId};
 use pilot_core::identity::{Certificate, Identity, TransportKey};
-use pilot_core::record::Offer;
+use pilot_core::limits::INSTANCES_MAX;
+use pilot_core::record::{HandOver, IdentityRecord, Offer, PresenceRecord, Withdrawal};
 use pilot_core::time::Mono;
 
 use super::*;
-use crate::store::Change;
 use crate::store::memory::{MemoryStore, RETURN_TIME};
 use crate::store::stored::{Stored, StoredAgent};
+use crate::store::{Change, Registration};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -54,6 +59,20 @@ impl Agent {
         self.identity.key()
     }
 
+    fn instance(&self) -> Instance {
+        Instance { key: self.key(), id: self.presence.instance }
+    }
+
+    /// The same identity at another home.
+    fn at_home(&self, home: u8) -> Self {
+        let mut other = Self { record: self.record.clone(), ..Self::new(0, "") };
+        other.identity = self.identity.clone();
+        let (instance, transport) = (InstanceId([home; 8]), TransportKey::from_secret([home; 32]));
+        let certificate = Certificate::issue(&self.identity, &transport, instance, 1, at(0).unix).encode().to_vec();
+        other.presence = PresenceRecord { instance, certificate, ..self.presence.clone() };
+        other
+    }
+
     fn request(&self) -> Request {
         Request::Register {
             identity: self.record.sign(&self.identity).unwrap(),
@@ -65,14 +84,14 @@ impl Agent {
 /// A directory, and who is connected to its node.
 struct Node {
     directory: Directory<MemoryStore>,
-    connected: BTreeMap<IdentityKey, ()>,
+    connected: BTreeMap<Instance, ()>,
 }
 
 impl Node {
     fn with(agents: &[&Agent]) -> Self {
         let mut node = Self { directory: Directory::new(MemoryStore::new()), connected: BTreeMap::new() };
         for agent in agents {
-            node.connected.insert(agent.key(), ());
+            node.connected.insert(agent.instance(), ());
             let reply = node.ask(at(0), agent, agent.request());
             assert!(matches!(reply, Reply::Registered { .. }), "{reply:?}");
         }
@@ -172,7 +191,7 @@ fn a_taken_name_says_until_when_and_is_free_after_that() {
 fn an_agent_whose_tunnel_is_gone_is_unreachable_at_once() {
     let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
     let mut node = Node::with(&[&alice, &bob]);
-    node.connected.remove(&alice.key());
+    node.connected.remove(&alice.instance());
     let Reply::Resolved(entry) = node.resolve(at(1), &bob, "alice") else { panic!("not found") };
     assert!(!entry.reachable);
 }
@@ -182,14 +201,14 @@ fn presence_ends_although_the_tunnel_lives() {
     let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
     let mut node = Node::with(&[&alice, &bob]);
     let Reply::Resolved(entry) = node.resolve(at(3_600), &bob, "alice") else { panic!("not found") };
-    assert_eq!((entry.presence, entry.reachable), (None, false));
+    assert_eq!((entry.presences, entry.reachable), (vec![], false));
 }
 
 #[test]
 fn a_withdrawn_agent_is_gone_and_only_it_can_withdraw() {
     let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
     let mut node = Node::with(&[&alice, &bob]);
-    let withdrawal = Withdrawal { key: alice.key(), sequence: 1, issued: at(0).unix };
+    let withdrawal = Withdrawal { key: alice.key(), sequence: 1, issued: at(0).unix, instance: None };
     let signed = withdrawal.sign(&alice.identity).unwrap();
     let stolen = node.ask(at(1), &bob, Request::Withdraw { signed: signed.clone() });
     assert_eq!(code(&stolen), Some(ErrorCode::NotYours));
@@ -217,7 +236,7 @@ fn a_search_ranks_by_words_then_reachability_then_name() {
     let mut node = Node::with(&agents.iter().collect::<Vec<_>>());
     assert_eq!(node.find(&agents[0], "resolve citations", 10), ["delta", "alpha", "bravo", "charlie"]);
     assert_eq!(node.find(&agents[0], "academic", 10), ["alpha", "bravo", "charlie"]);
-    node.connected.remove(&agents[2].key());
+    node.connected.remove(&agents[2].instance());
     assert_eq!(node.find(&agents[0], "resolves", 10), ["charlie", "bravo"]);
     assert_eq!(node.find(&agents[0], "citations", 1), ["delta"]);
     assert_eq!(node.find(&agents[0], "weather", 10), Vec::<String>::new());
@@ -274,7 +293,7 @@ fn a_full_disk_refuses_what_is_new_and_serves_what_is_known() {
 /// What a durable directory leaves that alice has registered with.
 fn left_by(alice: &Agent) -> Stored {
     let mut directory = Directory::new(MemoryStore::new()).durable();
-    directory.handle_request(at(0), &alice.key(), alice.request(), &BTreeMap::<IdentityKey, ()>::new());
+    directory.handle_request(at(0), &alice.key(), alice.request(), &BTreeMap::<Instance, ()>::new());
     let changes = directory.poll_batch(at(0)).unwrap().changes;
     let [Change::PutAgent(_, agent)] = &changes[..] else { panic!("{changes:?}") };
     Stored { agents: vec![agent.clone()], names: vec![] }
@@ -286,7 +305,7 @@ fn a_restarted_node_knows_the_names_and_whose_they_are_but_nobodys_presence() {
     let mut node = Node::with(&[]);
     node.directory = Directory::new(MemoryStore::restore(at(60).unix, left_by(&alice)).unwrap());
     let Reply::Resolved(entry) = node.resolve(at(60), &second, "alice") else { panic!("not found") };
-    assert_eq!((entry.presence, entry.reachable), (None, false));
+    assert_eq!((entry.presences, entry.reachable), (vec![], false));
     let free_at = at(0).unix + 8 * DAY;
     assert_eq!(node.ask(at(60), &second, second.request()), Reply::NameTaken { free_at });
     assert!(matches!(node.ask(at(61), &alice, alice.request()), Reply::Registered { .. }));
@@ -312,12 +331,12 @@ fn nobody_loses_a_name_because_the_node_was_down() {
         let mut record = agent.record.clone();
         (record.sequence, record.issued, record.expires) = (2, now, now + 7 * DAY);
         let (identity, address) = (record.sign(&agent.identity).unwrap(), agent.identity.address());
-        let (present, hand_overs) = (None, vec![]);
+        let (presences, hand_overs) = (vec![], vec![]);
         Operation::Register(Box::new(Registration {
             identity: record,
             identity_bytes: identity,
             address,
-            present,
+            presences,
             lease_until: now + DAY,
             hand_overs,
         }))
@@ -364,10 +383,96 @@ fn nobody_hands_over_what_another_has() {
     assert!(matches!(node.ask(at(0), &alice, alice.request()), Reply::Registered { .. }));
 }
 
+/// Home directories of the instances by which an agent is found, in the order in which the directory wants them tried.
+fn homes(node: &mut Node, now: Now, name: &str) -> (Vec<u8>, bool) {
+    let client = Agent::new(7, "client");
+    let Reply::Resolved(entry) = node.resolve(now, &client, name) else { panic!("not found") };
+    let asked = Target::Name(name.into());
+    let verified = Pins::new().check(&entry, Asked::Resolve(&asked), now.unix).unwrap();
+    let homes = verified.instances.iter().map(|instance| instance.certificate.instance.0[0]).collect();
+    (homes, verified.reachable)
+}
+
 #[test]
-fn edits_count_a_swap_as_one() {
-    assert_eq!(
-        [edits("alpha", "alpha"), edits("alhpa", "alpha"), edits("", "abc"), edits("beta", "bet")],
-        [0, 1, 3, 1]
-    );
+fn two_homes_of_one_identity_are_found_together_and_who_is_there_comes_first() {
+    let mut alice = Agent::new(1, "alice");
+    let other = alice.at_home(2);
+    let mut node = Node::with(&[&alice, &other]);
+    assert_eq!(homes(&mut node, at(1), "alice"), (vec![2, 1], true));
+    alice.presence.sequence += 1;
+    assert!(matches!(node.ask(at(60), &alice, alice.request()), Reply::Registered { in_force: None, .. }));
+    assert_eq!(homes(&mut node, at(60), "alice"), (vec![1, 2], true), "a heartbeat of one");
+    node.connected.remove(&alice.instance());
+    assert_eq!(homes(&mut node, at(60), "alice"), (vec![2, 1], true));
+    node.connected.remove(&other.instance());
+    assert!(!homes(&mut node, at(60), "alice").1);
+    assert_eq!(homes(&mut node, at(3_600), "alice").0, [1], "each runs out on its own");
+}
+
+#[test]
+fn a_home_that_withdraws_takes_neither_the_name_nor_the_other_home() {
+    let alice = Agent::new(1, "alice");
+    let (other, mallory) = (alice.at_home(2), Agent::new(3, "mallory"));
+    let mut node = Node::with(&[&alice, &other, &mallory]);
+    let withdrawal =
+        Withdrawal { key: alice.key(), sequence: 1, issued: at(0).unix, instance: Some(other.presence.instance) };
+    let signed = withdrawal.sign(&alice.identity).unwrap();
+    let stolen = node.ask(at(1), &mallory, Request::Withdraw { signed: signed.clone() });
+    assert_eq!(code(&stolen), Some(ErrorCode::NotYours));
+    assert_eq!(node.ask(at(1), &other, Request::Withdraw { signed }), Reply::Withdrawn);
+    assert_eq!(homes(&mut node, at(1), "alice"), (vec![1], true));
+}
+
+#[test]
+fn of_two_homes_that_say_different_things_the_later_is_in_force_and_the_other_is_told() {
+    let alice = Agent::new(1, "alice");
+    let mut other = alice.at_home(2);
+    let mut node = Node::with(&[&alice]);
+    (other.record.sequence, other.record.name) = (2, "alicia".into());
+    assert!(matches!(node.ask(at(1), &other, other.request()), Reply::Registered { in_force: None, .. }));
+    let Reply::Registered { in_force: Some(told), .. } = node.ask(at(2), &alice, alice.request()) else {
+        panic!("not told")
+    };
+    let told = IdentityRecord::verify(&told, at(2).unix).unwrap();
+    assert_eq!(told, other.record);
+    assert_eq!(homes(&mut node, at(2), "alicia"), (vec![1, 2], true), "both are where it is now");
+    let followed = Agent { record: told, ..alice.at_home(1) };
+    assert!(matches!(node.ask(at(3), &followed, followed.request()), Reply::Registered { in_force: None, .. }));
+}
+
+#[test]
+fn nobody_adds_a_home_to_anothers_identity() {
+    let (alice, mallory) = (Agent::new(1, "alice"), Agent::new(3, "mallory"));
+    let mut node = Node::with(&[&alice]);
+    let own = alice.record.sign(&alice.identity).unwrap();
+    let mut changed = alice.at_home(9).presence.sign(&alice.identity).unwrap();
+    changed[40] ^= 1;
+    for presence in [mallory.presence.sign(&mallory.identity).unwrap(), changed] {
+        let request = Request::Register { identity: own.clone(), presence };
+        for caller in [&alice, &mallory] {
+            assert_eq!(code(&node.ask(at(0), caller, request.clone())), Some(ErrorCode::BadRequest));
+        }
+    }
+    let overheard = alice.at_home(9).request();
+    assert_eq!(code(&node.ask(at(0), &mallory, overheard)), Some(ErrorCode::NotYours));
+    node.connected.insert(Instance { key: mallory.key(), id: alice.presence.instance }, ());
+    node.connected.remove(&alice.instance());
+    assert_eq!(homes(&mut node, at(0), "alice"), (vec![1], false), "nor is there in its place");
+}
+
+#[test]
+fn homes_that_one_identity_invents_are_bounded_and_write_nothing() {
+    let alice = Agent::new(1, "alice");
+    let mut node = Node::with(&[]);
+    node.directory = Directory::new(MemoryStore::new()).durable();
+    assert!(matches!(node.ask(at(0), &alice, alice.request()), Reply::Registered { .. }));
+    for home in 2..60 {
+        let invented = alice.at_home(home);
+        let answer = node.directory.handle_request(at(0), &alice.key(), invented.request(), &node.connected);
+        assert!(matches!(answer, Answer::Ready(Reply::Registered { .. })), "{answer:?}");
+    }
+    assert_eq!(node.directory.poll_batch(at(0)), None);
+    assert_eq!(homes(&mut node, at(0), "alice").0, [59, 58, 57, 56]);
+    let entry = node.directory.store().by_name(at(0).unix, "alice").unwrap();
+    assert_eq!(entry.presences.len(), INSTANCES_MAX);
 }

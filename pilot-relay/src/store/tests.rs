@@ -320,7 +320,7 @@ fn each_instance_has_a_presence_of_its_own(mut store: impl Store) {
 fn an_instance_that_leaves_takes_nothing_of_the_others(mut store: impl Store) {
     register(&mut store, NOW, at_home(1, 5, 0)).unwrap();
     register(&mut store, NOW, at_home(2, 5, 0)).unwrap();
-    let mut leave = |store: &mut _, key, instance, sequence| {
+    let leave = |store: &mut _, key, instance, sequence| {
         let instance = Instance { key: IdentityKey([key; 32]), id: InstanceId([instance; 8]) };
         assert_eq!(carry_out(store, NOW, Operation::Leave { instance, sequence }), Ok(vec![]));
     };
