@@ -244,10 +244,9 @@ async fn agree(
 /// Sends the identity record and a new presence record; gives the identity record that is in force in place of ours, if one is.
 async fn send_registration(inner: &Inner, identity: &SignedIdentity) -> Result<Option<Vec<u8>>, ApiError> {
     let presence = presence_record(inner).await?;
-    match call(inner, &Request::Register { identity: identity.bytes.clone(), presence }).await? {
-        Reply::Registered { in_force, .. } => Ok(in_force),
-        reply => Err(refusal(inner, &reply)),
-    }
+    let reply = call(inner, &Request::Register { identity: identity.bytes.clone(), presence }).await?;
+    let Reply::Registered { in_force, .. } = reply else { return Err(refusal(inner, &reply)) };
+    Ok(in_force)
 }
 
 /// Checks the identity record that the directory has in place of ours: our own key has signed it, and not before ours.
