@@ -255,10 +255,8 @@ fn hand_overs_stay_with_the_name_and_the_last_of_them_are_kept(mut store: impl S
 fn in_force(store: &mut impl Store, registration: Registration) -> Option<Vec<u8>> {
     let operation = Operation::Register(Box::new(registration));
     store.plan(NOW, &operation).unwrap();
-    match store.apply(NOW, operation) {
-        Done::Registered { in_force, .. } => in_force,
-        done => panic!("{done:?}"),
-    }
+    let Done::Registered { in_force, .. } = store.apply(NOW, operation) else { panic!("not a registration") };
+    in_force
 }
 
 fn an_older_record_does_not_replace_a_newer_and_who_says_it_is_told(mut store: impl Store) {
