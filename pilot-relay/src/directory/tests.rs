@@ -65,12 +65,10 @@ impl Agent {
 
     /// The same identity at another home.
     fn at_home(&self, home: u8) -> Self {
-        let mut other = Self { record: self.record.clone(), ..Self::new(0, "") };
-        other.identity = self.identity.clone();
         let (instance, transport) = (InstanceId([home; 8]), TransportKey::from_secret([home; 32]));
         let certificate = Certificate::issue(&self.identity, &transport, instance, 1, at(0).unix).encode().to_vec();
-        other.presence = PresenceRecord { instance, certificate, ..self.presence.clone() };
-        other
+        let presence = PresenceRecord { instance, certificate, ..self.presence.clone() };
+        Self { identity: self.identity.clone(), record: self.record.clone(), presence }
     }
 
     fn request(&self) -> Request {
