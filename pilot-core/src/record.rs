@@ -206,10 +206,13 @@ pub enum RecordError {
 }
 
 /// What all kinds of records have in common.
-trait Payload: Encode<()> + for<'b> Decode<'b, ()> {
+pub(crate) trait Payload: Encode<()> + for<'b> Decode<'b, ()> {
     /// Domain separation: no signature of one kind is one of another.
     const CONTEXT: &'static str;
-    fn key(&self) -> IdentityKey;
+    /// The greatest record of this kind.
+    const LEN_MAX: usize = RECORD_LEN_MAX;
+    /// The key that signs it.
+    fn signer(&self) -> IdentityKey;
     /// Bounds of every field, without looking at the clock.
     fn check_bounds(&self) -> Result<(), RecordError>;
     /// Dates and everything that needs more than a look at the field.
@@ -244,7 +247,7 @@ impl IdentityRecord {
     /// # Errors
     /// [`RecordError`] if the bytes are no record in bounds.
     pub fn decode_verified(bytes: &[u8]) -> Result<Self, RecordError> {
-        split::<Self>(bytes).map(|(record, _, _)| record)
+        peek(bytes)
     }
 }
 
@@ -321,8 +324,8 @@ fn is_prose(text: &str, len_max: usize) -> bool {
     text.len() <= len_max && !text.chars().any(char::is_control)
 }
 
-fn sign<P: Payload>(payload: &P, identity: &Identity) -> Result<Vec<u8>, RecordError> {
-    if payload.key() != identity.key() {
+pub(crate) fn sign<P: Payload>(payload: &P, identity: &Identity) -> Result<Vec<u8>, RecordError> {
+    if payload.signer() != identity.key() {
         return Err(RecordError::ForeignKey);
     }
     payload.check_bounds()?;
@@ -332,16 +335,21 @@ fn sign<P: Payload>(payload: &P, identity: &Identity) -> Result<Vec<u8>, RecordE
     Ok(bytes)
 }
 
-fn verify<P: Payload>(bytes: &[u8], now: UnixTime) -> Result<P, RecordError> {
+pub(crate) fn verify<P: Payload>(bytes: &[u8], now: UnixTime) -> Result<P, RecordError> {
     let (record, payload, signature) = split::<P>(bytes)?;
-    record.key().verify(P::CONTEXT, payload, signature).map_err(|_| RecordError::Signature)?;
+    record.signer().verify(P::CONTEXT, payload, signature).map_err(|_| RecordError::Signature)?;
     record.check_claims(now)?;
     Ok(record)
 }
 
+/// A record in bounds, of which nothing else is checked.
+pub(crate) fn peek<P: Payload>(bytes: &[u8]) -> Result<P, RecordError> {
+    split::<P>(bytes).map(|(record, _, _)| record)
+}
+
 /// A record in bounds, its payload and its signature, of which nothing is checked.
 fn split<P: Payload>(bytes: &[u8]) -> Result<(P, &[u8], &[u8; SIGNATURE_LEN]), RecordError> {
-    if bytes.len() > RECORD_LEN_MAX {
+    if bytes.len() > P::LEN_MAX {
         return Err(RecordError::Length(bytes.len()));
     }
     let (payload, signature) = bytes.split_last_chunk::<SIGNATURE_LEN>().ok_or(RecordError::Length(bytes.len()))?;
@@ -352,7 +360,12 @@ fn split<P: Payload>(bytes: &[u8]) -> Result<(P, &[u8], &[u8; SIGNATURE_LEN]), R
 
 /// `issued` no later than now, `expires` after now and at most `validity_max` after `issued`. Two clocks may be [`CLOCK_SKEW`] apart:
 /// that an agent has gone is for the directory to say, the dates only end what a directory could replay for ever.
-fn check_dates(issued: UnixTime, expires: UnixTime, validity_max: Duration, now: UnixTime) -> Result<(), RecordError> {
+pub(crate) fn check_dates(
+    issued: UnixTime,
+    expires: UnixTime,
+    validity_max: Duration,
+    now: UnixTime,
+) -> Result<(), RecordError> {
     if expires > issued + validity_max {
         return Err(RecordError::Field("expires"));
     }
@@ -363,21 +376,21 @@ fn check_dates(issued: UnixTime, expires: UnixTime, validity_max: Duration, now:
     Ok(())
 }
 
-fn check_issued(issued: UnixTime, now: UnixTime) -> Result<(), RecordError> {
+pub(crate) fn check_issued(issued: UnixTime, now: UnixTime) -> Result<(), RecordError> {
     if issued > now + CLOCK_SKEW {
         return Err(RecordError::NotYetValid);
     }
     Ok(())
 }
 
-fn within(field: &'static str, ok: bool) -> Result<(), RecordError> {
+pub(crate) fn within(field: &'static str, ok: bool) -> Result<(), RecordError> {
     if ok { Ok(()) } else { Err(RecordError::Field(field)) }
 }
 
 impl Payload for IdentityRecord {
     const CONTEXT: &'static str = "identity record";
 
-    fn key(&self) -> IdentityKey {
+    fn signer(&self) -> IdentityKey {
         self.key
     }
 
@@ -405,7 +418,7 @@ impl Offer {
 impl Payload for PresenceRecord {
     const CONTEXT: &'static str = "presence record";
 
-    fn key(&self) -> IdentityKey {
+    fn signer(&self) -> IdentityKey {
         self.key
     }
 
@@ -428,7 +441,7 @@ impl Payload for PresenceRecord {
 impl Payload for Withdrawal {
     const CONTEXT: &'static str = "withdrawal";
 
-    fn key(&self) -> IdentityKey {
+    fn signer(&self) -> IdentityKey {
         self.key
     }
 
@@ -444,7 +457,7 @@ impl Payload for Withdrawal {
 impl Payload for HandOver {
     const CONTEXT: &'static str = "hand-over";
 
-    fn key(&self) -> IdentityKey {
+    fn signer(&self) -> IdentityKey {
         self.from
     }
 
