@@ -264,7 +264,8 @@ fn sign_identity(inner: &Inner, now: UnixTime, sequence: u64, said: &Said) -> Re
     Ok(SignedIdentity { said: said.clone(), issued: now, bytes: record.sign(&inner.identity)? })
 }
 
-async fn own_homes(inner: &Inner) -> Vec<Home> {
+/// The backbone nodes where this agent can be asked for.
+pub(crate) async fn own_homes(inner: &Inner) -> Vec<Home> {
     let Some(backbone) = &inner.backbone else { return Vec::new() };
     let addresses = look_up_host(backbone).await.unwrap_or_default();
     vec![Home { key: backbone.identity, addresses }]

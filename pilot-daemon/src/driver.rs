@@ -21,8 +21,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::clock;
 use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
+use crate::org::Orgs;
 use crate::renewal::EntropyFeed;
-use crate::services::{Incoming, Refused, Services, builtin};
+use crate::services::{Incoming, Refused, Services, builtin, service_name};
 use crate::stream::{DirtyList, EndedBy, QUEUE_MAX, Shared, Stream, StreamError};
 use crate::timer::Timer;
 
@@ -65,6 +66,8 @@ pub(crate) struct Core {
     connecting: Vec<(IdentityKey, oneshot::Sender<Result<PeerStatus, ConnectError>>)>,
     home_link: watch::Sender<HomeLink>,
     neighbours: Neighbours,
+    orgs: Arc<Orgs>,
+    org_calls: mpsc::Sender<Incoming>,
     inbox: PathBuf,
     is_stopping: bool,
 }
@@ -214,6 +217,7 @@ impl Core {
         home: Home,
         inbox: PathBuf,
         home_link: watch::Sender<HomeLink>,
+        (orgs, org_calls): (Arc<Orgs>, mpsc::Sender<Incoming>),
     ) -> Self {
         Self {
             node,
@@ -224,6 +228,8 @@ impl Core {
             connecting: Vec::new(),
             home_link,
             neighbours: Neighbours { home, keys: BTreeSet::new(), read_at: None },
+            orgs,
+            org_calls,
             inbox,
             is_stopping: false,
         }
@@ -333,13 +339,19 @@ impl Core {
             tokio::spawn(builtin::echo(incoming));
             return;
         }
+        if port == ServicePort::ORG {
+            if let Err(mpsc::error::TrySendError::Full(incoming)) = self.org_calls.try_send(incoming) {
+                Refused::new(incoming, Code::BUSY, "too many calls of members wait".into()).send();
+            }
+            return;
+        }
         self.deliver(now, incoming);
     }
 
     /// Gives a stream to a handler of its service, or refuses it.
     fn deliver(&mut self, now: Now, incoming: Incoming) {
         let (peer, port) = (incoming.peer, incoming.header.port);
-        let is_trusted = self.neighbours.contains(now.mono, &peer);
+        let is_trusted = self.neighbours.contains(now.mono, &peer) || self.is_let_in(now, &peer, port);
         if port == ServicePort::MESSAGE && is_trusted && !self.services.is_served(port) {
             tokio::spawn(builtin::keep_message(incoming, self.inbox.clone()));
             return;
@@ -348,6 +360,12 @@ impl Core {
             tracing::info!(?peer, reason = refused.reason, "stream refused");
             Refused::send(*refused);
         }
+    }
+
+    /// Whether an organisation that we share with `peer` lets it call that service.
+    fn is_let_in(&self, now: Now, peer: &IdentityKey, port: ServicePort) -> bool {
+        let service = service_name(port);
+        self.orgs.standings(peer, now.unix).iter().any(|standing| standing.membership.allows_service(&service))
     }
 
     /// Takes a stream back from a handler that has left without it: the next one is to have it.

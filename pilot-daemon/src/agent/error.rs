@@ -50,6 +50,12 @@ impl StartError {
     }
 }
 
+impl From<HomeError> for ApiError {
+    fn from(error: HomeError) -> Self {
+        Self::new(ErrorCode::Failed, error.to_string()).hint(error.hint())
+    }
+}
+
 impl From<StreamError> for ApiError {
     fn from(error: StreamError) -> Self {
         let code = match error.code {

@@ -19,6 +19,7 @@
 mod error;
 mod hand_over;
 mod inner;
+mod orgs;
 mod resolve;
 mod settings;
 mod status;
@@ -57,6 +58,7 @@ use crate::driver::{COMMANDS_MAX, Core, Driver, HomeLink};
 use crate::home::{AgentHome, Home, entropy};
 use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
+use crate::org::{self, Orgs};
 use crate::renewal::KeyRenewal;
 use crate::services::Services;
 pub use crate::services::{Incoming, ServiceOptions, service_name, service_port};
@@ -157,7 +159,16 @@ impl Agent {
         let mut node = Node::new(node_config(config.direct), keys, entropy()?, now);
         node.set_local_addresses(now, &socket.local_addresses());
         let services = Services::new(offers_sender);
-        let core = Core::new(node, services, config.home.clone(), agent_home.inbox_path(), link_sender);
+        let orgs = Arc::new(Orgs::load(&agent_home, &identity, now.unix)?);
+        let (org_calls, org_receiver) = mpsc::channel(org::serve::CALLS_MAX);
+        let core = Core::new(
+            node,
+            services,
+            config.home.clone(),
+            agent_home.inbox_path(),
+            link_sender,
+            (Arc::clone(&orgs), org_calls),
+        );
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let driver = Driver::new(core, socket, receiver).map_err(StartError::Timer)?;
         let (ended_sender, ended) = watch::channel(());
@@ -178,6 +189,8 @@ impl Agent {
             certificate: watch::Sender::new(certificate),
             backbone: config.backbone,
             listen,
+            orgs,
+            whereabouts: Mutex::new(None),
             profile: watch::Sender::new(profile),
             offers,
             home_link,
@@ -193,9 +206,11 @@ impl Agent {
         });
         tokio::spawn(watch_addresses(Arc::downgrade(&inner)));
         tokio::spawn(renew_keys(Arc::downgrade(&inner), renewal));
+        tokio::spawn(org::serve::run(Arc::downgrade(&inner), org_receiver));
         let agent = Self { inner };
         tracing::info!(name = agent.name(), version = env!("CARGO_PKG_VERSION"), ?listen, "started");
         agent.join_backbone(registration_sender).await?;
+        tokio::spawn(org::keeper::run(Arc::downgrade(&agent.inner)));
         Ok(agent)
     }
 
@@ -226,6 +241,9 @@ impl Agent {
     /// # Errors
     /// If the peer allows no more streams.
     pub async fn open(&self, peer: &Resolved, header: StreamHeader) -> Result<Stream, ApiError> {
+        if header.port != ServicePort::ECHO {
+            org::calls::introduce(&self.inner, &peer.route).await;
+        }
         let route = peer.route.clone();
         self.inner.apply(move |core, now| core.node.learn_peer(now, route)).await?;
         self.inner.open(peer.key, header).await

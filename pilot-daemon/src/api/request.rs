@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::header;
 use super::types::{
-    AcceptRequest, ApiError, ErrorCode, FindRequest, GroupsRequest, HandOverRequest, OpenRequest, ResetRequest,
-    ResolveRequest, Settings, TargetRequest,
+    AcceptRequest, ApiError, CreateOrg, ErrorCode, FindRequest, GroupsRequest, HandOverRequest, InviteRequest,
+    JoinRequest, OpenRequest, OrgRequest, ResetRequest, ResolveRequest, RevokeRequest, Settings, TargetRequest,
 };
 
 /// Path of the calls that open a stream, and start of those about one.
@@ -50,6 +50,22 @@ pub enum Call {
     ChangeGroups(GroupsRequest),
     /// `PUT /v1/settings`.
     ChangeSettings(Settings),
+    /// `GET /v1/orgs`.
+    Orgs,
+    /// `POST /v1/orgs`.
+    CreateOrg(CreateOrg),
+    /// `POST /v1/orgs/invite`.
+    Invite(InviteRequest),
+    /// `POST /v1/orgs/join`.
+    JoinOrg(JoinRequest),
+    /// `POST /v1/orgs/members`.
+    OrgMembers(OrgRequest),
+    /// `POST /v1/orgs/revoke`.
+    Revoke(RevokeRequest),
+    /// `POST /v1/orgs/rotate`.
+    RotateOrgKey(OrgRequest),
+    /// `POST /v1/orgs/leave`.
+    LeaveOrg(OrgRequest),
     /// `GET /v1/streams/{id}`.
     Stream(u64),
     /// `POST /v1/streams/{id}/reset`.
@@ -78,6 +94,14 @@ impl Call {
             (&Method::POST, "/v1/hand-over") => from_json(body).map(Self::HandOver),
             (&Method::POST, "/v1/groups") => from_json(body).map(Self::ChangeGroups),
             (&Method::PUT, "/v1/settings") => from_json(body).map(Self::ChangeSettings),
+            (&Method::GET, "/v1/orgs") => Ok(Self::Orgs),
+            (&Method::POST, "/v1/orgs") => from_json(body).map(Self::CreateOrg),
+            (&Method::POST, "/v1/orgs/invite") => from_json(body).map(Self::Invite),
+            (&Method::POST, "/v1/orgs/join") => from_json(body).map(Self::JoinOrg),
+            (&Method::POST, "/v1/orgs/members") => from_json(body).map(Self::OrgMembers),
+            (&Method::POST, "/v1/orgs/revoke") => from_json(body).map(Self::Revoke),
+            (&Method::POST, "/v1/orgs/rotate") => from_json(body).map(Self::RotateOrgKey),
+            (&Method::POST, "/v1/orgs/leave") => from_json(body).map(Self::LeaveOrg),
             (method, path) => match (method, stream_of(path)) {
                 (&Method::GET, Some((id, ""))) => Ok(Self::Stream(id.parse().map_err(|_| no_such_stream())?)),
                 (&Method::POST, Some((id, "/reset"))) => {

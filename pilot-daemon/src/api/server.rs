@@ -27,8 +27,8 @@ use tokio::sync::Semaphore;
 use super::request::{self, Call, check_origin, no_such_stream, usage};
 use super::types::{
     AcceptRequest, AgentInfo, ApiError, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
-    HandOverRequest, HandedOver, Offer, OpenRequest, Peers, Published, Reached, ResetRequest, ResolveRequest,
-    StreamState, StreamStatus, TargetRequest, TicketReply,
+    HandOverRequest, HandedOver, Offer, OpenRequest, OrgList, OrgMembers, OrgRequest, Peers, Published, Reached,
+    ResetRequest, ResolveRequest, StreamState, StreamStatus, TargetRequest, TicketReply,
 };
 use super::{VERSION, VERSION_HEADER, header, pump};
 use crate::agent::{Agent, DEFAULT_TIMEOUT, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of};
@@ -191,6 +191,17 @@ async fn route(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply
         }
         Call::ChangeSettings(settings) => {
             agent.change_settings(&settings).await?;
+            json(&Done {})
+        }
+        Call::Orgs => json(&OrgList { orgs: agent.orgs() }),
+        Call::CreateOrg(asked) => json(&agent.create_org(&asked).await?),
+        Call::Invite(asked) => json(&agent.invite(&asked).await?),
+        Call::JoinOrg(asked) => json(&agent.join_org(&asked).await?),
+        Call::OrgMembers(OrgRequest { org }) => json(&OrgMembers { members: agent.org_members(&org).await? }),
+        Call::Revoke(asked) => json(&agent.revoke(&asked).await?),
+        Call::RotateOrgKey(OrgRequest { org }) => json(&agent.rotate_org_key(&org).await?),
+        Call::LeaveOrg(OrgRequest { org }) => {
+            agent.leave_org(&org).await?;
             json(&Done {})
         }
         Call::Stream(id) => json(&shared.streams.status(id).ok_or_else(no_such_stream)?),
