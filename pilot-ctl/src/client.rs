@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use pilot_daemon::api::client::Client;
 use pilot_daemon::api::types::{
-    AcceptRequest, ApiError, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, HandOverRequest, HandedOver,
-    OpenRequest, Peers, Published, Reached, ResetRequest, Settings, Status, StreamState, StreamStatus, TargetRequest,
-    TicketReply,
+    AcceptRequest, ApiError, CreateOrg, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, HandOverRequest,
+    HandedOver, InviteRequest, Invited, JoinRequest, Joined, OpenRequest, OrgCreated, OrgList, OrgMembers, OrgRequest,
+    Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, Settings, Status, StreamState, StreamStatus,
+    TargetRequest, TicketReply,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,6 +23,8 @@ use crate::output::Output;
 
 /// How long the daemon may take to answer a call that needs nobody else.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for calls for which it asks another agent.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// What the daemon gets on top of a deadline that it keeps itself, to tell it in its own words.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// How long a command waits until the directory has what it changed (spec/cli.md §2): one round trip, if all is well.
@@ -103,6 +106,38 @@ impl Daemon {
 
     pub(crate) async fn hand_over(&self, request: &HandOverRequest) -> Result<HandedOver> {
         self.post("/v1/hand-over", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn orgs(&self) -> Result<OrgList> {
+        self.get("/v1/orgs").await
+    }
+
+    pub(crate) async fn create_org(&self, request: &CreateOrg) -> Result<OrgCreated> {
+        self.post("/v1/orgs", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn invite(&self, request: &InviteRequest) -> Result<Invited> {
+        self.post("/v1/orgs/invite", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn join_org(&self, request: &JoinRequest) -> Result<Joined> {
+        self.post("/v1/orgs/join", request, JOIN_TIMEOUT).await
+    }
+
+    pub(crate) async fn org_members(&self, request: &OrgRequest) -> Result<OrgMembers> {
+        self.post("/v1/orgs/members", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn revoke(&self, request: &RevokeRequest) -> Result<Revoked> {
+        self.post("/v1/orgs/revoke", request, JOIN_TIMEOUT).await
+    }
+
+    pub(crate) async fn rotate_org_key(&self, request: &OrgRequest) -> Result<OrgCreated> {
+        self.post("/v1/orgs/rotate", request, JOIN_TIMEOUT).await
+    }
+
+    pub(crate) async fn leave_org(&self, request: &OrgRequest) -> Result<()> {
+        self.post::<Done>("/v1/orgs/leave", request, CALL_TIMEOUT).await.map(drop)
     }
 
     pub(crate) async fn groups(&self, request: &GroupsRequest) -> Result<Groups> {

@@ -96,6 +96,8 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Verb::Answer(args) => commands::answer::run(args, &context()?).await,
         Verb::Find(args) => interruptible(commands::find::run(args, &context()?)).await,
         Verb::Group(args) => interruptible(commands::group::run(args, &context()?)).await,
+        Verb::Join(args) => interruptible(commands::join::run(args, &context()?)).await,
+        Verb::Org(args) => interruptible(commands::org::run(args, &context()?)).await,
         Verb::HandOver(args) => interruptible(commands::hand_over::run(args, &context()?)).await,
         Verb::Mcp(args) => commands::mcp::run(args, &context()?).await,
         Verb::Ticket(args) => interruptible(commands::ticket::run(args, &context()?)).await,

@@ -342,12 +342,9 @@ fn org_member(proof: &Proof, now: pilot_core::time::UnixTime) -> types::OrgMembe
 
 /// Says what an invite needs: its issuer.
 fn unreached(error: ApiError, org: &str) -> ApiError {
-    match error.code {
-        ErrorCode::Unreachable | ErrorCode::Timeout => ApiError::new(
-            ErrorCode::Unreachable,
-            format!("who made this invite to '{org}' cannot be reached: {}", error.message),
-        )
-        .hint("it must run while you join; afterwards it need not"),
-        _ => error,
+    if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
+        return error;
     }
+    let message = format!("who made this invite to '{org}' cannot be reached: {}", error.message);
+    ApiError::new(ErrorCode::Unreachable, message).hint("it must run while you join; afterwards it need not")
 }

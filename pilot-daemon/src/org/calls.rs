@@ -45,10 +45,10 @@ pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Re
         let name = inner.name_of(&key).unwrap_or_else(|| key.to_string());
         ApiError::new(ErrorCode::Timeout, format!("'{name}' does not answer"))
     })??;
-    match reply {
-        Reply::Refused { reason } => Err(ApiError::new(ErrorCode::Refused, reason)),
-        reply => Ok(reply),
+    if let Reply::Refused { reason } = reply {
+        return Err(ApiError::new(ErrorCode::Refused, reason));
     }
+    Ok(reply)
 }
 
 async fn exchange(inner: &Inner, peer: IdentityKey, request: &Request) -> Result<Reply, ApiError> {
@@ -137,7 +137,7 @@ async fn introduce_in(inner: &Inner, name: &str, peer: PeerInfo) -> Result<(), A
         return Err(unexpected());
     };
     if let Some(tunnel) = connected_since().await {
-        inner.orgs.with(name, |org| drop(org.introduced.insert(key, tunnel)))?;
+        inner.orgs.with(name, |org| org.introduced.insert(key, tunnel))?;
     }
     let records = Records { proofs: vec![proof.into()], whereabouts: vec![whereabouts.into()], ..Records::default() };
     inner.orgs.learn(name, &records, now).await?;

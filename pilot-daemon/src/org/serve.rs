@@ -43,14 +43,11 @@ pub(crate) async fn run(agent: Weak<Inner>, mut calls: mpsc::Receiver<Incoming>)
 }
 
 async fn answer(inner: &Arc<Inner>, mut incoming: Incoming) {
-    let request = match timeout(REQUEST_TIMEOUT, read(&mut incoming)).await {
-        Ok(Some(request)) => request,
-        Ok(None) | Err(_) => return incoming.stream.reset(Code::BAD_REQUEST, "no call between members"),
+    let Ok(Some(request)) = timeout(REQUEST_TIMEOUT, read(&mut incoming)).await else {
+        return incoming.stream.reset(Code::BAD_REQUEST, "no call between members");
     };
-    let reply = match handle(inner, incoming.peer, request).await {
-        Ok(reply) => reply,
-        Err(error) => Reply::Refused { reason: error.message },
-    };
+    let reply = handle(inner, incoming.peer, request).await;
+    let reply = reply.unwrap_or_else(|error| Reply::Refused { reason: error.message });
     if incoming.stream.write_chunk(Bytes::from(reply.encode())).await.is_ok() {
         incoming.stream.finish();
     }
