@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
     answer, backbone, completions, connect, daemon, demo, find, group, hand_over, identity, info, join, man, mcp, org,
-    peers, ping, query, ticket,
+    peers, ping, query, rules, ticket,
 };
 use crate::env_vars;
 
@@ -75,6 +75,14 @@ pub(crate) enum Verb {
     Join(join::JoinArgs),
     /// Found and look after an organisation: agents that trust each other.
     Org(org::OrgArgs),
+    /// Let somebody call a service of this agent.
+    Allow(rules::AllowArgs),
+    /// Keep somebody from calling a service of this agent.
+    Deny(rules::DenyArgs),
+    /// Who may call this agent.
+    Rules(rules::RulesArgs),
+    /// Whether an agent may call a service of this one, and why.
+    Why(rules::WhyArgs),
     /// Give this agent's name to another key.
     #[command(name = "handover")]
     HandOver(hand_over::HandOverArgs),

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use pilot_daemon::api::client::Client;
 use pilot_daemon::api::types::{
-    AcceptRequest, ApiError, CreateOrg, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, HandOverRequest,
-    HandedOver, InviteRequest, Invited, JoinRequest, Joined, OpenRequest, OrgCreated, OrgList, OrgMembers, OrgRequest,
-    Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, Settings, Status, StreamState, StreamStatus,
-    TargetRequest, TicketReply,
+    AcceptRequest, ApiError, ChangeRules, CreateOrg, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
+    HandOverRequest, HandedOver, InviteRequest, Invited, JoinRequest, Joined, OpenRequest, OrgCreated, OrgList,
+    OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, Rule, RuleList, Settings,
+    Status, StreamState, StreamStatus, TargetRequest, TicketReply, Why, WhyRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -106,6 +106,18 @@ impl Daemon {
 
     pub(crate) async fn hand_over(&self, request: &HandOverRequest) -> Result<HandedOver> {
         self.post("/v1/hand-over", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn rules(&self) -> Result<RuleList> {
+        self.get("/v1/rules").await
+    }
+
+    pub(crate) async fn change_rules(&self, request: &ChangeRules) -> Result<Rule> {
+        self.post("/v1/rules", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn why(&self, request: &WhyRequest) -> Result<Why> {
+        self.post("/v1/why", request, CALL_TIMEOUT).await
     }
 
     pub(crate) async fn orgs(&self) -> Result<OrgList> {

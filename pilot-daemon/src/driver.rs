@@ -23,6 +23,7 @@ use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
 use crate::org::Orgs;
 use crate::renewal::EntropyFeed;
+use crate::rules::{Caller, Decision, Rules};
 use crate::services::{Incoming, Refused, Services, builtin, service_name};
 use crate::stream::{DirtyList, EndedBy, QUEUE_MAX, Shared, Stream, StreamError};
 use crate::timer::Timer;
@@ -66,6 +67,7 @@ pub(crate) struct Core {
     connecting: Vec<(IdentityKey, oneshot::Sender<Result<PeerStatus, ConnectError>>)>,
     home_link: watch::Sender<HomeLink>,
     neighbours: Neighbours,
+    pub(crate) rules: Rules,
     orgs: Arc<Orgs>,
     org_calls: mpsc::Sender<Incoming>,
     inbox: PathBuf,
@@ -217,6 +219,7 @@ impl Core {
         home: Home,
         inbox: PathBuf,
         home_link: watch::Sender<HomeLink>,
+        rules: Rules,
         (orgs, org_calls): (Arc<Orgs>, mpsc::Sender<Incoming>),
     ) -> Self {
         Self {
@@ -228,6 +231,7 @@ impl Core {
             connecting: Vec::new(),
             home_link,
             neighbours: Neighbours { home, keys: BTreeSet::new(), read_at: None },
+            rules,
             orgs,
             org_calls,
             inbox,
@@ -351,21 +355,24 @@ impl Core {
     /// Gives a stream to a handler of its service, or refuses it.
     fn deliver(&mut self, now: Now, incoming: Incoming) {
         let (peer, port) = (incoming.peer, incoming.header.port);
-        let is_trusted = self.neighbours.contains(now.mono, &peer) || self.is_let_in(now, &peer, port);
-        if port == ServicePort::MESSAGE && is_trusted && !self.services.is_served(port) {
+        let decision = self.decide(now, &peer, port);
+        if port == ServicePort::MESSAGE && decision.allowed && !self.services.is_served(port) {
             tokio::spawn(builtin::keep_message(incoming, self.inbox.clone()));
             return;
         }
-        if let Err(refused) = self.services.deliver(incoming, is_trusted) {
-            tracing::info!(?peer, reason = refused.reason, "stream refused");
+        if let Err(refused) = self.services.deliver(incoming, decision.allowed) {
+            tracing::info!(?peer, reason = refused.reason, decision = decision.reason, "stream refused");
             Refused::send(*refused);
         }
     }
 
-    /// Whether an organisation that we share with `peer` lets it call that service.
-    fn is_let_in(&self, now: Now, peer: &IdentityKey, port: ServicePort) -> bool {
-        let service = service_name(port);
-        self.orgs.standings(peer, now.unix).iter().any(|standing| standing.membership.allows_service(&service))
+    /// Whether `peer` may call the service, and why.
+    pub(crate) fn decide(&mut self, now: Now, peer: &IdentityKey, port: ServicePort) -> Decision {
+        let is_neighbour = self.neighbours.contains(now.mono, peer);
+        let standings = self.orgs.standings(peer, now.unix);
+        let caller = Caller { key: peer, is_neighbour, standings: &standings };
+        let is_public = self.services.is_public(port);
+        self.rules.current().decide(caller, &service_name(port), is_public)
     }
 
     /// Takes a stream back from a handler that has left without it: the next one is to have it.

@@ -12,6 +12,7 @@ mod names;
 pub mod net;
 mod org;
 pub mod renewal;
+pub mod rules;
 pub mod services;
 pub mod stream;
 mod timer;

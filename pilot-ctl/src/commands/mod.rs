@@ -18,6 +18,7 @@ pub(crate) mod org;
 pub(crate) mod peers;
 pub(crate) mod ping;
 pub(crate) mod query;
+pub(crate) mod rules;
 pub(crate) mod ticket;
 
 /// Who may call a service besides the agents of the same `PILOT_HOME`.

@@ -21,6 +21,7 @@ mod hand_over;
 mod inner;
 mod orgs;
 mod resolve;
+mod rules;
 mod settings;
 mod status;
 #[cfg(test)]
@@ -60,6 +61,7 @@ use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
 use crate::org::{self, Orgs};
 use crate::renewal::KeyRenewal;
+use crate::rules::Rules;
 use crate::services::Services;
 pub use crate::services::{Incoming, ServiceOptions, service_name, service_port};
 pub use crate::stream::{EndedBy, ReadHalf, Stream, StreamError, StreamOutcome, StreamWatch, WriteHalf};
@@ -159,6 +161,7 @@ impl Agent {
         let mut node = Node::new(node_config(config.direct), keys, entropy()?, now);
         node.set_local_addresses(now, &socket.local_addresses());
         let services = Services::new(offers_sender);
+        let rules = Rules::load(agent_home.path().join("rules.toml"))?;
         let orgs = Arc::new(Orgs::load(&agent_home, &identity, now.unix)?);
         let (org_calls, org_receiver) = mpsc::channel(org::serve::CALLS_MAX);
         let core = Core::new(
@@ -167,6 +170,7 @@ impl Agent {
             config.home.clone(),
             agent_home.inbox_path(),
             link_sender,
+            rules,
             (Arc::clone(&orgs), org_calls),
         );
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);

@@ -11,7 +11,7 @@ use pilot_core::org::invite::Invite;
 use pilot_core::org::issuer::{Applicant, Issuer, Terms};
 use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Proof};
 use pilot_core::org::revocation::Revocation;
-use pilot_core::org::roster::{Learned, Roster};
+use pilot_core::org::roster::Roster;
 use pilot_core::record::{is_label, is_name};
 use zeroize::Zeroizing;
 
@@ -202,7 +202,7 @@ impl Agent {
             Ok(org.roster.org())
         });
         let org = org.await?;
-        calls::announce(inner, name, Learned { rules: 1, members: 0 }, None).await;
+        // A list of the new key, and with it the charter, goes to everybody.
         keeper::sign_list(inner, name, None, now).await?;
         Ok(types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file })
     }

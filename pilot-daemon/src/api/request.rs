@@ -9,8 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::header;
 use super::types::{
-    AcceptRequest, ApiError, CreateOrg, ErrorCode, FindRequest, GroupsRequest, HandOverRequest, InviteRequest,
-    JoinRequest, OpenRequest, OrgRequest, ResetRequest, ResolveRequest, RevokeRequest, Settings, TargetRequest,
+    AcceptRequest, ApiError, ChangeRules, CreateOrg, ErrorCode, FindRequest, GroupsRequest, HandOverRequest,
+    InviteRequest, JoinRequest, OpenRequest, OrgRequest, ResetRequest, ResolveRequest, RevokeRequest, Settings,
+    TargetRequest, WhyRequest,
 };
 
 /// Path of the calls that open a stream, and start of those about one.
@@ -50,6 +51,12 @@ pub enum Call {
     ChangeGroups(GroupsRequest),
     /// `PUT /v1/settings`.
     ChangeSettings(Settings),
+    /// `GET /v1/rules`.
+    Rules,
+    /// `POST /v1/rules`.
+    ChangeRules(ChangeRules),
+    /// `POST /v1/why`.
+    Why(WhyRequest),
     /// `GET /v1/orgs`.
     Orgs,
     /// `POST /v1/orgs`.
@@ -94,6 +101,9 @@ impl Call {
             (&Method::POST, "/v1/hand-over") => from_json(body).map(Self::HandOver),
             (&Method::POST, "/v1/groups") => from_json(body).map(Self::ChangeGroups),
             (&Method::PUT, "/v1/settings") => from_json(body).map(Self::ChangeSettings),
+            (&Method::GET, "/v1/rules") => Ok(Self::Rules),
+            (&Method::POST, "/v1/rules") => from_json(body).map(Self::ChangeRules),
+            (&Method::POST, "/v1/why") => from_json(body).map(Self::Why),
             (&Method::GET, "/v1/orgs") => Ok(Self::Orgs),
             (&Method::POST, "/v1/orgs") => from_json(body).map(Self::CreateOrg),
             (&Method::POST, "/v1/orgs/invite") => from_json(body).map(Self::Invite),

@@ -193,6 +193,9 @@ async fn route(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply
             agent.change_settings(&settings).await?;
             json(&Done {})
         }
+        Call::Rules => json(&agent.rules().await?),
+        Call::ChangeRules(asked) => json(&agent.change_rules(&asked).await?),
+        Call::Why(asked) => json(&agent.why(&asked).await?),
         Call::Orgs => json(&OrgList { orgs: agent.orgs() }),
         Call::CreateOrg(asked) => json(&agent.create_org(&asked).await?),
         Call::Invite(asked) => json(&agent.invite(&asked).await?),

@@ -30,6 +30,8 @@ const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(2);
 const NEWS_TIMEOUT: Duration = Duration::from_millis(500);
 /// Look-ups ask for news at most this often.
 const NEWS_INTERVAL: Duration = Duration::from_secs(2);
+/// Members told of a new list at once.
+const TOLD_AT_ONCE: usize = 64;
 /// Members asked one after another for news, when the first do not answer.
 const ASKED_MAX: usize = 3;
 
@@ -233,21 +235,35 @@ pub(crate) async fn announce(inner: &Arc<Inner>, name: &str, learned: Learned, t
     }
     end_former(inner, name).await;
     let connected = connected(inner).await;
+    tell(inner, name, |key| Some(*key) != told_by && connected.contains(key)).await;
+}
+
+/// Tells every member that can be reached what has just been decided here. Those whom we have a tunnel with hear it first.
+pub(crate) async fn proclaim(inner: &Arc<Inner>, name: &str) {
+    end_former(inner, name).await;
+    let connected = connected(inner).await;
+    tell(inner, name, |key| connected.contains(key)).await;
+    let (inner, name) = (Arc::clone(inner), name.to_owned());
+    tokio::spawn(async move { tell(&inner, &name, |key| !connected.contains(key)).await });
+}
+
+/// Tells members all charters and lists. Who does not hear it now hears it when it asks.
+async fn tell(inner: &Arc<Inner>, name: &str, is_told: impl Fn(&IdentityKey) -> bool) {
     let now = clock::now().unix;
+    let own = inner.identity.key();
     let told = inner.orgs.with(name, |org| {
-        let own = inner.identity.key();
-        let is_told = |key: &IdentityKey| *key != own && Some(*key) != told_by && connected.contains(key);
-        let members: Vec<_> = org.roster.members(now).map(Proof::key).filter(is_told).collect();
-        let members: Vec<_> = members.iter().filter_map(|key| org.route(key, now)).collect();
-        let records = org.roster.rules_except(0, &[]);
-        (members, Request::Tell { org: org.roster.org(), records })
+        let members = org.roster.members(now).map(Proof::key).filter(|key| *key != own && is_told(key));
+        let members: Vec<_> = members.filter_map(|key| org.route(&key, now)).collect();
+        (members, Request::Tell { org: org.roster.org(), records: org.roster.rules_except(0, &[]) })
     });
     let Ok((members, request)) = told else { return };
     let request = Arc::new(request);
     let mut calls = JoinSet::new();
     for member in members {
+        if calls.len() >= TOLD_AT_ONCE {
+            calls.join_next().await;
+        }
         let (inner, request) = (Arc::clone(inner), Arc::clone(&request));
-        // Who does not hear it now hears it when it asks.
         calls.spawn(async move { drop(call(&inner, member, &request).await) });
     }
     calls.join_all().await;

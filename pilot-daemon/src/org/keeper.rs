@@ -6,7 +6,6 @@ use std::time::Duration;
 use pilot_core::org::call::{Reply, Request};
 use pilot_core::org::issuer::Issuer;
 use pilot_core::org::revocation::Revocation;
-use pilot_core::org::roster::Learned;
 use pilot_core::time::UnixTime;
 
 use super::calls;
@@ -88,6 +87,6 @@ pub(crate) async fn sign_list(
         org.roster.add_list(&bytes, now).map_err(failed)
     });
     signed.await?;
-    calls::announce(inner, name, Learned { rules: 1, members: 0 }, None).await;
+    calls::proclaim(inner, name).await;
     Ok(())
 }
