@@ -356,11 +356,17 @@ impl Core {
     fn deliver(&mut self, now: Now, incoming: Incoming) {
         let (peer, port) = (incoming.peer, incoming.header.port);
         let decision = self.decide(now, &peer, port);
-        if port == ServicePort::MESSAGE && decision.allowed && !self.services.is_served(port) {
+        let goes_to_inbox = port == ServicePort::MESSAGE && !self.services.is_served(port);
+        if goes_to_inbox && decision.allowed {
             tokio::spawn(builtin::keep_message(incoming, self.inbox.clone()));
             return;
         }
-        if let Err(refused) = self.services.deliver(incoming, decision.allowed) {
+        let delivered = if goes_to_inbox {
+            Err(Refused::not_open(incoming))
+        } else {
+            self.services.deliver(incoming, decision.allowed)
+        };
+        if let Err(refused) = delivered {
             tracing::info!(?peer, reason = refused.reason, decision = decision.reason, "stream refused");
             Refused::send(*refused);
         }

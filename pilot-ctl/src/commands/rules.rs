@@ -55,7 +55,7 @@ pub(crate) struct RulesArgs {}
 pub(crate) struct WhyArgs {
     /// Who would call: an agent's name, address, key or ticket.
     #[arg(value_name = "AGENT")]
-    agent: String,
+    caller: String,
     /// The service of this agent.
     #[arg(value_name = "SERVICE")]
     service: String,
@@ -103,7 +103,7 @@ pub(crate) async fn rules(_args: &RulesArgs, context: &Context) -> Result<()> {
 }
 
 pub(crate) async fn why(args: &WhyArgs, context: &Context) -> Result<()> {
-    let request = WhyRequest { agent: args.agent.clone(), service: args.service.clone() };
+    let request = WhyRequest { agent: args.caller.clone(), service: args.service.clone() };
     let why = context.daemon().await?.why(&request).await?;
     context.output.result(&why, || {
         let answer = if why.allowed { "allowed" } else { "refused" };

@@ -62,7 +62,7 @@ impl Agent {
         inner.orgs.add(Org::new(roster, Some(key), None)).await?;
         let successor_file = store::keep_key(&inner.agent_home, name, store::SUCCESSOR_DIR, &successor)?;
         if list_age_max > Duration::ZERO {
-            keeper::sign_list(inner, name, None, now).await?;
+            keeper::publish_list(inner, name, None, now).await?;
         }
         Ok(types::OrgCreated { name: name.clone(), key: org.to_string(), successor_file })
     }
@@ -123,7 +123,10 @@ impl Agent {
         let joined = self.org_status(&invite.name)?;
         let (weak, name) = (std::sync::Arc::clone(inner), invite.name);
         // The others hear of us, and we of the rest of them.
-        tokio::spawn(async move { calls::sync(&weak, &name).await });
+        tokio::spawn(async move {
+            calls::sync(&weak, &name).await;
+            calls::meet(&weak, &name).await;
+        });
         Ok(types::Joined { org: joined.name, role: joined.role, members: joined.members })
     }
 
@@ -134,19 +137,23 @@ impl Agent {
     pub async fn revoke(&self, request: &types::RevokeRequest) -> Result<types::Revoked, ApiError> {
         let (inner, name) = (&self.inner, &request.org);
         let now = clock::now().unix;
-        let (member, expires) = inner.orgs.with(name, |org| {
+        let (member, expires, route) = inner.orgs.with(name, |org| {
             let found = named_or_keyed(&org.roster, &request.member, now);
-            found.map(|proof| (proof.key(), proof.membership().expires)).ok_or_else(|| {
+            let found = found.map(|proof| (proof.key(), proof.membership().expires, org.route(&proof.key(), now)));
+            found.ok_or_else(|| {
                 ApiError::new(ErrorCode::NotFound, format!("'{name}' has no member '{}'", request.member))
                     .hint(format!("see who is one: pilotctl org members {name}"))
             })
         })??;
         let revocation = Revocation { member, issued_until: now, kept_until: expires };
-        keeper::sign_list(inner, name, Some(revocation), now).await?;
+        keeper::publish_list(inner, name, Some(revocation), now).await?;
         let still = inner.orgs.with(name, |org| org.roster.member(&member, now).is_some())?;
         if still {
             return Err(ApiError::new(ErrorCode::Refused, format!("this agent has not enrolled '{}'", request.member))
                 .hint("revoke it at the agent that has, or at the one that has the organisation's key"));
+        }
+        if let Some(route) = route {
+            calls::tell_former(inner, name, route);
         }
         Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key: member.to_string() })
     }
@@ -203,7 +210,7 @@ impl Agent {
         });
         let org = org.await?;
         // A list of the new key, and with it the charter, goes to everybody.
-        keeper::sign_list(inner, name, None, now).await?;
+        keeper::publish_list(inner, name, None, now).await?;
         Ok(types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file })
     }
 

@@ -32,6 +32,8 @@ const NEWS_TIMEOUT: Duration = Duration::from_millis(500);
 const NEWS_INTERVAL: Duration = Duration::from_secs(2);
 /// Members told of a new list at once.
 const TOLD_AT_ONCE: usize = 64;
+/// Members that an agent shows itself to when it starts.
+const MET_MAX: usize = 8;
 /// Members asked one after another for news, when the first do not answer.
 const ASKED_MAX: usize = 3;
 
@@ -204,6 +206,25 @@ async fn sync_with(inner: &Inner, name: &str, peer: PeerInfo) -> Result<Learned,
     }
 }
 
+/// Shows itself to a few members, whoever they are: so that others hear of this agent from them while its issuer is away.
+pub(crate) async fn meet(inner: &Arc<Inner>, name: &str) {
+    let now = clock::now().unix;
+    let own = inner.identity.key();
+    let others = inner.orgs.with(name, |org| {
+        let mut others: Vec<_> = org.roster.members(now).map(Proof::key).filter(|key| *key != own).collect();
+        // Each agent meets others of them: keys are random, and so is their distance from ours.
+        others.sort_by_key(|key| key.0.iter().zip(own.0).map(|(one, other)| one ^ other).collect::<Vec<_>>());
+        others.truncate(MET_MAX);
+        others.iter().filter_map(|key| org.route(key, now)).collect::<Vec<_>>()
+    });
+    let mut meetings = JoinSet::new();
+    for other in others.unwrap_or_default() {
+        let (inner, name) = (Arc::clone(inner), name.to_owned());
+        meetings.spawn(async move { drop(introduce_in(&inner, &name, other).await) });
+    }
+    meetings.join_all().await;
+}
+
 /// Members to ask, the likeliest to answer first: those with a tunnel, who has enrolled us, then those seen last.
 async fn candidates(inner: &Inner, name: &str) -> Vec<PeerInfo> {
     let connected = connected(inner).await;
@@ -267,6 +288,15 @@ async fn tell(inner: &Arc<Inner>, name: &str, is_told: impl Fn(&IdentityKey) -> 
         calls.spawn(async move { drop(call(&inner, member, &request).await) });
     }
     calls.join_all().await;
+}
+
+/// Tells a former member that it is one, if it can be reached.
+pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: PeerInfo) {
+    let request =
+        inner.orgs.with(name, |org| Request::Tell { org: org.roster.org(), records: org.roster.rules_except(0, &[]) });
+    let Ok(request) = request else { return };
+    let inner = Arc::clone(inner);
+    tokio::spawn(async move { drop(call(&inner, former, &request).await) });
 }
 
 /// Ends the tunnels with those who are members no more, unless they are of our own home.

@@ -18,16 +18,21 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Keeps up until the agent is gone.
 pub(crate) async fn run(agent: Weak<Inner>) {
+    let mut is_start = true;
     loop {
         let Some(inner) = agent.upgrade() else { return };
         for name in inner.orgs.names() {
             calls::sync(&inner, &name).await;
+            if is_start {
+                calls::meet(&inner, &name).await;
+            }
             for result in [renew(&inner, &name).await, refresh_list(&inner, &name).await] {
                 if let Err(error) = result {
                     tracing::warn!(%error, org = name, "organisation");
                 }
             }
         }
+        is_start = false;
         drop(inner);
         tokio::time::sleep(SYNC_INTERVAL).await;
     }
@@ -63,16 +68,31 @@ async fn refresh_list(inner: &Arc<Inner>, name: &str) -> Result<(), ApiError> {
         age_max > 0 && is_old && matches!(inner.orgs.issuer(org, now), Some(Issuer::Org(_)))
     })?;
     if is_due {
-        sign_list(inner, name, None, now).await?;
+        publish_list(inner, name, None, now).await?;
     }
     Ok(())
 }
 
-/// Signs this issuer's next list, and tells it.
+/// Signs this issuer's next list, and tells everybody.
 ///
 /// # Errors
 /// If this agent is no issuer, or the list cannot be kept.
-pub(crate) async fn sign_list(
+pub(crate) async fn publish_list(
+    inner: &Arc<Inner>,
+    name: &str,
+    more: Option<Revocation>,
+    now: UnixTime,
+) -> Result<(), ApiError> {
+    sign_list(inner, name, more, now).await?;
+    calls::proclaim(inner, name).await;
+    Ok(())
+}
+
+/// Signs this issuer's next list; others hear of it when they ask.
+///
+/// # Errors
+/// If this agent is no issuer, or the list cannot be kept.
+pub(super) async fn sign_list(
     inner: &Arc<Inner>,
     name: &str,
     more: Option<Revocation>,
@@ -86,7 +106,5 @@ pub(crate) async fn sign_list(
         let bytes = list.sign(issuer.identity()).map_err(|error| super::failed(&error))?;
         org.roster.add_list(&bytes, now).map_err(failed)
     });
-    signed.await?;
-    calls::proclaim(inner, name).await;
-    Ok(())
+    signed.await.map(drop)
 }

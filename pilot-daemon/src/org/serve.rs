@@ -8,13 +8,14 @@ use pilot_core::id::IdentityKey;
 use pilot_core::org::call::{REQUEST_LEN_MAX, Reply, Request, SYNC_MEMBERS_MAX};
 use pilot_core::org::issuer::{Applicant, Issuer, Terms};
 use pilot_core::org::membership::Proof;
+use pilot_core::org::revocation::Revocation;
 use pilot_core::org::roster::{Records, Roster};
 use pilot_core::time::UnixTime;
 use pilot_core::transport::Code;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::{Org, calls};
+use super::{Org, calls, keeper};
 use crate::agent::Inner;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
@@ -101,6 +102,12 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
         }
         Request::Leave { org } => {
             let name = member_of(inner, &org, &caller, now)?;
+            let ends = inner.orgs.with(&name, |org| org.roster.member(&caller, now).map(|member| member.expires))?;
+            let revocation = ends.map(|kept_until| Revocation { member: caller, issued_until: now, kept_until });
+            // So that nobody takes it up again; where that cannot be signed, its time will end it.
+            if let Err(error) = keeper::sign_list(inner, &name, revocation, now).await {
+                tracing::debug!(%error, org = name, "a member has left");
+            }
             inner.orgs.change(&name, |org| Ok(org.roster.remove(&caller))).await?;
             Ok(Reply::Done)
         }

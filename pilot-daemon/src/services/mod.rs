@@ -164,11 +164,7 @@ impl Services {
             return Err(Refused::new(incoming, Code::NOT_FOUND, nobody(&name)).into());
         };
         if !allowed {
-            let caller = incoming.address.map(|address| address.to_string()).unwrap_or_default();
-            let reason = format!(
-                "'{name}' is not open to this agent; its owner can open it to all with --allow public, or to this one: pilotctl allow {name} {caller}"
-            );
-            return Err(Refused::new(incoming, Code::REFUSED, reason).into());
+            return Err(Refused::not_open(incoming));
         }
         if service.queue.len() >= QUEUE_MAX {
             return Err(
@@ -261,6 +257,17 @@ impl Service {
 }
 
 impl Refused {
+    /// The rules do not let the caller in. Which one it was is not for the caller to know; what it can ask for is.
+    pub(crate) fn not_open(incoming: Incoming) -> Box<Self> {
+        let name = service_name(incoming.header.port);
+        let caller = incoming.address.map(|address| address.to_string()).unwrap_or_default();
+        let reason = format!(
+            "'{name}' is not open to this agent; its owner can open it to all with --allow public, or to this one: \
+             pilotctl allow {name} {caller}"
+        );
+        Box::new(Self::new(incoming, Code::REFUSED, reason))
+    }
+
     pub(crate) fn new(incoming: Incoming, code: Code, reason: String) -> Self {
         Self { incoming, code, reason }
     }
