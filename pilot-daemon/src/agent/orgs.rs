@@ -117,7 +117,8 @@ impl Agent {
         inner.orgs.check_new(&invite.name)?;
         let issuer = self.resolve(&invite.issuer.to_string()).await?;
         let name = request.name.as_deref().unwrap_or(inner.name());
-        let enrolled = calls::enrol(inner, &invite, issuer.route, name).await;
+        let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
+        let enrolled = calls::enrol(inner, &invite, way, name).await;
         let org = enrolled.map_err(|error| unreached(error, &invite.name))?;
         inner.orgs.add(org).await?;
         let joined = self.org_status(&invite.name)?;
@@ -279,20 +280,20 @@ impl Agent {
                 .hint(format!("see who is one: pilotctl org members {org}")));
         };
         let key = proof.key();
-        let route = route.unwrap_or(PeerInfo { key, certificate: None, addresses: Vec::new(), homes: Vec::new() });
+        let route = route.unwrap_or_else(|| calls::way_unknown(key));
         Ok(self.resolved_member(&proof, org, route).await)
     }
 
-    async fn resolved_member(&self, proof: &Proof, org: &str, mut route: PeerInfo) -> Resolved {
+    async fn resolved_member(&self, proof: &Proof, org: &str, route: PeerInfo) -> Resolved {
         let membership = proof.membership();
+        let mut routes = vec![route];
         let is_connected = self.peer_status(proof.key()).await.is_some_and(|status| status.connected);
         // The directory knows better where it is now, if it can be asked; the organisation knows who it is.
         if !is_connected
             && self.inner.home_link.borrow().connected
             && let Ok(found) = self.resolve_key(proof.key()).await
         {
-            route.certificate = found.route.certificate.or(route.certificate);
-            route.homes.extend(found.route.homes);
+            routes = [found.routes, routes].concat();
         }
         Resolved {
             key: proof.key(),
@@ -303,7 +304,7 @@ impl Agent {
             description: String::new(),
             offers: Vec::new(),
             reachable: None,
-            route,
+            routes,
         }
     }
 }

@@ -37,7 +37,7 @@ const MET_MAX: usize = 8;
 /// Members asked one after another for news, when the first do not answer.
 const ASKED_MAX: usize = 3;
 
-/// One call to another agent.
+/// One call to another agent, by a way that is known or this one.
 ///
 /// # Errors
 /// If it does not answer, or says no.
@@ -110,16 +110,21 @@ fn believe(
 }
 
 /// Makes sure that a member whom we call knows us for one (spec/org.md §2.2). Whatever goes wrong: the call itself will tell.
-pub(crate) async fn introduce(inner: &Inner, peer: &PeerInfo) {
+pub(crate) async fn introduce(inner: &Inner, peer: IdentityKey) {
     let now = clock::now().unix;
     for name in inner.orgs.names() {
-        let is_member = inner.orgs.with(&name, |org| org.roster.member(&peer.key, now).is_some());
+        let is_member = inner.orgs.with(&name, |org| org.roster.member(&peer, now).is_some());
         if is_member.unwrap_or(false)
-            && let Ok(Err(error)) = timeout(INTRODUCTION_TIMEOUT, introduce_in(inner, &name, peer.clone())).await
+            && let Ok(Err(error)) = timeout(INTRODUCTION_TIMEOUT, introduce_in(inner, &name, way_unknown(peer))).await
         {
             tracing::debug!(%error, org = name, "not introduced");
         }
     }
+}
+
+/// Somebody to whom a way is known already.
+pub(crate) fn way_unknown(key: IdentityKey) -> PeerInfo {
+    PeerInfo { key, certificate: None, addresses: Vec::new(), homes: Vec::new() }
 }
 
 async fn introduce_in(inner: &Inner, name: &str, peer: PeerInfo) -> Result<(), ApiError> {
