@@ -7,7 +7,8 @@ use crate::transport::{Candidate, CandidateKind, PathFrame};
 use crate::wire::{self, PacketKind, frame};
 
 /// Nobody's address: whoever answers there has been lied to.
-const VICTIM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 9);
+pub(super) const VICTIM: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 9);
 
 /// Longest packet to an address that nobody has proved.
 const PROBE_LEN_MAX: usize = 64;
@@ -20,7 +21,7 @@ const FORGED: u64 = 1_000;
 
 impl Pair {
     /// Two hosts that hold each other's certificates.
-    fn with_certificates() -> Self {
+    pub(super) fn with_certificates() -> Self {
         let mut pair = Self::new();
         for (which, other) in [(0, 1), (1, 0)] {
             let certificate = Some(keys(other, START).certificate);
@@ -31,7 +32,7 @@ impl Pair {
     }
 
     /// Takes the packets of one kind off the wire.
-    fn intercept(&mut self, to: usize, kind: PacketKind) -> Vec<Vec<u8>> {
+    pub(super) fn intercept(&mut self, to: usize, kind: PacketKind) -> Vec<Vec<u8>> {
         let is_wanted =
             |packet: &(Mono, usize, SocketAddr, Vec<u8>)| packet.1 == to && wire::peek(&packet.3) == Ok(kind);
         let (taken, left) = std::mem::take(&mut self.wire).into_iter().partition(is_wanted);
@@ -40,12 +41,12 @@ impl Pair {
         taken.into_iter().map(|packet| packet.3).collect()
     }
 
-    fn step_until(&mut self, mut is_done: impl FnMut(&mut Self) -> bool) {
+    pub(super) fn step_until(&mut self, mut is_done: impl FnMut(&mut Self) -> bool) {
         self.run_until(Duration::from_secs(5), &mut is_done);
     }
 }
 
-fn is_connected(event: &Event) -> bool {
+pub(super) fn is_connected(event: &Event) -> bool {
     matches!(event, Event::PeerConnected { .. })
 }
 
@@ -171,7 +172,7 @@ fn a_replayed_first_message_does_not_disturb_a_handshake() {
 
 impl Pair {
     /// A packet of `which` to `other` with these frames, as only a peer that breaks the rules would send it.
-    fn forge(&mut self, which: usize, other: usize, number: u64, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    pub(super) fn forge(&mut self, which: usize, other: usize, number: u64, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let slot = self.slot(which, other) as usize;
         let tunnel = self.hosts[which].node.peers[slot].tunnel.as_mut().expect("connected");
         let mut packet = vec![0; wire::DataHeader::LEN];
@@ -180,7 +181,7 @@ impl Pair {
         packet
     }
 
-    fn astray_bytes(&self) -> usize {
+    pub(super) fn astray_bytes(&self) -> usize {
         self.astray.iter().map(|(_, datagram)| datagram.len()).sum()
     }
 
