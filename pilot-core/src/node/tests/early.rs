@@ -415,3 +415,22 @@ fn early_data_goes_by_a_relay_too() {
         assert_eq!(pair.asked(1), 1);
     }
 }
+
+/// Everything on the wire between two who know each other, from the first message on.
+#[test]
+fn who_listens_reads_neither_words_nor_names() {
+    let mut pair = Pair::for_early_data(&[ServicePort::ECHO]);
+    let stream = pair.ask(0, 1);
+    pair.answer(1);
+    pair.step_to(|pair| pair.is_answered(0, stream));
+    pair.run_for(Duration::from_secs(1));
+    let mut secrets = vec![REQUEST.to_vec()];
+    for which in [0, 1] {
+        let Keys { identity, transport, .. } = keys(which, START);
+        secrets.extend([identity.key().0.to_vec(), transport[0].public().to_vec()]);
+    }
+    assert!(pair.log.len() > 3);
+    for (_, datagram) in &pair.log {
+        assert!(secrets.iter().all(|secret| !datagram.windows(secret.len()).any(|part| part == secret)));
+    }
+}

@@ -182,6 +182,26 @@ fn two_agents_meet_at_a_backbone_node_and_go_on_directly() {
     assert_eq!(pair.path(1, 0), Some(PathKind::Direct(pair.hosts[0].address)));
 }
 
+/// All that is on the wire is lost once: what a direct path has carried goes on there, although the relay is at hand.
+#[test]
+fn trap_21_one_loss_moves_no_path() {
+    let mut pair = Pair::by_relay();
+    pair.exchange(0, 1, Duration::from_millis(200));
+    pair.run_for(Duration::from_secs(1));
+    pair.hosts.iter_mut().for_each(|host| host.events.clear());
+    for _ in 0..10 {
+        pair.request(0, 1, b"hello");
+        pair.drain();
+        assert!(!pair.wire.is_empty());
+        pair.wire.clear();
+        pair.run_for(Duration::from_secs(1));
+    }
+    let opened = pair.hosts[1].events.iter().filter(|event| matches!(event, Event::StreamOpened { .. })).count();
+    assert_eq!(opened, 10, "sent again");
+    assert!((0..2).all(|which| !pair.has(which, |event| matches!(event, Event::PathChanged { .. }))));
+    assert_eq!(pair.path(0, 1), Some(PathKind::Direct(pair.hosts[1].address)));
+}
+
 /// A cache of a week: the certificate has ended, and the agent is at another backbone node now. The directory has told of the new one, but
 /// there is a tunnel with the old one.
 #[test]
