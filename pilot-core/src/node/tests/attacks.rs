@@ -58,7 +58,7 @@ impl Pair {
     /// What the third agent begins with, when it does by hand what a node does by the rules.
     fn start_by_hand(&self, certificate: &Certificate, tunnel: TunnelId, index: SessionIndex) -> (Initiator, Vec<u8>) {
         let own = keys(MALLORY, START);
-        let local = Local { identity: &own.identity, certificate, transport: &own.transport[0] };
+        let local = Local { certificate, ..local(&own) };
         let (responder, parameters) = (keys(1, START).certificate, Parameters::default());
         let mut rng = Rng::new([index.0 as u8; 32]);
         Initiator::start(&local, &responder, index, tunnel, &parameters, &[], START.unix, &mut rng).expect("good keys")
@@ -102,6 +102,21 @@ fn forged_certificates(own: &Certificate, other: &Certificate) -> [Certificate; 
     [own_renamed, other_rekeyed]
 }
 
+fn local(keys: &Keys) -> Local<'_> {
+    Local { identity: &keys.identity, certificate: &keys.certificate, transport: &keys.transport[0] }
+}
+
+/// A good answer to a handshake that host 0 might have begun with the third agent, under the index of one that it has begun with another.
+fn accept_by_mallory(index: SessionIndex) -> Vec<u8> {
+    let (caller, own, parameters) = (keys(0, START), keys(MALLORY, START), Parameters::default());
+    let (tunnel, mut rng) = (TunnelId([9; 16]), Rng::new([8; 32]));
+    let (_, init) =
+        Initiator::start(&local(&caller), &own.certificate, index, tunnel, &parameters, &[], START.unix, &mut rng)
+            .expect("good keys");
+    let incoming = Incoming::open(own.identity.key(), &own.transport, &init, START.unix).expect("for the third agent");
+    incoming.respond(&local(&own), SessionIndex(7), &NO_PSK, &parameters, &mut rng).1
+}
+
 /// mac1 needs the receiver's key only, which is no secret.
 fn put_fresh_mac1(packet: &mut [u8], receiver: &IdentityKey) {
     let (covered, macs) = packet.split_at_mut(packet.len() - 2 * MAC_LEN);
@@ -131,8 +146,8 @@ fn attack_1_plaintext_injection_delivers_no_byte() {
     let (header, tag) = (&genuine[..DataHeader::LEN], genuine.last_chunk::<16>().expect("a tag"));
     for stream in STREAMS {
         let mut frames = Vec::new();
-        put_request(&mut frames, stream, b"injected");
         frame::put_datagram(&mut frames, ServicePort::ECHO, b"injected");
+        put_request(&mut frames, stream, b"injected");
         for behind in [&[][..], &[0; 16], tag] {
             pair.deliver(1, from, &[header, &frames, behind].concat());
         }
@@ -166,30 +181,9 @@ fn attack_2_forged_trust_accept_makes_nobody_a_peer() {
     assert_eq!(pair.drops(0, DropReason::Certificate), 2);
 
     pair.step_until(|pair| pair.wire.iter().any(|packet| wire::peek(&packet.3) == Ok(PacketKind::Init)));
-    let asked = pair.wire.iter().find(|packet| wire::peek(&packet.3) == Ok(PacketKind::Init)).expect("sent").3.clone();
-    let asked = Init::decode(&asked).expect("well formed").initiator;
-    let stranger = keys(MALLORY, START);
-    let local =
-        Local { identity: &stranger.identity, certificate: &stranger.certificate, transport: &stranger.transport[0] };
-    let to_mallory = {
-        let caller = keys(0, START);
-        let local =
-            Local { identity: &caller.identity, certificate: &caller.certificate, transport: &caller.transport[0] };
-        let (tunnel, parameters) = (TunnelId([9; 16]), Parameters::default());
-        let mut rng = Rng::new([8; 32]);
-        Initiator::start(&local, &stranger.certificate, asked, tunnel, &parameters, &[], START.unix, &mut rng)
-            .expect("good keys")
-            .1
-    };
-    let incoming = Incoming::open(stranger.identity.key(), &stranger.transport, &to_mallory, START.unix);
-    let (_, accept) = incoming.expect("for the stranger").respond(
-        &local,
-        SessionIndex(7),
-        &NO_PSK,
-        &Parameters::default(),
-        &mut Rng::new([9; 32]),
-    );
-    pair.deliver(0, from, &accept);
+    let asked = pair.wire.iter().find(|packet| wire::peek(&packet.3) == Ok(PacketKind::Init)).expect("sent");
+    let index = Init::decode(&asked.3).expect("well formed").initiator;
+    pair.deliver(0, from, &accept_by_mallory(index));
     assert_eq!(pair.drops(0, DropReason::Handshake), 1, "the index and the identity are right, the keys are not");
     pair.step_until(|pair| pair.has(0, is_connected));
     let connected = pair.hosts[0].node.peers().filter(|peer| peer.connected).map(|peer| peer.key).collect::<Vec<_>>();
