@@ -598,6 +598,25 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_certificate_that_ends_before_it_begins_is_refused() {
+        let alice = alice();
+        let ends = |secs: u64| {
+            let not_after = NOW.as_secs() - CLOCK_SKEW.as_secs() + secs - 1;
+            Certificate::verify(
+                &resigned(&alice, |bytes| bytes[96..104].copy_from_slice(&not_after.to_be_bytes())),
+                NOW,
+            )
+        };
+        assert_eq!(ends(0), Err(CertificateError::Validity));
+        assert!(ends(1).is_ok(), "in the second in which it begins");
+    }
+
+    #[test]
+    fn every_suite_has_a_bit_of_its_own() {
+        assert_eq!([1, 2, 8].map(suite_bit), [0b1, 0b10, 0b1000_0000]);
+    }
+
+    #[test]
     fn what_the_owner_itself_signs_wrongly_is_refused() {
         let alice = alice();
         let refused = |change: fn(&mut [u8; Certificate::LEN])| {
