@@ -592,7 +592,7 @@ pub(crate) mod tests {
         let second = Duration::from_secs(1);
         let (start, end) = (NOW - CLOCK_SKEW, NOW + CERTIFICATE_LIFETIME + CLOCK_SKEW);
         assert!(Certificate::verify(&bytes, start).is_ok());
-        assert_eq!(Certificate::verify(&bytes, start - second), Err(CertificateError::NotYetValid { secs: 1 }));
+        assert_eq!(Certificate::verify(&bytes, start - second * 2), Err(CertificateError::NotYetValid { secs: 2 }));
         assert!(Certificate::verify(&bytes, end).is_ok());
         assert_eq!(Certificate::verify(&bytes, end + second), Err(CertificateError::Expired { secs: 86_401 }));
     }

@@ -710,6 +710,16 @@ mod tests {
         }
     }
 
+    #[test]
+    fn labels_have_digits_and_some_punctuation_too() {
+        for label in ["a", "7", "pci-dss", "text/plain", "a.b_c:d", &"l".repeat(LABEL_LEN_MAX)] {
+            assert!(is_label(label), "{label}");
+        }
+        for label in ["", "A", "ä", "a b", "a\n", &"l".repeat(LABEL_LEN_MAX + 1)] {
+            assert!(!is_label(label), "{label}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_verification_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
