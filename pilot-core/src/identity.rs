@@ -507,6 +507,13 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_transport_key_is_restored_from_its_secret() {
+        let key = TransportKey::from_secret([7; 32]);
+        let restored = TransportKey::from_secret(**key.secret());
+        assert_eq!((restored.public(), restored.id()), (key.public(), key.id()));
+    }
+
+    #[test]
     fn the_next_address_is_another_one_of_the_same_key() {
         let alice = alice();
         let next = alice.next_address();
@@ -595,6 +602,8 @@ pub(crate) mod tests {
         assert_eq!(Certificate::verify(&bytes, start - second * 2), Err(CertificateError::NotYetValid { secs: 2 }));
         assert!(Certificate::verify(&bytes, end).is_ok());
         assert_eq!(Certificate::verify(&bytes, end + second), Err(CertificateError::Expired { secs: 86_401 }));
+        let about_time = [CertificateError::NotYetValid { secs: 2 }, CertificateError::Expired { secs: 86_401 }];
+        assert!(about_time.iter().all(CertificateError::is_about_time) && !CertificateError::Validity.is_about_time());
     }
 
     #[test]
