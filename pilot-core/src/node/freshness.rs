@@ -94,6 +94,16 @@ mod tests {
     }
 
     #[test]
+    fn what_others_may_have_taken_is_below_the_floor() {
+        let mut freshness = Freshness::new(START);
+        freshness.forget(after(9));
+        assert!(!freshness.take(initiator(1), after(9), START));
+        assert!(freshness.take(initiator(1), after(10), START));
+        freshness.forget(START);
+        assert!(!freshness.take(initiator(2), after(9), START), "a clock that is set back lowers no floor");
+    }
+
+    #[test]
     fn a_clock_far_ahead_raises_no_floor() {
         let mut freshness = Freshness::new(START);
         let ahead = START + EARLY_DATA_AHEAD_MAX;
