@@ -88,6 +88,7 @@ mod tests {
                 freshness.greatest.len() <= FRESHNESS_KEPT_MAX && freshness.by_time.len() == freshness.greatest.len()
             );
         }
+        assert_eq!(freshness.greatest.len(), FRESHNESS_KEPT_MAX, "and no more is forgotten than must be");
         for which in 1..=count {
             assert!(!freshness.take(initiator(which), after(which), START), "{which} again");
         }
