@@ -88,10 +88,11 @@ impl Pair {
     fn work(&mut self, side: usize) {
         let transport = &mut self.sides[side];
         while let Some(event) = transport.poll_event() {
-            match event {
-                TransportEvent::StreamOpened { stream, .. } => say(transport, stream),
-                TransportEvent::Readable(stream) => while let Read::Data(_) = transport.read(stream, 1 << 20).unwrap() {},
-                _ => {}
+            if let TransportEvent::StreamOpened { stream, .. } = event {
+                say(transport, stream);
+            }
+            if let TransportEvent::Readable(stream) = event {
+                while let Read::Data(_) = transport.read(stream, 1 << 20).unwrap() {}
             }
         }
     }

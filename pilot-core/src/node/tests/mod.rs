@@ -8,6 +8,7 @@ mod early;
 mod hostile;
 mod instances;
 mod load;
+mod messages;
 mod relayed;
 mod renewal;
 

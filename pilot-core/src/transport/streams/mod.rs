@@ -308,7 +308,8 @@ impl Streams {
         audit.data_sent_recount = self.retired_sent + audit.streams.iter().map(|stream| stream.sent).sum::<u64>();
         audit.data_received_recount =
             self.retired_received + audit.streams.iter().map(|stream| stream.received).sum::<u64>();
-        audit.gap_chunks = self.slots.iter().filter_map(Slot::awake).map(|stream| stream.receive.data.gap_chunks()).sum();
+        audit.gap_chunks =
+            self.slots.iter().filter_map(Slot::awake).map(|stream| stream.receive.data.gap_chunks()).sum();
         audit.gap_chunks_max = self.gap_chunks_max();
     }
 

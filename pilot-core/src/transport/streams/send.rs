@@ -124,7 +124,8 @@ impl SendStream {
 
     /// What there is to keep of it; none if it is not at rest.
     pub(super) fn at_rest(&self) -> Option<RestingSend> {
-        let is_told = self.sent == self.written && self.acked_to == self.sent && self.acked.len() + self.lost.len() == 0;
+        let is_told =
+            self.sent == self.written && self.acked_to == self.sent && self.acked.len() + self.lost.len() == 0;
         let is_ending = !matches!(self.fin, Delivery::None | Delivery::Acked) || self.reset != Delivery::None;
         if !is_told || is_ending || self.is_stopped {
             return None;
