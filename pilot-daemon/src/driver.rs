@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pilot_core::event::{ConnectError, Event, PathKind, StreamHandle};
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::{Node, PeerStatus};
@@ -19,6 +20,7 @@ use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
+use crate::datagrams::{Datagram, Datagrams};
 use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
 use crate::renewal::EntropyFeed;
@@ -59,6 +61,7 @@ pub(crate) struct HomeLink {
 pub(crate) struct Core {
     pub(crate) node: Node,
     pub(crate) services: Services,
+    pub(crate) datagrams: Datagrams,
     pub(crate) net: NetCounters,
     streams: BTreeMap<StreamHandle, Arc<Shared>>,
     dirty: Arc<DirtyList>,
@@ -218,6 +221,7 @@ impl Core {
         Self {
             node,
             services,
+            datagrams: Datagrams::default(),
             net: NetCounters::default(),
             streams: BTreeMap::new(),
             dirty: Arc::new(DirtyList::default()),
@@ -319,8 +323,9 @@ impl Core {
                 tracing::debug!(?peer, ?path, "path changed");
             }
             Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
-            // Acknowledgement is part of StreamClosed; no service of ours takes unreliable messages.
-            Event::SendFinished(_) | Event::Datagram { .. } => {}
+            Event::Datagram { peer, port, data } => self.datagram_arrived(now, peer, port, data),
+            // Acknowledgement is part of StreamClosed.
+            Event::SendFinished(_) => {}
         }
     }
 
@@ -334,6 +339,12 @@ impl Core {
             return;
         }
         self.deliver(now, incoming);
+    }
+
+    fn datagram_arrived(&mut self, now: Now, peer: IdentityKey, port: ServicePort, data: Bytes) {
+        let address = self.node.peer_certificate(&peer).map(|certificate| certificate.address());
+        let is_trusted = self.neighbours.contains(now.mono, &peer);
+        self.datagrams.deliver(port, Datagram { peer, address, data }, is_trusted);
     }
 
     /// Gives a stream to a handler of its service, or refuses it.

@@ -59,9 +59,14 @@ impl From<StreamError> for ApiError {
             Code::UNREACHABLE => ErrorCode::Unreachable,
             _ => ErrorCode::Failed,
         };
-        let message = if error.reason.is_empty() { error.code.to_string() } else { error.reason };
-        let converted = Self::new(code, message);
+        let (message, remedy) = error.reason.split_once('\n').unwrap_or((&error.reason, ""));
+        let converted = Self::new(code, if message.is_empty() { error.code.to_string() } else { message.to_owned() });
         match error.code {
+            // What the peer advises is its word, not ours.
+            _ if !remedy.is_empty() && error.by == EndedBy::Peer => {
+                converted.hint(format!("the other side says: {remedy}"))
+            }
+            _ if !remedy.is_empty() => converted.hint(remedy),
             Code::REFUSED => converted.hint("ask its owner to start the service with --allow public"),
             Code::BUSY => converted.hint("try again in a moment"),
             Code::PEER_RESTARTED => converted.hint("try again: the agent is back"),

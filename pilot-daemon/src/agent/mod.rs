@@ -16,6 +16,7 @@
 //! # Ok(()) }
 //! ```
 
+mod datagrams;
 mod error;
 mod hand_over;
 mod inner;
@@ -53,6 +54,7 @@ pub(crate) use self::status::{millis, path_of};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::backbone_link::{self, Registration};
 use crate::clock;
+pub use crate::datagrams::{Datagram, DatagramReceiver};
 use crate::driver::{COMMANDS_MAX, Core, Driver, HomeLink};
 use crate::home::{AgentHome, Home, entropy};
 use crate::names::Names;
