@@ -219,9 +219,9 @@ fn an_agent_that_has_said_all_still_hears_the_caller() {
     let mut agent = LocalStream::accept(&home, "beta", "message");
     agent.send("all I have to say");
     agent.finish();
-    let (mut stdin, mut said) = (connect.stdin.take().expect("stdin"), String::new());
-    connect.stdout.take().expect("stdout").read_to_string(&mut said).expect("read");
-    assert_eq!(said, "all I have to say");
+    let (mut stdin, mut said) = (connect.stdin.take().expect("stdin"), [0; 17]);
+    connect.stdout.take().expect("stdout").read_exact(&mut said).expect("read");
+    assert_eq!(&said, b"all I have to say");
     stdin.write_all(b"and one thing more").expect("still open");
     drop(stdin);
     assert_eq!(agent.rest(), "and one thing more");
@@ -247,7 +247,7 @@ fn a_connection_tells_when_the_agent_falls_silent_and_when_it_is_back() {
     let home = pair();
     let mut connect = Running::start_with_stdin(home.command(&["connect", "beta", "--as", "alpha"]));
     let mut agent = LocalStream::accept(&home, "beta", "message");
-    let pid = home.json(&["info", "--as", "beta"])["pid"].as_u64().expect("a pid");
+    let pid = home.json(&["daemon", "status", "--as", "beta"])["pid"].as_u64().expect("a pid");
     let pid = u32::try_from(pid).expect("a pid");
     connect.wait_for_line("Tunnel established");
     signal(pid, "STOP");
