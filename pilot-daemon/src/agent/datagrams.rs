@@ -63,7 +63,9 @@ impl From<SendDatagramError> for ApiError {
                 Self::new(ErrorCode::Usage, message).hint(format!("send at most {max} bytes at once, or open a stream"))
             }
             SendDatagramError::NotConnected => Self::new(ErrorCode::Unreachable, message),
-            _ => Self::new(ErrorCode::Failed, message).hint("send fewer at once: what waits is late already"),
+            SendDatagramError::Datagram(_) | _ => {
+                Self::new(ErrorCode::Failed, message).hint("send fewer at once: what waits is late already")
+            }
         }
     }
 }
