@@ -5,7 +5,7 @@ mod support;
 use std::io::{Read, Write};
 
 use serde_json::json;
-use support::stream::LocalStream;
+use support::stream::{self, LocalStream};
 use support::{Home, Running, eventually, is_alive, signal};
 
 /// Two agents, and what answers queries at the second.
@@ -240,6 +240,24 @@ fn a_caller_that_has_said_all_still_hears_the_agent() {
     agent.finish();
     let output = reading.join().expect("read");
     assert_eq!((&*output.stdout, output.status.code()), (&b"what you have waited for"[..], Some(0)));
+}
+
+#[test]
+fn a_caller_that_is_asked_to_stop_ends_with_what_the_agent_has_said() {
+    let home = pair();
+    let mut connect = home.command(&["connect", "beta", "--as", "alpha"]).spawn().expect("spawn");
+    let mut stdin = connect.stdin.take().expect("stdin");
+    // More than every buffer on the way holds: it ends when nobody takes any more.
+    let talking = std::thread::spawn(move || while stdin.write_all(&[b'x'; 64 * 1024]).is_ok() {});
+    let mut agent = LocalStream::accept(&home, "beta", "message");
+    agent.expect("xxxxx");
+    agent.send("enough");
+    agent.finish();
+    eventually("its end has arrived", || stream::status(&home, "alpha", 1)["peer_finished"] == true);
+    drop(agent);
+    let output = connect.wait_with_output().expect("wait");
+    assert_eq!((&*output.stdout, output.status.code()), (&b"enough"[..], Some(0)), "{output:?}");
+    talking.join().expect("talking");
 }
 
 #[test]

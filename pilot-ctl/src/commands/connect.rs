@@ -86,24 +86,27 @@ async fn converse(daemon: &Daemon, output: Output, target: &str, timeout: Durati
         let ended = tokio::select! {
             ended = &mut down => ended,
             // An error of sending is the stream's end: the receiving half knows why.
-            _stdin_ended = &mut up => return ended_as(daemon, stream, down.await).await,
+            _stdin_ended = &mut up => return heard_out(daemon, stream, down.await).await,
         };
-        ended_as(daemon, stream, ended).await?;
+        let has_reader = ended.is_ok();
+        heard_out(daemon, stream, ended).await?;
         // The agent has said all; it may still listen.
-        tokio::select! {
-            _stdin_ended = up => {}
-            () = daemon.wait_until_over(stream) => {}
+        if has_reader {
+            tokio::select! {
+                _stdin_ended = up => {}
+                () = daemon.wait_until_over(stream) => {}
+            }
         }
-        daemon.was_ended_by_peer(stream).await
+        Ok(())
     };
     daemon.telling_stalls(output, stream, target, exchange).await
 }
 
-/// Whether it was a good end to which the agent's bytes have come.
-async fn ended_as(daemon: &Daemon, stream: u64, ended: std::io::Result<u64>) -> Result<()> {
+/// Whether the agent has said all that it had to say, or we have heard all that we wanted.
+async fn heard_out(daemon: &Daemon, stream: u64, ended: std::io::Result<u64>) -> Result<()> {
     match ended {
         Err(error) if !bridge::is_reader_gone(&error) => Err(daemon.why_ended(stream, &error).await),
-        Ok(_) | Err(_) => daemon.ended_well(stream).await,
+        Ok(_) | Err(_) => daemon.was_ended_by_peer(stream).await,
     }
 }
 

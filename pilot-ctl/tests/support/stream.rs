@@ -68,14 +68,19 @@ impl LocalStream {
     /// What the daemon knows of the stream.
     #[track_caller]
     pub fn status(&self, home: &Home, agent: &str) -> Value {
-        let mut io = connect(home, agent);
-        let number = self.number;
-        write!(io, "GET /v1/streams/{number} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("write");
-        let mut reply = String::new();
-        io.read_to_string(&mut reply).expect("read");
-        let (_, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{reply}"));
-        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {reply}"))
+        status(home, agent, self.number)
     }
+}
+
+/// What the daemon of `agent` knows of its stream of that number.
+#[track_caller]
+pub fn status(home: &Home, agent: &str, number: u64) -> Value {
+    let mut io = connect(home, agent);
+    write!(io, "GET /v1/streams/{number} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("write");
+    let mut reply = String::new();
+    io.read_to_string(&mut reply).expect("read");
+    let (_, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{reply}"));
+    serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {reply}"))
 }
 
 #[track_caller]
