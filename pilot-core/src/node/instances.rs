@@ -90,8 +90,7 @@ impl Node {
         let is_free = self.peers[index as usize].may_change_instance(now) && self.peers[other as usize].is_untouched();
         if is_free {
             self.renew_tunnel(now, index);
-            let (peer, other) = self.two_peers(index, other);
-            peer.swap_instance(other);
+            let (peer, other) = self.swap_instances(index, other);
             other.share_ways_of(peer);
         } else if let Some(dial) = &mut self.peers[index as usize].dial {
             dial.has_met_other = true;
@@ -112,8 +111,7 @@ impl Node {
         let Some(next) = self.next_instance(index) else { return };
         self.peers[index as usize].was_tried = true;
         self.end_settled_tunnel(index);
-        let (peer, other) = self.two_peers(index, next);
-        peer.swap_instance(other);
+        let (peer, other) = self.swap_instances(index, next);
         peer.swap_ways(other);
         self.start_dial(now, index);
     }
@@ -151,9 +149,14 @@ impl Node {
         self.slots_of(&self.peers[index as usize].key).iter().copied().find(is_next)
     }
 
-    fn two_peers(&mut self, one: u32, two: u32) -> (&mut Peer, &mut Peer) {
-        let [one, two] = self.peers.get_disjoint_mut([one as usize, two as usize]).expect("two slots of one peer");
-        (one, two)
+    /// Lets two slots of one peer, of which the other is untouched, change the instances that they are for. A session that the instance
+    /// of the first was answered would end the tunnel with the other, once it is used.
+    fn swap_instances(&mut self, index: u32, other: u32) -> (&mut Peer, &mut Peer) {
+        self.drop_unconfirmed(index);
+        let [peer, other] =
+            self.peers.get_disjoint_mut([index as usize, other as usize]).expect("two slots of one peer");
+        peer.swap_instance(other);
+        (peer, other)
     }
 
     fn new_slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
