@@ -175,13 +175,11 @@ impl Node {
 
     /// Gives the place of a peer that is of no use any more to another. A few are looked at in turn.
     fn take_over_slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
-        let after = |index: u32| (index + 1) % self.peers.len() as u32;
-        let mut looked_at =
-            std::iter::successors(Some(self.next_victim), |&index| Some(after(index))).take(SLOTS_LOOKED_AT);
-        let found = looked_at.find(|&index| self.peers[index as usize].is_forgettable(now));
-        let last = found.unwrap_or_else(|| looked_at.last().unwrap_or(self.next_victim));
-        self.next_victim = (last + 1) % self.peers.len() as u32;
-        let index = found?;
+        let at = |step: usize| (self.next_victim as usize + step) % self.peers.len();
+        let found = (0..SLOTS_LOOKED_AT).find(|&step| self.peers[at(step)].is_forgettable(now));
+        let index = found.map(|step| at(step) as u32);
+        self.next_victim = at(found.map_or(SLOTS_LOOKED_AT, |step| step + 1)) as u32;
+        let index = index?;
         let old = self.clear_slot(now, index, key);
         if let Some(slots) = self.by_key.get_mut(&old) {
             slots.retain(|&slot| slot != index);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::id::PacketNumber;
-use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, REKEY_AFTER_TIME};
+use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, REKEY_AFTER_TIME, SLOTS_LOOKED_AT};
 use crate::transport::{Candidate, CandidateKind, PathFrame};
 use crate::wire::{self, PacketKind, frame};
 
@@ -451,6 +451,28 @@ fn strangers_of_the_past_make_room_for_newcomers() {
     pair.hosts[1].events.clear();
     pair.request(0, 1, b"still known");
     pair.run_until(Duration::from_millis(100), |pair| pair.incoming(1).is_some());
+}
+
+#[test]
+fn a_row_of_peers_that_stay_hides_no_forgotten_stranger_for_long() {
+    let mut node = host(1, 2, START, Config::new(Role::Agent)).node;
+    let known = |number: u32| {
+        let mut key = [0xEE; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        let addresses = vec![VICTIM];
+        PeerInfo { key: IdentityKey(key), certificate: None, addresses, homes: Vec::new() }
+    };
+    let rows = 4;
+    let staying = rows * SLOTS_LOOKED_AT as u32;
+    for number in 0..staying {
+        node.learn_peer(START, known(number));
+    }
+    for number in staying..PEERS_MAX as u32 {
+        node.slot(START.mono, known(number).key).expect("room");
+    }
+    let newcomer = known(PEERS_MAX as u32).key;
+    let tries = (1..).find(|_| node.slot(START.mono, newcomer).is_some()).expect("a slot in the end");
+    assert!(tries <= rows + 1, "each try looks at the next {SLOTS_LOOKED_AT}: {tries}");
 }
 
 /// A record may name any key as its home, with any addresses.
