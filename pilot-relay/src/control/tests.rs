@@ -353,7 +353,7 @@ fn a_client_that_does_not_wait_for_the_disk_leaves_nothing_behind() {
     assert!(backbone.fake.streams[&stream].outbound.is_empty(), "acknowledged before it was written");
     backbone.control.client_gone(now(), &client);
     assert!(backbone.control.calls.is_empty() && backbone.control.committing.is_empty());
-    backbone.control.batch_written(now(), Ok(()));
+    backbone.control.batch_written(Ok(()));
     backbone.control.send_replies(now(), &mut backbone.fake);
     assert!(backbone.fake.streams[&stream].outbound.is_empty());
     assert_eq!(backbone.control.status().agents, 1, "it was written all the same");
@@ -368,7 +368,7 @@ fn who_waits_for_the_disk_is_answered_when_it_has_answered() {
     for (result, is_registered) in [(Err("disk full".to_owned()), false), (Ok(()), true)] {
         let stream = backbone.call(identity.key(), ServicePort::DIRECTORY, &registration_of(&identity).encode());
         assert!(backbone.control.poll_batch(now()).is_some());
-        backbone.control.batch_written(now(), result);
+        backbone.control.batch_written(result);
         backbone.control.send_replies(now(), &mut backbone.fake);
         let state = &backbone.fake.streams[&stream];
         assert!(state.is_outbound_finished);

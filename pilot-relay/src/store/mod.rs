@@ -192,7 +192,7 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
-    const LEASE: Duration = Duration::from_secs(3_600);
+    pub(crate) const LEASE: Duration = Duration::from_secs(3_600);
 
     pub(crate) fn registration(key: u8, name: &str) -> Registration {
         let identity = IdentityRecord {
