@@ -28,6 +28,9 @@ use stored::{StoredAgent, StoredName};
 pub const NAME_GRACE: Duration = Duration::from_secs(86_400);
 /// How long a name that was handed over waits for the key that is to have it: as long as the longest lease.
 pub const HAND_OVER_TIME: Duration = IDENTITY_VALIDITY_MAX;
+/// Names that one key has given up or handed over and that are kept for somebody; with a further one, that which is free first is free at
+/// once. Who renames an agent in earnest stays far below, and who only takes names and leaves them holds no more than these.
+pub const NAMES_KEPT_PER_KEY_MAX: usize = 8;
 /// A lease that a presence refresh has moved on by so much is written down; less is not worth a write. No longer than [`NAME_GRACE`].
 pub const LEASE_WRITE_INTERVAL: Duration = Duration::from_secs(86_400);
 
@@ -121,8 +124,8 @@ pub enum RegisterError {
     /// A newer record, or another with the same sequence, is stored.
     #[error("a record with sequence {0} is stored")]
     OldSequence(u64),
-    /// The key that hands a name over does not have it.
-    #[error("the name is not the old key's to hand over")]
+    /// The key that hands a name over does not have it, or has got it back, or has registered it, since it has signed this.
+    #[error("the name is not the old key's to hand over, or not by this record any more")]
     NotHeld,
     /// The store is at its bound.
     #[error("directory is full")]
@@ -279,6 +282,8 @@ pub(crate) mod tests {
         a_name_that_was_handed_over_is_the_new_keys_alone(new());
         only_who_has_a_name_hands_it_over(new());
         hand_overs_stay_with_the_name_and_the_last_of_them_are_kept(new());
+        a_hand_over_that_was_taken_back_is_no_hand_over_any_more(new());
+        who_takes_names_and_leaves_them_keeps_few(new());
         an_older_record_does_not_replace_a_newer(new());
         an_older_presence_does_not_replace_a_newer(new());
         withdrawal_ends_what_it_knew_of(new());
@@ -429,6 +434,52 @@ pub(crate) mod tests {
         (next.identity.sequence, next.identity_bytes, next.identity.name) = (4, vec![4], "alice".into());
         register(&mut store, NOW, next).unwrap();
         assert_eq!(chain(&store, "alice").len(), 4, "a rename and back");
+    }
+
+    fn a_hand_over_that_was_taken_back_is_no_hand_over_any_more(mut store: impl Store) {
+        let signed_at = |sequence: u64, issued| {
+            let mut again = registration(1, "alice");
+            (again.identity.sequence, again.identity_bytes, again.identity.issued) =
+                (sequence, vec![sequence as u8], issued);
+            again
+        };
+        let later = NOW + Duration::from_secs(1);
+        register(&mut store, NOW, signed_at(1, NOW)).unwrap();
+        carry_out(&mut store, NOW, hand_over("alice", 1, 2)).unwrap();
+        carry_out(&mut store, NOW, hand_over("alice", 2, 1)).unwrap();
+        assert_eq!(carry_out(&mut store, NOW, hand_over("alice", 1, 2)), Err(RegisterError::NotHeld), "in between");
+        register(&mut store, NOW, signed_at(2, NOW)).unwrap();
+        assert_eq!(carry_out(&mut store, NOW, hand_over("alice", 1, 2)), Err(RegisterError::NotHeld), "in its chain");
+        assert!(withdraw(&mut store, &IdentityKey([1; 32]), 2));
+        register(&mut store, NOW, signed_at(3, later)).unwrap();
+        assert_eq!(
+            carry_out(&mut store, NOW, hand_over("alice", 1, 2)),
+            Err(RegisterError::NotHeld),
+            "before its record"
+        );
+        assert_eq!(store.by_name(NOW, "alice").unwrap().identity.key, IdentityKey([1; 32]));
+    }
+
+    fn who_takes_names_and_leaves_them_keeps_few(mut store: impl Store) {
+        let named = |sequence: u64| {
+            let mut named = registration(1, &format!("name-{sequence}"));
+            (named.identity.sequence, named.identity_bytes) = (sequence, sequence.to_be_bytes().into());
+            named
+        };
+        let count = 3 * NAMES_KEPT_PER_KEY_MAX as u64;
+        for sequence in 1..=count {
+            let now = NOW + Duration::from_secs(sequence);
+            register(&mut store, now, named(sequence)).unwrap();
+            if sequence % 2 == 0 {
+                carry_out(&mut store, now, hand_over(&format!("name-{sequence}"), 1, 9)).unwrap();
+            }
+        }
+        let now = NOW + Duration::from_secs(count);
+        let is_free = |sequence: &u64| {
+            let other = registration(2, &format!("name-{sequence}"));
+            store.plan(now, &Operation::Register(Box::new(other))).is_ok()
+        };
+        assert_eq!((1..=count).filter(|sequence| !is_free(sequence)).count(), NAMES_KEPT_PER_KEY_MAX);
     }
 
     fn an_older_record_does_not_replace_a_newer(mut store: impl Store) {
