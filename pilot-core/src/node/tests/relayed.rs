@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::event::ConnectError;
 use crate::id::CircuitId;
 use crate::identity::{CERTIFICATE_LIFETIME, CLOCK_SKEW};
+use crate::limits::CONNECT_TIMEOUT;
 use crate::wire::circuit::{self, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus};
 use crate::wire::{self, PacketKind, RelayHeader};
 
@@ -17,6 +19,8 @@ pub(super) struct Circuits {
     questions: BTreeMap<StreamHandle, Vec<u8>>,
     /// Questions are read and never answered.
     is_mute: bool,
+    /// So many questions to come are answered with "busy".
+    busy_for: usize,
 }
 
 impl Pair {
@@ -128,6 +132,12 @@ impl Pair {
             let opened = CircuitOpened { status, circuit: 0, reason: "not here".to_owned(), attested: None };
             return self.say(relay, stream, &circuit::encode(&opened));
         }
+        if let Some(rest) = self.hosts[relay].circuits.busy_for.checked_sub(1) {
+            self.hosts[relay].circuits.busy_for = rest;
+            let status = CircuitStatus::Busy;
+            let opened = CircuitOpened { status, circuit: 0, reason: "later".to_owned(), attested: None };
+            return self.say(relay, stream, &circuit::encode(&opened));
+        }
         let place = |key| (0..self.hosts.len()).find(|&which| self.key(which) == key).expect("one of ours");
         let (from, to) = (place(caller), place(destination));
         let attested = |key| self.hosts[relay].node.validated_remote(&key).map(|route| route.remote.to_string());
@@ -210,10 +220,28 @@ fn an_agent_that_is_at_none_of_its_homes_is_reported_offline() {
     pair.hosts[0].node.learn_peer(pair.now, PeerInfo { key: absent, certificate: None, addresses: Vec::new(), homes });
     pair.hosts[0].node.connect(pair.now, &absent).expect("known");
     pair.run_until(Duration::from_secs(1), |pair| {
-        let is_offline =
-            |event: &Event| matches!(event, Event::ConnectFailed { error: crate::event::ConnectError::Offline(_), .. });
+        let is_offline = |event: &Event| matches!(event, Event::ConnectFailed { error: ConnectError::Offline(_), .. });
         pair.has(0, is_offline)
     });
+}
+
+#[test]
+fn a_busy_backbone_node_is_asked_again_while_the_attempt_lasts() {
+    let mut pair = Pair::by_relay();
+    pair.hosts[2].circuits.busy_for = 3;
+    pair.exchange(0, 1, Duration::from_secs(5));
+    assert!(!pair.has(0, |event| matches!(event, Event::ConnectFailed { .. })));
+}
+
+#[test]
+fn an_attempt_that_ends_at_a_busy_node_says_so() {
+    let mut pair = Pair::by_relay();
+    pair.hosts[2].circuits.busy_for = usize::MAX;
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.run_until(CONNECT_TIMEOUT * 2, |pair| pair.has(0, |event| matches!(event, Event::ConnectFailed { .. })));
+    let is_busy = |event: &Event| matches!(event, Event::ConnectFailed { error: ConnectError::Busy(_), .. });
+    assert!(pair.has(0, is_busy));
 }
 
 /// It cannot read and it cannot forge; what it says of others, it says of itself.
