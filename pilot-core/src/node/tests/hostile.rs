@@ -113,6 +113,20 @@ fn a_tunnel_without_a_way_finds_the_peer_by_a_handshake() {
     pair.step_until(|pair| pair.incoming(0).is_some());
 }
 
+/// Whoever forbids direct paths to a peer that has no other leaves a tunnel with keys and no path, of which the peer may know nothing any more.
+#[test]
+fn a_tunnel_whose_paths_were_all_forbidden_finds_the_peer_when_they_are_allowed_again() {
+    let mut pair = connected();
+    pair.hosts[0].node.set_direct(pair.now, false);
+    pair.restart(1);
+    pair.run_for(Duration::from_secs(1));
+    pair.hosts[0].node.set_direct(pair.now, true);
+    pair.request(0, 1, b"where are you");
+    pair.step_until(|pair| pair.has(0, |event| matches!(event, Event::PeerConnected { restarted: true, .. })));
+    pair.request(0, 1, b"there you are");
+    pair.step_until(|pair| pair.incoming(1).is_some());
+}
+
 /// The same message 1 from two addresses: its answer at one of them proves nothing about the other.
 #[test]
 fn a_duplicate_of_message_1_proves_no_other_address() {
