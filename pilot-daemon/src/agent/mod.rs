@@ -206,11 +206,10 @@ impl Agent {
     pub async fn connect(&self, peer: &Resolved, time_allowed: Duration) -> Result<PeerStatus, ApiError> {
         self.check_other(peer)?;
         let (reply, answer) = oneshot::channel();
-        let route = peer.route.clone();
+        let (key, routes) = (peer.key, peer.routes.clone());
         self.inner
             .apply(move |core, now| {
-                let key = route.key;
-                core.node.learn_peer(now, route);
+                core.learn_routes(now, routes);
                 core.connect(now, &key, reply);
             })
             .await?;
@@ -228,8 +227,8 @@ impl Agent {
     /// If the peer allows no more streams, or is this agent.
     pub async fn open(&self, peer: &Resolved, header: StreamHeader) -> Result<Stream, ApiError> {
         self.check_other(peer)?;
-        let route = peer.route.clone();
-        self.inner.apply(move |core, now| core.node.learn_peer(now, route)).await?;
+        let routes = peer.routes.clone();
+        self.inner.apply(move |core, now| core.learn_routes(now, routes)).await?;
         self.inner.open(peer.key, header).await
     }
 
