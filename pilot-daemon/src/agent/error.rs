@@ -70,7 +70,9 @@ impl From<StreamError> for ApiError {
             Code::REFUSED => converted.hint("ask its owner to start the service with --allow public"),
             Code::BUSY => converted.hint("try again in a moment"),
             Code::PEER_RESTARTED => converted.hint("try again: the agent is back"),
-            Code::NOT_FOUND => converted.hint("its owner starts one: pilotctl answer, or pilotctl mcp serve"),
+            Code::NOT_FOUND => {
+                converted.hint("its owner starts one: `pilotctl answer` for queries, `pilotctl mcp serve` for MCP")
+            }
             _ if error.by == EndedBy::Peer => converted.hint("the fault is at the other end: its owner can see more"),
             _ => converted,
         }
@@ -82,9 +84,13 @@ pub(super) fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError 
     if let ConnectError::Refused(_) = error {
         return ApiError::new(ErrorCode::Refused, format!("'{who}': {error}"));
     }
-    if let ConnectError::Offline(_) = error {
-        return ApiError::new(ErrorCode::Unreachable, format!("'{who}' is not running: {error}"))
+    if let ConnectError::Offline(reason) = error {
+        return ApiError::new(ErrorCode::Unreachable, format!("'{who}' is not at its backbone node: {reason}"))
             .hint("it is reachable again as soon as its daemon runs");
+    }
+    if let ConnectError::Busy(_) = error {
+        return ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached now: {error}"))
+            .hint("try again in a moment");
     }
     if let ConnectError::Clock(_) = error {
         return ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
@@ -92,6 +98,11 @@ pub(super) fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError 
     }
     ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
         .hint("see whether its daemon runs, and whether UDP gets through between the two machines")
+}
+
+pub(super) fn is_itself(peer: &Resolved) -> ApiError {
+    ApiError::new(ErrorCode::Usage, format!("'{}' is this agent itself", peer.label()))
+        .hint("name another one: `pilotctl find` shows who is there")
 }
 
 pub(super) fn timed_out(peer: &Resolved, time_allowed: Duration) -> ApiError {
