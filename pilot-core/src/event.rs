@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use crate::id::{IdentityKey, ServicePort, StreamId};
+use crate::id::{IdentityKey, InstanceId, ServicePort, StreamId};
 use crate::transport::Code;
 use crate::wire::stream_header::StreamHeader;
 
@@ -49,6 +49,9 @@ pub enum ConnectError {
     /// The backbone node has no live tunnel to the agent.
     #[error("the agent is not connected to its backbone node: {0}")]
     Offline(String),
+    /// The backbone node opened no circuit as long as we tried: it, or the agent, had all the calls that it takes.
+    #[error("the backbone node is busy: {0}")]
+    Busy(String),
     /// The backbone node or the agent does not want the circuit.
     #[error("the connection was refused: {0}")]
     Refused(String),
@@ -61,6 +64,8 @@ pub enum Event {
     PeerConnected {
         /// Who.
         peer: IdentityKey,
+        /// Which installation of it.
+        instance: InstanceId,
         /// Whether a tunnel of ours with it ended by this.
         restarted: bool,
     },
@@ -68,6 +73,8 @@ pub enum Event {
     PeerClosed {
         /// Who.
         peer: IdentityKey,
+        /// Which installation of it.
+        instance: InstanceId,
         /// Why.
         code: Code,
         /// Why, for people.
@@ -99,6 +106,8 @@ pub enum Event {
         stream: StreamHandle,
         /// Who opened it, as the session proves.
         peer: IdentityKey,
+        /// Which installation of it.
+        instance: InstanceId,
         /// For what.
         header: StreamHeader,
     },

@@ -9,9 +9,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pilot_core::event::{ConnectError, Event, PathKind, StreamHandle};
 use pilot_core::id::{IdentityKey, ServicePort};
-use pilot_core::node::{Node, PeerStatus};
+use pilot_core::node::{Node, PeerInfo, PeerStatus};
 use pilot_core::route::Transmit;
 use pilot_core::time::{Mono, Now};
 use pilot_core::transport::{Code, Read, ReadError, WriteError};
@@ -19,6 +20,7 @@ use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
+use crate::datagrams::{Datagram, Datagrams};
 use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
 use crate::renewal::EntropyFeed;
@@ -59,6 +61,7 @@ pub(crate) struct HomeLink {
 pub(crate) struct Core {
     pub(crate) node: Node,
     pub(crate) services: Services,
+    pub(crate) datagrams: Datagrams,
     pub(crate) net: NetCounters,
     streams: BTreeMap<StreamHandle, Arc<Shared>>,
     dirty: Arc<DirtyList>,
@@ -218,6 +221,7 @@ impl Core {
         Self {
             node,
             services,
+            datagrams: Datagrams::default(),
             net: NetCounters::default(),
             streams: BTreeMap::new(),
             dirty: Arc::new(DirtyList::default()),
@@ -238,6 +242,13 @@ impl Core {
     ) -> Result<Stream, pilot_core::node::OpenStreamError> {
         let handle = self.node.open_stream(now, peer, header)?;
         Ok(self.adopt(handle))
+    }
+
+    /// Takes what is known of an agent's instances, the best first: the node tries that first which it has learned of last.
+    pub(crate) fn learn_routes(&mut self, now: Now, routes: Vec<PeerInfo>) {
+        for route in routes.into_iter().rev() {
+            self.node.learn_peer(now, route);
+        }
     }
 
     /// Answers once there is a tunnel, or once there will be none.
@@ -291,7 +302,7 @@ impl Core {
 
     fn handle_event(&mut self, now: Now, event: Event) {
         match event {
-            Event::StreamOpened { stream, peer, header } => self.stream_opened(now, stream, peer, header),
+            Event::StreamOpened { stream, peer, header, .. } => self.stream_opened(now, stream, peer, header),
             Event::Readable(handle) => self.with_stream(handle, |core, stream| core.pump_incoming(now, stream)),
             Event::Writable(handle) => self.with_stream(handle, |core, stream| core.pump_outgoing(now, stream)),
             Event::Reset { stream, code, reason } => {
@@ -319,8 +330,9 @@ impl Core {
                 tracing::debug!(?peer, ?path, "path changed");
             }
             Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
-            // Acknowledgement is part of StreamClosed; no service of ours takes unreliable messages.
-            Event::SendFinished(_) | Event::Datagram { .. } => {}
+            Event::Datagram { peer, port, data } => self.datagram_arrived(now, peer, port, data),
+            // Acknowledgement is part of StreamClosed.
+            Event::SendFinished(_) => {}
         }
     }
 
@@ -334,6 +346,12 @@ impl Core {
             return;
         }
         self.deliver(now, incoming);
+    }
+
+    fn datagram_arrived(&mut self, now: Now, peer: IdentityKey, port: ServicePort, data: Bytes) {
+        let address = self.node.peer_certificate(&peer).map(|certificate| certificate.address());
+        let is_trusted = self.neighbours.contains(now.mono, &peer);
+        self.datagrams.deliver(port, Datagram { peer, address, data }, is_trusted);
     }
 
     /// Gives a stream to a handler of its service, or refuses it.

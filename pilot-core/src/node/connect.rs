@@ -5,7 +5,7 @@ use super::send::Outgoing;
 use crate::dial::{Dial, Stage};
 use crate::event::{ConnectError, Event};
 use crate::handshake::{self, EARLY_DATA_LEN_MAX, Initiator, Local, Parameters};
-use crate::id::{IdentityKey, SessionIndex, TunnelId};
+use crate::id::{IdentityKey, Instance, SessionIndex, TunnelId};
 use crate::limits::{CONNECT_TIMEOUT, NEXT_INSTANCE_AFTER, RETRIES_BEFORE_NEW_CIRCUIT};
 use crate::path::Hop;
 use crate::peer::EarlyTunnel;
@@ -172,7 +172,7 @@ impl Node {
         let patience = if self.has_next_instance(index) { NEXT_INSTANCE_AFTER } else { CONNECT_TIMEOUT };
         let Some(dial) = &mut self.peers[index as usize].dial else { return };
         if now.mono.since(dial.started) >= patience {
-            let error = dial.clock.take().map_or(ConnectError::NoAnswer, ConnectError::Clock);
+            let error = dial.obstacle.take().unwrap_or(ConnectError::NoAnswer);
             self.fail_dial(now, index, error);
             if is_home && self.peers[index as usize].dial.is_none() {
                 self.start_dial(now, index);
@@ -257,9 +257,9 @@ impl Node {
     /// What a new tunnel begins with.
     fn connected(&mut self, now: Now, index: u32, restarted: bool) {
         let peer = &mut self.peers[index as usize];
-        let key = peer.key;
         peer.has_sent_candidates = false;
-        self.events.push_back(Event::PeerConnected { peer: key, restarted });
+        let Instance { key: peer, id: instance } = self.instance_at(index);
+        self.events.push_back(Event::PeerConnected { peer, instance, restarted });
         if self.home == Some(index) {
             self.events.push_back(Event::HomeConnected);
         }

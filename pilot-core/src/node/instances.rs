@@ -1,7 +1,7 @@
 //! Instances: one identity may run at several homes at once, each with its own certificate, tunnel and slot (spec/handshake.md §11).
 
 use super::{Node, OpenStreamError};
-use crate::id::{IdentityKey, InstanceId};
+use crate::id::{IdentityKey, Instance, InstanceId};
 use crate::identity::Certificate;
 use crate::limits::{INSTANCES_MAX, PEERS_MAX, SLOTS_LOOKED_AT};
 use crate::peer::{Peer, PeerInfo};
@@ -9,22 +9,39 @@ use crate::time::{Mono, Now};
 use crate::transport::Code;
 
 impl Node {
-    /// The slot that speaks for a peer: that of an instance with a tunnel, else of the one that was learned of last.
+    /// The slot that speaks for a peer: that of an instance with a tunnel that is answered, or at least with a tunnel, else of the one that
+    /// was learned of last.
     pub(super) fn index_of(&self, peer: &IdentityKey) -> Result<u32, OpenStreamError> {
         let slots = self.slots_of(peer);
-        let connected = slots.iter().find(|&&index| self.peers[index as usize].is_connected());
-        connected.or(slots.first()).copied().ok_or(OpenStreamError::UnknownPeer)
+        let at = |index: &&u32| &self.peers[**index as usize];
+        let answered = slots.iter().find(|index| at(index).is_connected() && !at(index).is_stalled());
+        let connected = || slots.iter().find(|index| at(index).is_connected());
+        answered.or_else(connected).or(slots.first()).copied().ok_or(OpenStreamError::UnknownPeer)
     }
 
     /// The slot in which something new for a peer goes: a tunnel with good keys, a first attempt under way, then the instance that was
-    /// learned of last.
+    /// learned of last. One that has stopped to answer is the last choice.
     pub(super) fn choose_instance(&self, now: Mono, peer: &IdentityKey) -> Result<u32, OpenStreamError> {
         let slots = self.slots_of(peer);
-        let at = |index: &u32| &self.peers[*index as usize];
-        let running = slots.iter().find(|index| at(index).tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now)));
+        let at = |index: &&u32| &self.peers[**index as usize];
+        let answering = || slots.iter().filter(|index| !at(index).is_stalled());
+        let running = answering().find(|index| at(index).tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now)));
         let is_awaited = |peer: &Peer| peer.is_expected(now) || (peer.dial.is_some() && !peer.is_connected());
-        let under_way = || slots.iter().find(|index| is_awaited(at(index)));
-        running.or_else(under_way).or(slots.first()).copied().ok_or(OpenStreamError::UnknownPeer)
+        let under_way = || answering().find(|index| is_awaited(at(index)));
+        let chosen = running.or_else(under_way).or_else(|| answering().next()).or(slots.first());
+        chosen.copied().ok_or(OpenStreamError::UnknownPeer)
+    }
+
+    /// The slot of this very instance.
+    pub(super) fn index_of_instance(&self, instance: &Instance) -> Option<u32> {
+        let is_it = |&index: &u32| self.peers[index as usize].instance == Some(instance.id);
+        self.slots_of(&instance.key).iter().copied().find(is_it)
+    }
+
+    /// The instance that the tunnel of this slot is with.
+    pub(super) fn instance_at(&self, index: u32) -> Instance {
+        let Peer { key, instance, .. } = &self.peers[index as usize];
+        Instance { key: *key, id: instance.expect("who has the keys of a tunnel has shown its certificate") }
     }
 
     /// All slots of a peer, one for each instance; the instance that was learned of last comes first.
@@ -90,8 +107,7 @@ impl Node {
         let is_free = self.peers[index as usize].may_change_instance(now) && self.peers[other as usize].is_untouched();
         if is_free {
             self.renew_tunnel(now, index);
-            let (peer, other) = self.two_peers(index, other);
-            peer.swap_instance(other);
+            let (peer, other) = self.swap_instances(index, other);
             other.share_ways_of(peer);
         } else if let Some(dial) = &mut self.peers[index as usize].dial {
             dial.has_met_other = true;
@@ -112,8 +128,7 @@ impl Node {
         let Some(next) = self.next_instance(index) else { return };
         self.peers[index as usize].was_tried = true;
         self.end_settled_tunnel(index);
-        let (peer, other) = self.two_peers(index, next);
-        peer.swap_instance(other);
+        let (peer, other) = self.swap_instances(index, next);
         peer.swap_ways(other);
         self.start_dial(now, index);
     }
@@ -151,9 +166,14 @@ impl Node {
         self.slots_of(&self.peers[index as usize].key).iter().copied().find(is_next)
     }
 
-    fn two_peers(&mut self, one: u32, two: u32) -> (&mut Peer, &mut Peer) {
-        let [one, two] = self.peers.get_disjoint_mut([one as usize, two as usize]).expect("two slots of one peer");
-        (one, two)
+    /// Lets two slots of one peer, of which the other is untouched, change the instances that they are for. A session that the instance
+    /// of the first was answered would end the tunnel with the other, once it is used.
+    fn swap_instances(&mut self, index: u32, other: u32) -> (&mut Peer, &mut Peer) {
+        self.drop_unconfirmed(index);
+        let [peer, other] =
+            self.peers.get_disjoint_mut([index as usize, other as usize]).expect("two slots of one peer");
+        peer.swap_instance(other);
+        (peer, other)
     }
 
     fn new_slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
@@ -172,13 +192,11 @@ impl Node {
 
     /// Gives the place of a peer that is of no use any more to another. A few are looked at in turn.
     fn take_over_slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
-        let after = |index: u32| (index + 1) % self.peers.len() as u32;
-        let mut looked_at =
-            std::iter::successors(Some(self.next_victim), |&index| Some(after(index))).take(SLOTS_LOOKED_AT);
-        let found = looked_at.find(|&index| self.peers[index as usize].is_forgettable(now));
-        let last = found.unwrap_or_else(|| looked_at.last().unwrap_or(self.next_victim));
-        self.next_victim = (last + 1) % self.peers.len() as u32;
-        let index = found?;
+        let at = |step: usize| (self.next_victim as usize + step) % self.peers.len();
+        let found = (0..SLOTS_LOOKED_AT).find(|&step| self.peers[at(step)].is_forgettable(now));
+        let index = found.map(|step| at(step) as u32);
+        self.next_victim = at(found.map_or(SLOTS_LOOKED_AT, |step| step + 1)) as u32;
+        let index = index?;
         let old = self.clear_slot(now, index, key);
         if let Some(slots) = self.by_key.get_mut(&old) {
             slots.retain(|&slot| slot != index);

@@ -159,7 +159,7 @@ impl Services {
             return Err(Refused::new(incoming, Code::NOT_FOUND, nobody(&name)).into());
         };
         if !service.public && !is_trusted {
-            let reason = format!("'{name}' serves its owner's agents only; its owner can start it with --allow public");
+            let reason = format!("'{name}' serves its owner's agents only\nits owner can start it with --allow public");
             return Err(Refused::new(incoming, Code::REFUSED, reason).into());
         }
         if service.queue.len() >= QUEUE_MAX {

@@ -7,19 +7,22 @@ use std::time::Duration;
 
 use minicbor::bytes::ByteVec;
 use pilot_core::address::Address;
-use pilot_core::id::IdentityKey;
+use pilot_core::id::{IdentityKey, Instance};
+use pilot_core::limits::INSTANCES_MAX;
 use pilot_core::record::{HandOver, IdentityRecord, RecordError};
 use pilot_core::time::UnixTime;
 use pilot_core::wire::directory::{Find, HAND_OVERS_MAX};
 
 use super::stored::{Stored, StoredAgent, StoredName};
 use super::{
-    Change, HAND_OVER_TIME, LEASE_WRITE_INTERVAL, NAME_GRACE, Operation, Present, RegisterError, Registration, Store,
-    words, words_of,
+    Change, Done, HAND_OVER_TIME, LEASE_WRITE_INTERVAL, NAME_GRACE, NAMES_KEPT_PER_KEY_MAX, Operation, Present,
+    RegisterError, Registration, Store, words, words_of,
 };
 
 /// Registrations kept: a few hundred megabytes at the size they usually have, 2 GB if each is at its bounds.
 pub const REGISTRATIONS_MAX: usize = 200_000;
+/// Names kept that no registration has: as many as there can be registrations.
+pub const NAMES_KEPT_MAX: usize = REGISTRATIONS_MAX;
 /// After a start nobody loses a name for so long: agents of a node that was down come back within a minute or two.
 pub const RETURN_TIME: Duration = Duration::from_secs(300);
 
@@ -34,6 +37,8 @@ pub struct MemoryStore {
     by_address: BTreeMap<Address, IdentityKey>,
     /// Names that no registration has, each kept for a key.
     kept: BTreeMap<String, StoredName>,
+    /// The same by who has had them, that which is free first at the front.
+    kept_from: BTreeMap<IdentityKey, BTreeSet<(UnixTime, String)>>,
     ends: BTreeSet<(UnixTime, Held)>,
     tags: Index,
     groups: Index,
@@ -71,8 +76,8 @@ impl MemoryStore {
             let address = identity.address().ok_or(RecordError::Address)?;
             let lease_until = stored.lease_until.max(now + RETURN_TIME - NAME_GRACE);
             let StoredAgent { identity: identity_bytes, hand_overs, .. } = stored;
-            let registration =
-                Registration { identity, identity_bytes, address, present: None, lease_until, hand_overs };
+            let presences = Vec::new();
+            let registration = Registration { identity, identity_bytes, address, presences, lease_until, hand_overs };
             Ok::<_, RecordError>((registration, stored.lease_until))
         };
         let mut registrations = stored.agents.into_iter().map(restored).collect::<Result<Vec<_>, _>>()?;
@@ -101,6 +106,14 @@ impl MemoryStore {
         self.kept.get(name).filter(|kept| kept.key != *key && kept.until > now).map(|kept| kept.until)
     }
 
+    /// What the key has registered, if its identity record stays in force in place of a new one.
+    fn in_force(&self, new: &Registration) -> Option<&Arc<Registration>> {
+        let known = self.by_key.get(&new.identity.key).map(|known| &known.registration);
+        known.filter(|known| {
+            known.identity.sequence >= new.identity.sequence && known.identity_bytes != new.identity_bytes
+        })
+    }
+
     fn check(&self, now: UnixTime, new: &Registration) -> Result<(), RegisterError> {
         let (key, name) = (&new.identity.key, &new.identity.name);
         let held = self.held_by_another(now, self.by_name.get(name), key);
@@ -110,14 +123,28 @@ impl MemoryStore {
         if self.held_by_another(now, self.by_address.get(&new.address), key).is_some() {
             return Err(RegisterError::AddressTaken);
         }
-        match self.by_key.get(key) {
-            Some(known) => check_sequences(&known.registration, new),
-            None if self.by_key.len() >= REGISTRATIONS_MAX => Err(RegisterError::Full),
-            None => Ok(()),
+        if self.by_key.len() >= REGISTRATIONS_MAX && !self.by_key.contains_key(key) {
+            return Err(RegisterError::Full);
         }
+        Ok(())
+    }
+
+    /// A refresh repeats the bytes; anything else of one instance needs a higher sequence.
+    fn check_presence(&self, new: &Registration) -> Result<(), RegisterError> {
+        let Some(known) = self.by_key.get(&new.identity.key) else { return Ok(()) };
+        let is_older = |stored: &&Present| {
+            let is_older = |new: &Present| new.record.sequence <= stored.record.sequence && new.bytes != stored.bytes;
+            new.presences.iter().any(|new| new.instance() == stored.instance() && is_older(new))
+        };
+        let older = known.registration.presences.iter().find(is_older);
+        older.map_or(Ok(()), |stored| Err(RegisterError::OldSequence(stored.record.sequence)))
     }
 
     fn plan_registration(&self, now: UnixTime, new: &Registration) -> Result<Vec<Change>, RegisterError> {
+        self.check_presence(new)?;
+        if self.in_force(new).is_some() {
+            return Ok(Vec::new());
+        }
         self.check(now, new)?;
         let key = new.identity.key;
         if self.by_key.get(&key).is_some_and(|known| is_on_file(known, new)) {
@@ -127,9 +154,8 @@ impl MemoryStore {
         if self.kept.contains_key(&new.identity.name) {
             changes.push(Change::RemoveName(new.identity.name.clone()));
         }
-        if let Some((name, kept)) = self.given_up(now, new) {
-            changes.push(Change::PutName(name, kept));
-        }
+        changes.extend(self.plan_given_up(now, new));
+        self.check_room(&changes)?;
         let stored = StoredAgent {
             identity: new.identity_bytes.clone(),
             lease_until: new.lease_until,
@@ -146,11 +172,43 @@ impl MemoryStore {
             return Ok(Vec::new());
         }
         let (_, before) = holder.filter(|(holder, _)| *holder == record.from).ok_or(RegisterError::NotHeld)?;
+        if before.contains(bytes) || self.has_claimed_since(record) {
+            return Err(RegisterError::NotHeld);
+        }
         let dropped = (before.len() + 1).saturating_sub(HAND_OVERS_MAX);
         let hand_overs = before.iter().skip(dropped).chain([bytes]).cloned().collect();
-        let kept = StoredName { key: record.to, until: now + HAND_OVER_TIME, hand_overs };
+        let kept =
+            StoredName { key: record.to, until: now + HAND_OVER_TIME, hand_overs, handed_over_by: Some(record.from) };
         let registered = self.by_name.get(&record.name).map(|key| Change::RemoveAgent(*key));
-        Ok(registered.into_iter().chain([Change::PutName(record.name.clone(), kept)]).collect())
+        let changes = registered.into_iter().chain(self.plan_keep(record.name.clone(), kept)).collect::<Vec<_>>();
+        self.check_room(&changes)?;
+        Ok(changes)
+    }
+
+    /// Whether the old key has said after it signed a hand-over that the name is its own.
+    fn has_claimed_since(&self, record: &HandOver) -> bool {
+        let claim = self.by_key.get(&record.from).map(|known| &known.registration.identity);
+        claim.is_some_and(|identity| identity.name == record.name && identity.issued > record.issued)
+    }
+
+    /// What keeping the name that a registration gives up changes.
+    fn plan_given_up(&self, now: UnixTime, new: &Registration) -> Vec<Change> {
+        self.given_up(now, new).map_or_else(Vec::new, |(name, kept)| self.plan_keep(name, kept))
+    }
+
+    /// What keeping a name changes: another one that the same key has had may be free for it.
+    fn plan_keep(&self, name: String, kept: StoredName) -> Vec<Change> {
+        let mut others: Vec<_> = self.kept_from.get(&kept.given_by()).into_iter().flatten().collect();
+        others.retain(|(_, other)| *other != name);
+        let is_crowded = others.len() >= NAMES_KEPT_PER_KEY_MAX;
+        let crowded_out = others.first().filter(|_| is_crowded).map(|(_, other)| Change::RemoveName(other.clone()));
+        crowded_out.into_iter().chain([Change::PutName(name, kept)]).collect()
+    }
+
+    /// Whether the names that there are leave room for those of a change.
+    fn check_room(&self, changes: &[Change]) -> Result<(), RegisterError> {
+        let keeps = changes.iter().any(|change| matches!(change, Change::PutName(..)));
+        if keeps && self.kept.len() >= NAMES_KEPT_MAX { Err(RegisterError::Full) } else { Ok(()) }
     }
 
     /// Who has the name, or may have it, and by which hand-overs.
@@ -179,28 +237,56 @@ impl MemoryStore {
     fn given_up(&self, now: UnixTime, new: &Registration) -> Option<(String, StoredName)> {
         let before = &self.by_key.get(&new.identity.key)?.registration;
         let Registration { identity, hand_overs, .. } = before.as_ref();
-        let kept = || StoredName { key: identity.key, until: now + NAME_GRACE, hand_overs: hand_overs.clone() };
-        (identity.name != new.identity.name).then(|| (identity.name.clone(), kept()))
+        let (until, hand_overs) = (now + NAME_GRACE, hand_overs.clone());
+        let kept = StoredName { key: identity.key, until, hand_overs, handed_over_by: None };
+        (identity.name != new.identity.name).then(|| (identity.name.clone(), kept))
     }
 
-    fn register(&mut self, now: UnixTime, mut registration: Registration) {
+    fn register(&mut self, now: UnixTime, mut registration: Registration) -> Done {
+        let known = self.by_key.get(&registration.identity.key).map(|known| &known.registration);
+        let before = known.map_or(&[][..], |known| &known.presences);
+        registration.presences = with_others(std::mem::take(&mut registration.presences), before, now);
+        if let Some(known) = self.in_force(&registration) {
+            let (lease_until, in_force) = (known.lease_until, Some(known.identity_bytes.clone()));
+            self.set_presences(&registration.identity.key, registration.presences);
+            return Done::Registered { lease_until, in_force };
+        }
+        let lease_until = registration.lease_until;
+        self.register_in_force(now, registration);
+        Done::Registered { lease_until, in_force: None }
+    }
+
+    fn set_presences(&mut self, key: &IdentityKey, presences: Vec<Present>) {
+        if let Some(known) = self.by_key.get_mut(key) {
+            Arc::make_mut(&mut known.registration).presences = presences;
+        }
+    }
+
+    fn leave(&mut self, instance: &Instance, sequence: u64) {
+        let Some(known) = self.by_key.get(&instance.key) else { return };
+        let has_left = |present: &Present| present.instance() == *instance && present.record.sequence <= sequence;
+        let staying = known.registration.presences.iter().filter(|present| !has_left(present)).cloned().collect();
+        self.set_presences(&instance.key, staying);
+    }
+
+    fn register_in_force(&mut self, now: UnixTime, mut registration: Registration) {
         registration.hand_overs = self.inherited(&registration.identity);
-        let given_up = self.given_up(now, &registration);
+        let given_up = self.plan_given_up(now, &registration);
         let known = self.by_key.get(&registration.identity.key).filter(|known| is_on_file(known, &registration));
         let lease_on_file = known.map_or(registration.lease_until, |known| known.lease_on_file);
         self.free(&registration.identity.name);
         self.replace(registration, lease_on_file);
-        if let Some((name, kept)) = given_up {
-            self.keep(name, kept);
-        }
+        self.carry_out(given_up);
     }
 
-    fn hand_over(&mut self, now: UnixTime, record: &HandOver, bytes: &ByteVec) {
-        for change in self.plan_hand_over(now, record, bytes).unwrap_or_default() {
+    /// Carries out changes that register nobody.
+    fn carry_out(&mut self, changes: Vec<Change>) {
+        for change in changes {
             match change {
                 Change::RemoveAgent(key) => self.remove(&key),
                 Change::PutName(name, kept) => self.keep(name, kept),
-                Change::PutAgent(..) | Change::RemoveName(_) => {}
+                Change::RemoveName(name) => self.free(&name),
+                Change::PutAgent(..) => {}
             }
         }
     }
@@ -240,13 +326,19 @@ impl MemoryStore {
     fn keep(&mut self, name: String, kept: StoredName) {
         self.free(&name);
         self.ends.insert((kept.until, Held::Name(name.clone())));
+        self.kept_from.entry(kept.given_by()).or_default().insert((kept.until, name.clone()));
         self.kept.insert(name, kept);
     }
 
     fn free(&mut self, name: &str) {
-        if let Some((name, kept)) = self.kept.remove_entry(name) {
-            self.ends.remove(&(kept.until, Held::Name(name)));
+        let Some((name, kept)) = self.kept.remove_entry(name) else { return };
+        if let Some(names) = self.kept_from.get_mut(&kept.given_by()) {
+            names.remove(&(kept.until, name.clone()));
+            if names.is_empty() {
+                self.kept_from.remove(&kept.given_by());
+            }
         }
+        self.ends.remove(&(kept.until, Held::Name(name)));
     }
 
     fn covers(&self, key: &IdentityKey, sequence: u64) -> bool {
@@ -274,18 +366,24 @@ impl Store for MemoryStore {
         match operation {
             Operation::Register(registration) => self.plan_registration(now, registration),
             Operation::Withdraw { key, sequence } if self.covers(key, *sequence) => Ok(vec![Change::RemoveAgent(*key)]),
-            Operation::Withdraw { .. } => Ok(Vec::new()),
+            Operation::Withdraw { .. } | Operation::Leave { .. } => Ok(Vec::new()),
             Operation::HandOver { record, bytes } => self.plan_hand_over(now, record, bytes),
         }
     }
 
-    fn apply(&mut self, now: UnixTime, operation: Operation) {
+    fn apply(&mut self, now: UnixTime, operation: Operation) -> Done {
         match operation {
-            Operation::Register(registration) => self.register(now, *registration),
+            Operation::Register(registration) => return self.register(now, *registration),
             Operation::Withdraw { key, sequence } if self.covers(&key, sequence) => self.remove(&key),
             Operation::Withdraw { .. } => {}
-            Operation::HandOver { record, bytes } => self.hand_over(now, &record, &bytes),
+            Operation::Leave { instance, sequence } => self.leave(&instance, sequence),
+            Operation::HandOver { record, bytes } => {
+                let changes = self.plan_hand_over(now, &record, &bytes).unwrap_or_default();
+                self.carry_out(changes);
+                return Done::HandedOver;
+            }
         }
+        Done::Withdrawn
     }
 
     fn expire(&mut self, now: UnixTime) -> Vec<Change> {
@@ -354,27 +452,12 @@ fn is_on_file(known: &Known, new: &Registration) -> bool {
         && new.lease_until < known.lease_on_file + LEASE_WRITE_INTERVAL
 }
 
-/// A refresh repeats the bytes; anything else needs a higher sequence.
-fn check_sequences(stored: &Registration, new: &Registration) -> Result<(), RegisterError> {
-    let sequence = stored.identity.sequence;
-    let same_identity = new.identity.sequence == sequence && new.identity_bytes == stored.identity_bytes;
-    if new.identity.sequence <= sequence && !same_identity {
-        return Err(RegisterError::OldSequence(sequence));
-    }
-    match (&stored.present, &new.present) {
-        (Some(stored), Some(new)) => check_presence_sequences(stored, new),
-        (Some(_) | None, _) => Ok(()),
-    }
-}
-
-fn check_presence_sequences(stored: &Present, new: &Present) -> Result<(), RegisterError> {
-    let sequence = stored.record.sequence;
-    let same_presence = new.record.sequence == sequence && new.bytes == stored.bytes;
-    let same_instance = new.record.instance == stored.record.instance;
-    if same_instance && new.record.sequence <= sequence && !same_presence {
-        return Err(RegisterError::OldSequence(sequence));
-    }
-    Ok(())
+/// New presences, and those of other instances that are in date. Where there are too many, those that were said longest ago go.
+fn with_others(new: Vec<Present>, before: &[Present], now: UnixTime) -> Vec<Present> {
+    let is_replaced = |present: &&Present| new.iter().any(|new| new.instance() == present.instance());
+    let others: Vec<_> =
+        before.iter().filter(|present| present.until > now && !is_replaced(present)).cloned().collect();
+    new.into_iter().chain(others).take(INSTANCES_MAX).collect()
 }
 
 fn add(index: &mut Index, labels: impl Iterator<Item = String>, key: IdentityKey) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::id::PacketNumber;
-use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, REKEY_AFTER_TIME};
+use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, REKEY_AFTER_TIME, SLOTS_LOOKED_AT};
 use crate::transport::{Candidate, CandidateKind, PathFrame};
 use crate::wire::{self, PacketKind, frame};
 
@@ -112,6 +112,20 @@ fn a_tunnel_without_a_way_finds_the_peer_by_a_handshake() {
     pair.step_until(|pair| pair.has(1, |event| matches!(event, Event::PeerConnected { restarted: true, .. })));
     pair.request(1, 0, b"there you are");
     pair.step_until(|pair| pair.incoming(0).is_some());
+}
+
+/// Whoever forbids direct paths to a peer that has no other leaves a tunnel with keys and no path, of which the peer may know nothing any more.
+#[test]
+fn a_tunnel_whose_paths_were_all_forbidden_finds_the_peer_when_they_are_allowed_again() {
+    let mut pair = connected();
+    pair.hosts[0].node.set_direct(pair.now, false);
+    pair.restart(1);
+    pair.run_for(Duration::from_secs(1));
+    pair.hosts[0].node.set_direct(pair.now, true);
+    pair.request(0, 1, b"where are you");
+    pair.step_until(|pair| pair.has(0, |event| matches!(event, Event::PeerConnected { restarted: true, .. })));
+    pair.request(0, 1, b"there you are");
+    pair.step_until(|pair| pair.incoming(1).is_some());
 }
 
 /// The same message 1 from two addresses: its answer at one of them proves nothing about the other.
@@ -452,6 +466,28 @@ fn strangers_of_the_past_make_room_for_newcomers() {
     pair.hosts[1].events.clear();
     pair.request(0, 1, b"still known");
     pair.run_until(Duration::from_millis(100), |pair| pair.incoming(1).is_some());
+}
+
+#[test]
+fn a_row_of_peers_that_stay_hides_no_forgotten_stranger_for_long() {
+    let mut node = host(1, 2, START, Config::new(Role::Agent)).node;
+    let known = |number: u32| {
+        let mut key = [0xEE; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        let addresses = vec![VICTIM];
+        PeerInfo { key: IdentityKey(key), certificate: None, addresses, homes: Vec::new() }
+    };
+    let rows = 4;
+    let staying = rows * SLOTS_LOOKED_AT as u32;
+    for number in 0..staying {
+        node.learn_peer(START, known(number));
+    }
+    for number in staying..PEERS_MAX as u32 {
+        node.slot(START.mono, known(number).key).expect("room");
+    }
+    let newcomer = known(PEERS_MAX as u32).key;
+    let tries = (1..).find(|_| node.slot(START.mono, newcomer).is_some()).expect("a slot in the end");
+    assert!(tries <= rows + 1, "each try looks at the next {SLOTS_LOOKED_AT}: {tries}");
 }
 
 /// A record may name any key as its home, with any addresses.

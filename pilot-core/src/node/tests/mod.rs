@@ -9,6 +9,7 @@ mod early;
 mod hostile;
 mod instances;
 mod load;
+mod messages;
 mod relayed;
 mod renewal;
 
