@@ -6,6 +6,7 @@ use pilot_core::id::InstanceId;
 use pilot_core::limits::INSTANCES_MAX;
 use pilot_core::record::Offer;
 
+use super::memory::MemoryStore;
 use super::*;
 
 pub(crate) const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
@@ -96,8 +97,6 @@ pub(crate) fn conformance<S: Store>(new: impl Fn() -> S) {
     a_name_that_was_handed_over_is_the_new_keys_alone(new());
     only_who_has_a_name_hands_it_over(new());
     hand_overs_stay_with_the_name_and_the_last_of_them_are_kept(new());
-    a_hand_over_that_was_taken_back_is_no_hand_over_any_more(new());
-    who_takes_names_and_leaves_them_keeps_few(new());
     an_older_record_does_not_replace_a_newer_and_who_says_it_is_told(new());
     an_older_presence_does_not_replace_a_newer(new());
     each_instance_has_a_presence_of_its_own(new());
@@ -261,7 +260,9 @@ fn in_force(store: &mut impl Store, registration: Registration) -> Option<Vec<u8
     in_force
 }
 
-fn a_hand_over_that_was_taken_back_is_no_hand_over_any_more(mut store: impl Store) {
+#[test]
+fn a_hand_over_that_was_taken_back_is_no_hand_over_any_more() {
+    let mut store = MemoryStore::new();
     let signed_at = |sequence: u64, issued| {
         let mut again = registration(1, "alice");
         (again.identity.sequence, again.identity_bytes, again.identity.issued) =
@@ -281,7 +282,9 @@ fn a_hand_over_that_was_taken_back_is_no_hand_over_any_more(mut store: impl Stor
     assert_eq!(store.by_name(NOW, "alice").unwrap().identity.key, IdentityKey([1; 32]));
 }
 
-fn who_takes_names_and_leaves_them_keeps_few(mut store: impl Store) {
+#[test]
+fn who_takes_names_and_leaves_them_keeps_few() {
+    let mut store = MemoryStore::new();
     let named = |sequence: u64| {
         let mut named = registration(1, &format!("name-{sequence}"));
         (named.identity.sequence, named.identity_bytes) = (sequence, sequence.to_be_bytes().into());
