@@ -478,13 +478,10 @@ impl Payload for HandOver {
 mod tests {
     use super::*;
     use crate::identity::TransportKey;
+    use crate::identity::tests::{alice as identity, bob};
     use proptest::prelude::*;
 
     const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
-
-    fn identity() -> Identity {
-        Identity::generate([1; 32])
-    }
 
     fn record(identity: &Identity) -> IdentityRecord {
         IdentityRecord {
@@ -588,7 +585,7 @@ mod tests {
     #[test]
     fn nobody_signs_for_another() {
         let record = record(&identity());
-        assert_eq!(record.sign(&Identity::generate([2; 32])), Err(RecordError::ForeignKey));
+        assert_eq!(record.sign(&bob()), Err(RecordError::ForeignKey));
     }
 
     #[test]
@@ -621,12 +618,50 @@ mod tests {
         assert_eq!(IdentityRecord::verify(&bytes, early), Err(RecordError::NotYetValid));
         assert_eq!(IdentityRecord::verify(&bytes, record.expires + CLOCK_SKEW), Err(RecordError::Expired));
         let eternal = IdentityRecord { expires: NOW + IDENTITY_VALIDITY_MAX + Duration::from_secs(1), ..record };
+        let longest = IdentityRecord { expires: NOW + IDENTITY_VALIDITY_MAX, ..eternal.clone() };
+        assert!(IdentityRecord::verify(&longest.sign(&identity).unwrap(), NOW).is_ok());
         assert_eq!(IdentityRecord::verify(&eternal.sign(&identity).unwrap(), NOW), Err(RecordError::Field("expires")));
+        let days = [IDENTITY_VALIDITY_MAX, PRESENCE_VALIDITY_MAX].map(|validity| validity.as_secs() / 86_400);
+        assert_eq!(days, [30, 1]);
+    }
+
+    #[test]
+    fn a_withdrawal_does_not_come_from_the_future() {
+        let identity = identity();
+        let at =
+            |issued| Withdrawal { key: identity.key(), instance: None, sequence: 3, issued }.sign(&identity).unwrap();
+        let latest = NOW + CLOCK_SKEW;
+        assert!(Withdrawal::verify(&at(latest), NOW).is_ok());
+        let later = latest + Duration::from_secs(1);
+        assert_eq!(Withdrawal::verify(&at(later), NOW), Err(RecordError::NotYetValid));
+    }
+
+    #[test]
+    fn presence_out_of_bounds_is_neither_signed_nor_believed() {
+        let identity = identity();
+        let fine = presence(&identity);
+        let homes = |count, addresses| {
+            let addresses = vec!["192.0.2.1:1".parse().unwrap(); addresses];
+            vec![Home { key: IdentityKey([7; 32]), addresses }; count]
+        };
+        let most = PresenceRecord { homes: homes(HOMES_MAX, HOME_ADDRESSES_MAX), ..fine.clone() };
+        assert!(PresenceRecord::verify(&most.sign(&identity).unwrap(), NOW).is_ok());
+        assert!(PresenceRecord { certificate: vec![1; CERTIFICATE_LEN_MAX], ..fine.clone() }.sign(&identity).is_ok());
+        for (field, wrong) in [
+            ("certificate", PresenceRecord { certificate: vec![1; CERTIFICATE_LEN_MAX + 1], ..fine.clone() }),
+            ("homes", PresenceRecord { homes: homes(HOMES_MAX + 1, 1), ..fine.clone() }),
+            ("addresses", PresenceRecord { homes: homes(1, HOME_ADDRESSES_MAX + 1), ..fine.clone() }),
+        ] {
+            assert_eq!(wrong.sign(&identity), Err(RecordError::Field(field)));
+            let payload = cbor::to_vec(&wrong);
+            let signed = [&payload[..], &identity.sign(PresenceRecord::CONTEXT, &payload)].concat();
+            assert_eq!(PresenceRecord::verify(&signed, NOW), Err(RecordError::Field(field)));
+        }
     }
 
     #[test]
     fn the_certificate_of_another_agent_is_refused() {
-        let (identity, other) = (identity(), Identity::generate([2; 32]));
+        let (identity, other) = (identity(), bob());
         let foreign = PresenceRecord { key: identity.key(), ..presence(&other) };
         assert_eq!(PresenceRecord::verify(&foreign.sign(&identity).unwrap(), NOW), Err(RecordError::ForeignKey));
         let elsewhere = PresenceRecord { instance: InstanceId([9; 8]), ..presence(&identity) };
@@ -637,6 +672,10 @@ mod tests {
     fn fields_out_of_bounds_are_neither_signed_nor_believed() {
         let identity = identity();
         let fine = record(&identity);
+        let offering = |service: &str, description: &str| {
+            let offer = Offer { service: service.into(), description: description.into() };
+            IdentityRecord { offers: vec![offer], ..fine.clone() }
+        };
         for (field, wrong) in [
             ("name", IdentityRecord { name: "Agent".into(), ..fine.clone() }),
             ("name", IdentityRecord { name: "a".repeat(NAME_LEN_MAX + 1), ..fine.clone() }),
@@ -646,6 +685,8 @@ mod tests {
             ("description", IdentityRecord { description: "\u{1b}[2J".into(), ..fine.clone() }),
             ("description", IdentityRecord { description: "d".repeat(DESCRIPTION_LEN_MAX + 1), ..fine.clone() }),
             ("offers", IdentityRecord { offers: vec![fine.offers[0].clone(); OFFERS_MAX + 1], ..fine.clone() }),
+            ("offers", offering("", "")),
+            ("offers", offering("query", &"o".repeat(OFFER_DESCRIPTION_LEN_MAX + 1))),
         ] {
             assert_eq!(wrong.sign(&identity), Err(RecordError::Field(field)));
             let mut bytes = cbor::to_vec(&wrong);
@@ -676,6 +717,7 @@ mod tests {
         assert!(bytes.len() <= RECORD_LEN_MAX, "{}", bytes.len());
         assert_eq!(IdentityRecord::verify(&bytes, NOW), Ok(greatest));
         assert_eq!(IdentityRecord::verify(&[0; RECORD_LEN_MAX + 1], NOW), Err(RecordError::Length(RECORD_LEN_MAX + 1)));
+        assert_ne!(IdentityRecord::verify(&[0; RECORD_LEN_MAX], NOW), Err(RecordError::Length(RECORD_LEN_MAX)));
     }
 
     #[test]
@@ -685,6 +727,16 @@ mod tests {
         }
         for name in ["", "-a", "a-", "A", "a.b", "a_b", "ä", "a b"] {
             assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn labels_have_digits_and_some_punctuation_too() {
+        for label in ["a", "7", "pci-dss", "text/plain", "a.b_c:d", &"l".repeat(LABEL_LEN_MAX)] {
+            assert!(is_label(label), "{label}");
+        }
+        for label in ["", "A", "ä", "a b", "a\n", &"l".repeat(LABEL_LEN_MAX + 1)] {
+            assert!(!is_label(label), "{label}");
         }
     }
 

@@ -31,6 +31,8 @@ const ANSWER_GRACE: Duration = Duration::from_secs(1);
 pub(crate) const PUBLISH_PATIENCE: Duration = Duration::from_secs(3);
 /// How often to look whether a handler is registered; it takes one turn of the daemon's loop.
 const SERVICE_POLL: Duration = Duration::from_millis(5);
+/// How often to ask the daemon how a stream fares, of which no event tells; that a peer is silent it notices after five seconds itself.
+const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A daemon that runs.
 pub(crate) struct Daemon {
@@ -184,6 +186,7 @@ impl Daemon {
             service: options.service.to_owned(),
             deadline_ms: options.deadline.map(duration::millis),
             content_type: options.content_type.map(str::to_owned),
+            urgency: None,
         };
         let (opened, io) = within(options.timeout, self.client.open_stream(&request)).await?;
         Ok(Outgoing { stream: opened.stream, io, address: opened.address, name: opened.peer_name })
@@ -237,6 +240,45 @@ impl Daemon {
 
     pub(crate) async fn stream_status(&self, stream: u64) -> Result<StreamStatus> {
         within(CALL_TIMEOUT, self.client.stream_status(stream)).await
+    }
+
+    /// Returns when both directions of a stream are over, or one of them has ended early.
+    pub(crate) async fn wait_until_over(&self, stream: u64) {
+        while self.stream_status(stream).await.is_ok_and(|status| status.state == StreamState::Open) {
+            tokio::time::sleep(STATUS_INTERVAL).await;
+        }
+    }
+
+    /// Returns when the tunnel calls the stream stalled, or answered again.
+    pub(crate) async fn wait_until_stalled(&self, stream: u64, is_stalled: bool) {
+        loop {
+            tokio::time::sleep(STATUS_INTERVAL).await;
+            if self.stream_status(stream).await.is_ok_and(|status| status.stalled == is_stalled) {
+                return;
+            }
+        }
+    }
+
+    /// Says whenever the agent at the other end of a stream falls silent, and when it is back, until `exchange` ends.
+    pub(crate) async fn telling_stalls<T>(
+        &self,
+        output: Output,
+        stream: u64,
+        target: &str,
+        exchange: impl Future<Output = T>,
+    ) -> T {
+        let telling = async {
+            loop {
+                self.wait_until_stalled(stream, true).await;
+                output.talk(format_args!("{target} gives no sign of life; waiting"));
+                self.wait_until_stalled(stream, false).await;
+                output.talk(format_args!("{target} answers again"));
+            }
+        };
+        tokio::select! {
+            ended = exchange => ended,
+            never = telling => never,
+        }
     }
 
     /// Ends a stream with an error that reaches the agent at its other end.

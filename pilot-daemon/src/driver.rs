@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pilot_core::event::{ConnectError, Event, PathKind, StreamHandle};
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::{Node, PeerInfo, PeerStatus};
@@ -19,6 +20,7 @@ use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
+use crate::datagrams::{Datagram, Datagrams};
 use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
 use crate::org::Orgs;
@@ -61,6 +63,7 @@ pub(crate) struct HomeLink {
 pub(crate) struct Core {
     pub(crate) node: Node,
     pub(crate) services: Services,
+    pub(crate) datagrams: Datagrams,
     pub(crate) net: NetCounters,
     streams: BTreeMap<StreamHandle, Arc<Shared>>,
     dirty: Arc<DirtyList>,
@@ -225,6 +228,7 @@ impl Core {
         Self {
             node,
             services,
+            datagrams: Datagrams::default(),
             net: NetCounters::default(),
             streams: BTreeMap::new(),
             dirty: Arc::new(DirtyList::default()),
@@ -336,8 +340,9 @@ impl Core {
                 tracing::debug!(?peer, ?path, "path changed");
             }
             Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
-            // Acknowledgement is part of StreamClosed; no service of ours takes unreliable messages.
-            Event::SendFinished(_) | Event::Datagram { .. } => {}
+            Event::Datagram { peer, port, data } => self.datagram_arrived(now, peer, port, data),
+            // Acknowledgement is part of StreamClosed.
+            Event::SendFinished(_) => {}
         }
     }
 
@@ -359,10 +364,18 @@ impl Core {
         self.deliver(now, incoming);
     }
 
+    fn datagram_arrived(&mut self, now: Now, peer: IdentityKey, port: ServicePort, data: Bytes) {
+        let address = self.node.peer_certificate(&peer).map(|certificate| certificate.address());
+        let is_public = self.datagrams.is_public(port);
+        let allowed = self.decide(now, &peer, port, is_public).allowed;
+        self.datagrams.deliver(port, Datagram { peer, address, data }, allowed);
+    }
+
     /// Gives a stream to a handler of its service, or refuses it.
     fn deliver(&mut self, now: Now, incoming: Incoming) {
         let (peer, port) = (incoming.peer, incoming.header.port);
-        let decision = self.decide(now, &peer, port);
+        let is_public = self.services.is_public(port);
+        let decision = self.decide(now, &peer, port, is_public);
         let goes_to_inbox = port == ServicePort::MESSAGE && !self.services.is_served(port);
         if goes_to_inbox && decision.allowed {
             tokio::spawn(builtin::keep_message(incoming, self.inbox.clone()));
@@ -380,12 +393,11 @@ impl Core {
     }
 
     /// Whether `peer` may call the service, and why.
-    pub(crate) fn decide(&mut self, now: Now, peer: &IdentityKey, port: ServicePort) -> Decision {
+    pub(crate) fn decide(&mut self, now: Now, peer: &IdentityKey, port: ServicePort, is_public: bool) -> Decision {
         let is_neighbour = self.neighbours.contains(now.mono, peer);
         let standings = self.orgs.standings(peer, now.unix);
         let caller = Caller { key: peer, is_neighbour, standings: &standings };
-        let is_public = self.services.is_public(port);
-        self.rules.current().decide(caller, &service_name(port), is_public)
+        self.rules.current(now.mono).decide(caller, &service_name(port), is_public)
     }
 
     /// Takes a stream back from a handler that has left without it: the next one is to have it.

@@ -5,6 +5,7 @@ pub mod agent;
 pub mod api;
 mod backbone_link;
 pub mod clock;
+mod datagrams;
 mod driver;
 pub mod home;
 pub mod logging;

@@ -8,9 +8,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use pilot_core::id::IdentityKey;
 use pilot_core::record::{is_label, is_name};
+use pilot_core::time::Mono;
 use serde::Deserialize;
 use toml_edit::{ArrayOfTables, DocumentMut, Item};
 
@@ -21,6 +23,8 @@ use crate::services::service_port;
 
 /// Rules of one agent; a decision looks at all of them.
 const RULES_MAX: usize = 4_096;
+/// The file is looked at no more often than this, however many messages come.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// Every service.
 const ANY_SERVICE: &str = "*";
 
@@ -29,6 +33,7 @@ const ANY_SERVICE: &str = "*";
 pub(crate) struct Rules {
     path: PathBuf,
     stamp: Option<Stamp>,
+    looked_at: Option<Mono>,
     table: Table,
     error: Option<RulesError>,
 }
@@ -129,11 +134,15 @@ impl Rules {
     pub(crate) fn load(path: PathBuf) -> Result<Self, HomeError> {
         let stamp = Stamp::of(&path);
         let table = Table::read(&path).map_err(|error| HomeError::Rules(error.to_string()))?;
-        Ok(Self { path, stamp, table, error: None })
+        Ok(Self { path, stamp, looked_at: None, table, error: None })
     }
 
     /// The rules in force: those of the file, or if that has an error those before.
-    pub(crate) fn current(&mut self) -> &Table {
+    pub(crate) fn current(&mut self, now: Mono) -> &Table {
+        if self.looked_at.is_some_and(|looked_at| now.since(looked_at) < LOOK_INTERVAL) {
+            return &self.table;
+        }
+        self.looked_at = Some(now);
         let stamp = Stamp::of(&self.path);
         if stamp != self.stamp {
             self.stamp = stamp;
@@ -146,6 +155,11 @@ impl Rules {
             }
         }
         &self.table
+    }
+
+    /// The file has changed: the next call is to know.
+    pub(crate) fn look_again(&mut self) {
+        self.looked_at = None;
     }
 
     /// What is wrong with the file, if it is not in force.
@@ -399,8 +413,6 @@ fn position(text: &str, at: usize) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use pilot_core::org::membership::Membership;
     use pilot_core::time::UnixTime;
 
@@ -504,15 +516,21 @@ mod tests {
         let write = |text: &str| replace_file(&path, text.as_bytes(), 0o600).expect("written");
         write("[[allow]]\nservice = 'query'\nfrom = 'public'");
         let mut rules = Rules::load(path.clone()).expect("rules");
-        assert_eq!(rules.current().rules().count(), 1);
+        let mut seconds = 0;
+        let mut later = || {
+            seconds += 1;
+            Mono(seconds * 1_000_000_000)
+        };
+        assert_eq!(rules.current(later()).rules().count(), 1);
         write("[[allow]]\nservice = 'query'\nfrom = 'nobody'");
-        assert_eq!(rules.current().rules().count(), 1);
+        assert_eq!(rules.current(later()).rules().count(), 1);
         assert!(rules.error().expect("an error").to_string().contains("line 3"));
         assert!(Rules::load(path.clone()).is_err(), "nobody starts with that");
         write("");
-        assert_eq!((rules.current().rules().count(), rules.error()), (0, None));
+        assert_eq!(rules.current(later()).rules().count(), 0);
+        assert_eq!(rules.error(), None);
         fs::remove_file(&path).expect("removed");
-        assert_eq!(rules.current().rules().count(), 0);
+        assert_eq!(rules.current(later()).rules().count(), 0);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! # Ok(()) }
 //! ```
 
+mod datagrams;
 mod error;
 mod hand_over;
 mod inner;
@@ -46,7 +47,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 pub use self::error::StartError;
-use self::error::{connect_failed, has_ended, timed_out};
+use self::error::{connect_failed, has_ended, is_itself, timed_out};
 pub(crate) use self::inner::Inner;
 pub use self::resolve::Resolved;
 pub(crate) use self::settings::Profile;
@@ -55,6 +56,7 @@ pub(crate) use self::status::{millis, path_of};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::backbone_link::{self, Registration};
 use crate::clock;
+pub use crate::datagrams::{Datagram, DatagramReceiver};
 use crate::driver::{COMMANDS_MAX, Core, Driver, HomeLink};
 use crate::home::{AgentHome, Home, entropy};
 use crate::names::Names;
@@ -221,8 +223,9 @@ impl Agent {
     /// Makes sure that there is a tunnel.
     ///
     /// # Errors
-    /// [`ErrorCode::Unreachable`], [`ErrorCode::Refused`] or [`ErrorCode::Timeout`].
+    /// [`ErrorCode::Unreachable`], [`ErrorCode::Refused`] or [`ErrorCode::Timeout`]; [`ErrorCode::Usage`] if the peer is this agent.
     pub async fn connect(&self, peer: &Resolved, time_allowed: Duration) -> Result<PeerStatus, ApiError> {
+        self.check_other(peer)?;
         let (reply, answer) = oneshot::channel();
         let (key, routes) = (peer.key, peer.routes.clone());
         self.inner
@@ -242,8 +245,9 @@ impl Agent {
     /// Opens a stream. Data may be written at once; if no tunnel comes about, the stream ends with [`Code::UNREACHABLE`].
     ///
     /// # Errors
-    /// If the peer allows no more streams.
+    /// If the peer allows no more streams, or is this agent.
     pub async fn open(&self, peer: &Resolved, header: StreamHeader) -> Result<Stream, ApiError> {
+        self.check_other(peer)?;
         let routes = peer.routes.clone();
         self.inner.apply(move |core, now| core.learn_routes(now, routes)).await?;
         if header.port != ServicePort::ECHO {
@@ -297,6 +301,11 @@ impl Agent {
         let rtt = timeout(time_allowed, rounds).await.map_err(|_| timed_out(peer, time_allowed))??;
         let path = self.peer_status(peer.key).await.and_then(|status| status.path);
         Ok(Pong { rtt, path })
+    }
+
+    /// No agent has a tunnel with itself.
+    fn check_other(&self, peer: &Resolved) -> Result<(), ApiError> {
+        if peer.key == self.key() { Err(is_itself(peer)) } else { Ok(()) }
     }
 
     /// One round trip through the echo service; the inner error tells how its stream broke.

@@ -10,14 +10,14 @@ impl Agent {
     /// # Errors
     /// If the agent has shut down.
     pub async fn rules(&self) -> Result<types::RuleList, ApiError> {
-        let list = self.inner.ask(|core, _| {
+        let list = self.inner.ask(|core, now| {
             let rule = |(effect, rule): (Effect, &Rule)| types::Rule {
                 effect: effect.name().to_owned(),
                 service: rule.service.to_string(),
                 from: rule.from.to_string(),
                 note: rule.note.clone(),
             };
-            let rules = core.rules.current().rules().map(rule).collect();
+            let rules = core.rules.current(now.mono).rules().map(rule).collect();
             let error = core.rules.error().map(ToString::to_string);
             types::RuleList { file: core.rules.path().to_owned(), rules, error }
         });
@@ -45,6 +45,7 @@ impl Agent {
         let remove = request.remove;
         let edited = tokio::task::spawn_blocking(move || rules::edit(&path, effect, &rule, remove)).await;
         let has_changed = edited.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))??;
+        self.inner.apply(|core, _| core.rules.look_again()).await?;
         if remove && !has_changed {
             let message = format!("there is no rule '{} {} {}'", changed.effect, changed.service, changed.from);
             return Err(ApiError::new(ErrorCode::NotFound, message).hint("see the rules: pilotctl rules"));
@@ -63,7 +64,13 @@ impl Agent {
         })?;
         let found = self.resolve(&request.agent).await?;
         let key = found.key;
-        let decision = self.inner.ask(move |core, now| core.decide(now, &key, port)).await?;
+        let decision = self
+            .inner
+            .ask(move |core, now| {
+                let is_public = core.services.is_public(port);
+                core.decide(now, &key, port, is_public)
+            })
+            .await?;
         Ok(types::Why {
             agent: found.label(),
             key: key.to_string(),

@@ -638,6 +638,8 @@ pub struct OpenRequest {
     pub deadline_ms: Option<u64>,
     /// Media type of the data.
     pub content_type: Option<String>,
+    /// 0 goes first, 7 last; 3 if none is given.
+    pub urgency: Option<u8>,
 }
 
 /// The head of the `101` that answers [`OpenRequest`].
@@ -679,10 +681,43 @@ pub struct Accepted {
     pub deadline_ms: Option<u64>,
     /// Media type of the data.
     pub content_type: Option<String>,
+    /// How urgent the caller finds it: 0 goes first, 7 last.
+    pub urgency: Option<u8>,
     /// Trace context, in hexadecimal.
     pub trace_id: Option<String>,
     /// When the stream arrived, in milliseconds since the UNIX epoch.
     pub time_ms: u64,
+}
+
+/// What `GET /v1/datagrams` is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DatagramsRequest {
+    /// Take the messages for this service; none to send only.
+    pub service: Option<String>,
+    /// Take those of anybody, not only of agents of this home.
+    pub public: bool,
+}
+
+/// A line to the daemon: an unreliable message to be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatagramToSend {
+    /// Host name, address, key or `pilot:` ticket.
+    pub to: String,
+    /// A service, or a port number.
+    pub service: String,
+    /// The message, in base64.
+    pub data: String,
+}
+
+/// A line from the daemon: an unreliable message that has come. Who sent it is proved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatagramReceived {
+    /// Address of the sender.
+    pub peer: Option<String>,
+    /// Its identity key.
+    pub key: String,
+    /// The message, in base64.
+    pub data: String,
 }
 
 impl ApiError {

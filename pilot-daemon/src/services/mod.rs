@@ -262,7 +262,7 @@ impl Refused {
         let name = service_name(incoming.header.port);
         let caller = incoming.address.map(|address| address.to_string()).unwrap_or_default();
         let reason = format!(
-            "'{name}' is not open to this agent; its owner can open it to all with --allow public, or to this one: \
+            "'{name}' is not open to this agent\nits owner can open it to all with --allow public, or to this one: \
              pilotctl allow {name} {caller}"
         );
         Box::new(Self::new(incoming, Code::REFUSED, reason))
