@@ -101,3 +101,6 @@ pub const EARLY_ANSWER_PACKETS_MAX: u32 = 2;
 pub const INSTANCES_MAX: usize = 4;
 /// An instance that does not answer for so long is left for the next, if there is one: four retries.
 pub const NEXT_INSTANCE_AFTER: Duration = Duration::from_secs(2);
+/// Unreliable messages are dropped while so many events wait to be taken: a packet can hold hundreds of empty ones, each of which costs more as an
+/// event than on the wire.
+pub const EVENTS_BESIDE_MESSAGES_MAX: usize = 1_024;

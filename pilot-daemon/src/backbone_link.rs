@@ -314,7 +314,8 @@ fn invalid(error: RecordError) -> ApiError {
         .hint("tags and groups are lower-case words of up to 63 characters, 16 at most")
 }
 
-async fn own_homes(inner: &Inner) -> Vec<Home> {
+/// The backbone nodes where this agent can be asked for.
+pub(crate) async fn own_homes(inner: &Inner) -> Vec<Home> {
     let Some(backbone) = &inner.backbone else { return Vec::new() };
     let addresses = look_up_host(backbone).await.unwrap_or_default();
     vec![Home { key: backbone.identity, addresses }]

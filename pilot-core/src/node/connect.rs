@@ -172,7 +172,7 @@ impl Node {
         let patience = if self.has_next_instance(index) { NEXT_INSTANCE_AFTER } else { CONNECT_TIMEOUT };
         let Some(dial) = &mut self.peers[index as usize].dial else { return };
         if now.mono.since(dial.started) >= patience {
-            let error = dial.clock.take().map_or(ConnectError::NoAnswer, ConnectError::Clock);
+            let error = dial.obstacle.take().unwrap_or(ConnectError::NoAnswer);
             self.fail_dial(now, index, error);
             if is_home && self.peers[index as usize].dial.is_none() {
                 self.start_dial(now, index);

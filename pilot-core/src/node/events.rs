@@ -1,9 +1,12 @@
 //! What tunnels report, turned into events and path decisions.
 
+use bytes::Bytes;
+
 use crate::event::{Event, StreamHandle};
 use crate::id::{Instance, PathId, ServicePort};
-use crate::limits::{HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT};
+use crate::limits::{EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT};
 use crate::path::Hop;
+use crate::stats::DropReason;
 use crate::time::{Mono, Now};
 use crate::transport::{PathFrame, TransportEvent};
 use crate::tunnel::Generation;
@@ -107,10 +110,7 @@ impl Node {
             TransportEvent::StopSending { stream, code, reason } => {
                 self.stream_event(handle(stream), |stream| Event::StopSending { stream, code, reason });
             }
-            TransportEvent::Datagram { port, data } => {
-                let peer = self.peers[index as usize].key;
-                self.events.push_back(Event::Datagram { peer, port, data });
-            }
+            TransportEvent::Datagram { port, data } => self.message_arrived(index, port, data),
             TransportEvent::Path { path, frame } => self.path_frame(now, index, path, frame),
             TransportEvent::PtoExpired { path, count } => self.pto_expired(now, index, path, count),
             TransportEvent::MtuProved { mtu, .. } => tracing::debug!(mtu, "path MTU"),
@@ -124,6 +124,15 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// An unreliable message, which is dropped where there is no place for it.
+    fn message_arrived(&mut self, index: u32, port: ServicePort, data: Bytes) {
+        if self.events.len() >= EVENTS_BESIDE_MESSAGES_MAX {
+            return self.stats.drop(DropReason::EventsFull);
+        }
+        let peer = self.peers[index as usize].key;
+        self.events.push_back(Event::Datagram { peer, port, data });
     }
 
     /// The peer has ended the tunnel: where it was reached says nothing about where it will be.

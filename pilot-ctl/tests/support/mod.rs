@@ -153,7 +153,13 @@ impl Said {
 impl Running {
     /// Starts a command with an empty stdin.
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).spawn().expect("spawn");
+        command.stdin(Stdio::null());
+        Self::start_with_stdin(command)
+    }
+
+    /// Starts a command that is talked to.
+    pub fn start_with_stdin(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("spawn");
         let (sender, lines) = mpsc::channel();
         forward_lines(child.stderr.take().expect("stderr"), sender.clone());
         forward_lines(child.stdout.take().expect("stdout"), sender);
@@ -162,6 +168,16 @@ impl Running {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Says something on its stdin.
+    pub fn write(&mut self, text: &str) {
+        self.child.stdin.as_mut().expect("stdin").write_all(text.as_bytes()).expect("write");
+    }
+
+    /// Ends its stdin.
+    pub fn end_stdin(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     /// Waits for a line of stdout or stderr that contains `text`, and returns it. Nothing orders the lines of the one among those of

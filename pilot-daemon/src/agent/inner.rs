@@ -1,32 +1,40 @@
 //! What the clones of an agent share, and how they have something done in the loop.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::{Certificate, Identity};
 use pilot_core::node::OpenStreamError;
+use pilot_core::org::whereabouts::{WHEREABOUTS_ADDRESSES_MAX, WHEREABOUTS_VALIDITY_MAX, Whereabouts};
 use pilot_core::record::Offer;
 use pilot_core::ticket::BackboneTicket;
 use pilot_core::time::{Mono, Now, UnixTime};
 use pilot_core::wire::stream_header::StreamHeader;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::has_ended;
 use super::settings::Profile;
 use crate::api::types::{ApiError, ErrorCode};
-use crate::backbone_link::Registration;
+use crate::backbone_link::{Registration, own_homes};
+use crate::clock;
 use crate::driver::{Command, Core, HomeLink};
 use crate::home::{AgentHome, Home, HomeError, HomeLock};
 use crate::names::Names;
+use crate::net::host_addresses;
+use crate::org::Orgs;
 use crate::renewal::KeyRenewal;
 use crate::stream::Stream;
+
+/// Whereabouts are signed anew after this, so that members see that the agent is still there.
+const WHEREABOUTS_RENEWAL: Duration = Duration::from_secs(86_400);
 
 /// What the clones of an agent share.
 pub(crate) struct Inner {
     pub(super) commands: mpsc::Sender<Command>,
     pub(crate) agent_home: AgentHome,
-    pub(super) home: Home,
+    pub(crate) home: Home,
     pub(crate) identity: Identity,
     /// The current one; it goes out with the next registration.
     pub(crate) certificate: watch::Sender<Certificate>,
@@ -38,6 +46,10 @@ pub(crate) struct Inner {
     pub(super) names_files: Mutex<()>,
     /// The last sequence given to a record; a leaf like `names`.
     pub(super) sequence: Mutex<u64>,
+    /// The organisations that it is in.
+    pub(crate) orgs: Arc<Orgs>,
+    /// What members are told of where this agent is, as signed last.
+    pub(super) whereabouts: Mutex<Option<(Whereabouts, Vec<u8>)>>,
     pub(crate) profile: watch::Sender<Profile>,
     pub(crate) offers: watch::Receiver<Vec<Offer>>,
     pub(crate) home_link: watch::Receiver<HomeLink>,
@@ -58,7 +70,7 @@ impl Inner {
     }
 
     /// As [`Self::apply`], for an answer.
-    pub(super) async fn ask<T: Send + 'static>(
+    pub(crate) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
@@ -116,6 +128,37 @@ impl Inner {
         Ok(())
     }
 
+    /// Where this agent is, signed. As long as that is the same, so are the bytes, for a day: members have nothing new to hand on.
+    ///
+    /// # Errors
+    /// If the agent has shut down.
+    pub(crate) async fn whereabouts(&self) -> Result<Vec<u8>, ApiError> {
+        let observed = self.ask(|core, _| core.node.observed_address()).await?;
+        let mut addresses = host_addresses(self.listen);
+        addresses.extend(observed.filter(|observed| !addresses.contains(observed)));
+        addresses.truncate(WHEREABOUTS_ADDRESSES_MAX);
+        let homes = own_homes(self).await;
+        let now = clock::now().unix;
+        let fresh = Whereabouts {
+            member: self.identity.key(),
+            certificate: self.certificate.borrow().encode().to_vec(),
+            addresses,
+            homes,
+            issued: now,
+            expires: now + WHEREABOUTS_VALIDITY_MAX,
+        };
+        let mut last = self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((signed, bytes)) = &*last {
+            let same = Whereabouts { issued: signed.issued, expires: signed.expires, ..fresh.clone() };
+            if same == *signed && now.as_secs() < signed.issued.as_secs() + WHEREABOUTS_RENEWAL.as_secs() {
+                return Ok(bytes.clone());
+            }
+        }
+        let bytes = fresh.sign(&self.identity).map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))?;
+        *last = Some((fresh, bytes.clone()));
+        Ok(bytes)
+    }
+
     pub(super) fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,7 +170,7 @@ impl Inner {
         Names::save(&self.agent_home, &contents)
     }
 
-    pub(super) fn name_of(&self, key: &IdentityKey) -> Option<String> {
+    pub(crate) fn name_of(&self, key: &IdentityKey) -> Option<String> {
         let known = self.names().name_of(key).map(str::to_owned);
         known.or_else(|| self.home.agent_of(key).map(|agent| agent.name().to_owned()))
     }

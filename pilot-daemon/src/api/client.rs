@@ -17,7 +17,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
-use super::types::{AcceptRequest, Accepted, ApiError, ErrorBody, ErrorCode, OpenRequest, Opened, StreamStatus};
+use super::types::{
+    AcceptRequest, Accepted, ApiError, DatagramsRequest, ErrorBody, ErrorCode, OpenRequest, Opened, StreamStatus,
+};
 use super::{UPGRADE, VERSION, VERSION_HEADER, header};
 
 /// Longest reply taken: a full `find` of 64 agents is a tenth of it.
@@ -98,6 +100,9 @@ impl Client {
         if let Some(content_type) = &request.content_type {
             headers.push_str(&format!("{}: {}\r\n", header::CONTENT_TYPE, header_value(content_type)?));
         }
+        if let Some(urgency) = request.urgency {
+            headers.push_str(&format!("{}: {urgency}\r\n", header::URGENCY));
+        }
         let (head, stream) = self.upgrade("POST", &path, &headers).await?;
         let opened = Opened {
             stream: head.number(header::STREAM).ok_or_else(|| malformed("no stream number"))?,
@@ -129,10 +134,23 @@ impl Client {
             service: head.required(header::SERVICE)?,
             deadline_ms: head.number(header::DEADLINE_MS),
             content_type: head.text(header::CONTENT_TYPE),
+            urgency: head.number(header::URGENCY).and_then(|urgency| u8::try_from(urgency).ok()),
             trace_id: head.text(header::TRACE_ID),
             time_ms: head.number(header::TIME).ok_or_else(|| malformed("no time of arrival"))?,
         };
         Ok((accepted, stream))
+    }
+
+    /// A socket for unreliable messages: lines of [`DatagramToSend`](super::types::DatagramToSend) go to the daemon, lines of
+    /// [`DatagramReceived`](super::types::DatagramReceived), or of [`ErrorBody`] for what could not be sent, come back.
+    ///
+    /// # Errors
+    /// What the daemon answered, or that it does not run.
+    pub async fn datagrams(&self, request: &DatagramsRequest) -> Result<UnixStream, ApiError> {
+        let service = request.service.iter().map(|service| format!("service={}", encode_query(service)));
+        let query: Vec<_> = service.chain(request.public.then(|| "allow=public".to_owned())).collect();
+        let (_, stream) = self.upgrade("GET", &format!("/v1/datagrams?{}", query.join("&")), "").await?;
+        Ok(stream)
     }
 
     async fn dial(&self) -> Result<UnixStream, ApiError> {

@@ -73,6 +73,15 @@ impl AgentHome {
         Ok(())
     }
 
+    /// Keeps an identity in place of whichever is there: for keys that are no agent's.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn replace_identity(&self, identity: &Identity) -> Result<(), HomeError> {
+        self.write_public_identity(identity)?;
+        self.write("identity.pem", identity.to_pem().as_bytes(), 0o600)
+    }
+
     /// Whether this agent has ever been: something stands where its key belongs, readable or not.
     pub(super) fn has_identity(&self) -> bool {
         self.dir.join("identity.pem").symlink_metadata().is_ok()

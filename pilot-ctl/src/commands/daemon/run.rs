@@ -106,7 +106,14 @@ async fn work(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()> {
 
 async fn announce(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()> {
     let status = agent.status().await?;
-    let started = Started { pid: status.pid, address: status.address, hostname: status.name, tags: status.tags };
+    let started = Started {
+        pid: status.pid,
+        address: status.address,
+        hostname: status.name,
+        tags: status.tags,
+        org: None,
+        role: None,
+    };
     if args.detached {
         return child::report_ready(&started);
     }
