@@ -23,7 +23,7 @@ use pilot_core::time::UnixTime;
 use pilot_core::wire::cbor;
 
 use super::Org;
-use crate::home::{AgentHome, HomeError, replace_file};
+use crate::home::{AgentHome, HomeError};
 
 const STATE_FILE: &str = "state";
 /// Where the organisation's key is kept.
@@ -76,7 +76,7 @@ pub(super) fn load(home: &AgentHome, now: UnixTime) -> Result<BTreeMap<String, O
 }
 
 fn load_one(home: &AgentHome, name: &str, now: UnixTime) -> Result<Option<Org>, HomeError> {
-    let Some(bytes) = home.read(&format!("orgs/{name}/{STATE_FILE}"))? else { return Ok(None) };
+    let Some(bytes) = home.read_checked(&format!("orgs/{name}/{STATE_FILE}"))? else { return Ok(None) };
     let path = dir_of(home, name).join(STATE_FILE);
     let damaged = |what: String| HomeError::Damaged { path: path.clone(), what };
     let state: State = cbor::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
@@ -87,8 +87,7 @@ fn load_one(home: &AgentHome, name: &str, now: UnixTime) -> Result<Option<Org>, 
 
 /// Keeps what has changed.
 pub(super) fn save(home: &AgentHome, name: &str, state: &[u8]) -> Result<(), HomeError> {
-    let path = dir_of(home, name).join(STATE_FILE);
-    replace_file(&path, state, 0o600).map_err(|source| HomeError::Write { path, source })
+    home.write_checked(&format!("orgs/{name}/{STATE_FILE}"), state)
 }
 
 /// Keeps a new organisation; its state comes last, and with it the organisation is there.
