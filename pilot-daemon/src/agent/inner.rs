@@ -32,6 +32,7 @@ pub(crate) struct Inner {
     pub(crate) certificate: watch::Sender<Certificate>,
     pub(crate) backbone: Option<BackboneTicket>,
     pub(super) listen: SocketAddr,
+    pub(super) supervised: bool,
     /// Guards pins and answers; a leaf, never held across an await.
     pub(super) names: Mutex<Names>,
     /// The last sequence given to a record; a leaf like `names`.
