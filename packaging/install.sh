@@ -192,13 +192,16 @@ remove() {
     if [ -n "$stop" ]; then
         "$target" daemon stop --all
     fi
-    "$target" backbone stop >/dev/null 2>&1 || true
+    "$target" backbone stop 2>/dev/null || true
     others=$(processes | one_line)
     [ -z "$others" ] || fail "processes of other homes run $target: $others" "stop them with \`kill $others\`, then again"
     rm "$target"
     say "Removed $target"
-    say "Kept ${PILOT_HOME:-$HOME/.pilot}: the keys in it are your agents' addresses, and nobody can make them again."
-    say "Without a copy (\`pilotctl identity export\`), \`rm -r\` of that directory ends those addresses for ever."
+    home=${PILOT_HOME:-${HOME:-}/.pilot}
+    if [ -d "$home" ]; then
+        say "Kept $home: the keys in it are your agents' addresses, and nobody can make them again."
+        say "Without a copy (\`pilotctl identity export\`), \`rm -r\` of that directory ends those addresses for ever."
+    fi
 }
 
 one_line() {

@@ -74,17 +74,8 @@ pub(super) fn install(args: &InstallArgs, context: &Context) -> Result<()> {
     args.place.check_program(&program)?;
     let directory = args.place.directory()?;
     let run = args.place.command_line(&program, &context.home)?;
-    refuse_foreign(&directory)?;
-    let make = || fs::create_dir_all(&directory);
-    make().map_err(|error| unusable(&directory, &error))?;
-    let mut units = Vec::new();
-    for (unit, text) in args.place.units() {
-        let path = directory.join(unit);
-        let text = format!("{MARK}{}", text.replace(PACKAGED_PROGRAM, &run));
-        replace_file(&path, text.as_bytes(), 0o644).map_err(|error| unusable(&path, &error))?;
-        units.push(path);
-    }
     let enable = format!("{} enable --now {}", args.place.systemctl(), args.place.wanted(&name, context)?);
+    let units = write_units(&directory, args.place.units(), &run)?;
     context.output.talk("a unit changes nothing until it is enabled");
     if !args.place.system {
         context.output.talk("a user's units run while the user is logged in; `loginctl enable-linger` lets them stay");
@@ -94,6 +85,19 @@ pub(super) fn install(args: &InstallArgs, context: &Context) -> Result<()> {
         let units = installed.units.iter().map(|unit| format!("Unit: {}\n", unit.display()));
         format!("{}Enable: {}", units.collect::<String>(), installed.enable)
     })
+}
+
+/// All of them, or none if one of them is somebody else's.
+fn write_units(directory: &Path, units: [(&str, &str); 2], run: &str) -> Result<Vec<PathBuf>> {
+    refuse_foreign(directory)?;
+    fs::create_dir_all(directory).map_err(|error| unusable(directory, &error))?;
+    let write = |(unit, text): (&str, &str)| {
+        let path = directory.join(unit);
+        let text = format!("{MARK}{}", text.replace(PACKAGED_PROGRAM, run));
+        replace_file(&path, text.as_bytes(), 0o644).map_err(|error| unusable(&path, &error))?;
+        Ok(path)
+    };
+    units.into_iter().map(write).collect()
 }
 
 pub(super) fn uninstall(args: &PlaceArgs, context: &Context) -> Result<()> {
@@ -222,10 +226,10 @@ fn enabled(directory: &Path) -> Vec<String> {
 
 fn unusable(path: &Path, error: &io::Error) -> Failure {
     let failure = Failure::failed(format!("cannot write {}: {error}", path.display()));
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => failure.hint("units of the machine are root's to write: try with `sudo`"),
-        _ => failure.hint("--units DIR names another directory"),
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return failure.hint("units of the machine are root's to write: try with `sudo`");
     }
+    failure.hint("--units DIR names another directory")
 }
 
 #[cfg(test)]
