@@ -14,12 +14,13 @@ use minicbor::{Decode, Encode};
 use crate::address::Address;
 use crate::id::{IdentityKey, InstanceId};
 use crate::identity::Certificate;
+use crate::limits::INSTANCES_MAX;
 use crate::record::{HandOver, Home, IdentityRecord, Offer, PresenceRecord, RecordError};
 use crate::time::UnixTime;
 use crate::wire::cbor::{self, CborError};
 use crate::wire::directory::{Entry, Find, HAND_OVERS_MAX, Target};
 
-/// Names, and agents, that a client remembers. About 0.5 MB; one that talks with more forgets those it asked for longest ago.
+/// Names, and agents, that a client remembers. About 1 MB; one that talks with more forgets those it asked for longest ago.
 pub const PINS_MAX: usize = 4_096;
 
 /// The client's question that an entry came in answer to.
@@ -50,12 +51,19 @@ pub struct VerifiedAgent {
     pub description: String,
     /// Services it offers.
     pub offers: Vec<Offer>,
-    /// Certificate of its transport key, if it is present.
-    pub certificate: Option<Certificate>,
+    /// Where it is, in the order in which the directory wants it tried; nowhere, if it is not present.
+    pub instances: Vec<VerifiedInstance>,
+    /// Whether its node says that it has a live tunnel to one of them.
+    pub reachable: bool,
+}
+
+/// One installation of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedInstance {
+    /// Certificate of its transport key.
+    pub certificate: Certificate,
     /// Backbone nodes it can be reached through.
     pub homes: Vec<Home>,
-    /// Whether its node says that it has a live tunnel to it.
-    pub reachable: bool,
 }
 
 /// Why an answer of the directory is not believed.
@@ -125,13 +133,14 @@ struct NamePin {
 struct KeyPin {
     #[n(0)]
     identity_sequence: u64,
+    /// Of the instances seen last, at most [`INSTANCES_MAX`].
     #[n(1)]
-    presence: Option<PresencePin>,
+    presences: Vec<PresencePin>,
     #[n(2)]
     used: UnixTime,
 }
 
-/// The newest presence record seen of a key. Another installation has its own sequence; there the date decides.
+/// The newest presence record seen of an instance: each has its own sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 struct PresencePin {
@@ -164,14 +173,14 @@ impl Pins {
     pub fn check(&mut self, entry: &Entry, asked: Asked<'_>, now: UnixTime) -> Result<VerifiedAgent, DirectoryError> {
         let identity = IdentityRecord::verify(&entry.identity, now)?;
         let address = identity.address().ok_or(RecordError::Address)?;
-        let presence = verify_presence(entry, identity.key, now)?;
+        let presences = verify_presences(entry, identity.key, now)?;
         check_asked(&identity, address, asked)?;
         let handed_over = self.check_name(&identity, &entry.hand_overs, now)?;
-        self.check_sequences(&identity, presence.as_ref())?;
+        let key_pin = self.check_sequences(&identity, &presences, now)?;
         if let Asked::Resolve(_) = asked {
-            self.pin(&identity, presence.as_ref(), handed_over, now);
+            self.pin(&identity, key_pin, handed_over, now);
         }
-        verified_agent(identity, address, presence, entry.reachable, now)
+        verified_agent(identity, address, presences, entry.reachable, now)
     }
 
     /// Forgets the key of `name`, so that the next look-up pins it anew: the user's word that a changed key is right.
@@ -208,35 +217,32 @@ impl Pins {
         Ok(handed_over)
     }
 
+    /// Whether none of the records is older than what was seen; gives what has been seen with them.
     fn check_sequences(
         &self,
         identity: &IdentityRecord,
-        presence: Option<&PresenceRecord>,
-    ) -> Result<(), DirectoryError> {
-        let Some(pin) = self.keys.get(&identity.key) else { return Ok(()) };
+        presences: &[PresenceRecord],
+        now: UnixTime,
+    ) -> Result<KeyPin, DirectoryError> {
         let older = |served, seen| DirectoryError::OlderSequence { name: identity.name.clone(), served, seen };
+        let used = UnixTime::from_secs(now.as_secs());
+        let seen = self.keys.get(&identity.key);
+        let mut pin = seen.cloned().unwrap_or(KeyPin { identity_sequence: 0, presences: Vec::new(), used });
         if identity.sequence < pin.identity_sequence {
             return Err(older(identity.sequence, pin.identity_sequence));
         }
-        match (presence, &pin.presence) {
-            (Some(served), Some(seen)) if seen.is_newer_than(served) => Err(older(served.sequence, seen.sequence)),
-            (Some(_) | None, _) => Ok(()),
+        (pin.identity_sequence, pin.used) = (identity.sequence, used);
+        for presence in presences {
+            pin.see(presence).map_err(|seen| older(presence.sequence, seen))?;
         }
+        Ok(pin)
     }
 
-    fn pin(
-        &mut self,
-        identity: &IdentityRecord,
-        presence: Option<&PresenceRecord>,
-        handed_over: Option<UnixTime>,
-        now: UnixTime,
-    ) {
-        let now = UnixTime::from_secs(now.as_secs());
-        self.names.insert(identity.name.clone(), NamePin { key: identity.key, used: now, handed_over });
+    fn pin(&mut self, identity: &IdentityRecord, pin: KeyPin, handed_over: Option<UnixTime>, now: UnixTime) {
+        let used = UnixTime::from_secs(now.as_secs());
+        self.names.insert(identity.name.clone(), NamePin { key: identity.key, used, handed_over });
         evict(&mut self.names, |pin| pin.used);
-        let seen = self.keys.remove(&identity.key).and_then(|pin| pin.presence);
-        let presence = presence.map(PresencePin::of).or(seen);
-        self.keys.insert(identity.key, KeyPin { identity_sequence: identity.sequence, presence, used: now });
+        self.keys.insert(identity.key, pin);
         evict(&mut self.keys, |pin| pin.used);
     }
 }
@@ -249,6 +255,27 @@ impl NamePin {
             let continues = next.from == key && next.name == name && since.is_none_or(|since| next.issued > since);
             if continues { (next.to, Some(next.issued)) } else { (key, since) }
         })
+    }
+}
+
+impl KeyPin {
+    /// Notes a presence. Of an instance that is not remembered it must be later than one that is, whose place it takes when all are taken.
+    ///
+    /// # Errors
+    /// The sequence of a later one that was seen.
+    fn see(&mut self, record: &PresenceRecord) -> Result<(), u64> {
+        let place = self.presences.iter().position(|seen| seen.instance == record.instance);
+        let oldest = || (0..self.presences.len()).min_by_key(|&place| self.presences[place].issued);
+        let place = if self.presences.len() < INSTANCES_MAX { place } else { place.or_else(oldest) };
+        let Some(seen) = place.map(|place| &mut self.presences[place]) else {
+            self.presences.push(PresencePin::of(record));
+            return Ok(());
+        };
+        if seen.is_newer_than(record) {
+            return Err(seen.sequence);
+        }
+        *seen = PresencePin::of(record);
+        Ok(())
     }
 }
 
@@ -270,15 +297,16 @@ fn evict<K: Ord + Clone, V>(pins: &mut BTreeMap<K, V>, used: impl Fn(&V) -> Unix
     }
 }
 
-/// The presence in the entry. One that has run out says only that the agent is not there.
-fn verify_presence(entry: &Entry, key: IdentityKey, now: UnixTime) -> Result<Option<PresenceRecord>, DirectoryError> {
-    let Some(bytes) = &entry.presence else { return Ok(None) };
-    match PresenceRecord::verify(bytes, now) {
-        Ok(presence) if presence.key == key => Ok(Some(presence)),
-        Ok(_) => Err(DirectoryError::ForeignPresence),
-        Err(RecordError::Expired) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+/// The presences in the entry. One that has run out says only that the agent is not there.
+fn verify_presences(entry: &Entry, key: IdentityKey, now: UnixTime) -> Result<Vec<PresenceRecord>, DirectoryError> {
+    let verified = entry.presences.iter().take(INSTANCES_MAX).map(|bytes| PresenceRecord::verify(bytes, now));
+    let in_date = verified.filter(|verified| *verified != Err(RecordError::Expired));
+    in_date
+        .map(|verified| match verified? {
+            presence if presence.key == key => Ok(presence),
+            _ => Err(DirectoryError::ForeignPresence),
+        })
+        .collect()
 }
 
 fn check_asked(identity: &IdentityRecord, address: Address, asked: Asked<'_>) -> Result<(), DirectoryError> {
@@ -297,17 +325,15 @@ fn check_asked(identity: &IdentityRecord, address: Address, asked: Asked<'_>) ->
 fn verified_agent(
     identity: IdentityRecord,
     address: Address,
-    presence: Option<PresenceRecord>,
+    presences: Vec<PresenceRecord>,
     reachable: bool,
     now: UnixTime,
 ) -> Result<VerifiedAgent, DirectoryError> {
-    let reachable = reachable && presence.is_some();
-    let (certificate, homes) = match presence {
-        Some(PresenceRecord { certificate, homes, .. }) => {
-            (Some(Certificate::verify(&certificate, now).map_err(RecordError::Certificate)?), homes)
-        }
-        None => (None, Vec::new()),
+    let instance = |presence: PresenceRecord| {
+        let certificate = Certificate::verify(&presence.certificate, now).map_err(RecordError::Certificate)?;
+        Ok::<_, RecordError>(VerifiedInstance { certificate, homes: presence.homes })
     };
+    let instances = presences.into_iter().map(instance).collect::<Result<Vec<_>, _>>()?;
     Ok(VerifiedAgent {
         key: identity.key,
         address,
@@ -317,9 +343,8 @@ fn verified_agent(
         groups: identity.groups,
         description: identity.description,
         offers: identity.offers,
-        certificate,
-        homes,
-        reachable,
+        reachable: reachable && !instances.is_empty(),
+        instances,
     })
 }
 
@@ -376,7 +401,7 @@ mod tests {
         fn entry(&self, sequence: u64) -> Entry {
             Entry {
                 identity: self.identity(sequence),
-                presence: Some(self.presence(1, sequence, NOW)),
+                presences: vec![self.presence(1, sequence, NOW).into()],
                 reachable: true,
                 hand_overs: vec![],
             }
@@ -393,7 +418,7 @@ mod tests {
         let mut pins = Pins::new();
         let verified = pins.check(&alice.entry(1), Asked::Resolve(&by_name("alice")), NOW).unwrap();
         assert_eq!((verified.key, verified.address), (alice.identity.key(), alice.identity.address()));
-        assert!(verified.reachable && verified.certificate.is_some());
+        assert!(verified.reachable && verified.instances.len() == 1);
         assert_eq!(pins.key_of("alice"), Some(alice.identity.key()));
         assert!(pins.check(&alice.entry(1), Asked::Resolve(&Target::Key(verified.key)), NOW).is_ok());
         assert!(pins.check(&alice.entry(2), Asked::Resolve(&Target::Address(verified.address)), NOW).is_ok());
@@ -422,7 +447,7 @@ mod tests {
             restarted.check(&alice.entry(4), Asked::Resolve(&name), NOW),
             Err(DirectoryError::OlderSequence { name: "alice".into(), served: 4, seen: 5 })
         );
-        let old_presence = Entry { presence: Some(alice.presence(1, 4, NOW)), ..alice.entry(6) };
+        let old_presence = Entry { presences: vec![alice.presence(1, 4, NOW).into()], ..alice.entry(6) };
         assert!(matches!(
             restarted.check(&old_presence, Asked::Resolve(&name), NOW),
             Err(DirectoryError::OlderSequence { served: 4, seen: 5, .. })
@@ -430,16 +455,54 @@ mod tests {
         assert!(restarted.check(&alice.entry(5), Asked::Resolve(&name), NOW).is_ok());
     }
 
+    /// The directory's answer about agent with these presences, each (instance, sequence, seconds from now).
+    fn at_homes(pins: &mut Pins, agent: &Agent, homes: &[(u8, u64, u64)]) -> Result<VerifiedAgent, DirectoryError> {
+        let presence = |&(instance, sequence, secs): &(u8, u64, u64)| {
+            agent.presence(instance, sequence, NOW + Duration::from_secs(secs)).into()
+        };
+        let entry = Entry { presences: homes.iter().map(presence).collect(), ..agent.entry(1) };
+        pins.check(&entry, Asked::Resolve(&by_name(agent.name)), NOW)
+    }
+
     #[test]
-    fn another_installation_counts_anew_but_not_from_the_past() {
+    fn each_instance_counts_on_its_own_and_is_given_in_the_order_of_the_directory() {
         let alice = Agent::new(1, "alice");
-        let name = by_name("alice");
         let mut pins = Pins::new();
-        pins.check(&alice.entry(5), Asked::Resolve(&name), NOW).unwrap();
-        let moved = Entry { presence: Some(alice.presence(2, 1, NOW + Duration::from_secs(9))), ..alice.entry(5) };
-        assert!(pins.check(&moved, Asked::Resolve(&name), NOW).is_ok());
-        let replayed = alice.entry(5);
-        assert!(pins.check(&replayed, Asked::Resolve(&name), NOW).is_err());
+        let instances = |agent: VerifiedAgent| -> Vec<u8> {
+            agent.instances.iter().map(|instance| instance.certificate.instance.0[0]).collect()
+        };
+        assert_eq!(instances(at_homes(&mut pins, &alice, &[(2, 1, 9), (1, 5, 0)]).unwrap()), [2, 1]);
+        assert_eq!(instances(at_homes(&mut pins, &alice, &[(1, 6, 20), (2, 1, 9)]).unwrap()), [1, 2]);
+        let mut pins = Pins::from_bytes(&pins.to_bytes()).unwrap();
+        assert!(at_homes(&mut pins, &alice, &[(2, 2, 30)]).is_ok(), "one of them has gone");
+        for replayed in [&[(1, 5, 0)][..], &[(2, 1, 9)], &[(2, 2, 30), (1, 5, 0)]] {
+            let error = at_homes(&mut pins, &alice, replayed).unwrap_err();
+            assert!(matches!(error, DirectoryError::OlderSequence { .. }), "{error}");
+        }
+        assert!(at_homes(&mut pins, &alice, &[(1, 6, 20)]).is_ok(), "a refused answer changes nothing");
+    }
+
+    #[test]
+    fn a_refused_answer_pins_nothing_of_it() {
+        let alice = Agent::new(1, "alice");
+        let mut pins = Pins::new();
+        at_homes(&mut pins, &alice, &[(1, 5, 0)]).unwrap();
+        let before = pins.clone();
+        assert!(at_homes(&mut pins, &alice, &[(2, 7, 1), (1, 4, 0)]).is_err());
+        assert_eq!(pins, before);
+    }
+
+    #[test]
+    fn inventing_instances_pushes_out_the_oldest_and_brings_none_back_from_the_past() {
+        let alice = Agent::new(1, "alice");
+        let mut pins = Pins::new();
+        for instance in 1..=50 {
+            at_homes(&mut pins, &alice, &[(instance, 1, u64::from(instance))]).unwrap();
+            assert!(pins.keys[&alice.identity.key()].presences.len() <= INSTANCES_MAX);
+        }
+        assert!(at_homes(&mut pins, &alice, &[(1, 1, 1)]).is_err());
+        let more: Vec<_> = (51..=60).map(|instance| (instance, 1, 60)).collect();
+        assert_eq!(at_homes(&mut pins, &alice, &more).unwrap().instances.len(), INSTANCES_MAX);
     }
 
     #[test]
@@ -540,7 +603,7 @@ mod tests {
     #[test]
     fn the_presence_of_another_agent_is_refused() {
         let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
-        let mixed = Entry { presence: Some(bob.presence(1, 1, NOW)), ..alice.entry(1) };
+        let mixed = Entry { presences: vec![bob.presence(1, 1, NOW).into()], ..alice.entry(1) };
         assert_eq!(
             Pins::new().check(&mixed, Asked::Resolve(&by_name("alice")), NOW),
             Err(DirectoryError::ForeignPresence)
@@ -551,9 +614,9 @@ mod tests {
     fn presence_that_ran_out_means_unreachable() {
         let alice = Agent::new(1, "alice");
         let last_week = NOW - Duration::from_secs(3 * 86_400);
-        let stale = Entry { presence: Some(alice.presence(1, 1, last_week)), ..alice.entry(1) };
+        let stale = Entry { presences: vec![alice.presence(1, 1, last_week).into()], ..alice.entry(1) };
         let verified = Pins::new().check(&stale, Asked::Resolve(&by_name("alice")), NOW).unwrap();
-        assert!(!verified.reachable && verified.certificate.is_none());
+        assert!(!verified.reachable && verified.instances.is_empty());
     }
 
     #[test]

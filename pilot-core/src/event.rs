@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 
-use crate::id::{IdentityKey, ServicePort, StreamId};
+use crate::id::{IdentityKey, InstanceId, ServicePort, StreamId};
 use crate::transport::Code;
 use crate::wire::stream_header::StreamHeader;
 
@@ -61,6 +61,8 @@ pub enum Event {
     PeerConnected {
         /// Who.
         peer: IdentityKey,
+        /// Which installation of it.
+        instance: InstanceId,
         /// Whether a tunnel of ours with it ended by this.
         restarted: bool,
     },
@@ -68,6 +70,8 @@ pub enum Event {
     PeerClosed {
         /// Who.
         peer: IdentityKey,
+        /// Which installation of it.
+        instance: InstanceId,
         /// Why.
         code: Code,
         /// Why, for people.
@@ -99,6 +103,8 @@ pub enum Event {
         stream: StreamHandle,
         /// Who opened it, as the session proves.
         peer: IdentityKey,
+        /// Which installation of it.
+        instance: InstanceId,
         /// For what.
         header: StreamHeader,
     },

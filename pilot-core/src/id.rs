@@ -1,6 +1,7 @@
 //! Identifiers and counters as types, so that one cannot stand in for another.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 /// The public Ed25519 key of an agent: what is pinned and trusted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +22,22 @@ pub struct TunnelId(pub [u8; 16]);
 /// Names one installation of an identity; random per home directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(pub [u8; 8]);
+
+/// One installation of an identity: who a tunnel is with, to the last detail (spec/handshake.md §11).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instance {
+    /// The identity.
+    pub key: IdentityKey,
+    /// Which of its installations.
+    pub id: InstanceId,
+}
+
+impl Instance {
+    /// What lies between the least and the greatest instance of an identity: all that there can be.
+    pub fn all_of(key: IdentityKey) -> RangeInclusive<Self> {
+        Self { key, id: InstanceId([0; 8]) }..=Self { key, id: InstanceId([0xff; 8]) }
+    }
+}
 
 /// Counts the packets that one side sends in a tunnel, over all its sessions and paths. Also the AEAD nonce.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

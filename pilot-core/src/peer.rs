@@ -206,6 +206,11 @@ impl Peer {
         self.tunnel.as_ref().is_some_and(Tunnel::is_established)
     }
 
+    /// Whether what was asked of it has had no answer for long.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.tunnel.as_ref().is_some_and(|tunnel| tunnel.transport.is_stalled())
+    }
+
     /// Keys by which message 2 may prove continuity, the likeliest first; the last is that of a new tunnel.
     pub(crate) fn rekey_psks(&self) -> Vec<[u8; 32]> {
         let running = self.tunnel.iter().flat_map(Tunnel::rekey_psks);

@@ -1,7 +1,7 @@
 //! Signed records of the directory (spec/trust.md §2): what an agent says about itself.
 //!
 //! An [`IdentityRecord`] says who it is and what it offers, a [`PresenceRecord`] how to reach one installation of it, a
-//! [`Withdrawal`] that it is gone, a [`HandOver`] that its name is another key's from now on. Each travels as its deterministic CBOR payload followed by the Ed25519 signature of the agent, so that
+//! [`Withdrawal`] that it, or one installation of it, is gone, a [`HandOver`] that its name is another key's from now on. Each travels as its deterministic CBOR payload followed by the Ed25519 signature of the agent, so that
 //! the directory can store it and anybody can check it, but nobody can change it:
 //!
 //! ```text
@@ -139,19 +139,22 @@ pub struct Home {
     pub addresses: Vec<SocketAddr>,
 }
 
-/// Ends the registration of an agent, and the lease of its name.
+/// Ends the registration of an agent, and the lease of its name; or the presence of one installation, and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct Withdrawal {
     /// The key that signs this record.
     #[n(0)]
     pub key: IdentityKey,
-    /// The sequence of the identity record that it ends; later ones stay.
+    /// The sequence of the identity record, or of the presence record, that it ends; later ones stay.
     #[n(1)]
     pub sequence: u64,
     /// When it was signed.
     #[n(2)]
     pub issued: UnixTime,
+    /// The installation of which the presence ends; none if the whole agent is gone.
+    #[n(3)]
+    pub instance: Option<InstanceId>,
 }
 
 /// Gives a name to another key: the one act by which a name that others have pinned changes its key.
@@ -515,10 +518,12 @@ mod tests {
         let bytes = |name| data_encoding::HEXLOWER.decode(vector(name).as_bytes()).unwrap();
         let identity = identity();
         assert_eq!((bytes("identity_seed"), vector("verified_at")), (vec![1; 32], "1800000000"));
-        let withdrawal = Withdrawal { key: identity.key(), sequence: 3, issued: NOW };
+        let withdrawal = Withdrawal { key: identity.key(), sequence: 3, issued: NOW, instance: None };
+        let of_instance = Withdrawal { instance: Some(InstanceId([6; 8])), ..withdrawal.clone() };
         assert_eq!(record(&identity).sign(&identity).unwrap(), bytes("identity_record"));
         assert_eq!(presence(&identity).sign(&identity).unwrap(), bytes("presence_record"));
         assert_eq!(withdrawal.sign(&identity).unwrap(), bytes("withdrawal"));
+        assert_eq!(of_instance.sign(&identity).unwrap(), bytes("withdrawal_of_instance"));
         assert_eq!(hand_over(&identity).sign(&identity).unwrap(), bytes("hand_over"));
     }
 
@@ -526,7 +531,8 @@ mod tests {
     fn what_was_signed_verifies() {
         let identity = identity();
         let (record, presence) = (record(&identity), presence(&identity));
-        let withdrawal = Withdrawal { key: identity.key(), sequence: 3, issued: NOW };
+        let withdrawal =
+            Withdrawal { key: identity.key(), sequence: 3, issued: NOW, instance: Some(InstanceId([6; 8])) };
         assert_eq!(IdentityRecord::verify(&record.sign(&identity).unwrap(), NOW), Ok(record));
         assert_eq!(PresenceRecord::verify(&presence.sign(&identity).unwrap(), NOW), Ok(presence));
         assert_eq!(Withdrawal::verify(&withdrawal.sign(&identity).unwrap(), NOW), Ok(withdrawal));

@@ -188,80 +188,130 @@ async fn wait_for_home(agent: &Weak<Inner>, news: &mut News) -> bool {
 }
 
 /// The identity record that the directory has.
+#[derive(Clone)]
 struct SignedIdentity {
+    /// What this home had to say then. Another home of the identity may have said something else since, which is in the record.
     said: Said,
-    issued: UnixTime,
+    record: IdentityRecord,
     bytes: Vec<u8>,
 }
 
 impl SignedIdentity {
-    fn says(&self, said: &Said, now: UnixTime) -> bool {
-        self.said == *said && (self.issued..self.issued + IDENTITY_RENEWAL).contains(&now)
+    fn sign(inner: &Inner, said: &Said, record: IdentityRecord) -> Result<Self, ApiError> {
+        let bytes = record.sign(&inner.identity).map_err(invalid)?;
+        Ok(Self { said: said.clone(), record, bytes })
+    }
+
+    fn is_young(&self, now: UnixTime) -> bool {
+        (self.record.issued..self.record.issued + IDENTITY_RENEWAL).contains(&now)
     }
 }
 
-/// Registers, with the identity record that the directory has already if that still says it.
+/// Registers, with the identity record that the directory has already if that still says it. After a failure, what was in force before still is.
 async fn register(inner: &Arc<Inner>, said: Said, registered: &mut Option<SignedIdentity>) -> Registration {
-    let now = clock::now().unix;
-    let known = registered.take().filter(|identity| identity.says(&said, now));
-    let (identity, presence) = match records(inner, now, &said, known).await {
-        Ok(records) => records,
-        Err(error) => return Registration::Failed(error, said),
+    let has_news = registered.as_ref().is_none_or(|known| known.said != said);
+    let result = match identity_record(inner, &said, registered.clone()) {
+        Ok(identity) => agree(inner, &said, identity, has_news).await,
+        Err(error) => Err(error),
     };
-    match call(inner, &Request::Register { identity: identity.bytes.clone(), presence }).await {
-        Ok(Reply::Registered { .. }) => {
-            tracing::info!(name = inner.name(), "registered");
+    match result {
+        Ok(identity) => {
+            tracing::info!(name = identity.record.name, "registered");
             *registered = Some(identity);
             Registration::Registered(said)
         }
-        Ok(reply) => Registration::Failed(refusal(inner, &reply), said),
         Err(error) => Registration::Failed(error, said),
     }
 }
 
-async fn records(
+/// Registers, and tells what is in force then: another home of the identity may have said something else. If this one has news, it says
+/// them above that; else it repeats that from now on. So the two never take turns.
+async fn agree(
     inner: &Inner,
-    now: UnixTime,
     said: &Said,
-    known: Option<SignedIdentity>,
-) -> Result<(SignedIdentity, Vec<u8>), ApiError> {
-    let sequence = inner.next_sequence(now)?;
-    let invalid = |error: RecordError| {
-        ApiError::new(ErrorCode::Usage, format!("the directory would not take this agent's record: {error}"))
-            .hint("tags and groups are lower-case words of up to 63 characters, 16 at most")
-    };
-    let identity = match known {
-        Some(known) => known,
-        None => sign_identity(inner, now, sequence, said).map_err(invalid)?,
-    };
-    let certificate = inner.certificate.borrow().clone();
-    let presence = PresenceRecord {
-        key: inner.identity.key(),
-        instance: certificate.instance,
-        sequence,
-        certificate: certificate.encode().to_vec(),
-        homes: own_homes(inner).await,
-        issued: now,
-        expires: now + PRESENCE_LIFETIME,
-    };
-    Ok((identity, presence.sign(&inner.identity).map_err(invalid)?))
+    identity: SignedIdentity,
+    has_news: bool,
+) -> Result<SignedIdentity, ApiError> {
+    let Some(in_force) = send_registration(inner, &identity).await? else { return Ok(identity) };
+    let theirs = believed(inner, said, &identity, in_force)?;
+    let identity = if has_news { identity_record(inner, said, None)? } else { theirs };
+    match send_registration(inner, &identity).await? {
+        None => Ok(identity),
+        Some(in_force) => believed(inner, said, &identity, in_force),
+    }
 }
 
-fn sign_identity(inner: &Inner, now: UnixTime, sequence: u64, said: &Said) -> Result<SignedIdentity, RecordError> {
-    let Said { profile, offers } = said;
-    let record = IdentityRecord {
+/// Sends the identity record and a new presence record; gives the identity record that is in force in place of ours, if one is.
+async fn send_registration(inner: &Inner, identity: &SignedIdentity) -> Result<Option<Vec<u8>>, ApiError> {
+    let presence = presence_record(inner).await?;
+    let reply = call(inner, &Request::Register { identity: identity.bytes.clone(), presence }).await?;
+    let Reply::Registered { in_force, .. } = reply else { return Err(refusal(inner, &reply)) };
+    Ok(in_force)
+}
+
+/// Checks the identity record that the directory has in place of ours: our own key has signed it, and not before ours.
+fn believed(inner: &Inner, said: &Said, ours: &SignedIdentity, bytes: Vec<u8>) -> Result<SignedIdentity, ApiError> {
+    let record = IdentityRecord::verify(&bytes, clock::now().unix).ok();
+    let is_later = |record: &IdentityRecord| record.key == ours.record.key && record.sequence >= ours.record.sequence;
+    let record = record.filter(is_later).ok_or_else(|| {
+        ApiError::new(ErrorCode::Failed, "the directory has a record of this agent that the agent did not sign")
+    })?;
+    inner.note_sequence(record.sequence);
+    if record.name == inner.name() {
+        tracing::info!("another home of this agent has said something new of it");
+    } else {
+        tracing::warn!(name = record.name, "another home of this agent has changed its name");
+    }
+    Ok(SignedIdentity { said: said.clone(), record, bytes })
+}
+
+/// What is known to be in force, signed anew if it is old; or what this home has to say, if that is new.
+fn identity_record(inner: &Inner, said: &Said, known: Option<SignedIdentity>) -> Result<SignedIdentity, ApiError> {
+    let now = clock::now().unix;
+    let known = known.filter(|known| known.said == *said);
+    let record = match known {
+        Some(known) if known.is_young(now) => return Ok(known),
+        Some(known) => known.record,
+        None => own_record(inner, now, said),
+    };
+    let sequence = inner.next_sequence(now)?;
+    SignedIdentity::sign(inner, said, IdentityRecord { sequence, issued: now, expires: now + NAME_LEASE, ..record })
+}
+
+fn own_record(inner: &Inner, now: UnixTime, Said { profile, offers }: &Said) -> IdentityRecord {
+    IdentityRecord {
         key: inner.identity.key(),
         modifier: inner.identity.modifier(),
-        sequence,
+        sequence: 0,
         name: inner.name().to_owned(),
         tags: profile.tags.clone(),
         groups: profile.groups.clone(),
         description: profile.description.clone(),
         offers: offers.clone(),
         issued: now,
-        expires: now + NAME_LEASE,
+        expires: now,
+    }
+}
+
+async fn presence_record(inner: &Inner) -> Result<Vec<u8>, ApiError> {
+    let homes = own_homes(inner).await;
+    let now = clock::now().unix;
+    let certificate = inner.certificate.borrow().clone();
+    let presence = PresenceRecord {
+        key: inner.identity.key(),
+        instance: certificate.instance,
+        sequence: inner.next_sequence(now)?,
+        certificate: certificate.encode().to_vec(),
+        homes,
+        issued: now,
+        expires: now + PRESENCE_LIFETIME,
     };
-    Ok(SignedIdentity { said: said.clone(), issued: now, bytes: record.sign(&inner.identity)? })
+    presence.sign(&inner.identity).map_err(invalid)
+}
+
+fn invalid(error: RecordError) -> ApiError {
+    ApiError::new(ErrorCode::Usage, format!("the directory would not take this agent's record: {error}"))
+        .hint("tags and groups are lower-case words of up to 63 characters, 16 at most")
 }
 
 async fn own_homes(inner: &Inner) -> Vec<Home> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pilot_core::event::{ConnectError, Event, PathKind, StreamHandle};
 use pilot_core::id::{IdentityKey, ServicePort};
-use pilot_core::node::{Node, PeerStatus};
+use pilot_core::node::{Node, PeerInfo, PeerStatus};
 use pilot_core::route::Transmit;
 use pilot_core::time::{Mono, Now};
 use pilot_core::transport::{Code, Read, ReadError, WriteError};
@@ -240,6 +240,13 @@ impl Core {
         Ok(self.adopt(handle))
     }
 
+    /// Takes what is known of an agent's instances, the best first: the node tries that first which it has learned of last.
+    pub(crate) fn learn_routes(&mut self, now: Now, routes: Vec<PeerInfo>) {
+        for route in routes.into_iter().rev() {
+            self.node.learn_peer(now, route);
+        }
+    }
+
     /// Answers once there is a tunnel, or once there will be none.
     pub(crate) fn connect(
         &mut self,
@@ -291,7 +298,7 @@ impl Core {
 
     fn handle_event(&mut self, now: Now, event: Event) {
         match event {
-            Event::StreamOpened { stream, peer, header } => self.stream_opened(now, stream, peer, header),
+            Event::StreamOpened { stream, peer, header, .. } => self.stream_opened(now, stream, peer, header),
             Event::Readable(handle) => self.with_stream(handle, |core, stream| core.pump_incoming(now, stream)),
             Event::Writable(handle) => self.with_stream(handle, |core, stream| core.pump_outgoing(now, stream)),
             Event::Reset { stream, code, reason } => {

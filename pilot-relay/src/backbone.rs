@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pilot_core::config::{Config, Keys, Role};
 use pilot_core::event::{Event, StreamHandle};
-use pilot_core::id::IdentityKey;
+use pilot_core::id::{IdentityKey, Instance};
 use pilot_core::node::{Node, OpenStreamError};
 use pilot_core::rng::Rng;
 use pilot_core::route::{Ecn, Route, Transmit};
@@ -39,9 +39,9 @@ const SILENCE_SWEEP_INTERVAL: Duration = Duration::from_secs(25);
 #[non_exhaustive]
 pub enum BackboneEvent {
     /// A client's tunnel is up.
-    ClientConnected(IdentityKey),
+    ClientConnected(Instance),
     /// A client's tunnel is over.
-    ClientGone(IdentityKey),
+    ClientGone(Instance),
 }
 
 /// What `backbone status` shows.
@@ -231,15 +231,15 @@ impl<D: Store> Backbone<D> {
             return;
         }
         let node = &self.node;
-        let bytes_received = |client: &IdentityKey| node.peer_status(client).map_or(0, |status| status.bytes_received);
+        let bytes_received = |client: &Instance| node.instance_status(client).map_or(0, |status| status.bytes_received);
         for client in self.control.silent_clients(now, bytes_received) {
-            self.node.close_peer(now, &client, Code::TIMEOUT, "nothing was heard");
+            self.node.close_instance(now, &client, Code::TIMEOUT, "nothing was heard");
             self.client_gone(now, client);
         }
         self.silence_timeout = (self.control.client_count() > 0).then(|| now.mono + SILENCE_SWEEP_INTERVAL);
     }
 
-    fn client_gone(&mut self, now: Now, client: IdentityKey) {
+    fn client_gone(&mut self, now: Now, client: Instance) {
         if self.control.client_gone(now, &client) {
             self.events.push_back(BackboneEvent::ClientGone(client));
         }
@@ -257,14 +257,15 @@ impl<D: Store> Backbone<D> {
 
     fn handle_event(&mut self, now: Now, event: Event) {
         match event {
-            Event::PeerConnected { peer, .. } => {
-                self.control.client_connected(now, peer);
+            Event::PeerConnected { peer: key, instance: id, .. } => {
+                let client = Instance { key, id };
+                self.control.client_connected(now, client);
                 self.silence_timeout.get_or_insert(now.mono + SILENCE_SWEEP_INTERVAL);
-                self.events.push_back(BackboneEvent::ClientConnected(peer));
+                self.events.push_back(BackboneEvent::ClientConnected(client));
             }
-            Event::PeerClosed { peer, .. } => self.client_gone(now, peer),
-            Event::StreamOpened { stream, peer, header } => {
-                self.control.stream_opened(now, stream, peer, &header, &mut self.node);
+            Event::PeerClosed { peer: key, instance: id, .. } => self.client_gone(now, Instance { key, id }),
+            Event::StreamOpened { stream, peer: key, instance: id, header } => {
+                self.control.stream_opened(now, stream, Instance { key, id }, &header, &mut self.node);
             }
             Event::Readable(stream) => self.control.stream_readable(now, stream, &mut self.node),
             Event::Writable(stream) => self.control.stream_writable(now, stream, &mut self.node),
@@ -289,7 +290,7 @@ fn transport() -> TransportConfig {
 }
 
 impl Routes for Node {
-    fn validated_remote(&self, client: &IdentityKey) -> Option<Route> {
+    fn validated_remote(&self, client: &Instance) -> Option<Route> {
         Self::validated_remote(self, client)
     }
 }
@@ -300,10 +301,10 @@ impl Tunnels for Node {
     fn open_stream(
         &mut self,
         now: Now,
-        peer: &IdentityKey,
+        client: &Instance,
         header: &StreamHeader,
     ) -> Result<StreamHandle, OpenStreamError> {
-        Self::open_stream(self, now, peer, header)
+        self.open_stream_to(now, client, header)
     }
 
     fn write(&mut self, now: Now, stream: StreamHandle, data: &mut Bytes) -> Result<usize, WriteError> {

@@ -1,18 +1,19 @@
 //! The circuit table (spec/relay.md §2): which two clients a circuit joins, and under which id each knows its end.
 //!
-//! Ends belong to identity keys, not to addresses, so a circuit outlives a restart or a move of either client. Ids are random: knowing
-//! one gives no right to use it, but a guess should not even hit a circuit.
+//! Ends belong to instances of identities, not to addresses, so a circuit outlives a restart or a move of either client. Ids are random:
+//! knowing one gives no right to use it, but a guess should not even hit a circuit.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pilot_core::id::{CircuitId, IdentityKey};
+use pilot_core::id::{CircuitId, IdentityKey, Instance};
 use pilot_core::rng::Rng;
 use pilot_core::time::Mono;
 
 /// Circuits of one node, about 20 MB.
 pub const CIRCUITS_MAX: usize = 65_536;
-/// Circuits that one client may have opened at once: peers it talks with by relay within [`IDLE_MAX`].
+/// Circuits that one identity may have opened at once: peers it talks with by relay within [`IDLE_MAX`]. Its instances share them, since
+/// to make one more costs nothing.
 pub const CIRCUITS_PER_CALLER_MAX: usize = 1_024;
 /// A circuit that carried nothing for this long is closed; agents keep the relay warm more often than this (spec/paths.md).
 pub const IDLE_MAX: Duration = Duration::from_secs(600);
@@ -46,9 +47,9 @@ pub struct Opened {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
     /// The client it belongs to.
-    pub owner: IdentityKey,
+    pub owner: Instance,
     /// The client at the other end.
-    pub peer: IdentityKey,
+    pub peer: Instance,
     /// The id of the other end.
     pub peer_id: CircuitId,
     /// When a packet last came in by this end.
@@ -60,7 +61,7 @@ pub struct End {
 pub struct Circuits {
     ends: BTreeMap<CircuitId, End>,
     /// (caller, callee) -> the caller's end. Each circuit has one entry here and two in `ends`.
-    pairs: BTreeMap<(IdentityKey, IdentityKey), CircuitId>,
+    pairs: BTreeMap<(Instance, Instance), CircuitId>,
     next_sweep: Option<Mono>,
 }
 
@@ -77,11 +78,11 @@ impl Circuits {
     pub fn open(
         &mut self,
         now: Mono,
-        caller: IdentityKey,
-        callee: IdentityKey,
+        caller: Instance,
+        callee: Instance,
         rng: &mut Rng,
     ) -> Result<Opened, OpenCircuitError> {
-        if caller == callee {
+        if caller.key == callee.key {
             return Err(OpenCircuitError::ToOneself);
         }
         if let Some(replaced) = self.pairs.get(&(caller, callee)) {
@@ -90,7 +91,7 @@ impl Circuits {
         if self.len() >= CIRCUITS_MAX {
             return Err(OpenCircuitError::NodeFull);
         }
-        if self.count_of(caller) >= CIRCUITS_PER_CALLER_MAX {
+        if self.count_of(caller.key) >= CIRCUITS_PER_CALLER_MAX {
             return Err(OpenCircuitError::CallerFull);
         }
         let caller_id = self.unused_id(rng);
@@ -156,7 +157,10 @@ impl Circuits {
     }
 
     fn count_of(&self, caller: IdentityKey) -> usize {
-        self.pairs.range((caller, IdentityKey([0; 32]))..=(caller, IdentityKey([0xff; 32]))).count()
+        let (first, last) = Instance::all_of(caller).into_inner();
+        let (least, greatest) =
+            (*Instance::all_of(IdentityKey([0; 32])).start(), *Instance::all_of(IdentityKey([0xff; 32])).end());
+        self.pairs.range((first, least)..=(last, greatest)).count()
     }
 
     /// The table holds far fewer than 2^32 entries, so this ends after a draw or two.
@@ -173,9 +177,14 @@ impl Circuits {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pilot_core::id::InstanceId;
 
-    const ALICE: IdentityKey = IdentityKey([1; 32]);
-    const BOB: IdentityKey = IdentityKey([2; 32]);
+    const ALICE: Instance = instance(1, 1);
+    const BOB: Instance = instance(2, 1);
+
+    const fn instance(key: u8, id: u8) -> Instance {
+        Instance { key: IdentityKey([key; 32]), id: InstanceId([id; 8]) }
+    }
 
     fn at(secs: u64) -> Mono {
         Mono(secs * 1_000_000_000)
@@ -242,18 +251,36 @@ mod tests {
         let callee = |i: usize| {
             let mut key = [9; 32];
             key[..8].copy_from_slice(&(i as u64).to_be_bytes());
-            IdentityKey(key)
+            Instance { key: IdentityKey(key), id: InstanceId([1; 8]) }
         };
         for i in 0..CIRCUITS_PER_CALLER_MAX {
             circuits.open(at(0), ALICE, callee(i), &mut rng).unwrap();
         }
         assert_eq!(circuits.open(at(0), ALICE, BOB, &mut rng), Err(OpenCircuitError::CallerFull));
+        let invented = Instance { id: InstanceId([7; 8]), ..ALICE };
+        assert_eq!(circuits.open(at(0), invented, BOB, &mut rng), Err(OpenCircuitError::CallerFull));
         assert!(circuits.open(at(0), BOB, ALICE, &mut rng).is_ok());
         assert!(circuits.open(at(0), ALICE, callee(0), &mut rng).is_ok(), "replacing needs no room");
     }
 
     #[test]
     fn nobody_has_a_circuit_to_oneself() {
-        assert_eq!(Circuits::new().open(at(0), ALICE, ALICE, &mut rng()), Err(OpenCircuitError::ToOneself));
+        for instance in [ALICE, Instance { id: InstanceId([7; 8]), ..ALICE }] {
+            assert_eq!(Circuits::new().open(at(0), ALICE, instance, &mut rng()), Err(OpenCircuitError::ToOneself));
+        }
+    }
+
+    #[test]
+    fn each_instance_of_an_identity_has_circuits_of_its_own() {
+        let (mut circuits, mut rng) = (Circuits::new(), rng());
+        let others = [instance(2, 1), instance(2, 2)];
+        let to = others.map(|other| circuits.open(at(0), ALICE, other, &mut rng).unwrap());
+        let from = others.map(|other| circuits.open(at(0), other, ALICE, &mut rng).unwrap());
+        assert_eq!(circuits.len(), 4);
+        for (other, opened) in others.iter().zip(to) {
+            assert_eq!(circuits.end(opened.callee).unwrap().owner, *other);
+        }
+        circuits.close(from[0].caller);
+        assert!(to.iter().chain(&from[1..]).all(|opened| circuits.end(opened.caller).is_some()));
     }
 }

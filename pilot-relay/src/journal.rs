@@ -12,11 +12,11 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use pilot_core::address::Address;
-use pilot_core::id::IdentityKey;
+use pilot_core::id::{IdentityKey, Instance};
 use pilot_core::record::{HandOver, IdentityRecord};
 use pilot_core::time::UnixTime;
 
-use crate::store::{Change, Operation, RegisterError, Store};
+use crate::store::{Change, Done, Operation, RegisterError, Store};
 
 /// Operations of one commit: a burst shares it, and it stays within a few megabytes.
 const BATCH_MAX: usize = 256;
@@ -43,17 +43,6 @@ pub enum Outcome {
     Refused(RegisterError),
     /// The disk has failed, and why.
     NotStored(String),
-}
-
-/// What was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Done {
-    /// A registration, with the end of its lease.
-    Registered(UnixTime),
-    /// A withdrawal, whatever it found.
-    Withdrawn,
-    /// A hand-over.
-    HandedOver,
 }
 
 /// An operation and the call that waits for it.
@@ -171,19 +160,7 @@ impl Journal {
 
     fn answer_in_flight(&mut self, now: UnixTime, store: &mut impl Store) {
         for Waiting { call, operation } in self.in_flight.drain(..) {
-            self.outcomes.push_back((call, Outcome::Done(Done::by(&operation))));
-            store.apply(now, operation);
-        }
-    }
-}
-
-impl Done {
-    /// What carrying out an operation comes to.
-    pub(crate) fn by(operation: &Operation) -> Self {
-        match operation {
-            Operation::Register(registration) => Self::Registered(registration.lease_until),
-            Operation::Withdraw { .. } => Self::Withdrawn,
-            Operation::HandOver { .. } => Self::HandedOver,
+            self.outcomes.push_back((call, Outcome::Done(store.apply(now, operation))));
         }
     }
 }
@@ -194,7 +171,9 @@ fn touched(operation: &Operation) -> impl Iterator<Item = Touched> {
             let IdentityRecord { key, name, .. } = &registration.identity;
             vec![Touched::Key(*key), Touched::Name(name.clone()), Touched::Address(registration.address)]
         }
-        Operation::Withdraw { key, .. } => vec![Touched::Key(*key)],
+        Operation::Withdraw { key, .. } | Operation::Leave { instance: Instance { key, .. }, .. } => {
+            vec![Touched::Key(*key)]
+        }
         Operation::HandOver { record: HandOver { from, name, to, .. }, .. } => {
             vec![Touched::Key(*from), Touched::Key(*to), Touched::Name(name.clone())]
         }
@@ -303,8 +282,10 @@ mod tests {
         let mut desk = Desk::new();
         desk.journal.submit(with_sequence(1));
         assert_eq!(desk.batch(), Some(1));
-        for sequence in [1, 0, 2] {
-            desk.journal.submit(with_sequence(sequence));
+        let mut old_presence = registration(1, "alice");
+        (old_presence.presences[0].record.sequence, old_presence.presences[0].bytes) = (0, vec![0]);
+        for operation in [with_sequence(1), Operation::Register(Box::new(old_presence)), with_sequence(2)] {
+            desk.journal.submit(operation);
         }
         assert_eq!(desk.written(Ok(())).len(), 1);
         assert_eq!(desk.batch(), Some(1), "the last of the three");

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use pilot_core::id::IdentityKey;
+use pilot_core::id::{IdentityKey, Instance};
 use pilot_core::route::{Ecn, Route, Transmit};
 use pilot_core::time::{Mono, Now};
 use pilot_core::wire::RelayHeader;
@@ -15,7 +15,7 @@ use crate::circuits::Circuits;
 use crate::limits::{Rate, TokenBucket};
 use crate::train::TrainQueue;
 
-/// Bytes that one client may send through the node: 1 Gbit/s, and 32 ms' worth of that at once.
+/// Bytes that one identity, with all its instances, may send through the node: 1 Gbit/s, and 32 ms' worth of that at once.
 pub const CLIENT_RATE: Rate = Rate { per_second: 125_000_000, burst: 4_000_000 };
 /// What a packet costs beside its bytes, so that a flood of tiny packets is limited too.
 const PACKET_COST_BYTES: u64 = 64;
@@ -23,7 +23,7 @@ const PACKET_COST_BYTES: u64 = 64;
 /// Where a client can be reached and must send from: the route that its tunnel has proved.
 pub trait Routes {
     /// The proved route of a client with a live tunnel.
-    fn validated_remote(&self, client: &IdentityKey) -> Option<Route>;
+    fn validated_remote(&self, client: &Instance) -> Option<Route>;
 }
 
 /// Why a RELAY packet is dropped.
@@ -111,7 +111,7 @@ impl Relay {
         self.queue.poll_transmit(buf)
     }
 
-    /// Forgets the rate of a client that has gone. Its circuits stay, for it may return.
+    /// Forgets the rate of an identity of which no instance is left. Its circuits stay, for it may return.
     pub fn client_gone(&mut self, client: &IdentityKey) {
         self.buckets.remove(client);
     }
@@ -138,7 +138,7 @@ impl Relay {
         self.circuits.touch(now, header.circuit);
         let to = routes.validated_remote(&end.peer).ok_or(RelayDrop::NotConnected)?;
         let cost = datagram.len() as u64 + PACKET_COST_BYTES;
-        if !self.buckets.entry(end.owner).or_default().take(now, CLIENT_RATE, cost) {
+        if !self.buckets.entry(end.owner.key).or_default().take(now, CLIENT_RATE, cost) {
             return Err(RelayDrop::OverRate);
         }
         let header = RelayHeader { circuit: end.peer_id }.encode();
@@ -150,18 +150,18 @@ impl Relay {
 mod tests {
     use super::*;
     use crate::circuits::Opened;
-    use pilot_core::id::CircuitId;
+    use pilot_core::id::{CircuitId, InstanceId};
     use pilot_core::rng::Rng;
     use pilot_core::time::UnixTime;
 
-    const ALICE: IdentityKey = IdentityKey([1; 32]);
-    const BOB: IdentityKey = IdentityKey([2; 32]);
+    const ALICE: Instance = Instance { key: IdentityKey([1; 32]), id: InstanceId([1; 8]) };
+    const BOB: Instance = Instance { key: IdentityKey([2; 32]), id: InstanceId([1; 8]) };
     const PACKET: &[u8] = &[0xc0, 1, 2, 3, 4, 5];
 
-    struct Tunnels(BTreeMap<IdentityKey, Route>);
+    struct Tunnels(BTreeMap<Instance, Route>);
 
     impl Routes for Tunnels {
-        fn validated_remote(&self, client: &IdentityKey) -> Option<Route> {
+        fn validated_remote(&self, client: &Instance) -> Option<Route> {
             self.0.get(client).copied()
         }
     }

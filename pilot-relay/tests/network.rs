@@ -18,7 +18,7 @@ use pilot_core::record::{Home, IdentityRecord, PresenceRecord};
 use pilot_core::rng::Rng;
 use pilot_core::route::{Ecn, Route, Transmit};
 use pilot_core::time::{Mono, Now, UnixTime};
-use pilot_core::transport::Read;
+use pilot_core::transport::{Code, Read};
 use pilot_core::wire::directory::{Entry, Reply, Request, Target};
 use pilot_core::wire::stream_header::StreamHeader;
 use pilot_relay::backbone::Backbone;
@@ -32,6 +32,10 @@ const LIMIT: Duration = Duration::from_secs(20);
 const BACKBONE: usize = 0;
 const ALICE: usize = 1;
 const BOB: usize = 2;
+/// Another home of Bob.
+const BOB_TOO: usize = 3;
+/// Comes later.
+const STRANGER: usize = 4;
 
 /// What answers at the address of the backbone node.
 enum Machine {
@@ -70,10 +74,15 @@ impl Machine {
 }
 
 /// Deriving an address takes a million hashes, so each identity is made once.
-static IDENTITIES: LazyLock<[Identity; 3]> = LazyLock::new(|| [1, 2, 3].map(|seed| Identity::generate([seed; 32])));
+static IDENTITIES: LazyLock<[Identity; 4]> = LazyLock::new(|| [1, 2, 3, 4].map(|seed| Identity::generate([seed; 32])));
 
 fn identity(which: usize) -> Identity {
-    IDENTITIES[which].clone()
+    let place = match which {
+        BOB_TOO => BOB,
+        STRANGER => 3,
+        which => which,
+    };
+    IDENTITIES[place].clone()
 }
 
 fn instance(which: usize) -> InstanceId {
@@ -125,8 +134,8 @@ fn home() -> Home {
 
 struct Network {
     now: Now,
-    machines: [Machine; 3],
-    events: [Vec<Event>; 3],
+    machines: Vec<Machine>,
+    events: Vec<Vec<Event>>,
     wire: Vec<(Mono, usize, usize, Vec<u8>)>,
     /// Drops everything to and from this host: its process was killed.
     dead: Option<usize>,
@@ -138,19 +147,27 @@ impl Network {
     }
 
     fn with(backbone: Machine) -> Self {
-        let agent = |which: usize| {
-            let mut node = Node::new(Config::new(Role::Agent), keys(which), [which as u8; 32], START);
-            let home = home();
-            let info = PeerInfo { key: home.key, certificate: None, addresses: home.addresses, homes: vec![] };
-            node.set_home(START, Some(info));
-            Machine::Node(Box::new(node))
-        };
-        let machines = [backbone, agent(ALICE), agent(BOB)];
-        let mut network = Self { now: START, machines, events: Default::default(), wire: vec![], dead: None };
+        let mut network = Self { now: START, machines: vec![backbone], events: vec![vec![]], wire: vec![], dead: None };
         for which in [ALICE, BOB] {
-            network.run_until(|network| network.has(which, |event| matches!(event, Event::HomeConnected)));
+            network.add_agent(which);
         }
         network
+    }
+
+    /// An agent with its tunnel to the backbone node.
+    fn add_agent(&mut self, which: usize) {
+        self.add_machine(which);
+        let (now, home) = (self.now, home());
+        let info = PeerInfo { key: home.key, certificate: None, addresses: home.addresses, homes: vec![] };
+        self.node(which).set_home(now, Some(info));
+        self.run_until(|network| network.has(which, |event| matches!(event, Event::HomeConnected)));
+    }
+
+    fn add_machine(&mut self, which: usize) {
+        assert_eq!(which, self.machines.len());
+        let node = Node::new(Config::new(Role::Agent), keys(which), [which as u8; 32], self.now);
+        self.machines.push(Machine::Node(Box::new(node)));
+        self.events.push(vec![]);
     }
 
     fn node(&mut self, which: usize) -> &mut Node {
@@ -282,14 +299,11 @@ impl Network {
 
     fn learn(&mut self, which: usize, agent: &VerifiedAgent) {
         let now = self.now;
-        let homes = agent.homes.iter().map(|home| Home { key: home.key, addresses: home.addresses.clone() });
-        let info = PeerInfo {
-            key: agent.key,
-            certificate: agent.certificate.clone(),
-            addresses: vec![],
-            homes: homes.collect(),
-        };
-        self.node(which).learn_peer(now, info);
+        for instance in agent.instances.iter().rev() {
+            let (certificate, homes) = (Some(instance.certificate.clone()), instance.homes.clone());
+            let info = PeerInfo { key: agent.key, certificate, addresses: vec![], homes };
+            self.node(which).learn_peer(now, info);
+        }
     }
 
     fn incoming(&mut self, which: usize) -> StreamHandle {
@@ -300,13 +314,25 @@ impl Network {
         stream
     }
 
-    /// A request of Alice to Bob and his reply.
-    fn exchange(&mut self, bob: &IdentityKey) {
+    /// A request of Alice to Bob and his reply, by the home at which he is to be.
+    fn exchange(&mut self, bob: &IdentityKey, at: usize) {
         let request = self.send(ALICE, bob, ServicePort::QUERY, b"what is new?");
-        let served = self.incoming(BOB);
-        assert_eq!(self.receive(BOB, served), b"what is new?");
-        self.write_all(BOB, served, b"nothing");
+        let served = self.incoming(at);
+        assert_eq!(self.receive(at, served), b"what is new?");
+        self.write_all(at, served, b"nothing");
         assert_eq!(self.receive(ALICE, request), b"nothing");
+    }
+
+    /// Bob at two homes, both at the backbone node and registered; Alice knows where the directory says that he is.
+    fn with_two_homes() -> (Self, IdentityKey) {
+        let mut network = Self::new();
+        network.add_agent(BOB_TOO);
+        network.register(BOB, "bob");
+        network.register(BOB_TOO, "bob");
+        let bob = network.resolve(ALICE, "bob");
+        assert_eq!((bob.instances.len(), bob.reachable), (2, true));
+        network.learn(ALICE, &bob);
+        (network, bob.key)
     }
 }
 
@@ -317,15 +343,121 @@ fn two_agents_register_resolve_and_talk_by_relay() {
     network.register(BOB, "bob");
     let bob = network.resolve(ALICE, "bob");
     assert!(bob.reachable);
-    assert_eq!(bob.homes, [home()]);
+    assert_eq!(bob.instances[0].homes, [home()]);
     network.learn(ALICE, &bob);
-    network.exchange(&bob.key);
+    network.exchange(&bob.key, BOB);
     let path = network.node(ALICE).peer_status(&bob.key).unwrap().path;
     assert_eq!(path, Some(PathKind::Relay(home().key)));
     let status = network.backbone().status();
     assert_eq!((status.summary.agents, status.summary.clients), (2, 2));
     assert!(status.summary.circuits >= 1 && status.relay.packets > 0, "{status:?}");
     assert!(status.relay.drops.is_empty(), "{status:?}");
+}
+
+#[test]
+fn of_two_homes_at_one_node_each_is_reached_and_calls_by_the_relay() {
+    let (mut network, bob) = Network::with_two_homes();
+    network.exchange(&bob, BOB_TOO);
+    // The other one calls: so that Alice has a tunnel with each, by circuits of the same node.
+    let (now, alice) = (network.now, identity(ALICE).key());
+    let info = PeerInfo { key: alice, certificate: None, addresses: vec![], homes: vec![home()] };
+    network.node(BOB).learn_peer(now, info);
+    let calls = network.send(BOB, &alice, ServicePort::QUERY, b"it is me");
+    let served = network.incoming(ALICE);
+    assert_eq!(network.receive(ALICE, served), b"it is me");
+    network.exchange(&bob, BOB_TOO);
+    network.write_all(ALICE, served, b"welcome");
+    assert_eq!(network.receive(BOB, calls), b"welcome");
+    let status = network.backbone().status();
+    assert_eq!((status.summary.agents, status.summary.clients), (1, 3));
+    assert!(status.relay.drops.is_empty(), "{status:?}");
+}
+
+#[test]
+fn when_one_of_two_homes_says_goodbye_the_next_call_goes_to_the_other() {
+    let (mut network, bob) = Network::with_two_homes();
+    network.exchange(&bob, BOB_TOO);
+    let now = network.now;
+    network.node(BOB_TOO).shutdown(now);
+    network.run_for(2 * ONE_WAY);
+    let said_goodbye =
+        |event: &Event| matches!(event, Event::PeerClosed { peer, code: Code::SHUTDOWN, .. } if *peer == bob);
+    assert!(network.has(ALICE, said_goodbye), "by the relay");
+    let found = network.resolve(ALICE, "bob");
+    assert!(found.reachable);
+    assert_eq!(found.instances[0].certificate.instance, instance(BOB));
+    network.exchange(&bob, BOB);
+}
+
+#[test]
+fn when_one_of_two_homes_is_killed_calls_go_to_the_other_as_soon_as_it_is_noticed() {
+    let (mut network, bob) = Network::with_two_homes();
+    network.exchange(&bob, BOB_TOO);
+    network.dead = Some(BOB_TOO);
+    let into_the_void = network.send(ALICE, &bob, ServicePort::QUERY, b"anybody?");
+    let stalled = |event: &Event| matches!(event, Event::Stalled(stream) if *stream == into_the_void);
+    network.run_until(|network| network.has(ALICE, stalled));
+    network.exchange(&bob, BOB);
+    network.run_for(CLIENT_SILENCE_MAX + Duration::from_secs(60));
+    assert_eq!(network.backbone().client_count(), 2);
+    assert!(network.resolve(ALICE, "bob").reachable);
+}
+
+#[test]
+fn a_caller_that_knows_neither_home_reaches_one_of_them_by_the_node() {
+    let (mut network, bob) = Network::with_two_homes();
+    network.add_agent(STRANGER);
+    let now = network.now;
+    let info = PeerInfo { key: bob, certificate: None, addresses: vec![], homes: vec![home()] };
+    network.node(STRANGER).learn_peer(now, info);
+    network.send(STRANGER, &bob, ServicePort::QUERY, b"hello");
+    let is_there = |network: &Network, which: usize| {
+        network.has(
+            which,
+            |event| matches!(event, Event::StreamOpened { header, .. } if header.port == ServicePort::QUERY),
+        )
+    };
+    network.run_until(|network| is_there(network, BOB) || is_there(network, BOB_TOO));
+}
+
+/// A stranger's first message to a node may carry calls. It may be a replay, so that nothing comes of them before the stranger has used
+/// the session; then they are answered, once.
+#[test]
+fn calls_in_a_first_message_are_held_until_the_session_is_used_and_then_answered() {
+    let mut network = Network::new();
+    network.add_agent(BOB_TOO);
+    network.run_for(2 * ONE_WAY);
+    network.add_machine(STRANGER);
+    let (now, Home { key, addresses }) = (network.now, home());
+    let info = PeerInfo { key, certificate: Some(keys(BACKBONE).certificate), addresses, homes: vec![] };
+    network.node(STRANGER).learn_peer(now, info);
+    let header = StreamHeader { replay_safe: true, ..StreamHeader::new(ServicePort::DIRECTORY) };
+    let calls = [(); 3].map(|()| {
+        let stream = network.node(STRANGER).open_stream(now, &key, &header).unwrap();
+        network.write_all(STRANGER, stream, &Request::Status.encode());
+        stream
+    });
+    network.drain();
+    let first: Vec<_> = network.wire.iter().filter(|packet| packet.1 == STRANGER).cloned().collect();
+    assert_eq!(first.len(), 1, "one first message");
+
+    // The first message alone, and once more.
+    network.wire.clear();
+    for (_, from, to, datagram) in &first {
+        for _ in 0..2 {
+            network.wire.push((network.now.mono + ONE_WAY, *from, *to, datagram.clone()));
+        }
+    }
+    network.run_for(ONE_WAY);
+    assert_eq!(network.backbone().client_count(), 3, "a first message makes nobody a client");
+    assert!(network.wire.iter().filter(|packet| packet.2 == STRANGER).count() <= 2, "message 2, and nothing else");
+
+    for call in calls {
+        let reply = Reply::decode(&network.receive(STRANGER, call)).unwrap();
+        let Reply::Status(status) = reply else { panic!("{reply:?}") };
+        assert_eq!(status.clients, 4);
+    }
+    assert_eq!(network.node(STRANGER).stats().handshakes, 1);
 }
 
 #[test]
@@ -414,7 +546,7 @@ impl Liar {
 
 fn entry(which: usize, name: &str) -> Entry {
     let Request::Register { identity, presence } = registration(which, name) else { panic!("not a registration") };
-    Entry { identity, presence: Some(presence), reachable: true, hand_overs: vec![] }
+    Entry { identity, presences: vec![presence.into()], reachable: true, hand_overs: vec![] }
 }
 
 /// Bob's record as it was before the one in [`registration`].

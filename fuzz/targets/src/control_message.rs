@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use pilot_core::directory::Pins;
-use pilot_core::id::{IdentityKey, ServicePort};
+use pilot_core::id::{IdentityKey, Instance, InstanceId, ServicePort};
 use pilot_core::node::OpenStreamError;
 use pilot_core::record::{HandOver, IdentityRecord, PresenceRecord, Withdrawal};
 use pilot_core::rng::Rng;
@@ -62,7 +62,10 @@ fn decode(data: &[u8]) {
 
 /// One client calls with the bytes, cut in two, while another is there to be called; then the other answers with them, too.
 fn call(port: ServicePort, data: &[u8]) {
-    let (caller, callee) = (keys(0).certificate.identity, keys(1).certificate.identity);
+    let [caller, callee] = [0, 1].map(|which| {
+        let certificate = keys(which).certificate;
+        Instance { key: certificate.identity, id: certificate.instance }
+    });
     let mut control = Control::new(IdentityKey([9; 32]), MemoryStore::new(), Rng::new([5; 32]), START);
     let mut streams = FakeStreams { clients: [caller, callee], ..FakeStreams::default() };
     control.client_connected(START, caller);
@@ -96,7 +99,7 @@ fn call(port: ServicePort, data: &[u8]) {
 
 /// Streams that are numbered and take everything.
 struct FakeStreams {
-    clients: [IdentityKey; 2],
+    clients: [Instance; 2],
     all: BTreeMap<u32, FakeStream>,
     /// Those to a client.
     opened: Vec<u32>,
@@ -113,7 +116,8 @@ struct FakeStream {
 
 impl Default for FakeStreams {
     fn default() -> Self {
-        Self { clients: [IdentityKey([0; 32]); 2], all: BTreeMap::new(), opened: Vec::new() }
+        let nobody = Instance { key: IdentityKey([0; 32]), id: InstanceId([0; 8]) };
+        Self { clients: [nobody; 2], all: BTreeMap::new(), opened: Vec::new() }
     }
 }
 
@@ -136,7 +140,7 @@ impl FakeStreams {
 }
 
 impl Routes for FakeStreams {
-    fn validated_remote(&self, client: &IdentityKey) -> Option<Route> {
+    fn validated_remote(&self, client: &Instance) -> Option<Route> {
         let position = self.clients.iter().position(|known| known == client)?;
         Some(Route::to(([192, 0, 2, position as u8], 4_000).into()))
     }
@@ -145,7 +149,7 @@ impl Routes for FakeStreams {
 impl Tunnels for FakeStreams {
     type Stream = u32;
 
-    fn open_stream(&mut self, _: Now, _: &IdentityKey, _: &StreamHeader) -> Result<u32, OpenStreamError> {
+    fn open_stream(&mut self, _: Now, _: &Instance, _: &StreamHeader) -> Result<u32, OpenStreamError> {
         let stream = self.add();
         self.opened.push(stream);
         Ok(stream)

@@ -242,7 +242,7 @@ impl Host {
 
     /// Takes an event, and notes which streams there are.
     fn handle(&mut self, event: Event) {
-        if let Event::StreamOpened { stream, peer, header } = event {
+        if let Event::StreamOpened { stream, peer, header, .. } = event {
             assert_eq!(peer, key(1 - self.position));
             assert!(self.streams.insert(stream, (0, 0)).is_none(), "a stream opens once");
             self.has_heard_last |= header.port == LAST_PORT;

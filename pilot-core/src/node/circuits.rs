@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Node;
 use crate::event::{ConnectError, StreamHandle};
-use crate::id::{CircuitId, IdentityKey, PathId, ServicePort};
+use crate::id::{CircuitId, IdentityKey, InstanceId, PathId, ServicePort};
 use crate::limits::{ADDRESSES_MAX, HOMES_MAX};
 use crate::path::Hop;
 use crate::peer::{Home, Peer};
@@ -77,7 +77,8 @@ impl Node {
         self.seal_dial(now, index);
         let peer = &self.peers[index as usize];
         let packet = peer.dial.as_ref().map(|dial| dial.datagram.clone()).unwrap_or_default();
-        let request = CircuitOpen { destination: peer.key.0.into(), packet: packet.into() };
+        let instance = peer.instance.map(|instance| instance.0.into());
+        let request = CircuitOpen { destination: peer.key.0.into(), packet: packet.into(), instance };
         let purpose = Purpose::Open { backbone, peer: index };
         let key = self.peers[backbone as usize].key;
         let Ok(stream) = self.open_stream(now, &key, &StreamHeader::new(ServicePort::CIRCUIT)) else {
@@ -184,7 +185,7 @@ impl Node {
         {
             self.stats.drop(reason);
         }
-        let Some(index) = self.caller_by(&IdentityKey(*offer.caller), &hop) else { return };
+        let Some(index) = self.caller(&IdentityKey(*offer.caller), InstanceId(*offer.instance)) else { return };
         self.attest(index, backbone, &offer.attested);
         if self.peers[index as usize].is_connected() {
             self.replace_circuit(now, index, hop);
@@ -193,13 +194,10 @@ impl Node {
         }
     }
 
-    /// The instance of a caller that a circuit leads to: the only one, or the one whose first packet has just come by it.
-    fn caller_by(&self, caller: &IdentityKey, hop: &Hop) -> Option<u32> {
-        let slots = self.slots_of(caller);
-        let has_come = |&index: &u32| {
-            self.peers[index as usize].unconfirmed.as_ref().is_some_and(|unconfirmed| unconfirmed.is_proof_of(hop))
-        };
-        if let [only] = slots { Some(*only) } else { slots.iter().copied().find(has_come) }
+    /// The slot of a caller, or the one in which it is looked for while nothing is known of its instances.
+    fn caller(&self, key: &IdentityKey, instance: InstanceId) -> Option<u32> {
+        let is_it = |&index: &u32| self.peers[index as usize].instance.is_none_or(|known| known == instance);
+        self.slots_of(key).iter().copied().find(is_it)
     }
 
     /// A peer has one circuit at a node: the newest.

@@ -5,7 +5,7 @@ use super::send::Outgoing;
 use crate::dial::{Dial, Stage};
 use crate::event::{ConnectError, Event};
 use crate::handshake::{self, EARLY_DATA_LEN_MAX, Initiator, Local, Parameters};
-use crate::id::{IdentityKey, SessionIndex, TunnelId};
+use crate::id::{IdentityKey, Instance, SessionIndex, TunnelId};
 use crate::limits::{CONNECT_TIMEOUT, NEXT_INSTANCE_AFTER, RETRIES_BEFORE_NEW_CIRCUIT};
 use crate::path::Hop;
 use crate::peer::EarlyTunnel;
@@ -257,9 +257,9 @@ impl Node {
     /// What a new tunnel begins with.
     fn connected(&mut self, now: Now, index: u32, restarted: bool) {
         let peer = &mut self.peers[index as usize];
-        let key = peer.key;
         peer.has_sent_candidates = false;
-        self.events.push_back(Event::PeerConnected { peer: key, restarted });
+        let Instance { key: peer, id: instance } = self.instance_at(index);
+        self.events.push_back(Event::PeerConnected { peer, instance, restarted });
         if self.home == Some(index) {
             self.events.push_back(Event::HomeConnected);
         }

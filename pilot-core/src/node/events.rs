@@ -1,7 +1,7 @@
 //! What tunnels report, turned into events and path decisions.
 
 use crate::event::{Event, StreamHandle};
-use crate::id::{PathId, ServicePort};
+use crate::id::{Instance, PathId, ServicePort};
 use crate::limits::{HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT};
 use crate::path::Hop;
 use crate::time::{Mono, Now};
@@ -88,8 +88,8 @@ impl Node {
                 self.accept_offer(now, handle(stream));
             }
             TransportEvent::StreamOpened { stream, header } => {
-                let peer = self.peers[index as usize].key;
-                self.events.push_back(Event::StreamOpened { stream: handle(stream), peer, header });
+                let Instance { key: peer, id: instance } = self.instance_at(index);
+                self.events.push_back(Event::StreamOpened { stream: handle(stream), peer, instance, header });
             }
             TransportEvent::Readable(stream) => self.stream_readable(now, handle(stream)),
             TransportEvent::Reset { stream, code, reason } => {
@@ -115,9 +115,9 @@ impl Node {
             TransportEvent::PtoExpired { path, count } => self.pto_expired(now, index, path, count),
             TransportEvent::MtuProved { mtu, .. } => tracing::debug!(mtu, "path MTU"),
             TransportEvent::Closed { code, reason } => {
-                let peer = self.peers[index as usize].key;
+                let Instance { key: peer, id: instance } = self.instance_at(index);
                 self.peer_gone(index, code, &reason);
-                self.events.push_back(Event::PeerClosed { peer, code, reason });
+                self.events.push_back(Event::PeerClosed { peer, instance, code, reason });
                 if self.home == Some(index) {
                     self.events.push_back(Event::HomeLost);
                     self.start_dial(now, index);

@@ -1,7 +1,7 @@
 //! Instances: one identity may run at several homes at once, each with its own certificate, tunnel and slot (spec/handshake.md §11).
 
 use super::{Node, OpenStreamError};
-use crate::id::{IdentityKey, InstanceId};
+use crate::id::{IdentityKey, Instance, InstanceId};
 use crate::identity::Certificate;
 use crate::limits::{INSTANCES_MAX, PEERS_MAX, SLOTS_LOOKED_AT};
 use crate::peer::{Peer, PeerInfo};
@@ -9,22 +9,39 @@ use crate::time::{Mono, Now};
 use crate::transport::Code;
 
 impl Node {
-    /// The slot that speaks for a peer: that of an instance with a tunnel, else of the one that was learned of last.
+    /// The slot that speaks for a peer: that of an instance with a tunnel that is answered, or at least with a tunnel, else of the one that
+    /// was learned of last.
     pub(super) fn index_of(&self, peer: &IdentityKey) -> Result<u32, OpenStreamError> {
         let slots = self.slots_of(peer);
-        let connected = slots.iter().find(|&&index| self.peers[index as usize].is_connected());
-        connected.or(slots.first()).copied().ok_or(OpenStreamError::UnknownPeer)
+        let at = |index: &&u32| &self.peers[**index as usize];
+        let answered = slots.iter().find(|index| at(index).is_connected() && !at(index).is_stalled());
+        let connected = || slots.iter().find(|index| at(index).is_connected());
+        answered.or_else(connected).or(slots.first()).copied().ok_or(OpenStreamError::UnknownPeer)
     }
 
     /// The slot in which something new for a peer goes: a tunnel with good keys, a first attempt under way, then the instance that was
-    /// learned of last.
+    /// learned of last. One that has stopped to answer is the last choice.
     pub(super) fn choose_instance(&self, now: Mono, peer: &IdentityKey) -> Result<u32, OpenStreamError> {
         let slots = self.slots_of(peer);
-        let at = |index: &u32| &self.peers[*index as usize];
-        let running = slots.iter().find(|index| at(index).tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now)));
+        let at = |index: &&u32| &self.peers[**index as usize];
+        let answering = || slots.iter().filter(|index| !at(index).is_stalled());
+        let running = answering().find(|index| at(index).tunnel.as_ref().is_some_and(|tunnel| tunnel.can_seal(now)));
         let is_awaited = |peer: &Peer| peer.is_expected(now) || (peer.dial.is_some() && !peer.is_connected());
-        let under_way = || slots.iter().find(|index| is_awaited(at(index)));
-        running.or_else(under_way).or(slots.first()).copied().ok_or(OpenStreamError::UnknownPeer)
+        let under_way = || answering().find(|index| is_awaited(at(index)));
+        let chosen = running.or_else(under_way).or_else(|| answering().next()).or(slots.first());
+        chosen.copied().ok_or(OpenStreamError::UnknownPeer)
+    }
+
+    /// The slot of this very instance.
+    pub(super) fn index_of_instance(&self, instance: &Instance) -> Option<u32> {
+        let is_it = |&index: &u32| self.peers[index as usize].instance == Some(instance.id);
+        self.slots_of(&instance.key).iter().copied().find(is_it)
+    }
+
+    /// The instance that the tunnel of this slot is with.
+    pub(super) fn instance_at(&self, index: u32) -> Instance {
+        let Peer { key, instance, .. } = &self.peers[index as usize];
+        Instance { key: *key, id: instance.expect("who has the keys of a tunnel has shown its certificate") }
     }
 
     /// All slots of a peer, one for each instance; the instance that was learned of last comes first.

@@ -36,7 +36,7 @@ use self::receive::RateLimit;
 use self::send::{Held, Outgoing};
 use crate::config::{Config, Keys, Role};
 use crate::event::{Event, PathKind, StreamHandle};
-use crate::id::{IdentityKey, ServicePort, SessionIndex};
+use crate::id::{IdentityKey, Instance, ServicePort, SessionIndex};
 use crate::identity::Certificate;
 use crate::path::Hop;
 use crate::peer::Peer;
@@ -250,11 +250,22 @@ impl Node {
         }
     }
 
+    /// Ends the tunnel with one instance of a peer, and tells it why.
+    pub fn close_instance(&mut self, now: Now, instance: &Instance, code: Code, reason: &str) {
+        self.look_at_clocks(now);
+        if let Some(index) = self.index_of_instance(instance) {
+            self.close(now, index, code, reason);
+        }
+    }
+
     /// Ends every tunnel. Drain [`Node::poll_transmit`] once more, then drop the node.
     pub fn shutdown(&mut self, now: Now) {
         self.look_at_clocks(now);
         self.home = None;
-        for index in 0..self.peers.len() as u32 {
+        // Backbone nodes last: they carry the goodbyes to others.
+        let mut indices: Vec<u32> = (0..self.peers.len() as u32).collect();
+        indices.sort_by_key(|&index| self.peers[index as usize].is_backbone);
+        for index in indices {
             self.close(now, index, Code::SHUTDOWN, "the agent is shutting down");
         }
     }
@@ -267,6 +278,21 @@ impl Node {
         header: &StreamHeader,
     ) -> Result<StreamHandle, OpenStreamError> {
         let index = self.choose_instance(now.mono, peer)?;
+        self.open_stream_at(now, index, header)
+    }
+
+    /// As [`Node::open_stream`], to this instance of the peer and no other.
+    pub fn open_stream_to(
+        &mut self,
+        now: Now,
+        instance: &Instance,
+        header: &StreamHeader,
+    ) -> Result<StreamHandle, OpenStreamError> {
+        let index = self.index_of_instance(instance).ok_or(OpenStreamError::UnknownPeer)?;
+        self.open_stream_at(now, index, header)
+    }
+
+    fn open_stream_at(&mut self, now: Now, index: u32, header: &StreamHeader) -> Result<StreamHandle, OpenStreamError> {
         let tunnel = self.tunnel_or_new(now.mono, index);
         let stream = tunnel.transport.open_stream(header)?;
         let handle = tunnel.generation().handle(stream);
@@ -343,6 +369,11 @@ impl Node {
         self.index_of(peer).ok().map(|index| self.status_at(index))
     }
 
+    /// One instance of a peer, if it is known.
+    pub fn instance_status(&self, instance: &Instance) -> Option<PeerStatus> {
+        self.index_of_instance(instance).map(|index| self.status_at(index))
+    }
+
     /// What a record or a handshake has shown of a peer: its address, among others.
     pub fn peer_certificate(&self, peer: &IdentityKey) -> Option<&Certificate> {
         self.peers[self.index_of(peer).ok()? as usize].certificate.as_ref()
@@ -353,9 +384,10 @@ impl Node {
         (0..self.peers.len() as u32).map(|index| self.status_at(index))
     }
 
-    /// The proved direct route to a connected peer: where a backbone node forwards, and from where it accepts, that client's relayed packets.
-    pub fn validated_remote(&self, peer: &IdentityKey) -> Option<Route> {
-        self.validated_remote_of(self.index_of(peer).ok()?)
+    /// The proved direct route to a connected instance: where a backbone node forwards, and from where it accepts, that client's relayed
+    /// packets.
+    pub fn validated_remote(&self, instance: &Instance) -> Option<Route> {
+        self.validated_remote_of(self.index_of_instance(instance)?)
     }
 
     fn validated_remote_of(&self, index: u32) -> Option<Route> {

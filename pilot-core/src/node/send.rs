@@ -47,7 +47,8 @@ impl Node {
         }
     }
 
-    /// Seals one packet for a path, if the transport has one, and queues it: the last word of a tunnel that ends.
+    /// Seals one packet for a path, if the transport has one, and queues it: the last word of a tunnel that ends. Where it goes is settled
+    /// now, for the tunnel with a backbone node on its way may end next.
     pub(super) fn queue_last_packet(&mut self, now: Now, index: u32) {
         let peer = &mut self.peers[index as usize];
         let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.can_seal(now.mono)) else { return };
@@ -56,7 +57,10 @@ impl Node {
         let mut packet = vec![0; DataHeader::LEN];
         if let Some(number) = tunnel.transport.poll_packet(now.mono, path, &mut packet) {
             tunnel.seal(&mut packet, 0, number);
-            self.queue(hop, Outgoing::Datagram(packet));
+            let mut datagram = Vec::new();
+            if let Some(transmit) = self.transmit_single(&hop, &packet, &mut datagram) {
+                self.queue(Hop::Direct(transmit.route), Outgoing::Datagram(datagram));
+            }
         }
     }
 

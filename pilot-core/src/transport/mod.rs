@@ -358,6 +358,11 @@ impl Transport {
         self.unanswered_since = self.unanswered_since.or(Some(now));
     }
 
+    /// Whether streams have waited for an answer for so long that this was reported.
+    pub fn is_stalled(&self) -> bool {
+        self.is_stalled
+    }
+
     /// Sends one CLOSE; after it nothing is sent, accepted or reported.
     pub fn close(&mut self, code: Code, reason: &str) {
         if !self.is_closed && self.closing.is_none() {

@@ -3,9 +3,9 @@
 //! Each stream carries one request, its FIN, one reply, its FIN; all are deterministic CBOR maps with integer keys:
 //!
 //! ```text
-//! open   client -> node         { 0: destination key, 1: packet }
+//! open   client -> node         { 0: destination key, 1: packet, 2: instance of the destination }
 //! opened node -> client         { 0: status, 1: circuit id, 2: reason, 3: attested address of the destination }
-//! offer  node -> destination    { 0: caller key, 1: attested address, 2: circuit id, 3: packet }
+//! offer  node -> destination    { 0: caller key, 1: attested address, 2: circuit id, 3: packet, 4: instance of the caller }
 //! answer destination -> node    { 0: status }
 //! ```
 //!
@@ -47,6 +47,9 @@ pub struct CircuitOpen {
     /// First end-to-end packet, or empty.
     #[n(1)]
     pub packet: ByteVec,
+    /// The instance of the destination that is meant; none if any will do.
+    #[n(2)]
+    pub instance: Option<ByteArray<8>>,
 }
 
 /// Reply to `circuit.open`.
@@ -83,6 +86,9 @@ pub struct CircuitOffer {
     /// First end-to-end packet, or empty.
     #[n(3)]
     pub packet: ByteVec,
+    /// The instance of the caller, authenticated by the node.
+    #[n(4)]
+    pub instance: ByteArray<8>,
 }
 
 /// Reply to `circuit.offer`.
@@ -142,12 +148,14 @@ mod tests {
             attested: "192.0.2.1:4242".into(),
             circuit: 0xdead_beef,
             packet: vec![1, 2, 3].into(),
+            instance: [5; 8].into(),
         }
     }
 
     #[test]
     fn every_message_survives_a_round_trip() {
-        let open = CircuitOpen { destination: [9; 32].into(), packet: vec![0xc8; 1152].into() };
+        let instance = Some([4; 8].into());
+        let open = CircuitOpen { destination: [9; 32].into(), packet: vec![0xc8; 1152].into(), instance };
         assert_eq!(decode::<CircuitOpen>(&encode(&open)).unwrap(), open);
         assert_eq!(decode::<CircuitOffer>(&encode(&offer())).unwrap(), offer());
         let opened = CircuitOpened { status: CircuitStatus::Busy, circuit: 0, reason: "full".into(), attested: None };
@@ -158,7 +166,8 @@ mod tests {
 
     #[test]
     fn messages_are_those_of_the_vectors() {
-        let open = CircuitOpen { destination: [0x11; 32].into(), packet: vec![0xC8, 1, 1, 0].into() };
+        let open = CircuitOpen { destination: [0x11; 32].into(), packet: vec![0xC8, 1, 1, 0].into(), instance: None };
+        let open_instance = CircuitOpen { instance: Some([4; 8].into()), ..open.clone() };
         let opened = CircuitOpened {
             status: CircuitStatus::Ok,
             circuit: 0x0C0C_0C0C,
@@ -174,6 +183,7 @@ mod tests {
         let relayed = [&RelayHeader { circuit: CircuitId(0x0C0C_0C0C) }.encode()[..], &[0xC0, 1, 2, 3]].concat();
         let ours = [
             ("open", encode(&open)),
+            ("open_instance", encode(&open_instance)),
             ("opened", encode(&opened)),
             ("denied", encode(&denied)),
             ("offer", encode(&offer())),

@@ -109,6 +109,9 @@ pub enum Reply {
         /// When the lease of the name ends unless it is refreshed.
         #[n(0)]
         lease_until: UnixTime,
+        /// Signed `IdentityRecord` that is in force in place of the one sent: another home of the identity has said something later.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        in_force: Option<Vec<u8>>,
     },
     /// To [`Request::Resolve`].
     #[n(1)]
@@ -182,10 +185,11 @@ pub struct Entry {
     /// Signed `IdentityRecord`.
     #[cbor(n(0), with = "minicbor::bytes")]
     pub identity: Vec<u8>,
-    /// Signed `PresenceRecord`, if one is in date.
-    #[cbor(n(1), with = "minicbor::bytes")]
-    pub presence: Option<Vec<u8>>,
-    /// Whether the node has a live tunnel to it, as far as the node says.
+    /// Signed `PresenceRecord`s in date, one for each instance, in the order in which to try them; at most
+    /// [`INSTANCES_MAX`](crate::limits::INSTANCES_MAX).
+    #[cbor(n(1), skip_if = "Vec::is_empty")]
+    pub presences: Vec<ByteVec>,
+    /// Whether the node has a live tunnel to one of them, as far as the node says.
     #[n(2)]
     pub reachable: bool,
     /// Signed `HandOver`s by which the name came to its key, oldest first; the last [`HAND_OVERS_MAX`].
@@ -260,11 +264,13 @@ mod tests {
     }
 
     fn replies() -> Vec<Reply> {
-        let entry = Entry { identity: vec![1; 200], presence: Some(vec![2; 100]), reachable: true, hand_overs: vec![] };
+        let presences = vec![vec![2; 100].into(), vec![3; 100].into()];
+        let entry = Entry { identity: vec![1; 200], presences, reachable: true, hand_overs: vec![] };
         let handed_over = Entry { hand_overs: vec![vec![5; 150].into()], ..entry.clone() };
         vec![
-            Reply::Registered { lease_until: UnixTime::from_secs(1_800_000_000) },
-            Reply::Resolved(Entry { presence: None, ..entry.clone() }),
+            Reply::Registered { lease_until: UnixTime::from_secs(1_800_000_000), in_force: None },
+            Reply::Registered { lease_until: UnixTime::from_secs(1_800_000_000), in_force: Some(vec![1; 200]) },
+            Reply::Resolved(Entry { presences: vec![], ..entry.clone() }),
             Reply::Found(vec![entry.clone(), handed_over, entry]),
             Reply::HandedOver,
             Reply::Withdrawn,
@@ -285,8 +291,13 @@ mod tests {
         assert_eq!(hex(Request::Resolve { by: Target::Name("al".into()) }.encode()), "82018182008162616c");
         let find = Find { tag: Some("t".into()), group: None, need: vec!["w".into()], limit: 5 };
         assert_eq!(hex(Request::Find(find).encode()), "820281a3006174028161770305");
-        let entry = Entry { identity: vec![0xaa], presence: None, reachable: false, hand_overs: vec![] };
+        let registered = |in_force| Reply::Registered { lease_until: UnixTime::from_secs(1), in_force };
+        assert_eq!(hex(registered(None).encode()), "82008101");
+        assert_eq!(hex(registered(Some(vec![0xaa])).encode()), "8200820141aa");
+        let entry = Entry { identity: vec![0xaa], presences: vec![], reachable: false, hand_overs: vec![] };
         assert_eq!(hex(Reply::Resolved(entry.clone()).encode()), "820181a20041aa02f4");
+        let twice = Entry { presences: vec![vec![0xbb].into(), vec![0xcc].into()], reachable: true, ..entry.clone() };
+        assert_eq!(hex(Reply::Resolved(twice).encode()), "820181a30041aa018241bb41cc02f5");
         let handed_over = Entry { hand_overs: vec![vec![0xcc].into()], ..entry };
         assert_eq!(hex(Reply::Resolved(handed_over).encode()), "820181a30041aa02f4038141cc");
         assert_eq!(hex(Reply::AddressTaken.encode()), "820780");

@@ -91,6 +91,12 @@ impl Inner {
         Ok(*sequence)
     }
 
+    /// A record of this sequence exists: the next ones are above it.
+    pub(crate) fn note_sequence(&self, seen: u64) {
+        let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
+        *sequence = (*sequence).max(seen);
+    }
+
     /// Goes on with new keys: first the node, then, by the next registration, those who look the agent up.
     ///
     /// # Errors

@@ -209,11 +209,10 @@ impl Agent {
     /// [`ErrorCode::Unreachable`], [`ErrorCode::Refused`] or [`ErrorCode::Timeout`].
     pub async fn connect(&self, peer: &Resolved, time_allowed: Duration) -> Result<PeerStatus, ApiError> {
         let (reply, answer) = oneshot::channel();
-        let route = peer.route.clone();
+        let (key, routes) = (peer.key, peer.routes.clone());
         self.inner
             .apply(move |core, now| {
-                let key = route.key;
-                core.node.learn_peer(now, route);
+                core.learn_routes(now, routes);
                 core.connect(now, &key, reply);
             })
             .await?;
@@ -230,8 +229,8 @@ impl Agent {
     /// # Errors
     /// If the peer allows no more streams.
     pub async fn open(&self, peer: &Resolved, header: StreamHeader) -> Result<Stream, ApiError> {
-        let route = peer.route.clone();
-        self.inner.apply(move |core, now| core.node.learn_peer(now, route)).await?;
+        let routes = peer.routes.clone();
+        self.inner.apply(move |core, now| core.learn_routes(now, routes)).await?;
         self.inner.open(peer.key, header).await
     }
 

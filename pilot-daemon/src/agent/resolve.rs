@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pilot_core::address::Address;
-use pilot_core::directory::{Asked, VerifiedAgent};
+use pilot_core::directory::{Asked, VerifiedAgent, VerifiedInstance};
 use pilot_core::id::IdentityKey;
 use pilot_core::node::{Home as HomeNode, PeerInfo};
 use pilot_core::record::{Offer, is_name};
@@ -38,8 +38,8 @@ pub struct Resolved {
     pub offers: Vec<Offer>,
     /// Whether its backbone node has a tunnel with it; none when no backbone node was asked.
     pub reachable: Option<bool>,
-    /// How to reach it.
-    pub(super) route: PeerInfo,
+    /// How to reach it: by one of these, the best first.
+    pub(super) routes: Vec<PeerInfo>,
 }
 
 impl Resolved {
@@ -118,7 +118,7 @@ impl Agent {
             description: String::new(),
             offers: Vec::new(),
             reachable: None,
-            route: PeerInfo { key: ticket.identity, certificate: None, addresses: ticket.addresses, homes },
+            routes: vec![PeerInfo { key: ticket.identity, certificate: None, addresses: ticket.addresses, homes }],
         })
     }
 
@@ -150,11 +150,10 @@ impl Agent {
     }
 
     fn resolved(&self, agent: VerifiedAgent, is_asked: bool) -> Resolved {
-        let mut homes: Vec<_> =
-            agent.homes.into_iter().map(|home| HomeNode { key: home.key, addresses: home.addresses }).collect();
-        if let (true, Some(own)) = (homes.is_empty(), &self.inner.backbone) {
-            // Who is in our directory is probably at our node; its addresses are known to the node already.
-            homes.push(HomeNode { key: own.identity, addresses: Vec::new() });
+        let mut routes: Vec<_> =
+            agent.instances.into_iter().map(|instance| self.route(agent.key, Some(instance))).collect();
+        if routes.is_empty() {
+            routes.push(self.route(agent.key, None));
         }
         Resolved {
             key: agent.key,
@@ -165,8 +164,21 @@ impl Agent {
             description: agent.description,
             offers: agent.offers,
             reachable: is_asked.then_some(agent.reachable),
-            route: PeerInfo { key: agent.key, certificate: agent.certificate, addresses: Vec::new(), homes },
+            routes,
         }
+    }
+
+    /// How to reach one instance of an agent, or any where none is known.
+    fn route(&self, key: IdentityKey, instance: Option<VerifiedInstance>) -> PeerInfo {
+        let (certificate, homes) =
+            instance.map_or((None, Vec::new()), |instance| (Some(instance.certificate), instance.homes));
+        let mut homes: Vec<_> =
+            homes.into_iter().map(|home| HomeNode { key: home.key, addresses: home.addresses }).collect();
+        if let (true, Some(own)) = (homes.is_empty(), &self.inner.backbone) {
+            // Who is in our directory is probably at our node; its addresses are known to the node already.
+            homes.push(HomeNode { key: own.identity, addresses: Vec::new() });
+        }
+        PeerInfo { key, certificate, addresses: Vec::new(), homes }
     }
 }
 

@@ -18,9 +18,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pilot_core::id::{CircuitId, IdentityKey, ServicePort};
+use pilot_core::id::{CircuitId, IdentityKey, Instance, InstanceId, ServicePort};
 use pilot_core::node::OpenStreamError;
 use pilot_core::rng::Rng;
+use pilot_core::route::Route;
 use pilot_core::time::{Mono, Now, UnixTime};
 use pilot_core::transport::{Code, Read, ReadError, WriteError};
 use pilot_core::wire::circuit::{
@@ -58,7 +59,7 @@ pub trait Tunnels: Routes {
     fn open_stream(
         &mut self,
         now: Now,
-        peer: &IdentityKey,
+        client: &Instance,
         header: &StreamHeader,
     ) -> Result<Self::Stream, OpenStreamError>;
 
@@ -104,7 +105,7 @@ enum State {
 /// One control stream.
 #[derive(Debug)]
 struct Call {
-    peer: IdentityKey,
+    peer: Instance,
     kind: Kind,
     state: State,
 }
@@ -118,7 +119,7 @@ impl Client {
     }
 }
 
-/// A client with a live tunnel.
+/// An instance of an agent with a live tunnel.
 #[derive(Debug, Default)]
 struct Client {
     /// Its own calls under way.
@@ -143,7 +144,7 @@ pub struct Control<D, S> {
     /// Those of them that wait for the disk.
     committing: BTreeMap<CallId, S>,
     /// Those with a live tunnel.
-    clients: BTreeMap<IdentityKey, Client>,
+    clients: BTreeMap<Instance, Client>,
     started: UnixTime,
     rng: Rng,
 }
@@ -182,7 +183,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     }
 
     /// A tunnel with a client is up. Calls of the tunnel before it are over.
-    pub fn client_connected(&mut self, now: Now, client: IdentityKey) {
+    pub fn client_connected(&mut self, now: Now, client: Instance) {
         self.forget_calls(&client);
         let opens = self.clients.get(&client).map(|before| before.opens).unwrap_or_default();
         self.clients.insert(client, Client { heard: now.mono, opens, ..Client::default() });
@@ -190,15 +191,18 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
 
     /// The tunnel with a client is over: it is unreachable at once. Its circuits and its name stay, for it may return.
     /// Tells whether it was there.
-    pub fn client_gone(&mut self, now: Now, client: &IdentityKey) -> bool {
+    pub fn client_gone(&mut self, now: Now, client: &Instance) -> bool {
         self.forget_calls(client);
-        self.relay.client_gone(client);
-        self.directory.client_gone(now, client);
-        self.clients.remove(client).is_some()
+        let was_there = self.clients.remove(client).is_some();
+        if self.clients.range(Instance::all_of(client.key)).next().is_none() {
+            self.relay.client_gone(&client.key);
+            self.directory.client_gone(now, &client.key);
+        }
+        was_there
     }
 
     /// Clients that have sent nothing for [`CLIENT_SILENCE_MAX`], given how many bytes each has sent so far.
-    pub fn silent_clients(&mut self, now: Now, bytes_received: impl Fn(&IdentityKey) -> u64) -> Vec<IdentityKey> {
+    pub fn silent_clients(&mut self, now: Now, bytes_received: impl Fn(&Instance) -> u64) -> Vec<Instance> {
         for (key, client) in &mut self.clients {
             let received = bytes_received(key);
             if received != client.bytes_received {
@@ -214,7 +218,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         &mut self,
         now: Now,
         stream: S,
-        peer: IdentityKey,
+        peer: Instance,
         header: &StreamHeader,
         tunnels: &mut T,
     ) {
@@ -332,7 +336,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         }
     }
 
-    fn add_call(&mut self, stream: S, peer: IdentityKey, kind: Kind) -> bool {
+    fn add_call(&mut self, stream: S, peer: Instance, kind: Kind) -> bool {
         let Some(client) = self.clients.get_mut(&peer) else { return false };
         let under_way = client.under_way(kind);
         if *under_way >= CALLS_PER_CLIENT_MAX {
@@ -344,7 +348,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     }
 
     /// Offers that were under way are not refused by this: the circuit waits for its client like any other.
-    fn forget_calls(&mut self, client: &IdentityKey) {
+    fn forget_calls(&mut self, client: &Instance) {
         self.calls.retain(|_, call| call.peer != *client);
         let calls = &self.calls;
         self.committing.retain(|_, stream| calls.contains_key(stream));
@@ -355,7 +359,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         let State::Reading(inbound) = std::mem::replace(&mut call.state, State::Replied) else { return };
         let (peer, kind) = (call.peer, call.kind);
         let reply = match kind {
-            Kind::Directory => match self.directory_call(now, &peer, &inbound) {
+            Kind::Directory => match self.directory_call(now, &peer.key, &inbound) {
                 Answer::Ready(reply) => reply.encode(),
                 Answer::AfterCommit(commit) => return self.wait_for_commit(stream, commit),
             },
@@ -398,7 +402,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     fn circuit_open<T: Tunnels<Stream = S>>(
         &mut self,
         now: Now,
-        caller: IdentityKey,
+        caller: Instance,
         request: &[u8],
         tunnels: &mut T,
     ) -> CircuitOpened {
@@ -411,8 +415,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         if !self.clients.get_mut(&caller).is_some_and(|client| client.opens.take(now.mono, OPEN_RATE, 1)) {
             return refusal(CircuitStatus::Busy, "too many circuits asked for, try again in a second");
         }
-        let callee = IdentityKey(*open.destination);
-        let Some(callee_route) = tunnels.validated_remote(&callee) else {
+        let Some((callee, callee_route)) = self.destination(&open, tunnels) else {
             return refusal(CircuitStatus::NotFound, "the agent has no tunnel to this node");
         };
         let opened = match self.relay.circuits.open(now.mono, caller, callee, &mut self.rng) {
@@ -432,19 +435,34 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         }
     }
 
+    /// Where a circuit leads: to the instance that is meant, if it is there, else to the one of the same identity that was heard last. It may
+    /// be the same agent at another home, and if not, a caller finds out by its handshake.
+    fn destination(&self, open: &CircuitOpen, routes: &impl Routes) -> Option<(Instance, Route)> {
+        let meant = open.instance.map(|id| InstanceId(*id));
+        let known = self.clients.range(Instance::all_of(IdentityKey(*open.destination)));
+        let there = known.filter_map(|(callee, client)| Some((callee, client.heard, routes.validated_remote(callee)?)));
+        let (callee, _, route) = there.max_by_key(|(callee, heard, _)| (Some(callee.id) == meant, *heard))?;
+        Some((*callee, route))
+    }
+
     /// Tells the callee of a circuit, and tells whether that was possible.
     fn offer<T: Tunnels<Stream = S>>(
         &mut self,
         now: Now,
-        caller: IdentityKey,
-        callee: IdentityKey,
+        caller: Instance,
+        callee: Instance,
         circuit: CircuitId,
         packet: &[u8],
         tunnels: &mut T,
     ) -> bool {
         let attested = tunnels.validated_remote(&caller).map(|route| route.remote.to_string()).unwrap_or_default();
-        let offer =
-            CircuitOffer { caller: caller.0.into(), attested, circuit: circuit.0, packet: packet.to_vec().into() };
+        let offer = CircuitOffer {
+            caller: caller.key.0.into(),
+            attested,
+            circuit: circuit.0,
+            packet: packet.to_vec().into(),
+            instance: caller.id.0.into(),
+        };
         let Ok(stream) = tunnels.open_stream(now, &callee, &StreamHeader::new(ServicePort::CIRCUIT)) else {
             return false;
         };

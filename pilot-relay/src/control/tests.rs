@@ -1,6 +1,5 @@
 use std::collections::{BTreeSet, VecDeque};
 
-use pilot_core::id::InstanceId;
 use pilot_core::identity::{Certificate, Identity, TransportKey};
 use pilot_core::record::{IdentityRecord, PresenceRecord};
 use pilot_core::route::Route;
@@ -9,16 +8,20 @@ use pilot_core::wire::directory::Target;
 use super::*;
 use crate::store::memory::MemoryStore;
 
-const ALICE: IdentityKey = IdentityKey([1; 32]);
-const BOB: IdentityKey = IdentityKey([2; 32]);
+const ALICE: Instance = instance(1, 1);
+const BOB: Instance = instance(2, 1);
 const NODE: IdentityKey = IdentityKey([9; 32]);
 
 fn now() -> Now {
     Now { mono: Mono(1_000_000_000), unix: UnixTime::from_secs(1_800_000_000) }
 }
 
-fn route(client: &IdentityKey) -> Route {
-    Route::to(([192, 0, 2, client.0[0]], 4_000).into())
+const fn instance(key: u8, id: u8) -> Instance {
+    Instance { key: IdentityKey([key; 32]), id: InstanceId([id; 8]) }
+}
+
+fn route(client: &Instance) -> Route {
+    Route::to(([192, 0, 2, client.key.0[0]], 4_000 + u16::from(client.id.0[0]) - 1).into())
 }
 
 /// One stream as its client sees it.
@@ -33,14 +36,14 @@ struct FakeStream {
 
 /// Stands in for the node: streams are numbered, and take `window` bytes each.
 struct Fake {
-    clients: BTreeSet<IdentityKey>,
+    clients: BTreeSet<Instance>,
     streams: BTreeMap<u32, FakeStream>,
-    opened_to: Vec<(u32, IdentityKey)>,
+    opened_to: Vec<(u32, Instance)>,
     window: usize,
 }
 
 impl Routes for Fake {
-    fn validated_remote(&self, client: &IdentityKey) -> Option<Route> {
+    fn validated_remote(&self, client: &Instance) -> Option<Route> {
         self.clients.contains(client).then(|| route(client))
     }
 }
@@ -48,7 +51,7 @@ impl Routes for Fake {
 impl Tunnels for Fake {
     type Stream = u32;
 
-    fn open_stream(&mut self, _: Now, peer: &IdentityKey, _: &StreamHeader) -> Result<u32, OpenStreamError> {
+    fn open_stream(&mut self, _: Now, peer: &Instance, _: &StreamHeader) -> Result<u32, OpenStreamError> {
         let stream = 1_000 + self.opened_to.len() as u32;
         self.streams.insert(stream, FakeStream::default());
         self.opened_to.push((stream, *peer));
@@ -88,7 +91,7 @@ struct Backbone {
 }
 
 impl Backbone {
-    fn with(clients: &[IdentityKey]) -> Self {
+    fn with(clients: &[Instance]) -> Self {
         let mut control = Control::new(NODE, MemoryStore::new(), Rng::new([5; 32]), now());
         clients.iter().for_each(|client| control.client_connected(now(), *client));
         let clients = clients.iter().copied().collect();
@@ -96,7 +99,7 @@ impl Backbone {
         Self { control, fake, next_stream: 0 }
     }
 
-    fn begin(&mut self, peer: IdentityKey, port: ServicePort) -> u32 {
+    fn begin(&mut self, peer: Instance, port: ServicePort) -> u32 {
         let stream = self.next_stream;
         self.next_stream += 1;
         self.fake.streams.insert(stream, FakeStream::default());
@@ -111,14 +114,19 @@ impl Backbone {
         self.control.stream_readable(now(), stream, &mut self.fake);
     }
 
-    fn call(&mut self, peer: IdentityKey, port: ServicePort, request: &[u8]) -> u32 {
+    fn call(&mut self, peer: Instance, port: ServicePort, request: &[u8]) -> u32 {
         let stream = self.begin(peer, port);
         self.feed(stream, request, true);
         stream
     }
 
-    fn open(&mut self, caller: IdentityKey, callee: IdentityKey) -> CircuitOpened {
-        let open = CircuitOpen { destination: callee.0.into(), packet: b"packet".to_vec().into() };
+    fn open(&mut self, caller: Instance, callee: Instance) -> CircuitOpened {
+        self.open_at(caller, callee.key, Some(callee.id))
+    }
+
+    fn open_at(&mut self, caller: Instance, callee: IdentityKey, instance: Option<InstanceId>) -> CircuitOpened {
+        let (destination, instance) = (callee.0.into(), instance.map(|id| id.0.into()));
+        let open = CircuitOpen { destination, packet: b"packet".to_vec().into(), instance };
         let stream = self.call(caller, ServicePort::CIRCUIT, &circuit::encode(&open));
         assert!(self.fake.streams[&stream].is_outbound_finished);
         let opened = circuit::decode(&self.fake.streams[&stream].outbound).unwrap();
@@ -139,7 +147,8 @@ fn a_circuit_is_opened_and_offered_with_the_caller_attested() {
     let (stream, to) = backbone.fake.opened_to[0];
     assert_eq!(to, BOB);
     let offer: CircuitOffer = circuit::decode(&backbone.fake.streams[&stream].outbound).unwrap();
-    assert_eq!((*offer.caller, offer.attested.as_str()), (ALICE.0, "192.0.2.1:4000"));
+    assert_eq!((*offer.caller, *offer.instance), (ALICE.key.0, ALICE.id.0));
+    assert_eq!(offer.attested, "192.0.2.1:4000");
     assert_eq!(offer.packet.as_slice(), b"packet");
     let end = backbone.control.relay.circuits.end(CircuitId(opened.circuit)).unwrap();
     assert_eq!((end.owner, end.peer, end.peer_id), (ALICE, BOB, CircuitId(offer.circuit)));
@@ -174,6 +183,51 @@ fn an_agent_without_tunnel_is_not_found_and_nobody_calls_oneself() {
     assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::NotFound);
     assert_eq!(backbone.open(ALICE, ALICE).status, CircuitStatus::Refused);
     assert_eq!(backbone.circuits(), 0);
+}
+
+#[test]
+fn of_two_homes_of_an_identity_a_circuit_leads_to_the_one_that_is_meant() {
+    let other = instance(2, 2);
+    let mut backbone = Backbone::with(&[ALICE, BOB, other]);
+    for callee in [BOB, other, BOB] {
+        let opened = backbone.open(ALICE, callee);
+        assert_eq!(opened.attested, Some(route(&callee).remote.to_string()));
+        assert_eq!(backbone.fake.opened_to.last().unwrap().1, callee);
+    }
+    assert_eq!(backbone.circuits(), 2, "one to each");
+    backbone.open(other, ALICE);
+    backbone.open(BOB, ALICE);
+    assert_eq!(backbone.circuits(), 4, "and from each");
+}
+
+#[test]
+fn a_circuit_to_any_home_leads_to_the_one_that_was_heard_last() {
+    let other = instance(2, 2);
+    let mut backbone = Backbone::with(&[ALICE, BOB, other]);
+    let later = Now { mono: now().mono + Duration::from_secs(30), ..now() };
+    for heard in [BOB, other] {
+        let bytes = |client: &Instance| if *client == heard { u64::from(heard.id.0[0]) } else { 0 };
+        assert_eq!(backbone.control.silent_clients(later, bytes), []);
+        for instance in [None, Some(InstanceId([9; 8]))] {
+            backbone.open_at(ALICE, BOB.key, instance);
+            assert_eq!(backbone.fake.opened_to.last().unwrap().1, heard);
+        }
+        backbone = Backbone::with(&[ALICE, BOB, other]);
+    }
+}
+
+#[test]
+fn a_home_that_has_gone_leaves_the_other_its_calls_and_its_circuits() {
+    let other = instance(2, 2);
+    let mut backbone = Backbone::with(&[ALICE, BOB, other]);
+    backbone.open(ALICE, BOB);
+    let call = backbone.begin(BOB, ServicePort::DIRECTORY);
+    backbone.fake.clients.remove(&other);
+    assert!(backbone.control.client_gone(now(), &other));
+    backbone.feed(call, &Request::Status.encode(), true);
+    assert!(backbone.fake.streams[&call].is_outbound_finished);
+    assert_eq!(backbone.open(ALICE, other).status, CircuitStatus::Ok);
+    assert_eq!(backbone.fake.opened_to.last().unwrap().1, BOB, "its caller is led to the other");
 }
 
 #[test]
@@ -346,7 +400,7 @@ fn a_client_that_does_not_wait_for_the_disk_leaves_nothing_behind() {
     let mut backbone = Backbone::with(&[]);
     backbone.control = Control::new(NODE, MemoryStore::new(), Rng::new([5; 32]), now()).durable();
     let identity = Identity::generate([1; 32]);
-    let client = identity.key();
+    let client = Instance { key: identity.key(), id: InstanceId([1; 8]) };
     backbone.control.client_connected(now(), client);
     let stream = backbone.call(client, ServicePort::DIRECTORY, &registration_of(&identity).encode());
     assert!(backbone.control.poll_batch(now()).is_some());
@@ -364,9 +418,10 @@ fn who_waits_for_the_disk_is_answered_when_it_has_answered() {
     let mut backbone = Backbone::with(&[]);
     backbone.control = Control::new(NODE, MemoryStore::new(), Rng::new([5; 32]), now()).durable();
     let identity = Identity::generate([1; 32]);
-    backbone.control.client_connected(now(), identity.key());
+    let client = Instance { key: identity.key(), id: InstanceId([1; 8]) };
+    backbone.control.client_connected(now(), client);
     for (result, is_registered) in [(Err("disk full".to_owned()), false), (Ok(()), true)] {
-        let stream = backbone.call(identity.key(), ServicePort::DIRECTORY, &registration_of(&identity).encode());
+        let stream = backbone.call(client, ServicePort::DIRECTORY, &registration_of(&identity).encode());
         assert!(backbone.control.poll_batch(now()).is_some());
         backbone.control.batch_written(now(), result);
         backbone.control.send_replies(now(), &mut backbone.fake);

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use minicbor::bytes::ByteVec;
 use pilot_core::address::Address;
-use pilot_core::id::IdentityKey;
+use pilot_core::id::{IdentityKey, Instance};
+use pilot_core::limits::INSTANCES_MAX;
 use pilot_core::record::{HandOver, IdentityRecord, RecordError};
 use pilot_core::time::UnixTime;
 use pilot_core::wire::directory::{Find, HAND_OVERS_MAX};
 
 use super::stored::{Stored, StoredAgent, StoredName};
 use super::{
-    Change, HAND_OVER_TIME, LEASE_WRITE_INTERVAL, NAME_GRACE, Operation, Present, RegisterError, Registration, Store,
-    words, words_of,
+    Change, Done, HAND_OVER_TIME, LEASE_WRITE_INTERVAL, NAME_GRACE, Operation, Present, RegisterError, Registration,
+    Store, words, words_of,
 };
 
 /// Registrations kept: a few hundred megabytes at the size they usually have, 2 GB if each is at its bounds.
@@ -71,8 +72,8 @@ impl MemoryStore {
             let address = identity.address().ok_or(RecordError::Address)?;
             let lease_until = stored.lease_until.max(now + RETURN_TIME - NAME_GRACE);
             let StoredAgent { identity: identity_bytes, hand_overs, .. } = stored;
-            let registration =
-                Registration { identity, identity_bytes, address, present: None, lease_until, hand_overs };
+            let presences = Vec::new();
+            let registration = Registration { identity, identity_bytes, address, presences, lease_until, hand_overs };
             Ok::<_, RecordError>((registration, stored.lease_until))
         };
         let mut registrations = stored.agents.into_iter().map(restored).collect::<Result<Vec<_>, _>>()?;
@@ -101,6 +102,14 @@ impl MemoryStore {
         self.kept.get(name).filter(|kept| kept.key != *key && kept.until > now).map(|kept| kept.until)
     }
 
+    /// What the key has registered, if its identity record stays in force in place of a new one.
+    fn in_force(&self, new: &Registration) -> Option<&Arc<Registration>> {
+        let known = self.by_key.get(&new.identity.key).map(|known| &known.registration);
+        known.filter(|known| {
+            known.identity.sequence >= new.identity.sequence && known.identity_bytes != new.identity_bytes
+        })
+    }
+
     fn check(&self, now: UnixTime, new: &Registration) -> Result<(), RegisterError> {
         let (key, name) = (&new.identity.key, &new.identity.name);
         let held = self.held_by_another(now, self.by_name.get(name), key);
@@ -110,14 +119,28 @@ impl MemoryStore {
         if self.held_by_another(now, self.by_address.get(&new.address), key).is_some() {
             return Err(RegisterError::AddressTaken);
         }
-        match self.by_key.get(key) {
-            Some(known) => check_sequences(&known.registration, new),
-            None if self.by_key.len() >= REGISTRATIONS_MAX => Err(RegisterError::Full),
-            None => Ok(()),
+        if self.by_key.len() >= REGISTRATIONS_MAX && !self.by_key.contains_key(key) {
+            return Err(RegisterError::Full);
         }
+        Ok(())
+    }
+
+    /// A refresh repeats the bytes; anything else of one instance needs a higher sequence.
+    fn check_presence(&self, new: &Registration) -> Result<(), RegisterError> {
+        let Some(known) = self.by_key.get(&new.identity.key) else { return Ok(()) };
+        let is_older = |stored: &&Present| {
+            let is_older = |new: &Present| new.record.sequence <= stored.record.sequence && new.bytes != stored.bytes;
+            new.presences.iter().any(|new| new.instance() == stored.instance() && is_older(new))
+        };
+        let older = known.registration.presences.iter().find(is_older);
+        older.map_or(Ok(()), |stored| Err(RegisterError::OldSequence(stored.record.sequence)))
     }
 
     fn plan_registration(&self, now: UnixTime, new: &Registration) -> Result<Vec<Change>, RegisterError> {
+        self.check_presence(new)?;
+        if self.in_force(new).is_some() {
+            return Ok(Vec::new());
+        }
         self.check(now, new)?;
         let key = new.identity.key;
         if self.by_key.get(&key).is_some_and(|known| is_on_file(known, new)) {
@@ -183,7 +206,34 @@ impl MemoryStore {
         (identity.name != new.identity.name).then(|| (identity.name.clone(), kept()))
     }
 
-    fn register(&mut self, now: UnixTime, mut registration: Registration) {
+    fn register(&mut self, now: UnixTime, mut registration: Registration) -> Done {
+        let known = self.by_key.get(&registration.identity.key).map(|known| &known.registration);
+        let before = known.map_or(&[][..], |known| &known.presences);
+        registration.presences = with_others(std::mem::take(&mut registration.presences), before, now);
+        if let Some(known) = self.in_force(&registration) {
+            let (lease_until, in_force) = (known.lease_until, Some(known.identity_bytes.clone()));
+            self.set_presences(&registration.identity.key, registration.presences);
+            return Done::Registered { lease_until, in_force };
+        }
+        let lease_until = registration.lease_until;
+        self.register_in_force(now, registration);
+        Done::Registered { lease_until, in_force: None }
+    }
+
+    fn set_presences(&mut self, key: &IdentityKey, presences: Vec<Present>) {
+        if let Some(known) = self.by_key.get_mut(key) {
+            Arc::make_mut(&mut known.registration).presences = presences;
+        }
+    }
+
+    fn leave(&mut self, instance: &Instance, sequence: u64) {
+        let Some(known) = self.by_key.get(&instance.key) else { return };
+        let has_left = |present: &Present| present.instance() == *instance && present.record.sequence <= sequence;
+        let staying = known.registration.presences.iter().filter(|present| !has_left(present)).cloned().collect();
+        self.set_presences(&instance.key, staying);
+    }
+
+    fn register_in_force(&mut self, now: UnixTime, mut registration: Registration) {
         registration.hand_overs = self.inherited(&registration.identity);
         let given_up = self.given_up(now, &registration);
         let known = self.by_key.get(&registration.identity.key).filter(|known| is_on_file(known, &registration));
@@ -274,18 +324,23 @@ impl Store for MemoryStore {
         match operation {
             Operation::Register(registration) => self.plan_registration(now, registration),
             Operation::Withdraw { key, sequence } if self.covers(key, *sequence) => Ok(vec![Change::RemoveAgent(*key)]),
-            Operation::Withdraw { .. } => Ok(Vec::new()),
+            Operation::Withdraw { .. } | Operation::Leave { .. } => Ok(Vec::new()),
             Operation::HandOver { record, bytes } => self.plan_hand_over(now, record, bytes),
         }
     }
 
-    fn apply(&mut self, now: UnixTime, operation: Operation) {
+    fn apply(&mut self, now: UnixTime, operation: Operation) -> Done {
         match operation {
-            Operation::Register(registration) => self.register(now, *registration),
+            Operation::Register(registration) => return self.register(now, *registration),
             Operation::Withdraw { key, sequence } if self.covers(&key, sequence) => self.remove(&key),
             Operation::Withdraw { .. } => {}
-            Operation::HandOver { record, bytes } => self.hand_over(now, &record, &bytes),
+            Operation::Leave { instance, sequence } => self.leave(&instance, sequence),
+            Operation::HandOver { record, bytes } => {
+                self.hand_over(now, &record, &bytes);
+                return Done::HandedOver;
+            }
         }
+        Done::Withdrawn
     }
 
     fn expire(&mut self, now: UnixTime) -> Vec<Change> {
@@ -354,27 +409,12 @@ fn is_on_file(known: &Known, new: &Registration) -> bool {
         && new.lease_until < known.lease_on_file + LEASE_WRITE_INTERVAL
 }
 
-/// A refresh repeats the bytes; anything else needs a higher sequence.
-fn check_sequences(stored: &Registration, new: &Registration) -> Result<(), RegisterError> {
-    let sequence = stored.identity.sequence;
-    let same_identity = new.identity.sequence == sequence && new.identity_bytes == stored.identity_bytes;
-    if new.identity.sequence <= sequence && !same_identity {
-        return Err(RegisterError::OldSequence(sequence));
-    }
-    match (&stored.present, &new.present) {
-        (Some(stored), Some(new)) => check_presence_sequences(stored, new),
-        (Some(_) | None, _) => Ok(()),
-    }
-}
-
-fn check_presence_sequences(stored: &Present, new: &Present) -> Result<(), RegisterError> {
-    let sequence = stored.record.sequence;
-    let same_presence = new.record.sequence == sequence && new.bytes == stored.bytes;
-    let same_instance = new.record.instance == stored.record.instance;
-    if same_instance && new.record.sequence <= sequence && !same_presence {
-        return Err(RegisterError::OldSequence(sequence));
-    }
-    Ok(())
+/// New presences, and those of other instances that are in date. Where there are too many, those that were said longest ago go.
+fn with_others(new: Vec<Present>, before: &[Present], now: UnixTime) -> Vec<Present> {
+    let is_replaced = |present: &&Present| new.iter().any(|new| new.instance() == present.instance());
+    let others: Vec<_> =
+        before.iter().filter(|present| present.until > now && !is_replaced(present)).cloned().collect();
+    new.into_iter().chain(others).take(INSTANCES_MAX).collect()
 }
 
 fn add(index: &mut Index, labels: impl Iterator<Item = String>, key: IdentityKey) {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use minicbor::bytes::ByteVec;
 use pilot_core::address::Address;
-use pilot_core::id::IdentityKey;
+use pilot_core::id::{IdentityKey, Instance};
 use pilot_core::record::{HandOver, IDENTITY_VALIDITY_MAX, IdentityRecord, PresenceRecord};
 use pilot_core::time::UnixTime;
 use pilot_core::wire::directory::Find;
@@ -40,8 +40,9 @@ pub struct Registration {
     pub identity_bytes: Vec<u8>,
     /// Its address.
     pub address: Address,
-    /// How to reach it; none when it has not said so since the node started.
-    pub present: Option<Present>,
+    /// How to reach its instances, the one that has said so last first; at most
+    /// [`INSTANCES_MAX`](pilot_core::limits::INSTANCES_MAX). Empty when none has since the node started.
+    pub presences: Vec<Present>,
     /// When the lease of the name and the address ends, by the node's own clock.
     pub lease_until: UnixTime,
     /// Signed [`HandOver`]s by which the name came to the key, oldest first. The store knows them, not who registers.
@@ -51,12 +52,19 @@ pub struct Registration {
 /// A verified presence record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Present {
-    /// How to reach the agent.
+    /// How to reach one instance of the agent.
     pub record: PresenceRecord,
     /// The signed form of `record`.
     pub bytes: Vec<u8>,
     /// When it ends, by the node's own clock.
     pub until: UnixTime,
+}
+
+impl Present {
+    /// Whose it is.
+    pub fn instance(&self) -> Instance {
+        Instance { key: self.record.key, id: self.record.instance }
+    }
 }
 
 impl Registration {
@@ -65,21 +73,29 @@ impl Registration {
         self.lease_until + NAME_GRACE
     }
 
-    /// The presence, if it is in date.
-    pub fn presence_at(&self, now: UnixTime) -> Option<&Present> {
-        self.present.as_ref().filter(|present| present.until > now)
+    /// The presences that are in date.
+    pub fn presences_at(&self, now: UnixTime) -> impl Iterator<Item = &Present> {
+        self.presences.iter().filter(move |present| present.until > now)
     }
 }
 
 /// What a caller, who was authenticated, wants changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Store a registration in place of the same key's earlier one. First come, first served, until lease and grace have ended.
+    /// Store a registration in place of the same key's earlier one, and its presence beside those of other instances. Of two identity records
+    /// the one with the higher sequence stays in force. First come, first served, until lease and grace have ended.
     Register(Box<Registration>),
     /// Remove the registration of a key if its sequence is not above this one.
     Withdraw {
         /// Whose.
         key: IdentityKey,
+        /// The sequence of the withdrawal.
+        sequence: u64,
+    },
+    /// Remove the presence of one instance if its sequence is not above this one.
+    Leave {
+        /// Whose.
+        instance: Instance,
         /// The sequence of the withdrawal.
         sequence: u64,
     },
@@ -90,6 +106,22 @@ pub enum Operation {
         /// The signed form of `record`.
         bytes: ByteVec,
     },
+}
+
+/// What carrying out an operation has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// A registration.
+    Registered {
+        /// The end of its lease.
+        lease_until: UnixTime,
+        /// The signed identity record in force, if it is not the one that came with the registration.
+        in_force: Option<Vec<u8>>,
+    },
+    /// A withdrawal, whatever it found.
+    Withdrawn,
+    /// A hand-over.
+    HandedOver,
 }
 
 /// A change of what outlives the node.
@@ -118,7 +150,7 @@ pub enum RegisterError {
     /// Another key holds the address.
     #[error("address is taken")]
     AddressTaken,
-    /// A newer record, or another with the same sequence, is stored.
+    /// A newer presence of this instance, or another with the same sequence, is stored.
     #[error("a record with sequence {0} is stored")]
     OldSequence(u64),
     /// The key that hands a name over does not have it.
@@ -138,7 +170,7 @@ pub trait Store {
     fn plan(&self, now: UnixTime, operation: &Operation) -> Result<Vec<Change>, RegisterError>;
 
     /// Carries out an operation for which [`Store::plan`] has given changes that are on disk now. Nothing that it touches was changed since.
-    fn apply(&mut self, now: UnixTime, operation: Operation);
+    fn apply(&mut self, now: UnixTime, operation: Operation) -> Done;
 
     /// Forgets names and addresses that are free again, and tells what that changes.
     fn expire(&mut self, now: UnixTime) -> Vec<Change>;
@@ -183,323 +215,4 @@ pub(crate) fn words_of(identity: &IdentityRecord) -> impl Iterator<Item = String
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::time::Duration;
-
-    use pilot_core::id::InstanceId;
-    use pilot_core::record::Offer;
-
-    use super::*;
-
-    pub(crate) const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
-    const LEASE: Duration = Duration::from_secs(3_600);
-
-    pub(crate) fn registration(key: u8, name: &str) -> Registration {
-        let identity = IdentityRecord {
-            key: IdentityKey([key; 32]),
-            modifier: 0,
-            sequence: 1,
-            name: name.into(),
-            tags: vec!["finance".into()],
-            groups: vec!["research".into()],
-            description: "Resolves academic citations".into(),
-            offers: vec![Offer { service: "query".into(), description: "CVE alerts".into() }],
-            issued: NOW,
-            expires: NOW + LEASE,
-        };
-        let presence = PresenceRecord {
-            key: identity.key,
-            instance: InstanceId([key; 8]),
-            sequence: 1,
-            certificate: vec![],
-            homes: vec![],
-            issued: NOW,
-            expires: NOW + LEASE,
-        };
-        Registration {
-            identity_bytes: vec![key],
-            identity,
-            address: Address([key; 6]),
-            present: Some(Present { record: presence, bytes: vec![key], until: NOW + LEASE }),
-            lease_until: NOW + LEASE,
-            hand_overs: vec![],
-        }
-    }
-
-    /// Carries out at once what a directory would carry out after a commit.
-    pub(crate) fn register(
-        store: &mut impl Store,
-        now: UnixTime,
-        registration: Registration,
-    ) -> Result<Vec<Change>, RegisterError> {
-        carry_out(store, now, Operation::Register(Box::new(registration)))
-    }
-
-    /// Tells whether anything was withdrawn.
-    pub(crate) fn withdraw(store: &mut impl Store, key: &IdentityKey, sequence: u64) -> bool {
-        !carry_out(store, NOW, Operation::Withdraw { key: *key, sequence }).unwrap().is_empty()
-    }
-
-    fn carry_out(store: &mut impl Store, now: UnixTime, operation: Operation) -> Result<Vec<Change>, RegisterError> {
-        let changes = store.plan(now, &operation)?;
-        store.apply(now, operation);
-        Ok(changes)
-    }
-
-    fn with_sequence(sequence: u64, bytes: u8) -> Registration {
-        let mut registration = registration(1, "alice");
-        registration.identity.sequence = sequence;
-        registration.identity_bytes = vec![bytes];
-        registration
-    }
-
-    fn find(tag: Option<&str>, group: Option<&str>, need: &[&str]) -> Find {
-        Find {
-            tag: tag.map(Into::into),
-            group: group.map(Into::into),
-            need: need.iter().map(|word| (*word).into()).collect(),
-            limit: 10,
-        }
-    }
-
-    fn names(found: &[Arc<Registration>]) -> Vec<&str> {
-        let mut names: Vec<_> = found.iter().map(|found| found.identity.name.as_str()).collect();
-        names.sort_unstable();
-        names
-    }
-
-    /// What every backend does.
-    pub(crate) fn conformance<S: Store>(new: impl Fn() -> S) {
-        is_found_by_name_key_and_address(new());
-        first_registration_binds_name_and_address(new());
-        a_name_is_free_when_lease_and_grace_have_ended(new());
-        who_returns_within_the_grace_finds_its_name(new());
-        a_rename_frees_the_old_name_after_grace(new());
-        a_heartbeat_changes_nothing_that_outlives_the_node(new());
-        a_name_that_was_handed_over_is_the_new_keys_alone(new());
-        only_who_has_a_name_hands_it_over(new());
-        hand_overs_stay_with_the_name_and_the_last_of_them_are_kept(new());
-        an_older_record_does_not_replace_a_newer(new());
-        an_older_presence_does_not_replace_a_newer(new());
-        withdrawal_ends_what_it_knew_of(new());
-        tags_groups_and_words_narrow_a_search(new());
-        an_update_leaves_no_trace_in_the_indexes(new());
-        neighbours_in_the_alphabet_are_named(new());
-    }
-
-    fn is_found_by_name_key_and_address(mut store: impl Store) {
-        let alice = registration(1, "alice");
-        register(&mut store, NOW, alice.clone()).unwrap();
-        let expected = Some(Arc::new(alice.clone()));
-        assert_eq!(store.by_name(NOW, "alice"), expected);
-        assert_eq!(store.by_key(NOW, &alice.identity.key), expected);
-        assert_eq!(store.by_address(NOW, alice.address), expected);
-        assert_eq!(store.by_name(NOW, "bob"), None);
-        assert_eq!(store.len(), 1);
-    }
-
-    fn first_registration_binds_name_and_address(mut store: impl Store) {
-        let alice = registration(1, "alice");
-        register(&mut store, NOW, alice.clone()).unwrap();
-        assert_eq!(
-            register(&mut store, NOW, registration(2, "alice")),
-            Err(RegisterError::NameTaken { free_at: NOW + LEASE + NAME_GRACE })
-        );
-        let same_address = Registration { address: alice.address, ..registration(2, "bob") };
-        assert_eq!(register(&mut store, NOW, same_address), Err(RegisterError::AddressTaken));
-        assert_eq!(store.by_name(NOW, "alice").unwrap().identity.key, alice.identity.key);
-        assert_eq!(store.len(), 1);
-    }
-
-    fn a_name_is_free_when_lease_and_grace_have_ended(mut store: impl Store) {
-        register(&mut store, NOW, registration(1, "alice")).unwrap();
-        let (lapsed, free_at) = (NOW + LEASE, NOW + LEASE + NAME_GRACE);
-        let successor = |now| Registration { lease_until: now + LEASE, ..registration(2, "alice") };
-        assert_eq!(store.by_name(lapsed, "alice"), None);
-        assert_eq!(register(&mut store, lapsed, successor(lapsed)), Err(RegisterError::NameTaken { free_at }));
-        assert_eq!(store.next_expiry(), Some(free_at));
-        let changes = register(&mut store, free_at, successor(free_at)).unwrap();
-        assert_eq!(changes[0], Change::RemoveAgent(IdentityKey([1; 32])));
-        assert_eq!(store.by_name(free_at, "alice").unwrap().identity.key, IdentityKey([2; 32]));
-        assert_eq!(store.expire(free_at + LEASE), []);
-        assert_eq!(store.expire(free_at + LEASE + NAME_GRACE), [Change::RemoveAgent(IdentityKey([2; 32]))]);
-        assert!(store.is_empty() && store.next_expiry().is_none());
-    }
-
-    fn who_returns_within_the_grace_finds_its_name(mut store: impl Store) {
-        register(&mut store, NOW, registration(1, "alice")).unwrap();
-        let lapsed = NOW + LEASE + NAME_GRACE - Duration::from_secs(1);
-        register(&mut store, lapsed, Registration { lease_until: lapsed + LEASE, ..registration(1, "alice") }).unwrap();
-        assert!(store.by_name(lapsed, "alice").is_some());
-        assert_eq!(store.next_expiry(), Some(lapsed + LEASE + NAME_GRACE));
-    }
-
-    fn a_rename_frees_the_old_name_after_grace(mut store: impl Store) {
-        let renamed = |sequence, name| {
-            let mut renamed = registration(1, name);
-            (renamed.identity.sequence, renamed.identity_bytes) = (sequence, vec![sequence as u8]);
-            renamed
-        };
-        register(&mut store, NOW, renamed(1, "alice")).unwrap();
-        register(&mut store, NOW, renamed(2, "alicia")).unwrap();
-        assert_eq!(store.by_name(NOW, "alice"), None);
-        let free_at = NOW + NAME_GRACE;
-        assert_eq!(
-            register(&mut store, NOW, registration(2, "alice")),
-            Err(RegisterError::NameTaken { free_at }),
-            "it may be a mistake that is taken back"
-        );
-        register(&mut store, NOW, renamed(3, "alice")).expect("its own name");
-        register(&mut store, NOW, renamed(4, "alicia")).unwrap();
-        assert_eq!(store.expire(free_at), [Change::RemoveName("alice".into())]);
-        register(&mut store, free_at, registration(2, "alice")).unwrap();
-        assert_eq!(store.len(), 2);
-    }
-
-    fn a_heartbeat_changes_nothing_that_outlives_the_node(mut store: impl Store) {
-        let at = |now: UnixTime| Registration { lease_until: now + LEASE, ..registration(1, "alice") };
-        assert_eq!(register(&mut store, NOW, at(NOW)).unwrap().len(), 1);
-        for minutes in 1..=10 {
-            let now = NOW + Duration::from_secs(60 * minutes);
-            let mut heartbeat = at(now);
-            let present = heartbeat.present.as_mut().unwrap();
-            (present.record.sequence, present.bytes) = (1 + minutes, vec![minutes as u8]);
-            assert_eq!(register(&mut store, now, heartbeat), Ok(vec![]));
-            assert_eq!(store.by_name(now, "alice").unwrap().lease_until, now + LEASE);
-        }
-        let mut returned = at(NOW + LEASE_WRITE_INTERVAL);
-        returned.present = None;
-        let written = register(&mut store, NOW + LEASE_WRITE_INTERVAL, returned).unwrap();
-        assert_eq!(written.len(), 1, "the lease on file is a day behind");
-    }
-
-    fn hand_over(name: &str, from: u8, to: u8) -> Operation {
-        let (from, to) = (IdentityKey([from; 32]), IdentityKey([to; 32]));
-        let bytes = vec![from.0[0], to.0[0]].into();
-        Operation::HandOver { record: HandOver { from, name: name.into(), to, issued: NOW }, bytes }
-    }
-
-    fn chain(store: &impl Store, name: &str) -> Vec<Vec<u8>> {
-        store.by_name(NOW, name).unwrap().hand_overs.iter().map(|bytes| bytes.to_vec()).collect()
-    }
-
-    fn a_name_that_was_handed_over_is_the_new_keys_alone(mut store: impl Store) {
-        register(&mut store, NOW, registration(1, "alice")).unwrap();
-        register(&mut store, NOW, registration(2, "bob")).unwrap();
-        let changes = carry_out(&mut store, NOW, hand_over("alice", 1, 2)).unwrap();
-        assert!(matches!(&changes[..], [Change::RemoveAgent(_), Change::PutName(..)]), "{changes:?}");
-        assert_eq!(carry_out(&mut store, NOW, hand_over("alice", 1, 2)), Ok(vec![]), "once more is no harm");
-        let free_at = NOW + HAND_OVER_TIME;
-        for key in [1, 3] {
-            let taken = register(&mut store, NOW, registration(key, "alice"));
-            assert_eq!(taken, Err(RegisterError::NameTaken { free_at }));
-        }
-        let mut renamed = registration(2, "alice");
-        (renamed.identity.sequence, renamed.identity_bytes) = (2, vec![22]);
-        register(&mut store, NOW, renamed).unwrap();
-        assert_eq!(chain(&store, "alice"), [[1, 2]]);
-        assert_eq!(carry_out(&mut store, NOW, hand_over("alice", 1, 2)), Ok(vec![]), "nor after that");
-        assert_eq!(store.len(), 1);
-    }
-
-    fn only_who_has_a_name_hands_it_over(mut store: impl Store) {
-        register(&mut store, NOW, registration(1, "alice")).unwrap();
-        for foreign in [hand_over("alice", 3, 2), hand_over("bob", 1, 2)] {
-            assert_eq!(carry_out(&mut store, NOW, foreign), Err(RegisterError::NotHeld));
-        }
-        let lapsed = NOW + LEASE + NAME_GRACE;
-        assert_eq!(carry_out(&mut store, lapsed, hand_over("alice", 1, 2)), Err(RegisterError::NotHeld));
-        assert!(carry_out(&mut store, lapsed - Duration::from_secs(1), hand_over("alice", 1, 2)).is_ok(), "in grace");
-    }
-
-    fn hand_overs_stay_with_the_name_and_the_last_of_them_are_kept(mut store: impl Store) {
-        register(&mut store, NOW, registration(1, "alice")).unwrap();
-        for from in 1..=5 {
-            carry_out(&mut store, NOW, hand_over("alice", from, from + 1)).unwrap();
-        }
-        register(&mut store, NOW, registration(6, "alice")).unwrap();
-        assert_eq!(chain(&store, "alice"), [[2, 3], [3, 4], [4, 5], [5, 6]]);
-        let mut next = registration(6, "alice");
-        (next.identity.sequence, next.identity_bytes) = (2, vec![2]);
-        register(&mut store, NOW, next.clone()).unwrap();
-        assert_eq!(chain(&store, "alice").len(), 4, "an update");
-        (next.identity.sequence, next.identity_bytes, next.identity.name) = (3, vec![3], "alicia".into());
-        register(&mut store, NOW, next.clone()).unwrap();
-        assert!(chain(&store, "alicia").is_empty());
-        (next.identity.sequence, next.identity_bytes, next.identity.name) = (4, vec![4], "alice".into());
-        register(&mut store, NOW, next).unwrap();
-        assert_eq!(chain(&store, "alice").len(), 4, "a rename and back");
-    }
-
-    fn an_older_record_does_not_replace_a_newer(mut store: impl Store) {
-        register(&mut store, NOW, with_sequence(5, 1)).unwrap();
-        assert_eq!(register(&mut store, NOW, with_sequence(4, 1)), Err(RegisterError::OldSequence(5)));
-        assert_eq!(register(&mut store, NOW, with_sequence(5, 2)), Err(RegisterError::OldSequence(5)));
-        register(&mut store, NOW, with_sequence(5, 1)).expect("a refresh of the same bytes");
-        register(&mut store, NOW, with_sequence(6, 2)).unwrap();
-    }
-
-    fn an_older_presence_does_not_replace_a_newer(mut store: impl Store) {
-        let present = |instance, sequence| {
-            let mut registration = registration(1, "alice");
-            let present = registration.present.as_mut().unwrap();
-            (present.record.instance, present.record.sequence) = (InstanceId([instance; 8]), sequence);
-            registration
-        };
-        register(&mut store, NOW, present(1, 5)).unwrap();
-        assert_eq!(register(&mut store, NOW, present(1, 4)), Err(RegisterError::OldSequence(5)));
-        register(&mut store, NOW, present(9, 1)).expect("another installation has its own sequence");
-    }
-
-    fn withdrawal_ends_what_it_knew_of(mut store: impl Store) {
-        let key = IdentityKey([1; 32]);
-        register(&mut store, NOW, with_sequence(5, 1)).unwrap();
-        assert!(!withdraw(&mut store, &key, 4), "an old withdrawal, replayed");
-        assert!(withdraw(&mut store, &key, 5));
-        assert!(!withdraw(&mut store, &key, 5));
-        assert!(store.is_empty());
-        register(&mut store, NOW, registration(2, "alice")).unwrap();
-    }
-
-    fn tags_groups_and_words_narrow_a_search(mut store: impl Store) {
-        let mut bob = registration(2, "bob");
-        bob.identity.tags = vec!["mcp".into()];
-        bob.identity.description = "Draws charts".into();
-        register(&mut store, NOW, registration(1, "alice")).unwrap();
-        register(&mut store, NOW, bob).unwrap();
-        let found = |tag, group, need: &[&str]| store.candidates(NOW, &find(tag, group, need), 10);
-        assert_eq!(names(&found(Some("finance"), None, &[])), ["alice"]);
-        assert_eq!(names(&found(None, Some("research"), &[])), ["alice", "bob"]);
-        assert_eq!(names(&found(Some("mcp"), Some("research"), &["cve"])), ["bob"]);
-        assert_eq!(names(&found(None, None, &["Citations"])), ["alice"]);
-        assert_eq!(names(&found(None, None, &["charts", "citations"])), ["alice", "bob"]);
-        assert_eq!(names(&found(None, Some("research"), &["charts"])), ["bob"]);
-        assert_eq!(names(&found(None, None, &["weather"])), Vec::<&str>::new());
-        assert_eq!(names(&found(None, None, &[])), ["alice", "bob"]);
-        assert_eq!(store.candidates(NOW, &find(None, None, &[]), 1).len(), 1);
-        assert!(store.candidates(NOW + LEASE, &find(None, None, &[]), 10).is_empty());
-    }
-
-    fn an_update_leaves_no_trace_in_the_indexes(mut store: impl Store) {
-        register(&mut store, NOW, registration(1, "alice")).unwrap();
-        let mut changed = registration(1, "alice");
-        changed.identity.sequence = 2;
-        changed.identity.tags = vec!["mcp".into()];
-        changed.identity.groups = vec![];
-        changed.identity.description = String::new();
-        register(&mut store, NOW, changed).unwrap();
-        assert!(store.candidates(NOW, &find(Some("finance"), None, &[]), 10).is_empty());
-        assert!(store.candidates(NOW, &find(None, Some("research"), &[]), 10).is_empty());
-        assert!(store.candidates(NOW, &find(None, None, &["citations"]), 10).is_empty());
-        assert_eq!(store.candidates(NOW, &find(Some("mcp"), None, &[]), 10).len(), 1);
-    }
-
-    fn neighbours_in_the_alphabet_are_named(mut store: impl Store) {
-        for (key, name) in [(1, "agent-alpha"), (2, "agent-beta"), (3, "zulu")] {
-            register(&mut store, NOW, registration(key, name)).unwrap();
-        }
-        let mut near = store.names_near("agent-amber", 2);
-        near.sort_unstable();
-        assert_eq!(near, ["agent-alpha", "agent-beta"]);
-    }
-}
+pub(crate) mod tests;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::id::CircuitId;
+use crate::id::{CircuitId, Instance};
 use crate::identity::{CERTIFICATE_LIFETIME, CLOCK_SKEW};
 use crate::wire::circuit::{self, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus};
 use crate::wire::{self, PacketKind, RelayHeader};
@@ -25,6 +25,11 @@ impl Pair {
         let which = self.hosts.len();
         self.hosts.push(host(which, which as u8 + 1, self.now, Config::new(Role::Backbone)));
         which
+    }
+
+    fn instance(&self, which: usize) -> Instance {
+        let certificate = &self.hosts[which].node.keys.certificate;
+        Instance { key: certificate.identity, id: certificate.instance }
     }
 
     fn home(&self, backbone: usize) -> Home {
@@ -80,7 +85,7 @@ impl Pair {
         }
         let (header, packet) = RelayHeader::decode(datagram).expect("a RELAY packet");
         let Some(&(to, id)) = self.hosts[relay].circuits.ends.get(&header.circuit.0) else { return true };
-        let Some(route) = self.hosts[relay].node.validated_remote(&self.key(to)) else { return true };
+        let Some(route) = self.hosts[relay].node.validated_remote(&self.instance(to)) else { return true };
         assert!(self.hosts.iter().any(|host| host.address == from), "a relayed packet from nowhere");
         let mut forwarded = RelayHeader { circuit: CircuitId(id) }.encode().to_vec();
         forwarded.extend_from_slice(packet);
@@ -121,17 +126,16 @@ impl Pair {
     }
 
     fn answer_question(&mut self, relay: usize, stream: StreamHandle, open: &CircuitOpen) {
-        let caller = self.hosts[relay].node.peers[stream.peer as usize].key;
-        let destination = IdentityKey(*open.destination);
-        if self.hosts[relay].node.validated_remote(&destination).is_none() {
+        let caller = self.hosts[relay].node.instance_at(stream.peer);
+        let place = |key: &IdentityKey| (0..self.hosts.len()).find(|&which| self.key(which) == *key);
+        let (from, to) = (place(&caller.key).expect("one of ours"), place(&IdentityKey(*open.destination)));
+        let attested = |which: usize| self.hosts[relay].node.validated_remote(&self.instance(which));
+        let Some((to, destination_seen)) = to.and_then(|to| Some((to, attested(to)?.remote))) else {
             let status = CircuitStatus::NotFound;
             let opened = CircuitOpened { status, circuit: 0, reason: "not here".to_owned(), attested: None };
             return self.say(relay, stream, &circuit::encode(&opened));
-        }
-        let place = |key| (0..self.hosts.len()).find(|&which| self.key(which) == key).expect("one of ours");
-        let (from, to) = (place(caller), place(destination));
-        let attested = |key| self.hosts[relay].node.validated_remote(&key).map(|route| route.remote.to_string());
-        let (caller_seen, destination_seen) = (attested(caller).expect("connected"), attested(destination));
+        };
+        let (caller_seen, destination) = (attested(from).expect("connected").remote, self.instance(to));
         let circuits = &mut self.hosts[relay].circuits;
         let (near, far) = (circuits.opened * 2 + 1, circuits.opened * 2 + 2);
         circuits.opened += 1;
@@ -141,13 +145,18 @@ impl Pair {
             status: CircuitStatus::Ok,
             circuit: near,
             reason: String::new(),
-            attested: destination_seen,
+            attested: Some(destination_seen.to_string()),
         };
         self.say(relay, stream, &circuit::encode(&opened));
-        let offer =
-            CircuitOffer { caller: caller.0.into(), attested: caller_seen, circuit: far, packet: open.packet.clone() };
+        let offer = CircuitOffer {
+            caller: caller.key.0.into(),
+            attested: caller_seen.to_string(),
+            circuit: far,
+            packet: open.packet.clone(),
+            instance: caller.id.0.into(),
+        };
         let header = StreamHeader::new(ServicePort::CIRCUIT);
-        let stream = self.hosts[relay].node.open_stream(self.now, &destination, &header).expect("a stream");
+        let stream = self.hosts[relay].node.open_stream_to(self.now, &destination, &header).expect("a stream");
         self.say(relay, stream, &circuit::encode(&offer));
     }
 
@@ -266,6 +275,7 @@ fn an_offer_in_another_name_moves_nobody() {
         attested: "127.0.0.1:7".to_owned(),
         circuit: 77,
         packet: Vec::new().into(),
+        instance: pair.instance(0).id.0.into(),
     };
     let header = StreamHeader::new(ServicePort::CIRCUIT);
     let stream = pair.hosts[liar].node.open_stream(pair.now, &agent, &header).expect("a stream");
