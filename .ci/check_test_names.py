@@ -1,4 +1,4 @@
-"""Checks that every test which CONTRIBUTING.md (table of traps) and spec/security.md (claims) name is a test of this repository."""
+"""Checks that every test which CONTRIBUTING.md (table of traps), spec/security.md (claims) and spec/failures.md (promises) name is a test of this repository."""
 
 import re
 import sys
@@ -15,9 +15,9 @@ def main() -> int:
     tests = {name for path in sources for name in TEST.findall(path.read_text())}
     traps = [line for line in (ROOT / "CONTRIBUTING.md").read_text().splitlines() if re.match(r"\| \d+ \|", line)]
     named = [name for trap in traps for name in re.findall(r"`(\w+)`", trap.rsplit(" | ", 1)[1])]
-    claims = CLAIMED.findall((ROOT / "spec/security.md").read_text())
+    claims = [name for page in ("security", "failures") for name in CLAIMED.findall((ROOT / f"spec/{page}.md").read_text())]
     missing = [name for name in named + claims if name not in tests]
-    print("\n".join(f"no test is called {name}" for name in missing) or f"{len(traps)} traps with {len(named)} tests, claims with {len(claims)}")
+    print("\n".join(f"no test is called {name}" for name in missing) or f"{len(traps)} traps with {len(named)} tests, claims and promises with {len(claims)}")
     return 1 if missing else 0
 
 

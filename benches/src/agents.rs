@@ -15,7 +15,7 @@ use crate::error::BenchError;
 use crate::exchange::{BLOCK_LEN, on_this_thread};
 
 /// The service that takes the bytes.
-const SERVICE: &str = "4242";
+pub(crate) const SERVICE: &str = "4242";
 
 /// The homes of both agents: identities are worked out once, the agents start anew each time.
 pub(crate) struct Pair {
@@ -85,11 +85,12 @@ async fn take(home: Home, ticket: mpsc::Sender<String>) -> Result<usize, BenchEr
     Ok(taken)
 }
 
-async fn start(home: Home, name: &str) -> Result<Agent, BenchError> {
+/// Starts an agent on loopback that needs no backbone.
+pub(crate) async fn start(home: Home, name: &str) -> Result<Agent, BenchError> {
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Agent::start(AgentConfig { listen, ..AgentConfig::new(home, name) }).await.map_err(wrong)
 }
 
-fn wrong(error: impl std::fmt::Display) -> BenchError {
+pub(crate) fn wrong(error: impl std::fmt::Display) -> BenchError {
     BenchError::Wrong(error.to_string())
 }

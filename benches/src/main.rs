@@ -4,11 +4,12 @@
 //! cargo run --release -p pilot-bench -- figures                        all of them
 //! cargo run --release -p pilot-bench --features peers -- figures \
 //!     --only bulk-library --json                                       one, beside quinn, for programs
+//! cargo run --release -p pilot-bench -- flood                          what a flood leaves of a stream
 //! ```
 //!
 //! [`figure`] is how a quantity is measured, [`mod@figures`] is which ones there are, [`report`] is what is said about them. The
 //! contestants: [`daemons`] (real processes), [`agents`] (the library), [`library`] (core and socket alone), [`tcp`] and, with the
-//! feature `peers`, quinn.
+//! feature `peers`, quinn. [`mod@flood`] stands apart: its twin is the same flood elsewhere.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what was measured is this program's output")]
 
@@ -19,15 +20,18 @@ mod error;
 mod exchange;
 mod figure;
 mod figures;
+mod flood;
 mod library;
 #[cfg(feature = "peers")]
 mod peers;
 mod report;
+mod tap;
 mod tcp;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tokio::net::TcpListener;
@@ -48,6 +52,8 @@ struct Cli {
 enum Verb {
     /// Measure.
     Figures(FiguresArgs),
+    /// Measure what a flood of forged packets leaves of an established stream.
+    Flood(FloodArgs),
     /// The twin of a daemon: listens, says so, and echoes until it is killed.
     #[command(hide = true)]
     TcpServer,
@@ -75,9 +81,23 @@ struct FiguresArgs {
     save: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct FloodArgs {
+    /// Rounds behind each median.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// How long each contestant is measured in a round.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Keep the results in this file too.
+    #[arg(long)]
+    save: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Figures(args) => figures(args),
+        Verb::Flood(args) => flood(&args),
         Verb::TcpServer => tcp_server(),
         Verb::TcpPing { address } => tcp_ping(address),
     };
@@ -116,6 +136,15 @@ fn figures(args: FiguresArgs) -> Result<(), BenchError> {
         }
     }
     args.save.map_or(Ok(()), |directory| report::save(&directory, &run, &outcomes))
+}
+
+fn flood(args: &FloodArgs) -> Result<(), BenchError> {
+    let run = Run::here(args.rounds);
+    let (figure, tallies) = flood::figure(Duration::from_secs(args.seconds))?;
+    let outcome = figure.run(args.rounds)?;
+    let page = report::flood_page(&run, &outcome, &tallies.borrow());
+    println!("{page}");
+    args.save.as_ref().map_or(Ok(()), |path| Ok(std::fs::write(path, page)?))
 }
 
 fn beside_this_program() -> Result<PathBuf, BenchError> {

@@ -1,5 +1,6 @@
 //! What came out, for people and for programs, always with the machine and the command that produced it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::BenchError;
 use crate::figure::{Outcome, Row};
+use crate::flood::{Flood, Tally};
 
 /// Features of the processor that decide how fast the AEAD is.
 const CPU_FLAGS: [&str; 6] = ["aes", "pclmulqdq", "avx2", "avx512f", "vaes", "vpclmulqdq"];
@@ -65,7 +67,7 @@ impl Run {
         format!(
             "- command: `{}`\n- date: {}\n- machine: {}, {} cores, flags {}; Linux {}; load average before: {}\n\
              - {} rounds after one to warm up, contestants in turn; median, ± half the interquartile range; \
-             \"x TCP\" is the median of the ratios within a round\n",
+             the last column is the median of the ratios within a round\n",
             self.command,
             self.date,
             self.cpu,
@@ -93,7 +95,9 @@ pub(crate) fn json_lines(outcome: &Outcome) -> Vec<Value> {
 pub(crate) fn table(outcome: &Outcome) -> String {
     let mut table = format!("\n## {}\n\n{}\n\n", outcome.name, outcome.what);
     let unit = outcome.unit.symbol();
-    table.push_str(&format!("| | {unit} | ± | x TCP |\n|---|---|---|---|\n"));
+    let yardstick = outcome.rows.first().map_or("", |row| row.name);
+    let yardstick = if yardstick == "tcp" { "TCP" } else { yardstick };
+    table.push_str(&format!("| | {unit} | ± | x {yardstick} |\n|---|---|---|---|\n"));
     for Row { name, median, spread, ratio, .. } in &outcome.rows {
         // Writing to a string does not fail.
         _ = writeln!(table, "| {name} | {} | {} | {} |", short(*median), short(*spread), short(*ratio));
@@ -110,6 +114,20 @@ pub(crate) fn save(directory: &Path, run: &Run, outcomes: &[Outcome]) -> Result<
     let tables: String = outcomes.iter().map(table).collect();
     std::fs::write(directory.join("figures.md"), format!("# Figures\n\n{}{tables}", run.markdown()))?;
     Ok(())
+}
+
+/// A measured flood, with what became of its packets.
+pub(crate) fn flood_page(run: &Run, outcome: &Outcome, tallies: &BTreeMap<Flood, Tally>) -> String {
+    let mut page = format!("# Flood\n\n{}{}", run.markdown(), table(outcome));
+    page.push_str("\n| the flood | packets a second sent | dropped by the receiver |\n|---|---|---|\n");
+    for (flood, Tally { sent, time, drops }) in tallies {
+        let per_second = |count: u64| count as f64 / time.as_secs_f64();
+        let reasons = drops.iter().filter(|(_, count)| per_second(**count) >= 1.0);
+        let reasons: Vec<_> = reasons.map(|(reason, count)| format!("{reason} {:.0}/s", per_second(*count))).collect();
+        // Writing to a string does not fail.
+        _ = writeln!(page, "| {} | {:.0} | {} |", flood.name(), per_second(*sent), reasons.join(", "));
+    }
+    page
 }
 
 /// Three significant digits.

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::event::ConnectError;
 use crate::handshake::Initiator;
 use crate::id::SessionIndex;
 use crate::limits::{HANDSHAKE_RETRY_MAX, HANDSHAKE_RETRY_MIN};
@@ -29,8 +30,8 @@ pub(crate) struct Dial {
     next_retry: Mono,
     backoff: Duration,
     retries: u32,
-    /// A certificate is not of the other side's time.
-    pub(crate) clock: Option<String>,
+    /// What stands in the way, as far as anybody has said.
+    pub(crate) obstacle: Option<ConnectError>,
     /// Another instance of the peer has answered.
     pub(crate) has_met_other: bool,
     /// What the responder has answered under load, and by which way.
@@ -46,7 +47,7 @@ impl Dial {
             next_retry: now + HANDSHAKE_RETRY_MIN,
             backoff: HANDSHAKE_RETRY_MIN,
             retries: 0,
-            clock: None,
+            obstacle: None,
             has_met_other: false,
             cookies: Vec::new(),
         }

@@ -353,6 +353,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::identity::tests::{alice, bob, mallory};
     use crate::identity::{Identity, TransportKey};
 
     const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
@@ -364,8 +365,13 @@ mod tests {
     }
 
     impl Agent {
-        fn new(seed: u8, name: &'static str) -> Self {
-            Self { identity: Identity::generate([seed; 32]), name }
+        fn new(which: u8, name: &'static str) -> Self {
+            let identity = match which {
+                1 => alice(),
+                2 => bob(),
+                _ => mallory(),
+            };
+            Self { identity, name }
         }
 
         fn identity(&self, sequence: u64) -> Vec<u8> {
@@ -535,7 +541,7 @@ mod tests {
 
     #[test]
     fn a_hand_over_by_the_old_key_clears_the_pin_also_after_a_restart() {
-        let [first, second, third] = [1, 2, 3].map(|seed| Agent::new(seed, "alice"));
+        let [first, second, third] = [1, 2, 3].map(|which| Agent::new(which, "alice"));
         let [to_second, to_third] =
             [hand_over(&first, &second, NOW - Duration::from_secs(2)), hand_over(&second, &third, NOW)];
         let mut pins = Pins::new();
@@ -581,8 +587,11 @@ mod tests {
         look_up(&mut pins, &second, &[&there]).unwrap();
         look_up(&mut pins, &alice, &[&there, &back]).unwrap();
         look_up(&mut pins, &alice, &[]).unwrap();
-        let error = look_up(&mut pins, &second, &[&there]).unwrap_err();
-        assert!(matches!(error, DirectoryError::ChangedKey { .. }), "{error}");
+        let at_once = hand_over(&alice, &second, NOW);
+        for replayed in [there, at_once] {
+            let error = look_up(&mut pins, &second, &[&replayed]).unwrap_err();
+            assert!(matches!(error, DirectoryError::ChangedKey { .. }), "{error}");
+        }
     }
 
     #[test]
@@ -590,10 +599,16 @@ mod tests {
         let bob = Agent::new(2, "bob");
         let key = Target::Key(IdentityKey([1; 32]));
         let address = Target::Address(Address([1; 6]));
-        let find = Find { group: Some("support".into()), ..Find::default() };
-        for asked in
-            [Asked::Resolve(&by_name("alice")), Asked::Resolve(&key), Asked::Resolve(&address), Asked::Find(&find)]
-        {
+        let find =
+            |tag: &str, group: &str| Find { tag: Some(tag.into()), group: Some(group.into()), ..Find::default() };
+        let (other_group, other_tag) = (find("finance", "support"), find("legal", "research"));
+        for asked in [
+            Asked::Resolve(&by_name("alice")),
+            Asked::Resolve(&key),
+            Asked::Resolve(&address),
+            Asked::Find(&other_group),
+            Asked::Find(&other_tag),
+        ] {
             let mut pins = Pins::new();
             assert_eq!(pins.check(&bob.entry(1), asked, NOW), Err(DirectoryError::NotAskedFor { name: "bob".into() }));
             assert_eq!(pins, Pins::new());

@@ -49,6 +49,9 @@ pub enum ConnectError {
     /// The backbone node has no live tunnel to the agent.
     #[error("the agent is not connected to its backbone node: {0}")]
     Offline(String),
+    /// The backbone node opened no circuit as long as we tried: it, or the agent, had all the calls that it takes.
+    #[error("the backbone node is busy: {0}")]
+    Busy(String),
     /// The backbone node or the agent does not want the circuit.
     #[error("the connection was refused: {0}")]
     Refused(String),

@@ -66,6 +66,8 @@ impl ServicePort {
     pub const DIRECTORY: Self = Self(53);
     /// Circuits: `circuit.open` towards a backbone node, `circuit.offer` from it.
     pub const CIRCUIT: Self = Self(54);
+    /// Between members of an organisation (spec/org.md §3).
+    pub const ORG: Self = Self(55);
     /// One request, one reply, a deadline.
     pub const QUERY: Self = Self(100);
     /// Newline-delimited JSON-RPC of the Model Context Protocol.

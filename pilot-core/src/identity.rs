@@ -507,6 +507,13 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_transport_key_is_restored_from_its_secret() {
+        let key = TransportKey::from_secret([7; 32]);
+        let restored = TransportKey::from_secret(**key.secret());
+        assert_eq!((restored.public(), restored.id()), (key.public(), key.id()));
+    }
+
+    #[test]
     fn the_next_address_is_another_one_of_the_same_key() {
         let alice = alice();
         let next = alice.next_address();
@@ -592,9 +599,30 @@ pub(crate) mod tests {
         let second = Duration::from_secs(1);
         let (start, end) = (NOW - CLOCK_SKEW, NOW + CERTIFICATE_LIFETIME + CLOCK_SKEW);
         assert!(Certificate::verify(&bytes, start).is_ok());
-        assert_eq!(Certificate::verify(&bytes, start - second), Err(CertificateError::NotYetValid { secs: 1 }));
+        assert_eq!(Certificate::verify(&bytes, start - second * 2), Err(CertificateError::NotYetValid { secs: 2 }));
         assert!(Certificate::verify(&bytes, end).is_ok());
         assert_eq!(Certificate::verify(&bytes, end + second), Err(CertificateError::Expired { secs: 86_401 }));
+        let about_time = [CertificateError::NotYetValid { secs: 2 }, CertificateError::Expired { secs: 86_401 }];
+        assert!(about_time.iter().all(CertificateError::is_about_time) && !CertificateError::Validity.is_about_time());
+    }
+
+    #[test]
+    fn a_certificate_that_ends_before_it_begins_is_refused() {
+        let alice = alice();
+        let ends = |secs: u64| {
+            let not_after = NOW.as_secs() - CLOCK_SKEW.as_secs() + secs - 1;
+            Certificate::verify(
+                &resigned(&alice, |bytes| bytes[96..104].copy_from_slice(&not_after.to_be_bytes())),
+                NOW,
+            )
+        };
+        assert_eq!(ends(0), Err(CertificateError::Validity));
+        assert!(ends(1).is_ok(), "in the second in which it begins");
+    }
+
+    #[test]
+    fn every_suite_has_a_bit_of_its_own() {
+        assert_eq!([1, 2, 8].map(suite_bit), [0b1, 0b10, 0b1000_0000]);
     }
 
     #[test]

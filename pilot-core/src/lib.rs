@@ -15,6 +15,7 @@ pub mod id;
 pub mod identity;
 pub mod limits;
 pub mod node;
+pub mod org;
 mod path;
 mod peer;
 pub mod record;

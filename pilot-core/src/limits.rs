@@ -83,6 +83,11 @@ pub const UNDER_LOAD_INITS_PER_SECOND: u32 = 256;
 pub const UNDER_LOAD_INITS_PER_PREFIX: u32 = 8;
 /// Source prefixes counted in a second under load; who comes later waits for the next second.
 pub const UNDER_LOAD_PREFIXES_MAX: usize = 1_024;
+/// Groups into which a secret sorts source prefixes under load, so that a flood from one of them costs few others their cookies: 2 KiB.
+pub const UNDER_LOAD_COOKIE_GROUPS: usize = 1_024;
+/// Cookies that each group gets in a second. One costs as much as five first messages that are dropped, and 100,000 a second would cost the
+/// tunnels that stand their core; a dial asks for one, and a flood that pretends to come from everywhere still leaves most dials theirs.
+pub const UNDER_LOAD_COOKIES_PER_GROUP: u16 = 64;
 /// A cookie is good for this long at most, as in WireGuard.
 pub const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
 /// Timestamps of early data kept, one for each transport key of an initiator: half a megabyte. More initiators than this between two of one's
@@ -96,3 +101,6 @@ pub const EARLY_ANSWER_PACKETS_MAX: u32 = 2;
 pub const INSTANCES_MAX: usize = 4;
 /// An instance that does not answer for so long is left for the next, if there is one: four retries.
 pub const NEXT_INSTANCE_AFTER: Duration = Duration::from_secs(2);
+/// Unreliable messages are dropped while so many events wait to be taken: a packet can hold hundreds of empty ones, each of which costs more as an
+/// event than on the wire.
+pub const EVENTS_BESIDE_MESSAGES_MAX: usize = 1_024;

@@ -301,6 +301,8 @@ impl Peer {
             tunnel.adopt_streams(waiting);
         }
         self.tunnel = Some(tunnel);
+        // The transport knows none yet but that of its own.
+        self.paths.evict();
         self.introduce_paths();
     }
 

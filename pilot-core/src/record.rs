@@ -209,10 +209,13 @@ pub enum RecordError {
 }
 
 /// What all kinds of records have in common.
-trait Payload: Encode<()> + for<'b> Decode<'b, ()> {
+pub(crate) trait Payload: Encode<()> + for<'b> Decode<'b, ()> {
     /// Domain separation: no signature of one kind is one of another.
     const CONTEXT: &'static str;
-    fn key(&self) -> IdentityKey;
+    /// The greatest record of this kind.
+    const LEN_MAX: usize = RECORD_LEN_MAX;
+    /// The key that signs it.
+    fn signer(&self) -> IdentityKey;
     /// Bounds of every field, without looking at the clock.
     fn check_bounds(&self) -> Result<(), RecordError>;
     /// Dates and everything that needs more than a look at the field.
@@ -247,7 +250,7 @@ impl IdentityRecord {
     /// # Errors
     /// [`RecordError`] if the bytes are no record in bounds.
     pub fn decode_verified(bytes: &[u8]) -> Result<Self, RecordError> {
-        split::<Self>(bytes).map(|(record, _, _)| record)
+        peek(bytes)
     }
 }
 
@@ -324,8 +327,8 @@ fn is_prose(text: &str, len_max: usize) -> bool {
     text.len() <= len_max && !text.chars().any(char::is_control)
 }
 
-fn sign<P: Payload>(payload: &P, identity: &Identity) -> Result<Vec<u8>, RecordError> {
-    if payload.key() != identity.key() {
+pub(crate) fn sign<P: Payload>(payload: &P, identity: &Identity) -> Result<Vec<u8>, RecordError> {
+    if payload.signer() != identity.key() {
         return Err(RecordError::ForeignKey);
     }
     payload.check_bounds()?;
@@ -335,16 +338,21 @@ fn sign<P: Payload>(payload: &P, identity: &Identity) -> Result<Vec<u8>, RecordE
     Ok(bytes)
 }
 
-fn verify<P: Payload>(bytes: &[u8], now: UnixTime) -> Result<P, RecordError> {
+pub(crate) fn verify<P: Payload>(bytes: &[u8], now: UnixTime) -> Result<P, RecordError> {
     let (record, payload, signature) = split::<P>(bytes)?;
-    record.key().verify(P::CONTEXT, payload, signature).map_err(|_| RecordError::Signature)?;
+    record.signer().verify(P::CONTEXT, payload, signature).map_err(|_| RecordError::Signature)?;
     record.check_claims(now)?;
     Ok(record)
 }
 
+/// A record in bounds, of which nothing else is checked.
+pub(crate) fn peek<P: Payload>(bytes: &[u8]) -> Result<P, RecordError> {
+    split::<P>(bytes).map(|(record, _, _)| record)
+}
+
 /// A record in bounds, its payload and its signature, of which nothing is checked.
 fn split<P: Payload>(bytes: &[u8]) -> Result<(P, &[u8], &[u8; SIGNATURE_LEN]), RecordError> {
-    if bytes.len() > RECORD_LEN_MAX {
+    if bytes.len() > P::LEN_MAX {
         return Err(RecordError::Length(bytes.len()));
     }
     let (payload, signature) = bytes.split_last_chunk::<SIGNATURE_LEN>().ok_or(RecordError::Length(bytes.len()))?;
@@ -355,7 +363,12 @@ fn split<P: Payload>(bytes: &[u8]) -> Result<(P, &[u8], &[u8; SIGNATURE_LEN]), R
 
 /// `issued` no later than now, `expires` after now and at most `validity_max` after `issued`. Two clocks may be [`CLOCK_SKEW`] apart:
 /// that an agent has gone is for the directory to say, the dates only end what a directory could replay for ever.
-fn check_dates(issued: UnixTime, expires: UnixTime, validity_max: Duration, now: UnixTime) -> Result<(), RecordError> {
+pub(crate) fn check_dates(
+    issued: UnixTime,
+    expires: UnixTime,
+    validity_max: Duration,
+    now: UnixTime,
+) -> Result<(), RecordError> {
     if expires > issued + validity_max {
         return Err(RecordError::Field("expires"));
     }
@@ -366,21 +379,21 @@ fn check_dates(issued: UnixTime, expires: UnixTime, validity_max: Duration, now:
     Ok(())
 }
 
-fn check_issued(issued: UnixTime, now: UnixTime) -> Result<(), RecordError> {
+pub(crate) fn check_issued(issued: UnixTime, now: UnixTime) -> Result<(), RecordError> {
     if issued > now + CLOCK_SKEW {
         return Err(RecordError::NotYetValid);
     }
     Ok(())
 }
 
-fn within(field: &'static str, ok: bool) -> Result<(), RecordError> {
+pub(crate) fn within(field: &'static str, ok: bool) -> Result<(), RecordError> {
     if ok { Ok(()) } else { Err(RecordError::Field(field)) }
 }
 
 impl Payload for IdentityRecord {
     const CONTEXT: &'static str = "identity record";
 
-    fn key(&self) -> IdentityKey {
+    fn signer(&self) -> IdentityKey {
         self.key
     }
 
@@ -408,7 +421,7 @@ impl Offer {
 impl Payload for PresenceRecord {
     const CONTEXT: &'static str = "presence record";
 
-    fn key(&self) -> IdentityKey {
+    fn signer(&self) -> IdentityKey {
         self.key
     }
 
@@ -431,7 +444,7 @@ impl Payload for PresenceRecord {
 impl Payload for Withdrawal {
     const CONTEXT: &'static str = "withdrawal";
 
-    fn key(&self) -> IdentityKey {
+    fn signer(&self) -> IdentityKey {
         self.key
     }
 
@@ -447,7 +460,7 @@ impl Payload for Withdrawal {
 impl Payload for HandOver {
     const CONTEXT: &'static str = "hand-over";
 
-    fn key(&self) -> IdentityKey {
+    fn signer(&self) -> IdentityKey {
         self.from
     }
 
@@ -465,13 +478,10 @@ impl Payload for HandOver {
 mod tests {
     use super::*;
     use crate::identity::TransportKey;
+    use crate::identity::tests::{alice as identity, bob};
     use proptest::prelude::*;
 
     const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
-
-    fn identity() -> Identity {
-        Identity::generate([1; 32])
-    }
 
     fn record(identity: &Identity) -> IdentityRecord {
         IdentityRecord {
@@ -575,7 +585,7 @@ mod tests {
     #[test]
     fn nobody_signs_for_another() {
         let record = record(&identity());
-        assert_eq!(record.sign(&Identity::generate([2; 32])), Err(RecordError::ForeignKey));
+        assert_eq!(record.sign(&bob()), Err(RecordError::ForeignKey));
     }
 
     #[test]
@@ -608,12 +618,50 @@ mod tests {
         assert_eq!(IdentityRecord::verify(&bytes, early), Err(RecordError::NotYetValid));
         assert_eq!(IdentityRecord::verify(&bytes, record.expires + CLOCK_SKEW), Err(RecordError::Expired));
         let eternal = IdentityRecord { expires: NOW + IDENTITY_VALIDITY_MAX + Duration::from_secs(1), ..record };
+        let longest = IdentityRecord { expires: NOW + IDENTITY_VALIDITY_MAX, ..eternal.clone() };
+        assert!(IdentityRecord::verify(&longest.sign(&identity).unwrap(), NOW).is_ok());
         assert_eq!(IdentityRecord::verify(&eternal.sign(&identity).unwrap(), NOW), Err(RecordError::Field("expires")));
+        let days = [IDENTITY_VALIDITY_MAX, PRESENCE_VALIDITY_MAX].map(|validity| validity.as_secs() / 86_400);
+        assert_eq!(days, [30, 1]);
+    }
+
+    #[test]
+    fn a_withdrawal_does_not_come_from_the_future() {
+        let identity = identity();
+        let at =
+            |issued| Withdrawal { key: identity.key(), instance: None, sequence: 3, issued }.sign(&identity).unwrap();
+        let latest = NOW + CLOCK_SKEW;
+        assert!(Withdrawal::verify(&at(latest), NOW).is_ok());
+        let later = latest + Duration::from_secs(1);
+        assert_eq!(Withdrawal::verify(&at(later), NOW), Err(RecordError::NotYetValid));
+    }
+
+    #[test]
+    fn presence_out_of_bounds_is_neither_signed_nor_believed() {
+        let identity = identity();
+        let fine = presence(&identity);
+        let homes = |count, addresses| {
+            let addresses = vec!["192.0.2.1:1".parse().unwrap(); addresses];
+            vec![Home { key: IdentityKey([7; 32]), addresses }; count]
+        };
+        let most = PresenceRecord { homes: homes(HOMES_MAX, HOME_ADDRESSES_MAX), ..fine.clone() };
+        assert!(PresenceRecord::verify(&most.sign(&identity).unwrap(), NOW).is_ok());
+        assert!(PresenceRecord { certificate: vec![1; CERTIFICATE_LEN_MAX], ..fine.clone() }.sign(&identity).is_ok());
+        for (field, wrong) in [
+            ("certificate", PresenceRecord { certificate: vec![1; CERTIFICATE_LEN_MAX + 1], ..fine.clone() }),
+            ("homes", PresenceRecord { homes: homes(HOMES_MAX + 1, 1), ..fine.clone() }),
+            ("addresses", PresenceRecord { homes: homes(1, HOME_ADDRESSES_MAX + 1), ..fine.clone() }),
+        ] {
+            assert_eq!(wrong.sign(&identity), Err(RecordError::Field(field)));
+            let payload = cbor::to_vec(&wrong);
+            let signed = [&payload[..], &identity.sign(PresenceRecord::CONTEXT, &payload)].concat();
+            assert_eq!(PresenceRecord::verify(&signed, NOW), Err(RecordError::Field(field)));
+        }
     }
 
     #[test]
     fn the_certificate_of_another_agent_is_refused() {
-        let (identity, other) = (identity(), Identity::generate([2; 32]));
+        let (identity, other) = (identity(), bob());
         let foreign = PresenceRecord { key: identity.key(), ..presence(&other) };
         assert_eq!(PresenceRecord::verify(&foreign.sign(&identity).unwrap(), NOW), Err(RecordError::ForeignKey));
         let elsewhere = PresenceRecord { instance: InstanceId([9; 8]), ..presence(&identity) };
@@ -624,6 +672,10 @@ mod tests {
     fn fields_out_of_bounds_are_neither_signed_nor_believed() {
         let identity = identity();
         let fine = record(&identity);
+        let offering = |service: &str, description: &str| {
+            let offer = Offer { service: service.into(), description: description.into() };
+            IdentityRecord { offers: vec![offer], ..fine.clone() }
+        };
         for (field, wrong) in [
             ("name", IdentityRecord { name: "Agent".into(), ..fine.clone() }),
             ("name", IdentityRecord { name: "a".repeat(NAME_LEN_MAX + 1), ..fine.clone() }),
@@ -633,6 +685,8 @@ mod tests {
             ("description", IdentityRecord { description: "\u{1b}[2J".into(), ..fine.clone() }),
             ("description", IdentityRecord { description: "d".repeat(DESCRIPTION_LEN_MAX + 1), ..fine.clone() }),
             ("offers", IdentityRecord { offers: vec![fine.offers[0].clone(); OFFERS_MAX + 1], ..fine.clone() }),
+            ("offers", offering("", "")),
+            ("offers", offering("query", &"o".repeat(OFFER_DESCRIPTION_LEN_MAX + 1))),
         ] {
             assert_eq!(wrong.sign(&identity), Err(RecordError::Field(field)));
             let mut bytes = cbor::to_vec(&wrong);
@@ -663,6 +717,7 @@ mod tests {
         assert!(bytes.len() <= RECORD_LEN_MAX, "{}", bytes.len());
         assert_eq!(IdentityRecord::verify(&bytes, NOW), Ok(greatest));
         assert_eq!(IdentityRecord::verify(&[0; RECORD_LEN_MAX + 1], NOW), Err(RecordError::Length(RECORD_LEN_MAX + 1)));
+        assert_ne!(IdentityRecord::verify(&[0; RECORD_LEN_MAX], NOW), Err(RecordError::Length(RECORD_LEN_MAX)));
     }
 
     #[test]
@@ -672,6 +727,16 @@ mod tests {
         }
         for name in ["", "-a", "a-", "A", "a.b", "a_b", "ä", "a b"] {
             assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn labels_have_digits_and_some_punctuation_too() {
+        for label in ["a", "7", "pci-dss", "text/plain", "a.b_c:d", &"l".repeat(LABEL_LEN_MAX)] {
+            assert!(is_label(label), "{label}");
+        }
+        for label in ["", "A", "ä", "a b", "a\n", &"l".repeat(LABEL_LEN_MAX + 1)] {
+            assert!(!is_label(label), "{label}");
         }
     }
 

@@ -50,11 +50,13 @@ pub enum DropReason {
     TableFull,
     /// Message 1 without a good cookie while there are too many; answered with COOKIE.
     UnderLoad,
+    /// An unreliable message (DATAGRAM) that came while too many events waited.
+    EventsFull,
 }
 
 impl DropReason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Malformed,
         Self::Version,
         Self::UnexpectedStun,
@@ -78,6 +80,7 @@ impl DropReason {
         Self::DirectForbidden,
         Self::TableFull,
         Self::UnderLoad,
+        Self::EventsFull,
     ];
 
     /// The reason's name in `--json`.
@@ -106,6 +109,7 @@ impl DropReason {
             Self::DirectForbidden => "direct_forbidden",
             Self::TableFull => "table_full",
             Self::UnderLoad => "under_load",
+            Self::EventsFull => "events_full",
         }
     }
 }

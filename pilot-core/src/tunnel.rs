@@ -1,7 +1,8 @@
 //! The tunnel with one peer: its sessions, its packet numbers, its streams (spec/handshake.md §6).
 //!
-//! A tunnel outlives its sessions: a rekey replaces the keys and nothing else. `next` is a responder's session that its initiator has not
-//! used yet, `current` the one that seals, `previous` the one before, which opens what is late and stays until the peer has used `current`.
+//! A tunnel outlives its sessions: a rekey replaces the keys and nothing else. `current` is the session that seals, `previous` the one before,
+//! which opens what is late and stays until the peer has used `current`. A responder's session that its initiator has not used yet is no part
+//! of a tunnel: it waits in [`Unconfirmed`](crate::peer::Unconfirmed).
 
 use crate::event::StreamHandle;
 use crate::handshake::{Established, Parameters};

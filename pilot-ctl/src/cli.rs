@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    answer, backbone, completions, connect, daemon, demo, find, group, hand_over, identity, info, man, mcp, peers,
-    ping, query, ticket,
+    answer, backbone, completions, connect, daemon, demo, find, group, hand_over, identity, info, join, man, mcp, org,
+    peers, ping, query, rules, ticket,
 };
 use crate::env_vars;
 
@@ -71,6 +71,18 @@ pub(crate) enum Verb {
     Find(find::FindArgs),
     /// Join, leave and list groups.
     Group(group::GroupArgs),
+    /// Join an organisation with an invite.
+    Join(join::JoinArgs),
+    /// Found and look after an organisation: agents that trust each other.
+    Org(org::OrgArgs),
+    /// Let somebody call a service of this agent.
+    Allow(rules::AllowArgs),
+    /// Keep somebody from calling a service of this agent.
+    Deny(rules::DenyArgs),
+    /// Who may call this agent.
+    Rules(rules::RulesArgs),
+    /// Whether an agent may call a service of this one, and why.
+    Why(rules::WhyArgs),
     /// Give this agent's name to another key.
     #[command(name = "handover")]
     HandOver(hand_over::HandOverArgs),

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use pilot_daemon::api::client::Client;
 use pilot_daemon::api::types::{
-    AcceptRequest, ApiError, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, HandOverRequest, HandedOver,
-    OpenRequest, Peers, Published, Reached, ResetRequest, Settings, Status, StreamState, StreamStatus, TargetRequest,
-    TicketReply,
+    AcceptRequest, ApiError, ChangeRules, CreateOrg, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
+    HandOverRequest, HandedOver, InviteRequest, Invited, JoinRequest, Joined, OpenRequest, OrgCreated, OrgList,
+    OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, Rule, RuleList, Settings,
+    Status, StreamState, StreamStatus, TargetRequest, TicketReply, Why, WhyRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -22,12 +23,16 @@ use crate::output::Output;
 
 /// How long the daemon may take to answer a call that needs nobody else.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for calls for which it asks another agent.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// What the daemon gets on top of a deadline that it keeps itself, to tell it in its own words.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// How long a command waits until the directory has what it changed (spec/cli.md §2): one round trip, if all is well.
 pub(crate) const PUBLISH_PATIENCE: Duration = Duration::from_secs(3);
 /// How often to look whether a handler is registered; it takes one turn of the daemon's loop.
 const SERVICE_POLL: Duration = Duration::from_millis(5);
+/// How often to ask the daemon how a stream fares, of which no event tells; that a peer is silent it notices after five seconds itself.
+const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A daemon that runs.
 pub(crate) struct Daemon {
@@ -105,6 +110,50 @@ impl Daemon {
         self.post("/v1/hand-over", request, CALL_TIMEOUT).await
     }
 
+    pub(crate) async fn rules(&self) -> Result<RuleList> {
+        self.get("/v1/rules").await
+    }
+
+    pub(crate) async fn change_rules(&self, request: &ChangeRules) -> Result<Rule> {
+        self.post("/v1/rules", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn why(&self, request: &WhyRequest) -> Result<Why> {
+        self.post("/v1/why", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn orgs(&self) -> Result<OrgList> {
+        self.get("/v1/orgs").await
+    }
+
+    pub(crate) async fn create_org(&self, request: &CreateOrg) -> Result<OrgCreated> {
+        self.post("/v1/orgs", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn invite(&self, request: &InviteRequest) -> Result<Invited> {
+        self.post("/v1/orgs/invite", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn join_org(&self, request: &JoinRequest) -> Result<Joined> {
+        self.post("/v1/orgs/join", request, JOIN_TIMEOUT).await
+    }
+
+    pub(crate) async fn org_members(&self, request: &OrgRequest) -> Result<OrgMembers> {
+        self.post("/v1/orgs/members", request, CALL_TIMEOUT).await
+    }
+
+    pub(crate) async fn revoke(&self, request: &RevokeRequest) -> Result<Revoked> {
+        self.post("/v1/orgs/revoke", request, JOIN_TIMEOUT).await
+    }
+
+    pub(crate) async fn rotate_org_key(&self, request: &OrgRequest) -> Result<OrgCreated> {
+        self.post("/v1/orgs/rotate", request, JOIN_TIMEOUT).await
+    }
+
+    pub(crate) async fn leave_org(&self, request: &OrgRequest) -> Result<()> {
+        self.post::<Done>("/v1/orgs/leave", request, CALL_TIMEOUT).await.map(drop)
+    }
+
     pub(crate) async fn groups(&self, request: &GroupsRequest) -> Result<Groups> {
         self.post("/v1/groups", request, CALL_TIMEOUT).await
     }
@@ -137,6 +186,7 @@ impl Daemon {
             service: options.service.to_owned(),
             deadline_ms: options.deadline.map(duration::millis),
             content_type: options.content_type.map(str::to_owned),
+            urgency: None,
         };
         let (opened, io) = within(options.timeout, self.client.open_stream(&request)).await?;
         Ok(Outgoing { stream: opened.stream, io, address: opened.address, name: opened.peer_name })
@@ -190,6 +240,45 @@ impl Daemon {
 
     pub(crate) async fn stream_status(&self, stream: u64) -> Result<StreamStatus> {
         within(CALL_TIMEOUT, self.client.stream_status(stream)).await
+    }
+
+    /// Returns when both directions of a stream are over, or one of them has ended early.
+    pub(crate) async fn wait_until_over(&self, stream: u64) {
+        while self.stream_status(stream).await.is_ok_and(|status| status.state == StreamState::Open) {
+            tokio::time::sleep(STATUS_INTERVAL).await;
+        }
+    }
+
+    /// Returns when the tunnel calls the stream stalled, or answered again.
+    pub(crate) async fn wait_until_stalled(&self, stream: u64, is_stalled: bool) {
+        loop {
+            tokio::time::sleep(STATUS_INTERVAL).await;
+            if self.stream_status(stream).await.is_ok_and(|status| status.stalled == is_stalled) {
+                return;
+            }
+        }
+    }
+
+    /// Says whenever the agent at the other end of a stream falls silent, and when it is back, until `exchange` ends.
+    pub(crate) async fn telling_stalls<T>(
+        &self,
+        output: Output,
+        stream: u64,
+        target: &str,
+        exchange: impl Future<Output = T>,
+    ) -> T {
+        let telling = async {
+            loop {
+                self.wait_until_stalled(stream, true).await;
+                output.talk(format_args!("{target} gives no sign of life; waiting"));
+                self.wait_until_stalled(stream, false).await;
+                output.talk(format_args!("{target} answers again"));
+            }
+        };
+        tokio::select! {
+            ended = exchange => ended,
+            never = telling => never,
+        }
     }
 
     /// Ends a stream with an error that reaches the agent at its other end.

@@ -18,7 +18,7 @@ pub(crate) struct Context {
     pub(crate) home: PathBuf,
     /// The agent that was named, by flag, environment or config file.
     pub(crate) agent: Option<String>,
-    settings: Settings,
+    pub(crate) settings: Settings,
 }
 
 impl Context {

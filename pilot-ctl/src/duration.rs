@@ -1,12 +1,27 @@
-//! Durations as people type them: `30s`, `500ms`, `2m`, `1h`; a bare number is seconds.
+//! Durations as people type them: `30s`, `500ms`, `2m`, `1h`, `7d`; a bare number is seconds.
 
 use std::time::Duration;
 
 /// The longest wait that a command line may ask for: a day. Longer is a typing mistake.
 const DURATION_MAX: Duration = Duration::from_secs(86_400);
 
+/// The longest time that something may last.
+const LONG_DURATION_MAX: Duration = Duration::from_secs(400 * 86_400);
+
 /// Parses for clap, which adds the flag's name to the message.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+    let duration = parse_number_and_unit(text)?;
+    if duration.is_zero() || duration > DURATION_MAX { Err("between 1ms and 24h".to_owned()) } else { Ok(duration) }
+}
+
+/// The same for what lasts for days.
+pub(crate) fn parse_long(text: &str) -> Result<Duration, String> {
+    let duration = parse_number_and_unit(text)?;
+    let is_in_range = (Duration::from_secs(1)..=LONG_DURATION_MAX).contains(&duration);
+    if is_in_range { Ok(duration) } else { Err("between 1s and 400d".to_owned()) }
+}
+
+fn parse_number_and_unit(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: f64 = digits.parse().map_err(|_| "write it as 30s, 500ms or 2m".to_owned())?;
     let unit_secs = match &text[digits.len()..] {
@@ -14,14 +29,10 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
         "" | "s" => 1.0,
         "m" | "min" => 60.0,
         "h" => 3600.0,
-        other => return Err(format!("unknown unit '{other}': use ms, s, m or h")),
+        "d" => 86_400.0,
+        other => return Err(format!("unknown unit '{other}': use ms, s, m, h or d")),
     };
-    let duration =
-        Duration::try_from_secs_f64(number * unit_secs).map_err(|_| "a duration is not negative".to_owned())?;
-    if duration.is_zero() || duration > DURATION_MAX {
-        return Err("between 1ms and 24h".to_owned());
-    }
-    Ok(duration)
+    Duration::try_from_secs_f64(number * unit_secs).map_err(|_| "a duration is not negative".to_owned())
 }
 
 /// `41s`, `3m 12s`, `2h 5m`, `4d 1h`: the two largest units.

@@ -12,6 +12,10 @@ pub(crate) const PILOT_TAGS: &str = "PILOT_TAGS";
 pub(crate) const PILOT_GROUPS: &str = "PILOT_GROUPS";
 /// What the agent that is started says about itself.
 pub(crate) const PILOT_DESCRIPTION: &str = "PILOT_DESCRIPTION";
+/// An invite to an organisation.
+pub(crate) const PILOT_TOKEN: &str = "PILOT_TOKEN";
+/// A file with an invite to an organisation.
+pub(crate) const PILOT_TOKEN_FILE: &str = "PILOT_TOKEN_FILE";
 /// The UDP address that the agent or the backbone listens on.
 pub(crate) const PILOT_LISTEN: &str = "PILOT_LISTEN";
 /// How long a verb waits for the other side.

@@ -158,8 +158,10 @@ fn edit_distance(left: &str, right: &str) -> usize {
     previous[right.len()]
 }
 
+/// Folds line breaks, and leaves out what would steer a terminal: other agents have a word in messages and hints.
 fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -177,6 +179,12 @@ mod tests {
     fn a_message_of_several_lines_prints_as_one() {
         let failure = Failure::failed("first\n  second").hint("one\ntwo");
         assert_eq!(failure.to_string(), "error: first second\nhint: one two");
+    }
+
+    #[test]
+    fn another_agents_words_do_not_steer_the_terminal() {
+        let failure = Failure::failed("no\x1b[2J\x07 more\u{9b}31m").hint("ask\x08\x08");
+        assert_eq!(failure.to_string(), "error: no [2J more 31m\nhint: ask");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) listen: Option<SocketAddr>,
     /// Whether packets may go directly to peers.
     pub(crate) direct: Option<bool>,
+    /// A file with an invite to an organisation.
+    pub(crate) token_file: Option<PathBuf>,
     /// How long verbs wait for the other side.
     pub(crate) timeout: Option<ConfigDuration>,
 }
@@ -73,6 +75,7 @@ impl Settings {
             description: self.description.or(fallback.description),
             listen: self.listen.or(fallback.listen),
             direct: self.direct.or(fallback.direct),
+            token_file: self.token_file.or(fallback.token_file),
             timeout: self.timeout.or(fallback.timeout),
         }
     }

@@ -2,8 +2,11 @@
 
 mod support;
 
+use std::io::{Read, Write};
+
 use serde_json::json;
-use support::{Home, Running, eventually, is_alive};
+use support::stream::{self, LocalStream};
+use support::{Home, Running, eventually, is_alive, signal};
 
 /// Two agents, and what answers queries at the second.
 fn pair() -> Home {
@@ -139,11 +142,7 @@ fn nobody_who_answers_is_not_found() {
 
 #[test]
 fn strangers_are_refused_unless_allowed() {
-    let backbone = Home::new();
-    let ticket = backbone.ok(&["backbone", "start", "--detach"]);
-    let (one, two) = (Home::new(), Home::new());
-    one.start("alpha", &["--backbone", ticket.trim()]);
-    two.start("beta", &["--backbone", ticket.trim()]);
+    let (_backbone, one, two) = strangers();
     let handler = answer(&two, "beta", "cat");
     let said = one.run(&["query", "beta", "x"]);
     assert_eq!(said.code, 5, "{said:?}");
@@ -151,6 +150,135 @@ fn strangers_are_refused_unless_allowed() {
     drop(handler);
     let _open = two.spawn(&["answer", "--allow", "public", "--", "cat"], "answering 'query' as beta");
     assert_eq!(one.ok(&["query", "beta", "x"]), "x");
+}
+
+/// Two agents that do not know each other but by their backbone.
+fn strangers() -> (Home, Home, Home) {
+    let backbone = Home::new();
+    let ticket = backbone.ok(&["backbone", "start", "--detach"]);
+    let (one, two) = (Home::new(), Home::new());
+    one.start("alpha", &["--backbone", ticket.trim()]);
+    two.start("beta", &["--backbone", ticket.trim()]);
+    (backbone, one, two)
+}
+
+/// Ways to call the three services that agents have.
+const CALLS: [(&str, &[&str]); 4] = [
+    ("query", &["query", "beta", "x"]),
+    ("message", &["connect", "beta"]),
+    ("message", &["connect", "beta", "--message", "x"]),
+    ("mcp", &["mcp", "connect", "beta"]),
+];
+
+/// Runs each call in both forms; it has to fail with this code, and message and hint that depend on the service.
+#[track_caller]
+fn every_call_fails(home: &Home, code: i32, word: &str, message: impl Fn(&str) -> String, hint: &str) {
+    for (service, call) in CALLS {
+        let said = home.run(call);
+        let expected = format!("error: {}\nhint: {hint}\n", message(service));
+        assert!(said.stderr.ends_with(&expected) && said.code == code, "{call:?}: {said:?}");
+        let said = home.run(&[call, &["--json"]].concat());
+        let last = said.stdout.lines().last().unwrap_or_default();
+        let error: serde_json::Value = serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {said:?}"));
+        let expected = json!({ "error": { "code": word, "message": message(service), "hint": hint } });
+        assert_eq!((error, said.code), (expected, code), "{call:?}");
+    }
+}
+
+#[test]
+fn a_refusal_reaches_the_command_line_with_code_reason_and_remedy() {
+    let (_backbone, one, two) = strangers();
+    let _query = answer(&two, "beta", "cat");
+    let _message = two.spawn(&["answer", "--service", "message", "--", "cat"], "answering 'message' as beta");
+    let _mcp = two.spawn(&["mcp", "serve", "--", "cat"], "serving MCP as beta");
+    let message = |service: &str| format!("'{service}' serves its owner's agents only");
+    every_call_fails(&one, 5, "refused", message, "the other side says: its owner can start it with --allow public");
+
+    let mut stream = LocalStream::open(&one, "alpha", "beta", "query");
+    assert_eq!(stream.rest(), "");
+    let status = stream.status(&one, "alpha");
+    assert_eq!(
+        (&status["state"], &status["code"], &status["by"]),
+        (&json!("reset"), &json!("refused"), &json!("peer"))
+    );
+    assert_eq!(status["reason"], "'query' serves its owner's agents only\nits owner can start it with --allow public");
+}
+
+#[test]
+fn a_service_that_nobody_offers_is_not_found_by_any_call() {
+    let (_backbone, one, _two) = strangers();
+    let message = |service: &str| format!("no '{service}' handler runs there");
+    let hint = "its owner starts one: pilotctl answer, or pilotctl mcp serve";
+    every_call_fails(&one, 4, "not_found", message, hint);
+}
+
+#[test]
+fn an_agent_that_has_said_all_still_hears_the_caller() {
+    let home = pair();
+    let mut connect = home.command(&["connect", "beta", "--as", "alpha"]).spawn().expect("spawn");
+    let mut agent = LocalStream::accept(&home, "beta", "message");
+    agent.send("all I have to say");
+    agent.finish();
+    let (mut stdin, mut said) = (connect.stdin.take().expect("stdin"), [0; 17]);
+    connect.stdout.take().expect("stdout").read_exact(&mut said).expect("read");
+    assert_eq!(&said, b"all I have to say");
+    stdin.write_all(b"and one thing more").expect("still open");
+    drop(stdin);
+    assert_eq!(agent.rest(), "and one thing more");
+    assert_eq!(connect.wait().expect("wait").code(), Some(0));
+}
+
+#[test]
+fn a_caller_that_has_said_all_still_hears_the_agent() {
+    let home = pair();
+    let connect = home.command(&["connect", "beta", "--as", "alpha"]).spawn().expect("spawn");
+    let mut agent = LocalStream::accept(&home, "beta", "message");
+    // The caller's stdin ends with this.
+    let reading = std::thread::spawn(move || connect.wait_with_output().expect("wait"));
+    assert_eq!(agent.rest(), "");
+    agent.send("what you have waited for");
+    agent.finish();
+    let output = reading.join().expect("read");
+    assert_eq!((&*output.stdout, output.status.code()), (&b"what you have waited for"[..], Some(0)));
+}
+
+#[test]
+fn a_caller_that_is_asked_to_stop_ends_with_what_the_agent_has_said() {
+    let home = pair();
+    let mut connect = home.command(&["connect", "beta", "--as", "alpha"]).spawn().expect("spawn");
+    let mut stdin = connect.stdin.take().expect("stdin");
+    // More than every buffer on the way holds: it ends when nobody takes any more.
+    let talking = std::thread::spawn(move || while stdin.write_all(&[b'x'; 64 * 1024]).is_ok() {});
+    let mut agent = LocalStream::accept(&home, "beta", "message");
+    agent.expect("xxxxx");
+    agent.send("enough");
+    agent.finish();
+    eventually("its end has arrived", || stream::status(&home, "alpha", 1)["peer_finished"] == true);
+    drop(agent);
+    let output = connect.wait_with_output().expect("wait");
+    assert_eq!((&*output.stdout, output.status.code()), (&b"enough"[..], Some(0)), "{output:?}");
+    talking.join().expect("talking");
+}
+
+#[test]
+fn a_connection_tells_when_the_agent_falls_silent_and_when_it_is_back() {
+    let home = pair();
+    let mut connect = Running::start_with_stdin(home.command(&["connect", "beta", "--as", "alpha"]));
+    let mut agent = LocalStream::accept(&home, "beta", "message");
+    let pid = home.json(&["daemon", "status", "--as", "beta"])["pid"].as_u64().expect("a pid");
+    let pid = u32::try_from(pid).expect("a pid");
+    connect.wait_for_line("Tunnel established");
+    signal(pid, "STOP");
+    connect.write("anybody?\n");
+    connect.wait_for_line("beta gives no sign of life; waiting");
+    signal(pid, "CONT");
+    connect.wait_for_line("beta answers again");
+    agent.expect("anybody?\n");
+    agent.send("here\n");
+    connect.wait_for_line("here");
+    agent.finish();
+    connect.end_stdin();
+    assert_eq!(connect.wait(), Some(0));
 }
 
 #[test]

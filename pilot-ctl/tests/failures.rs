@@ -56,18 +56,9 @@ fn standing(home: &Home, agent: &str) -> Value {
     status
 }
 
-fn pid_of(home: &Home, agent: &str) -> u32 {
-    let pid = home.json(&["daemon", "status", "--as", agent])["pid"].as_u64().expect("a pid");
-    u32::try_from(pid).expect("a pid")
-}
-
-fn address_of(home: &Home, agent: &str) -> String {
-    home.json(&["info", "--as", agent])["address"].as_str().expect("an address").to_owned()
-}
-
 /// Ends an agent as a crash does.
 fn kill(home: &Home, agent: &str) {
-    signal(pid_of(home, agent), "KILL");
+    signal(home.pid(agent), "KILL");
     eventually("the agent is gone", || home.run(&["daemon", "status", "--as", agent]).code == 3);
 }
 
@@ -85,7 +76,7 @@ fn run_within(bound: Duration, command: Command) -> Said {
 fn an_unreadable_key_file_is_no_reason_for_a_new_key() {
     let home = Home::new();
     home.start("alpha", &["--no-backbone"]);
-    let address = address_of(&home, "alpha");
+    let address = home.address("alpha");
     home.ok(&["daemon", "stop"]);
     let (key, aside) = (home.agent_path("alpha", "identity.pem"), home.agent_path("alpha", "aside"));
     std::fs::rename(&key, &aside).expect("rename");
@@ -96,21 +87,21 @@ fn an_unreadable_key_file_is_no_reason_for_a_new_key() {
     std::fs::remove_dir(&key).expect("it is still there, and empty");
     std::fs::rename(&aside, &key).expect("rename");
     home.start("alpha", &["--no-backbone"]);
-    assert_eq!(address_of(&home, "alpha"), address);
+    assert_eq!(home.address("alpha"), address);
 }
 
 #[test]
 fn a_taken_port_is_named_and_the_one_of_the_last_run_is_given_up() {
     let home = Home::new();
     home.start("alpha", &["--no-backbone", "--listen", "127.0.0.1:0"]);
-    let (address, listen) = (address_of(&home, "alpha"), listen_of(&home, "alpha"));
+    let (address, listen) = (home.address("alpha"), listen_of(&home, "alpha"));
     home.ok(&["daemon", "stop"]);
     let _taken = UdpSocket::bind(listen).expect("bind");
     let start = ["daemon", "start", "--hostname", "alpha", "--no-backbone", "--listen"];
     let message = fails(&home, &[&start[..], &[&*listen.to_string()]].concat(), 1);
     assert!(message.contains(&listen.to_string()), "{message}");
     home.ok(&[&start[..], &["127.0.0.1:0"]].concat());
-    assert_eq!(address_of(&home, "alpha"), address);
+    assert_eq!(home.address("alpha"), address);
     assert_ne!(listen_of(&home, "alpha"), listen);
 }
 
@@ -118,7 +109,7 @@ fn a_taken_port_is_named_and_the_one_of_the_last_run_is_given_up() {
 fn a_stale_pid_file_and_a_stale_socket_fool_nobody() {
     let home = Home::new();
     home.start("alpha", &["--no-backbone"]);
-    let address = address_of(&home, "alpha");
+    let address = home.address("alpha");
     home.ok(&["daemon", "stop"]);
     // The pid is used again, by us, and something lies where the socket was.
     std::fs::write(home.agent_path("alpha", "pid"), format!("{}\n", std::process::id())).expect("write");
@@ -127,8 +118,8 @@ fn a_stale_pid_file_and_a_stale_socket_fool_nobody() {
         fails(&home, verb, 3);
     }
     home.start("alpha", &["--no-backbone"]);
-    assert_eq!(address_of(&home, "alpha"), address);
-    assert_ne!(pid_of(&home, "alpha"), std::process::id());
+    assert_eq!(home.address("alpha"), address);
+    assert_ne!(home.pid("alpha"), std::process::id());
 }
 
 #[test]
@@ -150,7 +141,7 @@ fn of_two_starts_at_once_one_wins_and_the_other_says_so() {
     let ends = [start(), start()].map(|child| child.wait_with_output().expect("wait"));
     let (won, lost): (Vec<_>, Vec<_>) = ends.iter().partition(|output| output.status.success());
     assert_eq!((won.len(), lost.len()), (1, 1), "{ends:?}");
-    let pid = pid_of(&home, "alpha");
+    let pid = home.pid("alpha");
     assert!(won[0].stdout.starts_with(format!("Daemon running (pid {pid})\n").as_bytes()), "{ends:?}");
     let stderr = String::from_utf8_lossy(&lost[0].stderr);
     assert!(stderr.starts_with("error: agent 'alpha' is already running") && stderr.contains("\nhint: "), "{stderr}");
@@ -170,7 +161,7 @@ fn who_wants_a_name_that_is_taken_keeps_its_key_and_takes_another() {
     assert_eq!(std::fs::read(two.agent_path("alpha", "identity.pem")).expect("the key"), key);
     assert_eq!(standing(&one, "alpha"), before);
     two.start("beta", &by);
-    assert!(two.ok(&["ping", "alpha"]).starts_with(&format!("✓ reply from {} ", address_of(&one, "alpha"))));
+    assert!(two.ok(&["ping", "alpha"]).starts_with(&format!("✓ reply from {} ", one.address("alpha"))));
 }
 
 #[test]
@@ -291,7 +282,7 @@ fn a_start_that_is_refused_for_what_was_typed_makes_no_agent() {
 fn already_running_reads_the_same_wherever_it_is_noticed() {
     let home = Home::new();
     home.start("alpha", &["--no-backbone"]);
-    let pid = pid_of(&home, "alpha");
+    let pid = home.pid("alpha");
     let expected = format!(
         "error: agent 'alpha' is already running (pid {pid})\n\
          hint: `pilotctl daemon stop --as alpha` stops it; `daemon restart` does both\n"
@@ -359,7 +350,7 @@ fn a_killed_peer_shows_as_stalled_and_the_request_ends_at_its_deadline() {
     echo.expect("hello");
     assert_eq!(echo.status(&home, "alpha")["stalled"], false);
     let (mut query, _handler) = query_under_way(&home, "20s");
-    signal(pid_of(&home, "beta"), "KILL");
+    signal(home.pid("beta"), "KILL");
     eventually("the stream is stalled", || echo.status(&home, "alpha")["stalled"] == true);
     assert_eq!(echo.status(&home, "alpha")["state"], "open");
     query.wait_for_line("beta gives no sign of life; waiting until the deadline");
@@ -374,7 +365,7 @@ fn a_peer_that_only_slept_goes_on_where_it_was() {
     let mut echo = LocalStream::open(&home, "alpha", "beta", "echo");
     echo.send("before");
     echo.expect("before");
-    let pid = pid_of(&home, "beta");
+    let pid = home.pid("beta");
     signal(pid, "STOP");
     echo.send("meanwhile");
     eventually("the stream is stalled", || echo.status(&home, "alpha")["stalled"] == true);
@@ -594,6 +585,6 @@ fn every_error_has_a_hint_one_json_object_and_one_exit_code() {
     fails(&backbone, &["backbone", "start", "--detach"], 1);
     fails(&other, &["backbone", "stop"], 3);
     for agent in ["alpha", "beta"] {
-        assert!(is_alive(pid_of(&home, agent)), "{agent}");
+        assert!(is_alive(home.pid(agent)), "{agent}");
     }
 }

@@ -82,7 +82,9 @@ impl Verbs<'_> {
         let validator = schema::validator(verb);
         let fields = value.as_object().expect("an object");
         // A message may have no reply, and one setting is enough.
-        let is_optional = |field: &str| verb == "daemon-set" || (verb, field) == ("connect", "reply");
+        let is_optional = |field: &str| {
+            verb == "daemon-set" || [("connect", "reply"), ("allow", "note"), ("deny", "note")].contains(&(verb, field))
+        };
         for field in fields.keys() {
             let mut less = fields.clone();
             less.remove(field);
@@ -115,6 +117,18 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
     verbs_run.run("ping", &["beta", "--as", "alpha"]);
     verbs_run.run("query", &["beta", "what is new?", "--as", "alpha"]);
     verbs_run.run("connect", &["beta", "--as", "alpha", "--message", r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#]);
+    verbs_run.run("org-create", &["fleet", "--as", "alpha"]);
+    let invited = verbs_run.run("org-invite", &["--as", "alpha"]);
+    verbs_run.run("join", &["--token", invited["invite"].as_str().expect("an invite"), "--as", "beta"]);
+    verbs_run.run("org-list", &["--as", "alpha"]);
+    verbs_run.run("org-members", &["--as", "alpha"]);
+    verbs_run.run("org-rotate", &["--as", "alpha"]);
+    verbs_run.run("org-revoke", &["beta", "--as", "alpha"]);
+    verbs_run.run("org-leave", &["--as", "beta"]);
+    verbs_run.run("allow", &["mcp", "beta", "--as", "alpha"]);
+    verbs_run.run("deny", &["mcp", "beta", "--as", "alpha"]);
+    verbs_run.run("rules", &["--as", "alpha"]);
+    verbs_run.run("why", &["beta", "mcp", "--as", "alpha"]);
     verbs_run.run("find", &["--tag", "mcp", "--as", "alpha"]);
     for verb in ["daemon-status", "info", "peers", "ticket"] {
         verbs_run.run(verb, &["--as", "alpha"]);

@@ -207,9 +207,16 @@ fn errors_between_agents_are_as_reviewed() {
 
     let mut session = Transcript::new(&home);
     let mut from_alpha = |arguments: &[&str]| session.run(&[arguments, &["--as", "alpha"]].concat());
-    for target in
-        ["betta", "nobody-at-all", "0:0000.0000.0001", "not a name", "0:ZZZZ.0000.0000", "pilot:nonsense", "delta"]
-    {
+    for target in [
+        "betta",
+        "nobody-at-all",
+        "0:0000.0000.0001",
+        "not a name",
+        "0:ZZZZ.0000.0000",
+        "pilot:nonsense",
+        "delta",
+        "alpha",
+    ] {
         from_alpha(&["ping", target]);
     }
     from_alpha(&["find", "--tag", "nothing"]);

@@ -274,7 +274,7 @@ fn identity_record(inner: &Inner, said: &Said, known: Option<SignedIdentity>) ->
         Some(known) => known.record,
         None => own_record(inner, now, said),
     };
-    let sequence = inner.next_sequence(now)?;
+    let sequence = inner.next_sequence(now);
     SignedIdentity::sign(inner, said, IdentityRecord { sequence, issued: now, expires: now + NAME_LEASE, ..record })
 }
 
@@ -300,7 +300,7 @@ async fn presence_record(inner: &Inner) -> Result<Vec<u8>, ApiError> {
     let presence = PresenceRecord {
         key: inner.identity.key(),
         instance: certificate.instance,
-        sequence: inner.next_sequence(now)?,
+        sequence: inner.next_sequence(now),
         certificate: certificate.encode().to_vec(),
         homes,
         issued: now,
@@ -314,7 +314,8 @@ fn invalid(error: RecordError) -> ApiError {
         .hint("tags and groups are lower-case words of up to 63 characters, 16 at most")
 }
 
-async fn own_homes(inner: &Inner) -> Vec<Home> {
+/// The backbone nodes where this agent can be asked for.
+pub(crate) async fn own_homes(inner: &Inner) -> Vec<Home> {
     let Some(backbone) = &inner.backbone else { return Vec::new() };
     let addresses = look_up_host(backbone).await.unwrap_or_default();
     vec![Home { key: backbone.identity, addresses }]

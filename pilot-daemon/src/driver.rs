@@ -5,10 +5,10 @@
 //! queues of streams ([`DirtyList`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pilot_core::event::{ConnectError, Event, PathKind, StreamHandle};
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::{Node, PeerInfo, PeerStatus};
@@ -19,10 +19,14 @@ use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
+use crate::datagrams::{Datagram, Datagrams};
 use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
+use crate::org::Orgs;
 use crate::renewal::EntropyFeed;
-use crate::services::{Incoming, Refused, Services, builtin};
+use crate::rules::{Caller, Decision, Rules};
+use crate::services::inbox::Inbox;
+use crate::services::{Incoming, Refused, Services, builtin, service_name};
 use crate::stream::{DirtyList, EndedBy, QUEUE_MAX, Shared, Stream, StreamError};
 use crate::timer::Timer;
 
@@ -59,13 +63,17 @@ pub(crate) struct HomeLink {
 pub(crate) struct Core {
     pub(crate) node: Node,
     pub(crate) services: Services,
+    pub(crate) datagrams: Datagrams,
     pub(crate) net: NetCounters,
     streams: BTreeMap<StreamHandle, Arc<Shared>>,
     dirty: Arc<DirtyList>,
     connecting: Vec<(IdentityKey, oneshot::Sender<Result<PeerStatus, ConnectError>>)>,
     home_link: watch::Sender<HomeLink>,
     neighbours: Neighbours,
-    inbox: PathBuf,
+    pub(crate) rules: Rules,
+    orgs: Arc<Orgs>,
+    org_calls: mpsc::Sender<Incoming>,
+    inbox: Inbox,
     is_stopping: bool,
 }
 
@@ -212,18 +220,24 @@ impl Core {
         node: Node,
         services: Services,
         home: Home,
-        inbox: PathBuf,
+        inbox: Inbox,
         home_link: watch::Sender<HomeLink>,
+        rules: Rules,
+        (orgs, org_calls): (Arc<Orgs>, mpsc::Sender<Incoming>),
     ) -> Self {
         Self {
             node,
             services,
+            datagrams: Datagrams::default(),
             net: NetCounters::default(),
             streams: BTreeMap::new(),
             dirty: Arc::new(DirtyList::default()),
             connecting: Vec::new(),
             home_link,
             neighbours: Neighbours { home, keys: BTreeSet::new(), read_at: None },
+            rules,
+            orgs,
+            org_calls,
             inbox,
             is_stopping: false,
         }
@@ -326,8 +340,9 @@ impl Core {
                 tracing::debug!(?peer, ?path, "path changed");
             }
             Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
-            // Acknowledgement is part of StreamClosed; no service of ours takes unreliable messages.
-            Event::SendFinished(_) | Event::Datagram { .. } => {}
+            Event::Datagram { peer, port, data } => self.datagram_arrived(now, peer, port, data),
+            // Acknowledgement is part of StreamClosed.
+            Event::SendFinished(_) => {}
         }
     }
 
@@ -340,21 +355,49 @@ impl Core {
             tokio::spawn(builtin::echo(incoming));
             return;
         }
+        if port == ServicePort::ORG {
+            if let Err(mpsc::error::TrySendError::Full(incoming)) = self.org_calls.try_send(incoming) {
+                Refused::new(incoming, Code::BUSY, "too many calls of members wait".into()).send();
+            }
+            return;
+        }
         self.deliver(now, incoming);
+    }
+
+    fn datagram_arrived(&mut self, now: Now, peer: IdentityKey, port: ServicePort, data: Bytes) {
+        let address = self.node.peer_certificate(&peer).map(|certificate| certificate.address());
+        let is_public = self.datagrams.is_public(port);
+        let allowed = self.decide(now, &peer, port, is_public).allowed;
+        self.datagrams.deliver(port, Datagram { peer, address, data }, allowed);
     }
 
     /// Gives a stream to a handler of its service, or refuses it.
     fn deliver(&mut self, now: Now, incoming: Incoming) {
         let (peer, port) = (incoming.peer, incoming.header.port);
-        let is_trusted = self.neighbours.contains(now.mono, &peer);
-        if port == ServicePort::MESSAGE && is_trusted && !self.services.is_served(port) {
-            tokio::spawn(builtin::keep_message(incoming, self.inbox.clone()));
+        let is_public = self.services.is_public(port);
+        let decision = self.decide(now, &peer, port, is_public);
+        let goes_to_inbox = port == ServicePort::MESSAGE && !self.services.is_served(port);
+        if goes_to_inbox && decision.allowed {
+            tokio::spawn(self.inbox.clone().keep(incoming));
             return;
         }
-        if let Err(refused) = self.services.deliver(incoming, is_trusted) {
-            tracing::info!(?peer, reason = refused.reason, "stream refused");
+        let delivered = if goes_to_inbox {
+            Err(Refused::not_open(incoming))
+        } else {
+            self.services.deliver(incoming, decision.allowed)
+        };
+        if let Err(refused) = delivered {
+            tracing::info!(?peer, reason = refused.reason, decision = decision.reason, "stream refused");
             Refused::send(*refused);
         }
+    }
+
+    /// Whether `peer` may call the service, and why.
+    pub(crate) fn decide(&mut self, now: Now, peer: &IdentityKey, port: ServicePort, is_public: bool) -> Decision {
+        let is_neighbour = self.neighbours.contains(now.mono, peer);
+        let standings = self.orgs.standings(peer, now.unix);
+        let caller = Caller { key: peer, is_neighbour, standings: &standings };
+        self.rules.current(now.mono).decide(caller, &service_name(port), is_public)
     }
 
     /// Takes a stream back from a handler that has left without it: the next one is to have it.
@@ -493,7 +536,8 @@ impl Neighbours {
     fn contains(&mut self, now: Mono, key: &IdentityKey) -> bool {
         let is_fresh = self.read_at.is_some_and(|read_at| now.since(read_at) < NEIGHBOURS_INTERVAL);
         if !self.keys.contains(key) && !is_fresh {
-            self.keys = self.home.identity_keys().into_iter().collect();
+            // Who was found once stays found: a file that cannot be opened just now makes nobody a stranger.
+            self.keys.extend(self.home.identity_keys());
             self.read_at = Some(now);
         }
         self.keys.contains(key)

@@ -39,14 +39,16 @@ impl Names {
     /// # Errors
     /// If the pins are unreadable or damaged: going on without them would believe anybody.
     pub(crate) fn load(home: &AgentHome, now: UnixTime) -> Result<Self, HomeError> {
-        let pins = match home.read(PINS_FILE)? {
+        let pins = match home.read_checked(PINS_FILE)? {
             Some(bytes) => Pins::from_bytes(&bytes)
                 .map_err(|error| HomeError::Damaged { path: home.path().join(PINS_FILE), what: error.to_string() })?,
             None => Pins::new(),
         };
         let mut names = Self { pins, answers: BTreeMap::new() };
-        if let Some(Ok(Reply::Found(entries))) = home.read(ANSWERS_FILE)?.map(|bytes| Reply::decode(&bytes)) {
-            entries.into_iter().for_each(|entry| names.remember(entry, None, now));
+        match stored_answers(home) {
+            Ok(entries) => entries.into_iter().for_each(|entry| names.remember(entry, None, now)),
+            // They are signed, and can be asked for again: nothing is lost that a damaged file could hold up a start for.
+            Err(error) => tracing::warn!(%error, "names resolved before are forgotten"),
         }
         Ok(names)
     }
@@ -56,8 +58,8 @@ impl Names {
     /// # Errors
     /// If a file cannot be written.
     pub(crate) fn save(home: &AgentHome, (pins, answers): &(Vec<u8>, Vec<u8>)) -> Result<(), HomeError> {
-        home.write(PINS_FILE, pins, 0o600)?;
-        home.write(ANSWERS_FILE, answers, 0o600)
+        home.write_checked(PINS_FILE, pins)?;
+        home.write_checked(ANSWERS_FILE, answers)
     }
 
     /// The two files' contents; answers have the form in which the directory served them.
@@ -112,6 +114,48 @@ impl Names {
         while self.answers.len() > ANSWERS_MAX {
             let oldest = self.answers.iter().min_by_key(|(_, answer)| answer.served).map(|(key, _)| *key);
             oldest.and_then(|key| self.answers.remove(&key));
+        }
+    }
+}
+
+fn stored_answers(home: &AgentHome) -> Result<Vec<Entry>, HomeError> {
+    let Some(bytes) = home.read_checked(ANSWERS_FILE)? else { return Ok(Vec::new()) };
+    let damaged = |what: String| HomeError::Damaged { path: home.path().join(ANSWERS_FILE), what };
+    match Reply::decode(&bytes) {
+        Ok(Reply::Found(entries)) => Ok(entries),
+        Ok(_) => Err(damaged("not a list of agents".into())),
+        Err(error) => Err(damaged(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::home::Home;
+
+    const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
+
+    #[test]
+    fn a_flipped_byte_of_the_pins_is_an_error_and_of_the_answers_costs_only_these() {
+        let root = tempfile::tempdir().unwrap();
+        let agent = Home::at(root.path()).agent("agent-alpha").unwrap();
+        let _lock = agent.lock().unwrap();
+        Names::save(&agent, &Names::default().to_bytes()).unwrap();
+        let with_flip_of = |name: &str, at: usize| {
+            let mut bytes = agent.read(name).unwrap().unwrap();
+            bytes[at] ^= 1;
+            agent.write(name, &bytes, 0o600).unwrap();
+            let loaded = Names::load(&agent, NOW);
+            bytes[at] ^= 1;
+            agent.write(name, &bytes, 0o600).unwrap();
+            loaded
+        };
+        let len = |name| agent.read(name).unwrap().unwrap().len();
+        for at in 0..len(PINS_FILE) {
+            assert!(matches!(with_flip_of(PINS_FILE, at), Err(HomeError::Damaged { .. })), "byte {at}");
+        }
+        for at in 0..len(ANSWERS_FILE) {
+            assert!(with_flip_of(ANSWERS_FILE, at).is_ok(), "byte {at}");
         }
     }
 }

@@ -9,12 +9,13 @@ use pilot_daemon::agent::{Agent, AgentConfig};
 use pilot_daemon::api::client::Client;
 use pilot_daemon::api::server::Server;
 use pilot_daemon::api::types::{
-    AcceptRequest, Done, EndedBy, ErrorCode, Groups, GroupsRequest, OpenRequest, Path as PathKind, Peers, Reached,
-    ResolveRequest, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply,
+    AcceptRequest, DatagramReceived, DatagramToSend, DatagramsRequest, Done, EndedBy, ErrorBody, ErrorCode, Groups,
+    GroupsRequest, OpenRequest, Path as PathKind, Peers, Reached, ResetRequest, ResolveRequest, Settings, Status,
+    StreamState, StreamStatus, TargetRequest, TicketReply,
 };
 use pilot_daemon::home::Home;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 /// Nothing here takes a tenth of it; a test that hangs fails instead.
@@ -193,6 +194,7 @@ async fn deadline_ends_a_call_that_nobody_answers() {
         service: "query".into(),
         deadline_ms: Some(300),
         content_type: Some("text/plain".into()),
+        urgency: None,
     };
     let (opened, _stream) = alpha.client.open_stream(&request).await.unwrap();
 
@@ -201,6 +203,168 @@ async fn deadline_ends_a_call_that_nobody_answers() {
     let status = alpha.ended(opened.stream).await;
     assert_eq!((status.code.as_deref(), status.by), (Some("deadline_exceeded"), Some(EndedBy::Local)));
     assert_eq!(status.error.unwrap().code, ErrorCode::Timeout);
+}
+
+#[tokio::test]
+async fn either_side_may_end_first_and_hear_the_other_out() {
+    let (alpha, beta) = (Daemon::start("alpha").await, Daemon::start("beta").await);
+    let large = vec![7; 1 << 20];
+    for first in ["caller", "handler"] {
+        let handler = {
+            let client = beta.client.clone();
+            tokio::spawn(async move { client.accept(&public("query")).await })
+        };
+        beta.serves("query").await;
+        let (id, mut caller) = alpha.open(&beta, "query").await;
+        let (accepted, mut handler) = patiently(handler).await.unwrap().unwrap();
+        let (one, other) = if first == "caller" { (&mut caller, &mut handler) } else { (&mut handler, &mut caller) };
+        one.shutdown().await.unwrap();
+        assert_eq!(patiently(other.read(&mut [0; 8])).await.unwrap(), 0, "{first}");
+        let mut heard = Vec::new();
+        let talk = async {
+            other.write_all(&large).await.unwrap();
+            other.shutdown().await.unwrap();
+        };
+        let (result, ()) = patiently(async { tokio::join!(one.read_to_end(&mut heard), talk) }).await;
+        assert!(result.unwrap() == large.len() && heard == large, "{first}");
+        assert_eq!(alpha.ended(id).await.state, StreamState::Finished, "{first}");
+        assert_eq!(beta.ended(accepted.stream).await.state, StreamState::Finished, "{first}");
+    }
+}
+
+#[tokio::test]
+async fn urgency_is_chosen_by_the_caller_and_told_to_the_handler() {
+    let (alpha, beta) = (Daemon::start("alpha").await, Daemon::start("beta").await);
+    for (asked, told) in [(None, 3), (Some(0), 0), (Some(7), 7)] {
+        let client = beta.client.clone();
+        let handler = tokio::spawn(async move { client.accept(&public("query")).await });
+        beta.serves("query").await;
+        let (target, service) = (beta.ticket().await, "query".to_owned());
+        let request = OpenRequest { target, service, urgency: asked, ..OpenRequest::default() };
+        let _caller = patiently(alpha.client.open_stream(&request)).await.unwrap();
+        let (accepted, _stream) = patiently(handler).await.unwrap().unwrap();
+        assert_eq!(accepted.urgency, Some(told));
+    }
+    let none = OpenRequest {
+        target: beta.ticket().await,
+        service: "query".into(),
+        urgency: Some(8),
+        ..OpenRequest::default()
+    };
+    assert_eq!(alpha.client.open_stream(&none).await.unwrap_err().code, ErrorCode::Usage);
+}
+
+#[tokio::test]
+async fn reason_of_two_lines_is_what_happened_and_what_to_do() {
+    let (alpha, beta) = (Daemon::start("alpha").await, Daemon::start("beta").await);
+    let client = beta.client.clone();
+    let handler = tokio::spawn(async move { client.accept(&public("query")).await });
+    beta.serves("query").await;
+    let (id, _caller) = alpha.open(&beta, "query").await;
+    let (accepted, _stream) = patiently(handler).await.unwrap().unwrap();
+
+    let reset = ResetRequest { code: ErrorCode::Refused, reason: "no more today\ncome back tomorrow".into() };
+    beta.client.post::<Done>(&format!("/v1/streams/{}/reset", accepted.stream), &reset).await.unwrap();
+
+    let status = alpha.ended(id).await;
+    assert_eq!((status.code.as_deref(), status.by), (Some("refused"), Some(EndedBy::Peer)));
+    let error = status.error.unwrap();
+    assert_eq!((error.code, error.message.as_str()), (ErrorCode::Refused, "no more today"));
+    assert_eq!(error.hint.as_deref(), Some("the other side says: come back tomorrow"));
+    let own = beta.ended(accepted.stream).await;
+    assert_eq!((own.code.as_deref(), own.by), (Some("refused"), Some(EndedBy::Local)));
+}
+
+/// A program's socket for unreliable messages.
+struct Messages(BufReader<UnixStream>);
+
+impl Messages {
+    async fn open(daemon: &Daemon, service: Option<&str>, public: bool) -> Self {
+        let request = DatagramsRequest { service: service.map(str::to_owned), public };
+        Self(BufReader::new(daemon.client.datagrams(&request).await.unwrap()))
+    }
+
+    async fn send(&mut self, to: &str, len: usize) {
+        let data = data_encoding::BASE64.encode(&vec![7; len]);
+        self.send_line(&DatagramToSend { to: to.into(), service: "900".into(), data }).await;
+    }
+
+    async fn send_line(&mut self, line: &impl serde::Serialize) {
+        let line = serde_json::to_string(line).unwrap() + "\n";
+        self.0.get_mut().write_all(line.as_bytes()).await.unwrap();
+    }
+
+    async fn receive<T: serde::de::DeserializeOwned>(&mut self) -> T {
+        let mut line = String::new();
+        patiently(self.0.read_line(&mut line)).await.unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+}
+
+#[tokio::test]
+async fn messages_reach_the_program_that_takes_their_port_and_are_answered() {
+    let (alpha, beta) = (Daemon::start("alpha").await, Daemon::start("beta").await);
+    let mut asks = Messages::open(&alpha, Some("900"), true).await;
+    let mut answers = Messages::open(&beta, Some("900"), true).await;
+
+    asks.send(&beta.ticket().await, 5).await;
+    let question: DatagramReceived = answers.receive().await;
+    assert_eq!((&question.key, question.data.as_str()), (&alpha.agent.key().to_string(), "BwcHBwc="));
+    assert_eq!(question.peer, Some(alpha.agent.address().to_string()));
+
+    answers.send(&alpha.ticket().await, 1024).await;
+    let answer: DatagramReceived = asks.receive().await;
+    assert_eq!(data_encoding::BASE64.decode(answer.data.as_bytes()).unwrap(), [7; 1024]);
+}
+
+#[tokio::test]
+async fn message_that_cannot_be_sent_is_told_and_the_next_one_goes() {
+    let (alpha, beta) = (Daemon::start("alpha").await, Daemon::start("beta").await);
+    let mut taken = Messages::open(&beta, Some("900"), true).await;
+    let mut sends = Messages::open(&alpha, None, false).await;
+    let ticket = beta.ticket().await;
+    sends.send(&ticket, 1025).await;
+    let ErrorBody { error } = sends.receive().await;
+    assert_eq!((error.code, error.message.as_str()), (ErrorCode::Usage, "datagram of 1025 bytes is longer than 1024"));
+    sends.send("no such name", 1).await;
+    assert_eq!(sends.receive::<ErrorBody>().await.error.code, ErrorCode::Usage);
+    sends.send_line(&"nonsense").await;
+    assert_eq!(sends.receive::<ErrorBody>().await.error.code, ErrorCode::Usage);
+    sends.send(&ticket, 1).await;
+    assert_eq!(taken.receive::<DatagramReceived>().await.data, "Bw==");
+}
+
+#[tokio::test]
+async fn port_belongs_to_one_program_until_that_ends() {
+    let beta = Daemon::start("beta").await;
+    let held = Messages::open(&beta, Some("900"), false).await;
+    let again = DatagramsRequest { service: Some("900".into()), public: false };
+    let error = beta.client.datagrams(&again).await.unwrap_err();
+    assert_eq!(
+        (error.code, error.message.as_str()),
+        (ErrorCode::Failed, "another program takes the datagrams for port 900")
+    );
+    drop(held);
+    patiently(async {
+        while beta.client.datagrams(&again).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn strangers_message_is_dropped_and_counted_where_the_port_is_not_public() {
+    let (alpha, beta) = (Daemon::start("alpha").await, Daemon::start("beta").await);
+    let _closed = Messages::open(&beta, Some("900"), false).await;
+    let mut sends = Messages::open(&alpha, None, false).await;
+    sends.send(&beta.ticket().await, 1).await;
+    patiently(async {
+        while beta.client.get::<Status>("/v1/status").await.unwrap().counters["messages_dropped"] == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

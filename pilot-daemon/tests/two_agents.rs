@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pilot_core::id::ServicePort;
 use pilot_core::transport::Code;
-use pilot_daemon::agent::{Agent, AgentConfig, Incoming, Resolved, ServiceOptions, header};
+use pilot_daemon::agent::{Agent, AgentConfig, EndedBy, Incoming, Resolved, ServiceOptions, header};
 use pilot_daemon::api::types::ErrorCode;
 use pilot_daemon::home::Home;
 use tempfile::TempDir;
@@ -152,6 +152,45 @@ async fn reset_carries_code_and_reason_to_the_other_side() {
 
     assert_eq!((error.code, error.reason.as_str()), (Code::SERVICE_FAILED, "the handler crashed"));
     drop(server.await.unwrap());
+}
+
+#[tokio::test]
+async fn peer_that_wants_no_more_says_why_and_is_still_heard() {
+    let (_home, alpha, beta_agent, beta) = neighbours().await;
+    let server = tokio::spawn(async move { (accept(&beta_agent, ServicePort(900), false).await, beta_agent) });
+    wait_for_service(&alpha, &beta).await;
+    let mut stream = alpha.open(&beta, header("900").unwrap()).await.unwrap();
+    stream.write_chunk(Bytes::from_static(b"on and on")).await.unwrap();
+    let (mut incoming, _beta) = patiently(server).await.unwrap();
+
+    incoming.stream.stop(Code::BUSY, "that will do");
+    let (mut reader, mut writer) = stream.split();
+    patiently(writer.stopped()).await;
+    let error = writer.write_chunk(Bytes::from_static(b"and on")).await.unwrap_err();
+    assert_eq!((error.code, error.reason.as_str(), error.by), (Code::BUSY, "that will do", EndedBy::Peer));
+
+    incoming.stream.write_chunk(Bytes::from_static(b"my turn")).await.unwrap();
+    incoming.stream.finish();
+    assert_eq!(patiently(reader.read_chunk()).await, Ok(Some(Bytes::from_static(b"my turn"))));
+    assert_eq!(patiently(reader.read_chunk()).await, Ok(None));
+}
+
+#[tokio::test]
+async fn message_makes_a_tunnel_and_reaches_an_embedding_program() {
+    let (_homes, alpha, beta_agent, beta) = strangers().await;
+    let mut messages = beta_agent.datagrams(ServicePort(900), true).await.unwrap();
+    alpha.send_datagram(&beta, ServicePort(900), Bytes::from_static(b"hello"), PATIENCE).await.unwrap();
+    let message = patiently(messages.recv()).await.unwrap();
+    assert_eq!((message.peer, message.address, &message.data[..]), (alpha.key(), Some(alpha.address()), &b"hello"[..]));
+
+    let too_long = Bytes::from(vec![0; 1_025]);
+    let error = alpha.send_datagram(&beta, ServicePort(900), too_long, PATIENCE).await.unwrap_err();
+    assert_eq!(
+        (error.code, error.hint.as_deref()),
+        (ErrorCode::Usage, Some("send at most 1024 bytes at once, or open a stream"))
+    );
+    beta_agent.shutdown().await;
+    assert_eq!(patiently(messages.recv()).await, None);
 }
 
 #[tokio::test]

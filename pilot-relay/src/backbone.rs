@@ -157,7 +157,7 @@ impl<D: Store> Backbone<D> {
 
     /// The last batch is on disk, or it is not and `result` tells why: those who wait for it are answered.
     pub fn batch_written(&mut self, now: Now, result: Result<(), String>) {
-        self.control.batch_written(now, result);
+        self.control.batch_written(result);
         self.control.send_replies(now, &mut self.node);
         self.drain_node(now);
     }

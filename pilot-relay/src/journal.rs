@@ -65,6 +65,8 @@ enum Touched {
 pub struct Journal {
     waiting: VecDeque<Waiting>,
     in_flight: Vec<Waiting>,
+    /// When they were planned: they are carried out as of then, so that memory and disk agree.
+    planned_at: UnixTime,
     /// What nobody waits for: it goes with the next batch.
     by_the_way: Vec<Change>,
     by_the_way_in_flight: Vec<Change>,
@@ -84,9 +86,16 @@ impl Journal {
         Some(call)
     }
 
-    /// Takes changes that nobody waits for.
-    pub fn note(&mut self, changes: Vec<Change>) {
-        self.by_the_way.extend(changes);
+    /// Forgets what is free again; later, while a batch is on its way that was planned by what there is.
+    pub fn expire(&mut self, now: UnixTime, store: &mut impl Store) {
+        if !self.is_writing() {
+            self.note(store.expire(now));
+        }
+    }
+
+    /// Whether a batch is on its way.
+    pub fn is_writing(&self) -> bool {
+        !self.in_flight.is_empty()
     }
 
     /// Whether an operation that was taken and not yet answered touches the same.
@@ -98,10 +107,11 @@ impl Journal {
 
     /// The next batch to write, if the one before is done with. [`Journal::batch_written`] must follow.
     pub fn poll_batch(&mut self, now: UnixTime, store: &mut impl Store) -> Option<Batch> {
-        if !self.in_flight.is_empty() {
+        if self.is_writing() {
             return None;
         }
         loop {
+            self.planned_at = now;
             let changes = self.take_compatible(now, store);
             if !changes.is_empty() {
                 self.by_the_way_in_flight = std::mem::take(&mut self.by_the_way);
@@ -109,7 +119,7 @@ impl Journal {
                 return Some(Batch { changes });
             }
             // Heartbeats that had come behind something else. What waits behind them has its turn now: nobody else wakes it.
-            self.answer_in_flight(now, store);
+            self.answer_in_flight(store);
             if self.waiting.is_empty() {
                 return None;
             }
@@ -117,11 +127,11 @@ impl Journal {
     }
 
     /// The batch is on disk, or it is not and `result` tells why.
-    pub fn batch_written(&mut self, now: UnixTime, result: Result<(), String>, store: &mut impl Store) {
+    pub fn batch_written(&mut self, result: Result<(), String>, store: &mut impl Store) {
         match result {
             Ok(()) => {
                 self.by_the_way_in_flight.clear();
-                self.answer_in_flight(now, store);
+                self.answer_in_flight(store);
             }
             Err(reason) => {
                 self.by_the_way.splice(..0, self.by_the_way_in_flight.drain(..));
@@ -143,7 +153,7 @@ impl Journal {
         for waiting in std::mem::take(&mut self.waiting) {
             let planned = store.plan(now, &waiting.operation);
             let mut own: BTreeSet<_> = touched(&waiting.operation).collect();
-            own.extend(planned.iter().flatten().filter_map(changed_key).map(Touched::Key));
+            own.extend(planned.iter().flatten().map(changed));
             let must_wait = self.in_flight.len() >= BATCH_MAX || !in_use.is_disjoint(&own);
             in_use.append(&mut own);
             match planned {
@@ -158,9 +168,14 @@ impl Journal {
         changes
     }
 
-    fn answer_in_flight(&mut self, now: UnixTime, store: &mut impl Store) {
+    /// Takes changes that nobody waits for.
+    fn note(&mut self, changes: Vec<Change>) {
+        self.by_the_way.extend(changes);
+    }
+
+    fn answer_in_flight(&mut self, store: &mut impl Store) {
         for Waiting { call, operation } in self.in_flight.drain(..) {
-            self.outcomes.push_back((call, Outcome::Done(store.apply(now, operation))));
+            self.outcomes.push_back((call, Outcome::Done(store.apply(self.planned_at, operation))));
         }
     }
 }
@@ -181,18 +196,21 @@ fn touched(operation: &Operation) -> impl Iterator<Item = Touched> {
     touched.into_iter()
 }
 
-fn changed_key(change: &Change) -> Option<IdentityKey> {
+fn changed(change: &Change) -> Touched {
     match change {
-        Change::PutAgent(key, _) | Change::RemoveAgent(key) => Some(*key),
-        Change::PutName(..) | Change::RemoveName(_) => None,
+        Change::PutAgent(key, _) | Change::RemoveAgent(key) => Touched::Key(*key),
+        Change::PutName(name, _) | Change::RemoveName(name) => Touched::Name(name.clone()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::store::NAME_GRACE;
     use crate::store::memory::MemoryStore;
-    use crate::store::tests::{NOW, registration};
+    use crate::store::tests::{LEASE, NOW, registration};
 
     fn register(key: u8, name: &str) -> Operation {
         Operation::Register(Box::new(registration(key, name)))
@@ -219,7 +237,7 @@ mod tests {
         }
 
         fn written(&mut self, result: Result<(), String>) -> Vec<Outcome> {
-            self.journal.batch_written(NOW, result, &mut self.store);
+            self.journal.batch_written(result, &mut self.store);
             std::iter::from_fn(|| self.journal.poll_outcome()).map(|(_, outcome)| outcome).collect()
         }
     }
@@ -318,6 +336,55 @@ mod tests {
         }
         desk.journal.submit(register(2, "bob"));
         assert_eq!(desk.batch(), Some(1));
+    }
+
+    #[test]
+    fn what_runs_out_during_a_commit_is_not_taken_from_who_renews_it() {
+        let lapse = NOW + LEASE + NAME_GRACE;
+        let mut renewed = registration(1, "alice");
+        (renewed.identity.sequence, renewed.identity_bytes) = (2, vec![2]);
+        renewed.lease_until = lapse + LEASE;
+        let mut desk = Desk::new();
+        let mut file = BTreeSet::new();
+        for (planned, operation) in [
+            (NOW, register(1, "alice")),
+            (lapse - Duration::from_secs(1), Operation::Register(Box::new(renewed))),
+            (lapse, register(2, "bob")),
+        ] {
+            desk.journal.submit(operation);
+            let batch = desk.journal.poll_batch(planned, &mut desk.store).expect("a batch");
+            let written = planned + Duration::from_secs(1);
+            desk.journal.expire(written, &mut desk.store);
+            for change in batch.changes {
+                match change {
+                    Change::PutAgent(key, _) => file.insert(key),
+                    Change::RemoveAgent(key) => file.remove(&key),
+                    Change::PutName(..) | Change::RemoveName(_) => panic!("no name is kept"),
+                };
+            }
+            desk.journal.batch_written(Ok(()), &mut desk.store);
+        }
+        assert!(file.contains(&IdentityKey([1; 32])), "alice was told that she is registered");
+        assert!(desk.store.by_name(lapse, "alice").is_some());
+    }
+
+    #[test]
+    fn a_hand_over_holds_although_the_lease_ends_during_its_commit() {
+        let lapse = NOW + LEASE + NAME_GRACE;
+        let (from, to) = (IdentityKey([1; 32]), IdentityKey([2; 32]));
+        let record = HandOver { from, name: "alice".into(), to, issued: NOW };
+        let mut desk = Desk::new();
+        for (planned, operation) in [
+            (NOW, register(1, "alice")),
+            (lapse - Duration::from_secs(1), Operation::HandOver { record, bytes: vec![1].into() }),
+        ] {
+            desk.journal.submit(operation);
+            desk.journal.poll_batch(planned, &mut desk.store).expect("a batch");
+            desk.journal.expire(planned + Duration::from_secs(1), &mut desk.store);
+            assert!(desk.written(Ok(())).iter().all(is_done));
+        }
+        let taken = desk.store.plan(lapse, &register(3, "alice"));
+        assert!(matches!(taken, Err(RegisterError::NameTaken { .. })), "{taken:?}");
     }
 
     #[test]

@@ -156,6 +156,7 @@ mod tests {
 
     const ALICE: Instance = Instance { key: IdentityKey([1; 32]), id: InstanceId([1; 8]) };
     const BOB: Instance = Instance { key: IdentityKey([2; 32]), id: InstanceId([1; 8]) };
+    const MALLORY: Instance = Instance { key: IdentityKey([3; 32]), id: InstanceId([1; 8]) };
     const PACKET: &[u8] = &[0xc0, 1, 2, 3, 4, 5];
 
     struct Tunnels(BTreeMap<Instance, Route>);
@@ -203,11 +204,40 @@ mod tests {
         assert_eq!((relay.stats().packets, relay.stats().bytes), (2, 28));
     }
 
+    /// A client of the node, a stranger, and the other end of the circuit send under an id that is not theirs.
     #[test]
-    fn who_knows_an_id_but_sends_from_elsewhere_is_not_believed() {
-        let (mut relay, tunnels, opened) = relay();
-        relay.handle_datagram(now(), route(2), Ecn::NotEct, &relayed(opened.caller, PACKET), &tunnels);
+    fn attack_5_relay_hijack_of_a_circuit_needs_its_owners_address() {
+        let (mut relay, mut tunnels, opened) = relay();
+        tunnels.0.insert(MALLORY, route(3));
+        for from in [2, 3, 66] {
+            relay.handle_datagram(now(), route(from), Ecn::NotEct, &relayed(opened.caller, PACKET), &tunnels);
+        }
         assert_eq!(only_drop(&mut relay), RelayDrop::ForeignSource);
+        assert_eq!(relay.stats().drops[&RelayDrop::ForeignSource], 3);
+        let end = relay.circuits.end(opened.caller).unwrap();
+        assert_eq!((end.owner, end.peer), (ALICE, BOB), "and the circuit is whose it was");
+    }
+
+    /// Whatever comes, from wherever: at most one packet goes out, no longer than it, and only to where a tunnel has proved its client.
+    #[test]
+    fn attack_5_relay_reflection_reaches_only_clients_and_multiplies_nothing() {
+        let (mut relay, tunnels, opened) = relay();
+        let mut rng = Rng::new([7; 32]);
+        let (mut spent, mut sent) = (0, 0);
+        for from in [1, 2, 66].into_iter().cycle().take(3_000) {
+            let id = [opened.caller, opened.callee, CircuitId(u32::from_be_bytes(rng.array()))]
+                [usize::from(rng.array::<1>()[0]) % 3];
+            let datagram = relayed(id, &rng.array::<48>());
+            relay.handle_datagram(now(), route(from), Ecn::NotEct, &datagram, &tunnels);
+            spent += datagram.len();
+            let mut buf = Vec::new();
+            while let Some(transmit) = relay.poll_transmit(&mut buf) {
+                assert!(transmit.route != route(from) && [route(1), route(2)].contains(&transmit.route));
+                sent += std::mem::take(&mut buf).len();
+            }
+            assert!(sent <= spent);
+        }
+        assert!(sent > 0, "the two ends are served");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub const COMMANDS_MAX: usize = 16;
 const CONNECTIONS_MAX: usize = 16;
 /// A client that has not sent its request by then is cut off.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// No connection lasts longer, whatever its client does or leaves undone: there are few, and each is for one short call.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(10);
 
 /// `GET /v1/status` of a backbone node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,8 +138,11 @@ async fn serve_connection(stream: UnixStream, commands: mpsc::Sender<Command>) {
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "local API connection ended early");
+    let serving = http.serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(CONNECTION_LIFETIME, serving).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "local API connection ended early"),
+        Err(_) => tracing::debug!("local API connection cut off"),
     }
 }
 

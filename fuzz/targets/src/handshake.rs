@@ -9,6 +9,7 @@ use pilot_core::id::{SessionIndex, TunnelId};
 use pilot_core::identity::Certificate;
 use pilot_core::rng::Rng;
 use pilot_core::wire::codec::Reader;
+use pilot_core::wire::handshake::MAC_LEN;
 
 use crate::keys::{START, keys};
 
@@ -62,7 +63,7 @@ fn damaged(original: &[u8], damage: &[u8]) -> Vec<u8> {
 fn judge(genuine: &Genuine, message: &[u8]) {
     let ours = keys(1);
     if let Ok(incoming) = Incoming::open(ours.certificate.identity, &ours.transport, message, START.unix) {
-        assert_eq!(message, genuine.init, "a forged message 1 was opened");
+        assert_eq!(without_mac2(message), without_mac2(&genuine.init), "a forged message 1 was opened");
         assert_eq!(incoming.certificate.identity, keys(0).certificate.identity);
     }
     if let Ok(established) = genuine.initiator.finish(message, &[[3; 32], NO_PSK], START.unix) {
@@ -76,6 +77,11 @@ fn judge(genuine: &Genuine, message: &[u8]) {
     if let Ok(certificate) = accept_certificate(message, NONCE, &ours.certificate.identity, START.unix) {
         assert_eq!(certificate, ours.certificate, "a forged certificate was accepted");
     }
+}
+
+/// Message 1 up to the field that a retry under load changes, and that is judged only then (spec/handshake.md §9).
+fn without_mac2(message: &[u8]) -> &[u8] {
+    &message[..message.len() - MAC_LEN]
 }
 
 /// What stands inside of sealed payloads, which only a peer with keys could vary.

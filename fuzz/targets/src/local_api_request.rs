@@ -72,6 +72,7 @@ fn assert_meant(call: &Call, request: &Request<Incoming>) {
         Call::Published(_) => "/v1/published",
         Call::Accept(_) => "/v1/accept",
         Call::Open(_) => "/v1/streams",
+        Call::Datagrams(_) => "/v1/datagrams",
         Call::ShutDown => "/v1/shutdown",
         Call::Resolve(_) => "/v1/resolve",
         Call::Ping(_) => "/v1/ping",

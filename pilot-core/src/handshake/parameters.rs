@@ -201,6 +201,25 @@ mod tests {
         assert_eq!(with_early(&[7, 3, 8, 9]), Err(DecodeError::Truncated));
     }
 
+    #[test]
+    fn the_greatest_parameters_and_early_data_fill_message_1_to_the_last_byte() {
+        let most = u64::MAX;
+        let greatest = Parameters {
+            max_data: most,
+            max_stream_data: most,
+            max_streams: most,
+            max_idle_ms: most,
+            features: most,
+            max_datagram: most,
+            early_taken: most,
+            next_packet: most,
+        };
+        let mut payload = vec![0; Certificate::LEN + 16 + 8];
+        greatest.encode(&mut payload);
+        encode_early(&[7; EARLY_DATA_LEN_MAX], &mut payload);
+        assert_eq!(payload.len(), INIT_PAYLOAD_LEN);
+    }
+
     proptest! {
         #[test]
         fn parameters_round_trip(

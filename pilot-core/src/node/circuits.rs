@@ -156,16 +156,25 @@ impl Node {
 
     /// The last node says no. If nothing else is left to try, that is the answer; else the attempt goes on.
     fn circuit_denied(&mut self, now: Now, index: u32, opened: CircuitOpened) {
+        let error = match opened.status {
+            CircuitStatus::Busy => return self.circuit_later(index, opened.reason),
+            CircuitStatus::Refused => ConnectError::Refused(opened.reason),
+            CircuitStatus::Ok | CircuitStatus::NotFound => ConnectError::Offline(opened.reason),
+        };
         let peer = &self.peers[index as usize];
         let has_direct = self.config.direct && !peer.addresses.is_empty();
-        if peer.dial.is_none() || peer.is_connected() || has_direct {
-            return;
+        if peer.dial.is_some() && !peer.is_connected() && !has_direct {
+            self.fail_dial(now, index, error);
         }
-        let error = match opened.status {
-            CircuitStatus::Refused => ConnectError::Refused(opened.reason),
-            CircuitStatus::Ok | CircuitStatus::NotFound | CircuitStatus::Busy => ConnectError::Offline(opened.reason),
-        };
-        self.fail_dial(now, index, error);
+    }
+
+    /// No node opens a circuit now: the retry of the attempt asks all of them again.
+    fn circuit_later(&mut self, index: u32, reason: String) {
+        let peer = &mut self.peers[index as usize];
+        peer.refused_by.clear();
+        if let Some(dial) = &mut peer.dial {
+            dial.obstacle = Some(ConnectError::Busy(reason));
+        }
     }
 
     /// The question got no answer; the retry of the attempt asks again.

@@ -172,7 +172,7 @@ impl Node {
         let patience = if self.has_next_instance(index) { NEXT_INSTANCE_AFTER } else { CONNECT_TIMEOUT };
         let Some(dial) = &mut self.peers[index as usize].dial else { return };
         if now.mono.since(dial.started) >= patience {
-            let error = dial.clock.take().map_or(ConnectError::NoAnswer, ConnectError::Clock);
+            let error = dial.obstacle.take().unwrap_or(ConnectError::NoAnswer);
             self.fail_dial(now, index, error);
             if is_home && self.peers[index as usize].dial.is_none() {
                 self.start_dial(now, index);
@@ -251,6 +251,7 @@ impl Node {
         if !was_connected || restarted {
             self.connected(now, index, restarted);
         }
+        self.heard_from(index);
         self.touch(index);
     }
 
@@ -261,6 +262,7 @@ impl Node {
         let Instance { key: peer, id: instance } = self.instance_at(index);
         self.events.push_back(Event::PeerConnected { peer, instance, restarted });
         if self.home == Some(index) {
+            self.is_home_lost = false;
             self.events.push_back(Event::HomeConnected);
         }
         self.tell_observed_address(index);

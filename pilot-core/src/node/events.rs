@@ -1,9 +1,12 @@
 //! What tunnels report, turned into events and path decisions.
 
+use bytes::Bytes;
+
 use crate::event::{Event, StreamHandle};
 use crate::id::{Instance, PathId, ServicePort};
-use crate::limits::{HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT};
+use crate::limits::{EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT};
 use crate::path::Hop;
+use crate::stats::DropReason;
 use crate::time::{Mono, Now};
 use crate::transport::{PathFrame, TransportEvent};
 use crate::tunnel::Generation;
@@ -107,10 +110,7 @@ impl Node {
             TransportEvent::StopSending { stream, code, reason } => {
                 self.stream_event(handle(stream), |stream| Event::StopSending { stream, code, reason });
             }
-            TransportEvent::Datagram { port, data } => {
-                let peer = self.peers[index as usize].key;
-                self.events.push_back(Event::Datagram { peer, port, data });
-            }
+            TransportEvent::Datagram { port, data } => self.message_arrived(index, port, data),
             TransportEvent::Path { path, frame } => self.path_frame(now, index, path, frame),
             TransportEvent::PtoExpired { path, count } => self.pto_expired(now, index, path, count),
             TransportEvent::MtuProved { mtu, .. } => tracing::debug!(mtu, "path MTU"),
@@ -119,11 +119,20 @@ impl Node {
                 self.peer_gone(index, code, &reason);
                 self.events.push_back(Event::PeerClosed { peer, instance, code, reason });
                 if self.home == Some(index) {
-                    self.events.push_back(Event::HomeLost);
+                    self.lose_home();
                     self.start_dial(now, index);
                 }
             }
         }
+    }
+
+    /// An unreliable message, which is dropped where there is no place for it.
+    fn message_arrived(&mut self, index: u32, port: ServicePort, data: Bytes) {
+        if self.events.len() >= EVENTS_BESIDE_MESSAGES_MAX {
+            return self.stats.drop(DropReason::EventsFull);
+        }
+        let peer = self.peers[index as usize].key;
+        self.events.push_back(Event::Datagram { peer, port, data });
     }
 
     /// The peer has ended the tunnel: where it was reached says nothing about where it will be.
@@ -190,9 +199,7 @@ impl Node {
         let is_home = self.home == Some(index);
         let peer = &mut self.peers[index as usize];
         if is_home && count >= HOME_LOST_PTO_COUNT && peer.dial.is_none() {
-            if count == HOME_LOST_PTO_COUNT {
-                self.events.push_back(Event::HomeLost);
-            }
+            self.lose_home();
             self.start_dial(now, index);
             return;
         }
@@ -205,6 +212,20 @@ impl Node {
             if !self.has_usable_path(now.mono, index) {
                 self.open_circuit(now, index);
             }
+        }
+    }
+
+    fn lose_home(&mut self) {
+        if !std::mem::replace(&mut self.is_home_lost, true) {
+            self.events.push_back(Event::HomeLost);
+        }
+    }
+
+    /// Something authentic has come from a peer. If that is the home node, and it was lost, it is there again: its tunnel may have outlived
+    /// the silence, so that nothing else would tell.
+    pub(super) fn heard_from(&mut self, index: u32) {
+        if self.home == Some(index) && std::mem::take(&mut self.is_home_lost) {
+            self.events.push_back(Event::HomeConnected);
         }
     }
 

@@ -88,9 +88,20 @@ mod tests {
                 freshness.greatest.len() <= FRESHNESS_KEPT_MAX && freshness.by_time.len() == freshness.greatest.len()
             );
         }
+        assert_eq!(freshness.greatest.len(), FRESHNESS_KEPT_MAX, "and no more is forgotten than must be");
         for which in 1..=count {
             assert!(!freshness.take(initiator(which), after(which), START), "{which} again");
         }
+    }
+
+    #[test]
+    fn what_others_may_have_taken_is_below_the_floor() {
+        let mut freshness = Freshness::new(START);
+        freshness.forget(after(9));
+        assert!(!freshness.take(initiator(1), after(9), START));
+        assert!(freshness.take(initiator(1), after(10), START));
+        freshness.forget(START);
+        assert!(!freshness.take(initiator(2), after(9), START), "a clock that is set back lowers no floor");
     }
 
     #[test]

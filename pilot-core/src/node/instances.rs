@@ -107,8 +107,7 @@ impl Node {
         let is_free = self.peers[index as usize].may_change_instance(now) && self.peers[other as usize].is_untouched();
         if is_free {
             self.renew_tunnel(now, index);
-            let (peer, other) = self.two_peers(index, other);
-            peer.swap_instance(other);
+            let (peer, other) = self.swap_instances(index, other);
             other.share_ways_of(peer);
         } else if let Some(dial) = &mut self.peers[index as usize].dial {
             dial.has_met_other = true;
@@ -129,8 +128,7 @@ impl Node {
         let Some(next) = self.next_instance(index) else { return };
         self.peers[index as usize].was_tried = true;
         self.end_settled_tunnel(index);
-        let (peer, other) = self.two_peers(index, next);
-        peer.swap_instance(other);
+        let (peer, other) = self.swap_instances(index, next);
         peer.swap_ways(other);
         self.start_dial(now, index);
     }
@@ -168,9 +166,14 @@ impl Node {
         self.slots_of(&self.peers[index as usize].key).iter().copied().find(is_next)
     }
 
-    fn two_peers(&mut self, one: u32, two: u32) -> (&mut Peer, &mut Peer) {
-        let [one, two] = self.peers.get_disjoint_mut([one as usize, two as usize]).expect("two slots of one peer");
-        (one, two)
+    /// Lets two slots of one peer, of which the other is untouched, change the instances that they are for. A session that the instance
+    /// of the first was answered would end the tunnel with the other, once it is used.
+    fn swap_instances(&mut self, index: u32, other: u32) -> (&mut Peer, &mut Peer) {
+        self.drop_unconfirmed(index);
+        let [peer, other] =
+            self.peers.get_disjoint_mut([index as usize, other as usize]).expect("two slots of one peer");
+        peer.swap_instance(other);
+        (peer, other)
     }
 
     fn new_slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
@@ -189,13 +192,11 @@ impl Node {
 
     /// Gives the place of a peer that is of no use any more to another. A few are looked at in turn.
     fn take_over_slot(&mut self, now: Mono, key: IdentityKey) -> Option<u32> {
-        let after = |index: u32| (index + 1) % self.peers.len() as u32;
-        let mut looked_at =
-            std::iter::successors(Some(self.next_victim), |&index| Some(after(index))).take(SLOTS_LOOKED_AT);
-        let found = looked_at.find(|&index| self.peers[index as usize].is_forgettable(now));
-        let last = found.unwrap_or_else(|| looked_at.last().unwrap_or(self.next_victim));
-        self.next_victim = (last + 1) % self.peers.len() as u32;
-        let index = found?;
+        let at = |step: usize| (self.next_victim as usize + step) % self.peers.len();
+        let found = (0..SLOTS_LOOKED_AT).find(|&step| self.peers[at(step)].is_forgettable(now));
+        let index = found.map(|step| at(step) as u32);
+        self.next_victim = at(found.map_or(SLOTS_LOOKED_AT, |step| step + 1)) as u32;
+        let index = index?;
         let old = self.clear_slot(now, index, key);
         if let Some(slots) = self.by_key.get_mut(&old) {
             slots.retain(|&slot| slot != index);

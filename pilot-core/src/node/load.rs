@@ -8,7 +8,8 @@ use super::Node;
 use super::send::Outgoing;
 use crate::crypto::{Secret, hmac_sha256};
 use crate::limits::{
-    COOKIE_LIFETIME, UNDER_LOAD_INITS_PER_PREFIX, UNDER_LOAD_INITS_PER_SECOND, UNDER_LOAD_PREFIXES_MAX,
+    COOKIE_LIFETIME, UNDER_LOAD_COOKIE_GROUPS, UNDER_LOAD_COOKIES_PER_GROUP, UNDER_LOAD_INITS_PER_PREFIX,
+    UNDER_LOAD_INITS_PER_SECOND, UNDER_LOAD_PREFIXES_MAX,
 };
 use crate::path::Hop;
 use crate::rng::Rng;
@@ -26,12 +27,21 @@ pub(super) struct Load {
     inits_before: u32,
     /// First messages with a good cookie in this second, by source prefix.
     served: BTreeMap<Vec<u8>, u32>,
+    /// Cookies given in this second, by group of source prefixes.
+    given: Vec<u16>,
     secret: Option<(Mono, Secret)>,
 }
 
 impl Load {
     pub(super) fn new(now: Mono) -> Self {
-        Self { second: now, inits: 0, inits_before: 0, served: BTreeMap::new(), secret: None }
+        Self {
+            second: now,
+            inits: 0,
+            inits_before: 0,
+            served: BTreeMap::new(),
+            given: vec![0; UNDER_LOAD_COOKIE_GROUPS],
+            secret: None,
+        }
     }
 
     /// Counts a first message. Whether there are too many.
@@ -41,15 +51,34 @@ impl Load {
             self.inits_before = if passed < 2 * SECOND { self.inits } else { 0 };
             (self.second, self.inits) = (now, 0);
             self.served.clear();
+            self.given.fill(0);
         }
         self.inits = self.inits.saturating_add(1);
         self.inits.max(self.inits_before) > UNDER_LOAD_INITS_PER_SECOND
     }
 
-    fn cookie(&mut self, now: Mono, source: &[u8], rng: &mut Rng) -> [u8; MAC_LEN] {
+    fn secret(&mut self, now: Mono, rng: &mut Rng) -> &Secret {
         let kept = self.secret.take().filter(|(since, _)| now.since(*since) < COOKIE_LIFETIME);
-        let (_, secret) = self.secret.insert(kept.unwrap_or_else(|| (now, rng.secret_key())));
+        &self.secret.insert(kept.unwrap_or_else(|| (now, rng.secret_key()))).1
+    }
+
+    fn cookie(&mut self, now: Mono, source: &[u8], rng: &mut Rng) -> [u8; MAC_LEN] {
+        let secret = self.secret(now, rng);
         *hmac_sha256(&**secret, &[source]).first_chunk().expect("a hash is longer than a mac")
+    }
+
+    /// Counts a cookie that is about to be given.
+    fn give(&mut self, now: Mono, prefix: &[u8], rng: &mut Rng) -> Result<(), DropReason> {
+        let secret = self.secret(now, rng);
+        // No source can choose its group: the label keeps what decides it apart from every cookie.
+        let digest = hmac_sha256(&**secret, &[b"group", prefix]);
+        let group = usize::from(u16::from_be_bytes([digest[0], digest[1]])) % UNDER_LOAD_COOKIE_GROUPS;
+        let given = &mut self.given[group];
+        if *given >= UNDER_LOAD_COOKIES_PER_GROUP {
+            return Err(DropReason::RateLimited);
+        }
+        *given += 1;
+        Ok(())
     }
 
     /// Counts a first message with a good cookie.
@@ -74,11 +103,12 @@ impl Node {
         if !self.load.count(now.mono) {
             return Ok(());
         }
-        let source = source_of(&hop);
-        let cookie = self.load.cookie(now.mono, &source, &mut self.rng);
-        if init.proves(&cookie) {
-            return self.load.serve(prefix_of(&hop));
+        let prefix = prefix_of(&hop);
+        if init.has_mac2() && init.proves(&self.load.cookie(now.mono, &source_of(&hop), &mut self.rng)) {
+            return self.load.serve(prefix);
         }
+        self.load.give(now.mono, &prefix, &mut self.rng)?;
+        let cookie = self.load.cookie(now.mono, &source_of(&hop), &mut self.rng);
         let backbone = if let Hop::Direct(route) = &hop { self.backbone_at(route) } else { None };
         self.check_direct(backbone, &hop)?;
         let answer = Cookie::seal(&init, &own, self.rng.array(), cookie);

@@ -67,6 +67,8 @@ pub struct Node {
     /// The peers' session indices, which UNKNOWN names.
     by_remote_index: BTreeMap<SessionIndex, u32>,
     home: Option<u32>,
+    /// The home node was reported lost, and has not been heard of since.
+    is_home_lost: bool,
     /// Slots of the backbone nodes, the home node among them.
     backbones: Vec<u32>,
     local_addresses: Vec<SocketAddr>,
@@ -124,6 +126,7 @@ impl Node {
             by_index: BTreeMap::new(),
             by_remote_index: BTreeMap::new(),
             home: None,
+            is_home_lost: false,
             backbones: Vec::new(),
             local_addresses: Vec::new(),
             observed: None,
@@ -197,11 +200,13 @@ impl Node {
 
     /// Names the backbone node with which a tunnel is kept for ever, or none.
     pub fn set_home(&mut self, now: Now, home: Option<PeerInfo>) {
-        self.home = home.and_then(|info| {
+        let home = home.and_then(|info| {
             let index = self.learn(now.mono, info)?;
             self.mark_backbone(index);
             Some(index)
         });
+        self.is_home_lost &= home == self.home;
+        self.home = home;
         if let Some(index) = self.home {
             self.ensure_route(now, index);
             self.touch(index);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::dial::Dial;
+use crate::event::ConnectError;
 use crate::handshake::{self, HandshakeError, Incoming, Local, Parameters};
 use crate::id::SessionIndex;
 use crate::identity::CertificateError;
@@ -106,6 +107,7 @@ impl Node {
         })?;
         peer.bytes_received += len as u64;
         peer.paths.earn_probes(len);
+        self.heard_from(index);
         let path = self.heard_by(now.mono, index, hop);
         let peer = &mut self.peers[index as usize];
         if !peer.paths.path(path).is_some_and(crate::path::Path::is_proved) {
@@ -310,13 +312,14 @@ impl Node {
         let accepted = handshake::accept_certificate(packet, nonce, &peer.key, now.unix);
         if let (Err(HandshakeError::Certificate(error)), Some(dial)) = (&accepted, &mut peer.dial) {
             let text = format!("the agent's certificate is not of this time ({error})");
-            dial.clock = Some(text).filter(|_| error.is_about_time());
+            dial.obstacle = error.is_about_time().then_some(ConnectError::Clock(text));
         }
         let certificate = accepted.map_err(|error| drop_reason(&error))?;
         let is_known = peer.certificate.as_ref().is_some_and(|known| known.key_id == certificate.key_id);
         if let Some(dial) = peer.dial.as_mut().filter(|dial| is_known && dial.is_in_handshake()) {
             // It has the key that we have used, and yet does not take our message.
-            dial.clock = Some("the agent refuses our certificate as not of its time".to_owned());
+            let text = "the agent refuses our certificate as not of its time".to_owned();
+            dial.obstacle = Some(ConnectError::Clock(text));
             return Err(DropReason::Unsolicited);
         }
         if !self.meet(now.mono, index, certificate) {

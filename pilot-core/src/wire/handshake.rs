@@ -104,6 +104,11 @@ impl<'a> Init<'a> {
         key.accepts(self.covered, &self.mac1)
     }
 
+    /// Whether the sender claims to hold a cookie.
+    pub fn has_mac2(&self) -> bool {
+        self.mac2 != [0; MAC_LEN]
+    }
+
     /// Whether the sender holds this cookie.
     pub fn proves(&self, cookie: &[u8; MAC_LEN]) -> bool {
         equal(&mac2(cookie, self.without_mac2()), &self.mac2)

@@ -80,16 +80,33 @@ async fn converse(daemon: &Daemon, output: Output, target: &str, timeout: Durati
     let (from_agent, to_agent) = io.into_split();
     let stdin = Stdin::open()?;
     let stdout = Stdout::open()?;
-    let down = bridge::pump(from_agent, stdout);
-    tokio::pin!(down);
-    let ended = tokio::select! {
-        ended = &mut down => ended,
-        // An error of sending is the stream's end: the receiving half knows why.
-        _stdin_ended = bridge::pump(stdin, to_agent) => down.await,
+    let (down, up) = (bridge::pump(from_agent, stdout), bridge::pump(stdin, to_agent));
+    tokio::pin!(down, up);
+    let exchange = async {
+        let ended = tokio::select! {
+            ended = &mut down => ended,
+            // An error of sending is the stream's end: the receiving half knows why.
+            _stdin_ended = &mut up => return heard_out(daemon, stream, down.await).await,
+        };
+        let has_reader = ended.is_ok();
+        heard_out(daemon, stream, ended).await?;
+        // The agent has said all; it may still listen.
+        if has_reader {
+            tokio::select! {
+                _stdin_ended = up => {}
+                () = daemon.wait_until_over(stream) => {}
+            }
+        }
+        Ok(())
     };
+    daemon.telling_stalls(output, stream, target, exchange).await
+}
+
+/// Whether the agent has said all that it had to say, or we have heard all that we wanted.
+async fn heard_out(daemon: &Daemon, stream: u64, ended: std::io::Result<u64>) -> Result<()> {
     match ended {
         Err(error) if !bridge::is_reader_gone(&error) => Err(daemon.why_ended(stream, &error).await),
-        Ok(_) | Err(_) => daemon.ended_well(stream).await,
+        Ok(_) | Err(_) => daemon.was_ended_by_peer(stream).await,
     }
 }
 
@@ -107,12 +124,14 @@ async fn send_message(daemon: &Daemon, output: Output, target: &str, message: &s
 /// Gives the message to the agent's message service, and prints what comes back.
 async fn deliver(daemon: &Daemon, output: Output, target: &str, message: &str, timeout: Duration) -> Result<()> {
     let mut outgoing = daemon.open(&OpenOptions::new(target, SERVICE, timeout)).await?;
+    let stream = outgoing.stream;
     let mut reply = Vec::new();
     let exchange = async {
         outgoing.io.write_all(message.as_bytes()).await?;
         outgoing.io.shutdown().await?;
         (&mut outgoing.io).take(ANSWER_LEN_MAX).read_to_end(&mut reply).await
     };
+    let exchange = daemon.telling_stalls(output, stream, target, exchange);
     let exchanged = tokio::time::timeout(timeout, exchange).await.map_err(|_| no_answer(timeout))?;
     if let Err(error) = exchanged {
         return Err(daemon.why_ended(outgoing.stream, &error).await);
@@ -152,6 +171,7 @@ async fn call_mcp(
     let mut options = OpenOptions::new(target, mcp::SERVICE, timeout);
     options.content_type = Some("application/json");
     let mut outgoing = daemon.open(&options).await?;
+    let stream = outgoing.stream;
     let line = format!("{}\n", message.replace(['\r', '\n'], " "));
     let exchange = async {
         outgoing.io.write_all(line.as_bytes()).await?;
@@ -160,6 +180,7 @@ async fn call_mcp(
             None => drain(&mut outgoing).await.map(|()| None),
         }
     };
+    let exchange = daemon.telling_stalls(output, stream, target, exchange);
     let exchanged = tokio::time::timeout(timeout, exchange).await.map_err(|_| no_answer(timeout))?;
     match exchanged {
         Ok(Some(answer)) => print_reply(output, &outgoing, answer.trim_end().as_bytes()),

@@ -11,11 +11,14 @@ pub(crate) mod group;
 pub(crate) mod hand_over;
 pub(crate) mod identity;
 pub(crate) mod info;
+pub(crate) mod join;
 pub(crate) mod man;
 pub(crate) mod mcp;
+pub(crate) mod org;
 pub(crate) mod peers;
 pub(crate) mod ping;
 pub(crate) mod query;
+pub(crate) mod rules;
 pub(crate) mod ticket;
 
 /// Who may call a service besides the agents of the same `PILOT_HOME`.

@@ -20,8 +20,6 @@ const SERVICE: &str = "query";
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// A reply is held in memory until it is whole.
 const MAX_REPLY_DEFAULT: u64 = 16 << 20;
-/// How often to ask the daemon whether the stream still moves; the tunnel itself notices after five seconds.
-const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// The daemon ends the request at its deadline; one that hangs itself is not waited for longer than this.
 const DAEMON_GRACE: Duration = Duration::from_secs(1);
 /// Shorter words say nothing about what an agent is good at.
@@ -200,16 +198,12 @@ async fn exchange(outgoing: &mut Outgoing, question: &Question<'_>) -> std::io::
 }
 
 async fn watch_stall(daemon: &Daemon, stream: u64, on_stall: OnStall<'_>) -> Failure {
-    loop {
-        tokio::time::sleep(STALL_CHECK_INTERVAL).await;
-        let stalled = daemon.stream_status(stream).await.is_ok_and(|status| status.stalled);
-        match (stalled, &on_stall) {
-            (false, _) => {}
-            (true, OnStall::GiveUp) => return Failure::new(ExitCode::Unreachable, "it gives no sign of life"),
-            (true, OnStall::Wait(warn)) => {
-                warn();
-                return std::future::pending().await;
-            }
+    daemon.wait_until_stalled(stream, true).await;
+    match on_stall {
+        OnStall::GiveUp => Failure::new(ExitCode::Unreachable, "it gives no sign of life"),
+        OnStall::Wait(warn) => {
+            warn();
+            std::future::pending().await
         }
     }
 }

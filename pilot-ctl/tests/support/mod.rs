@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod disk;
 pub mod schema;
 pub mod stream;
 pub mod tap;
@@ -15,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use disk::Disk;
 use serde_json::Value;
 
 /// The program under test.
@@ -24,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A `PILOT_HOME` that goes away with everything that runs in it.
 pub struct Home {
+    /// Gone before the directory.
+    disk: Option<Disk>,
     directory: tempfile::TempDir,
 }
 
@@ -45,7 +49,18 @@ pub struct Running {
 
 impl Home {
     pub fn new() -> Self {
-        Self { directory: tempfile::Builder::new().prefix("pilot-").tempdir().expect("a temporary directory") }
+        Self { disk: None, directory: directory() }
+    }
+
+    /// A home on a disk of its own; none where the system does not let us mount one.
+    pub fn on_a_small_disk(test: &str) -> Option<Self> {
+        let directory = directory();
+        Some(Self { disk: Some(Disk::mount(test, directory.path())?), directory })
+    }
+
+    /// The disk of [`Self::on_a_small_disk`].
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("a disk of its own")
     }
 
     pub fn path(&self) -> &Path {
@@ -54,6 +69,18 @@ impl Home {
 
     pub fn agent_path(&self, agent: &str, file: &str) -> PathBuf {
         self.path().join("agents").join(agent).join(file)
+    }
+
+    /// The process of an agent.
+    #[track_caller]
+    pub fn pid(&self, agent: &str) -> u32 {
+        let pid = self.json(&["daemon", "status", "--as", agent])["pid"].as_u64().expect("a pid");
+        u32::try_from(pid).expect("a pid")
+    }
+
+    #[track_caller]
+    pub fn address(&self, agent: &str) -> String {
+        self.json(&["info", "--as", agent])["address"].as_str().expect("an address").to_owned()
     }
 
     /// A command in this home and in no other circumstances.
@@ -126,7 +153,13 @@ impl Said {
 impl Running {
     /// Starts a command with an empty stdin.
     pub fn start(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).spawn().expect("spawn");
+        command.stdin(Stdio::null());
+        Self::start_with_stdin(command)
+    }
+
+    /// Starts a command that is talked to.
+    pub fn start_with_stdin(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("spawn");
         let (sender, lines) = mpsc::channel();
         forward_lines(child.stderr.take().expect("stderr"), sender.clone());
         forward_lines(child.stdout.take().expect("stdout"), sender);
@@ -135,6 +168,16 @@ impl Running {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Says something on its stdin.
+    pub fn write(&mut self, text: &str) {
+        self.child.stdin.as_mut().expect("stdin").write_all(text.as_bytes()).expect("write");
+    }
+
+    /// Ends its stdin.
+    pub fn end_stdin(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     /// Waits for a line of stdout or stderr that contains `text`, and returns it. Nothing orders the lines of the one among those of
@@ -186,6 +229,10 @@ impl Drop for Running {
             self.child.wait().expect("wait");
         }
     }
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("pilot-").tempdir().expect("a temporary directory")
 }
 
 /// `pilotctl` with none of the variables that would change what it does.

@@ -50,6 +50,12 @@ impl StartError {
     }
 }
 
+impl From<HomeError> for ApiError {
+    fn from(error: HomeError) -> Self {
+        Self::new(ErrorCode::Failed, error.to_string()).hint(error.hint())
+    }
+}
+
 impl From<StreamError> for ApiError {
     fn from(error: StreamError) -> Self {
         let code = match error.code {
@@ -59,13 +65,20 @@ impl From<StreamError> for ApiError {
             Code::UNREACHABLE => ErrorCode::Unreachable,
             _ => ErrorCode::Failed,
         };
-        let message = if error.reason.is_empty() { error.code.to_string() } else { error.reason };
-        let converted = Self::new(code, message);
+        let (message, remedy) = error.reason.split_once('\n').unwrap_or((&error.reason, ""));
+        let converted = Self::new(code, if message.is_empty() { error.code.to_string() } else { message.to_owned() });
         match error.code {
+            // What the peer advises is its word, not ours.
+            _ if !remedy.is_empty() && error.by == EndedBy::Peer => {
+                converted.hint(format!("the other side says: {remedy}"))
+            }
+            _ if !remedy.is_empty() => converted.hint(remedy),
             Code::REFUSED => converted.hint("ask its owner to start the service with --allow public"),
             Code::BUSY => converted.hint("try again in a moment"),
             Code::PEER_RESTARTED => converted.hint("try again: the agent is back"),
-            Code::NOT_FOUND => converted.hint("its owner starts one: pilotctl answer, or pilotctl mcp serve"),
+            Code::NOT_FOUND => {
+                converted.hint("its owner starts one: `pilotctl answer` for queries, `pilotctl mcp serve` for MCP")
+            }
             _ if error.by == EndedBy::Peer => converted.hint("the fault is at the other end: its owner can see more"),
             _ => converted,
         }
@@ -77,9 +90,13 @@ pub(super) fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError 
     if let ConnectError::Refused(_) = error {
         return ApiError::new(ErrorCode::Refused, format!("'{who}': {error}"));
     }
-    if let ConnectError::Offline(_) = error {
-        return ApiError::new(ErrorCode::Unreachable, format!("'{who}' is not running: {error}"))
+    if let ConnectError::Offline(reason) = error {
+        return ApiError::new(ErrorCode::Unreachable, format!("'{who}' is not at its backbone node: {reason}"))
             .hint("it is reachable again as soon as its daemon runs");
+    }
+    if let ConnectError::Busy(_) = error {
+        return ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached now: {error}"))
+            .hint("try again in a moment");
     }
     if let ConnectError::Clock(_) = error {
         return ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
@@ -87,6 +104,11 @@ pub(super) fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError 
     }
     ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
         .hint("see whether its daemon runs, and whether UDP gets through between the two machines")
+}
+
+pub(super) fn is_itself(peer: &Resolved) -> ApiError {
+    ApiError::new(ErrorCode::Usage, format!("'{}' is this agent itself", peer.label()))
+        .hint("name another one: `pilotctl find` shows who is there")
 }
 
 pub(super) fn timed_out(peer: &Resolved, time_allowed: Duration) -> ApiError {

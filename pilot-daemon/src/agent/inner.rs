@@ -1,32 +1,40 @@
 //! What the clones of an agent share, and how they have something done in the loop.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::{Certificate, Identity};
 use pilot_core::node::OpenStreamError;
+use pilot_core::org::whereabouts::{WHEREABOUTS_ADDRESSES_MAX, WHEREABOUTS_VALIDITY_MAX, Whereabouts};
 use pilot_core::record::Offer;
 use pilot_core::ticket::BackboneTicket;
 use pilot_core::time::{Mono, Now, UnixTime};
 use pilot_core::wire::stream_header::StreamHeader;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::has_ended;
 use super::settings::Profile;
 use crate::api::types::{ApiError, ErrorCode};
-use crate::backbone_link::Registration;
+use crate::backbone_link::{Registration, own_homes};
+use crate::clock;
 use crate::driver::{Command, Core, HomeLink};
-use crate::home::{AgentHome, Home, HomeLock};
+use crate::home::{AgentHome, Home, HomeError, HomeLock};
 use crate::names::Names;
+use crate::net::host_addresses;
+use crate::org::Orgs;
 use crate::renewal::KeyRenewal;
 use crate::stream::Stream;
+
+/// Whereabouts are signed anew after this, so that members see that the agent is still there.
+const WHEREABOUTS_RENEWAL: Duration = Duration::from_secs(86_400);
 
 /// What the clones of an agent share.
 pub(crate) struct Inner {
     pub(super) commands: mpsc::Sender<Command>,
     pub(crate) agent_home: AgentHome,
-    pub(super) home: Home,
+    pub(crate) home: Home,
     pub(crate) identity: Identity,
     /// The current one; it goes out with the next registration.
     pub(crate) certificate: watch::Sender<Certificate>,
@@ -35,8 +43,14 @@ pub(crate) struct Inner {
     pub(super) supervised: bool,
     /// Guards pins and answers; a leaf, never held across an await.
     pub(super) names: Mutex<Names>,
+    /// Guards the files of `names`, taken before it and only on threads that may wait for a disk.
+    pub(super) names_files: Mutex<()>,
     /// The last sequence given to a record; a leaf like `names`.
     pub(super) sequence: Mutex<u64>,
+    /// The organisations that it is in.
+    pub(crate) orgs: Arc<Orgs>,
+    /// What members are told of where this agent is, as signed last.
+    pub(super) whereabouts: Mutex<Option<(Whereabouts, Vec<u8>)>>,
     pub(crate) profile: watch::Sender<Profile>,
     pub(crate) offers: watch::Receiver<Vec<Offer>>,
     pub(crate) home_link: watch::Receiver<HomeLink>,
@@ -57,7 +71,7 @@ impl Inner {
     }
 
     /// As [`Self::apply`], for an answer.
-    pub(super) async fn ask<T: Send + 'static>(
+    pub(crate) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
     ) -> Result<T, ApiError> {
@@ -81,14 +95,16 @@ impl Inner {
         self.agent_home.name()
     }
 
-    /// The next sequence of a record: greater than any before, also of a run whose file was lost.
-    pub(crate) fn next_sequence(&self, now: UnixTime) -> Result<u64, ApiError> {
+    /// The next sequence of a record: greater than any before, also of a run whose file was lost or could not be written. Milliseconds
+    /// since the epoch, so that no run comes up to the clock of the next one.
+    pub(crate) fn next_sequence(&self, now: UnixTime) -> u64 {
         let mut sequence = self.sequence.lock().unwrap_or_else(PoisonError::into_inner);
-        *sequence = (*sequence + 1).max(now.as_secs());
-        self.agent_home
-            .save_number("sequence", *sequence)
-            .map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()).hint(error.hint()))?;
-        Ok(*sequence)
+        *sequence = sequence.saturating_add(1).max(now.0 / 1_000_000);
+        if let Err(error) = self.agent_home.save_number("sequence", *sequence) {
+            // The clock stands in for the file at the next start. Without a registration nobody would find the agent any more.
+            tracing::warn!(%error, "sequence not stored");
+        }
+        *sequence
     }
 
     /// A record of this sequence exists: the next ones are above it.
@@ -113,11 +129,49 @@ impl Inner {
         Ok(())
     }
 
+    /// Where this agent is, signed. As long as that is the same, so are the bytes, for a day: members have nothing new to hand on.
+    ///
+    /// # Errors
+    /// If the agent has shut down.
+    pub(crate) async fn whereabouts(&self) -> Result<Vec<u8>, ApiError> {
+        let observed = self.ask(|core, _| core.node.observed_address()).await?;
+        let mut addresses = host_addresses(self.listen);
+        addresses.extend(observed.filter(|observed| !addresses.contains(observed)));
+        addresses.truncate(WHEREABOUTS_ADDRESSES_MAX);
+        let homes = own_homes(self).await;
+        let now = clock::now().unix;
+        let fresh = Whereabouts {
+            member: self.identity.key(),
+            certificate: self.certificate.borrow().encode().to_vec(),
+            addresses,
+            homes,
+            issued: now,
+            expires: now + WHEREABOUTS_VALIDITY_MAX,
+        };
+        let mut last = self.whereabouts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((signed, bytes)) = &*last {
+            let same = Whereabouts { issued: signed.issued, expires: signed.expires, ..fresh.clone() };
+            if same == *signed && now.as_secs() < signed.issued.as_secs() + WHEREABOUTS_RENEWAL.as_secs() {
+                return Ok(bytes.clone());
+            }
+        }
+        let bytes = fresh.sign(&self.identity).map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))?;
+        *last = Some((fresh, bytes.clone()));
+        Ok(bytes)
+    }
+
     pub(super) fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn name_of(&self, key: &IdentityKey) -> Option<String> {
+    /// Stores pins and answers as they are now: of two at once, the one that comes later holds what both know.
+    pub(super) fn save_names(&self) -> Result<(), HomeError> {
+        let _files = self.names_files.lock().unwrap_or_else(PoisonError::into_inner);
+        let contents = self.names().to_bytes();
+        Names::save(&self.agent_home, &contents)
+    }
+
+    pub(crate) fn name_of(&self, key: &IdentityKey) -> Option<String> {
         let known = self.names().name_of(key).map(str::to_owned);
         known.or_else(|| self.home.agent_of(key).map(|agent| agent.name().to_owned()))
     }

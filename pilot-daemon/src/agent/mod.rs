@@ -16,10 +16,13 @@
 //! # Ok(()) }
 //! ```
 
+mod datagrams;
 mod error;
 mod hand_over;
 mod inner;
+mod orgs;
 mod resolve;
+mod rules;
 mod settings;
 mod status;
 #[cfg(test)]
@@ -44,7 +47,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 pub use self::error::StartError;
-use self::error::{connect_failed, has_ended, timed_out};
+use self::error::{connect_failed, has_ended, is_itself, timed_out};
 pub(crate) use self::inner::Inner;
 pub use self::resolve::Resolved;
 pub(crate) use self::settings::Profile;
@@ -53,12 +56,16 @@ pub(crate) use self::status::{millis, path_of};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::backbone_link::{self, Registration};
 use crate::clock;
+pub use crate::datagrams::{Datagram, DatagramReceiver};
 use crate::driver::{COMMANDS_MAX, Core, Driver, HomeLink};
 use crate::home::{AgentHome, Home, entropy};
 use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
+use crate::org::{self, Orgs};
 use crate::renewal::KeyRenewal;
+use crate::rules::Rules;
 use crate::services::Services;
+use crate::services::inbox::Inbox;
 pub use crate::services::{Incoming, ServiceOptions, service_name, service_port};
 pub use crate::stream::{EndedBy, ReadHalf, Stream, StreamError, StreamOutcome, StreamWatch, WriteHalf};
 
@@ -160,7 +167,18 @@ impl Agent {
         let mut node = Node::new(node_config(config.direct), keys, entropy()?, now);
         node.set_local_addresses(now, &socket.local_addresses());
         let services = Services::new(offers_sender);
-        let core = Core::new(node, services, config.home.clone(), agent_home.inbox_path(), link_sender);
+        let rules = Rules::load(agent_home.path().join("rules.toml"))?;
+        let orgs = Arc::new(Orgs::load(&agent_home, &identity, now.unix)?);
+        let (org_calls, org_receiver) = mpsc::channel(org::serve::CALLS_MAX);
+        let core = Core::new(
+            node,
+            services,
+            config.home.clone(),
+            Inbox::new(agent_home.inbox_path()),
+            link_sender,
+            rules,
+            (Arc::clone(&orgs), org_calls),
+        );
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let driver = Driver::new(core, socket, receiver).map_err(StartError::Timer)?;
         let (ended_sender, ended) = watch::channel(());
@@ -174,6 +192,7 @@ impl Agent {
         let inner = Arc::new(Inner {
             commands,
             names: Mutex::new(Names::load(&agent_home, now.unix)?),
+            names_files: Mutex::new(()),
             sequence: Mutex::new(agent_home.number("sequence").unwrap_or(0)),
             agent_home,
             home: config.home,
@@ -182,6 +201,8 @@ impl Agent {
             backbone: config.backbone,
             listen,
             supervised: config.supervised,
+            orgs,
+            whereabouts: Mutex::new(None),
             profile: watch::Sender::new(profile),
             offers,
             home_link,
@@ -190,24 +211,27 @@ impl Agent {
             started: now.mono,
             _lock: lock,
         });
-        inner.save_settings()?;
+        inner.save_settings(&inner.profile.borrow())?;
         tokio::spawn(async move {
             driver.run().await;
             drop(ended_sender);
         });
         tokio::spawn(watch_addresses(Arc::downgrade(&inner)));
         tokio::spawn(renew_keys(Arc::downgrade(&inner), renewal));
+        tokio::spawn(org::serve::run(Arc::downgrade(&inner), org_receiver));
         let agent = Self { inner };
         tracing::info!(name = agent.name(), version = env!("CARGO_PKG_VERSION"), ?listen, "started");
         agent.join_backbone(registration_sender).await?;
+        tokio::spawn(org::keeper::run(Arc::downgrade(&agent.inner)));
         Ok(agent)
     }
 
     /// Makes sure that there is a tunnel.
     ///
     /// # Errors
-    /// [`ErrorCode::Unreachable`], [`ErrorCode::Refused`] or [`ErrorCode::Timeout`].
+    /// [`ErrorCode::Unreachable`], [`ErrorCode::Refused`] or [`ErrorCode::Timeout`]; [`ErrorCode::Usage`] if the peer is this agent.
     pub async fn connect(&self, peer: &Resolved, time_allowed: Duration) -> Result<PeerStatus, ApiError> {
+        self.check_other(peer)?;
         let (reply, answer) = oneshot::channel();
         let (key, routes) = (peer.key, peer.routes.clone());
         self.inner
@@ -227,10 +251,14 @@ impl Agent {
     /// Opens a stream. Data may be written at once; if no tunnel comes about, the stream ends with [`Code::UNREACHABLE`].
     ///
     /// # Errors
-    /// If the peer allows no more streams.
+    /// If the peer allows no more streams, or is this agent.
     pub async fn open(&self, peer: &Resolved, header: StreamHeader) -> Result<Stream, ApiError> {
+        self.check_other(peer)?;
         let routes = peer.routes.clone();
         self.inner.apply(move |core, now| core.learn_routes(now, routes)).await?;
+        if header.port != ServicePort::ECHO {
+            org::calls::introduce(&self.inner, peer.key).await;
+        }
         self.inner.open(peer.key, header).await
     }
 
@@ -279,6 +307,11 @@ impl Agent {
         let rtt = timeout(time_allowed, rounds).await.map_err(|_| timed_out(peer, time_allowed))??;
         let path = self.peer_status(peer.key).await.and_then(|status| status.path);
         Ok(Pong { rtt, path })
+    }
+
+    /// No agent has a tunnel with itself.
+    fn check_other(&self, peer: &Resolved) -> Result<(), ApiError> {
+        if peer.key == self.key() { Err(is_itself(peer)) } else { Ok(()) }
     }
 
     /// One round trip through the echo service; the inner error tells how its stream broke.

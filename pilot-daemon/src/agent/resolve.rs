@@ -1,5 +1,6 @@
 //! Finding other agents: by name, address, key, ticket, or by what they offer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::address::Address;
@@ -14,7 +15,6 @@ use super::Agent;
 use crate::api::types::{self, ApiError, ErrorCode};
 use crate::backbone_link;
 use crate::clock;
-use crate::names::Names;
 
 /// An answer of the directory this young is used again while there is a tunnel with the agent.
 const ANSWER_FRESH: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ impl Resolved {
 }
 
 impl Agent {
-    /// Finds another agent by host name, address, key or ticket.
+    /// Finds another agent by host name, name in an organisation (`name@org`), address, key or ticket.
     ///
     /// # Errors
     /// [`ErrorCode::NotFound`] with suggestions, or that the directory does not answer, which takes 3 s at most.
@@ -58,7 +58,18 @@ impl Agent {
         if target.starts_with("pilot:") {
             return self.resolve_ticket(target).await;
         }
-        let wanted = parse_target(target)?;
+        if let Some((name, org)) = target.split_once('@') {
+            return self.resolve_member(name, org).await;
+        }
+        self.resolve_target(parse_target(target)?, target).await
+    }
+
+    /// Asks the directory for a key.
+    pub(super) async fn resolve_key(&self, key: IdentityKey) -> Result<Resolved, ApiError> {
+        self.resolve_target(Target::Key(key), &key.to_string()).await
+    }
+
+    async fn resolve_target(&self, wanted: Target, target: &str) -> Result<Resolved, ApiError> {
         let now = clock::now();
         let fresh = self.inner.names().recall(&wanted, Some(now.mono - ANSWER_FRESH), now.unix);
         if let Some(found) = fresh
@@ -132,11 +143,10 @@ impl Agent {
             )
             .hint("ask the other agent's owner for its ticket: that needs no directory")
         })?;
-        let files = names.to_bytes();
         drop(names);
-        let home = self.inner.agent_home.clone();
+        let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = Names::save(&home, &files) {
+            if let Err(error) = inner.save_names() {
                 tracing::warn!(%error, "pins not stored");
             }
         });

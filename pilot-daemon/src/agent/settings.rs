@@ -44,9 +44,6 @@ impl Agent {
     pub async fn change_settings(&self, settings: &types::Settings) -> Result<(), ApiError> {
         let (tags, description) = (settings.tags.as_deref(), settings.description.as_deref());
         check_profile(tags.unwrap_or_default(), &[], description.unwrap_or_default())?;
-        if let Some(direct) = settings.direct {
-            self.set_direct(direct).await?;
-        }
         self.change_profile(|profile| {
             if let Some(tags) = &settings.tags {
                 profile.tags.clone_from(tags);
@@ -54,7 +51,12 @@ impl Agent {
             if let Some(description) = &settings.description {
                 profile.description.clone_from(description);
             }
-        })
+            profile.direct = settings.direct.unwrap_or(profile.direct);
+        })?;
+        match settings.direct {
+            Some(direct) => self.inner.apply(move |core, now| core.node.set_direct(now, direct)).await,
+            None => Ok(()),
+        }
     }
 
     /// Waits until the directory has what this agent last said of itself and its services, for `patience` at most. Without a backbone
@@ -66,31 +68,36 @@ impl Agent {
     /// Allows or forbids direct paths.
     ///
     /// # Errors
-    /// If the agent has shut down.
+    /// As [`Self::change_settings`].
     pub async fn set_direct(&self, direct: bool) -> Result<(), ApiError> {
-        self.inner.apply(move |core, now| core.node.set_direct(now, direct)).await?;
-        self.change_profile(|profile| profile.direct = direct)
+        self.change_settings(&types::Settings { direct: Some(direct), ..types::Settings::default() }).await
     }
 
+    /// Stores the change first: what a restart would forget does not happen, neither here nor in the directory.
     fn change_profile(&self, change: impl FnOnce(&mut Profile)) -> Result<(), ApiError> {
+        let mut stored = Ok(());
         self.inner.profile.send_if_modified(|profile| {
-            let before = profile.clone();
-            change(profile);
-            *profile != before
+            let mut changed = profile.clone();
+            change(&mut changed);
+            if changed == *profile {
+                return false;
+            }
+            stored = self.inner.save_settings(&changed);
+            if stored.is_ok() {
+                *profile = changed;
+            }
+            stored.is_ok()
         });
-        self.inner
-            .save_settings()
-            .map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()).hint(error.hint()))
+        stored.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()).hint(error.hint()))
     }
 }
 
 impl Inner {
-    pub(super) fn save_settings(&self) -> Result<(), HomeError> {
-        let profile = self.profile.borrow().clone();
+    pub(super) fn save_settings(&self, profile: &Profile) -> Result<(), HomeError> {
         self.agent_home.save_settings(&Settings {
-            tags: profile.tags,
-            groups: profile.groups,
-            description: profile.description,
+            tags: profile.tags.clone(),
+            groups: profile.groups.clone(),
+            description: profile.description.clone(),
             backbone: self.backbone.as_ref().map(ToString::to_string),
             direct: profile.direct,
         })

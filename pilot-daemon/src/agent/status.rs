@@ -125,6 +125,7 @@ impl Snapshot {
             ("socket_refused", net.refused),
             ("socket_blocked", net.blocked),
         ];
+        let of_programs = [("messages_dropped", core.datagrams.dropped())];
         let named = |(name, count): (&'static str, u64)| (name.to_owned(), count);
         let service = |status: ServiceStatus| types::Service {
             service: service_name(status.port),
@@ -136,7 +137,7 @@ impl Snapshot {
             now,
             observed: core.node.observed_address(),
             services: core.services.status().into_iter().map(service).collect(),
-            counters: stats.counters().into_iter().chain(of_socket).map(named).collect(),
+            counters: stats.counters().into_iter().chain(of_socket).chain(of_programs).map(named).collect(),
             drops: stats.drop_counters().map(named).collect(),
         }
     }

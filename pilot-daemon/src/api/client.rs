@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -14,12 +15,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::time::{sleep, timeout};
 
-use super::types::{AcceptRequest, Accepted, ApiError, ErrorBody, ErrorCode, OpenRequest, Opened, StreamStatus};
+use super::types::{
+    AcceptRequest, Accepted, ApiError, DatagramsRequest, ErrorBody, ErrorCode, OpenRequest, Opened, StreamStatus,
+};
 use super::{UPGRADE, VERSION, VERSION_HEADER, header};
 
 /// Longest reply taken: a full `find` of 64 agents is a tenth of it.
 const REPLY_LEN_MAX: usize = 8 * 1024 * 1024;
+/// Longest wait for a daemon that accepts nobody.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is tried meanwhile.
+const DIAL_RETRY: Duration = Duration::from_millis(20);
 /// Longest head of a reply to an upgrade; ours take a tenth of it.
 const HEAD_LEN_MAX: usize = 16 * 1024;
 
@@ -92,6 +100,9 @@ impl Client {
         if let Some(content_type) = &request.content_type {
             headers.push_str(&format!("{}: {}\r\n", header::CONTENT_TYPE, header_value(content_type)?));
         }
+        if let Some(urgency) = request.urgency {
+            headers.push_str(&format!("{}: {urgency}\r\n", header::URGENCY));
+        }
         let (head, stream) = self.upgrade("POST", &path, &headers).await?;
         let opened = Opened {
             stream: head.number(header::STREAM).ok_or_else(|| malformed("no stream number"))?,
@@ -123,14 +134,41 @@ impl Client {
             service: head.required(header::SERVICE)?,
             deadline_ms: head.number(header::DEADLINE_MS),
             content_type: head.text(header::CONTENT_TYPE),
+            urgency: head.number(header::URGENCY).and_then(|urgency| u8::try_from(urgency).ok()),
             trace_id: head.text(header::TRACE_ID),
             time_ms: head.number(header::TIME).ok_or_else(|| malformed("no time of arrival"))?,
         };
         Ok((accepted, stream))
     }
 
+    /// A socket for unreliable messages: lines of [`DatagramToSend`](super::types::DatagramToSend) go to the daemon, lines of
+    /// [`DatagramReceived`](super::types::DatagramReceived), or of [`ErrorBody`] for what could not be sent, come back.
+    ///
+    /// # Errors
+    /// What the daemon answered, or that it does not run.
+    pub async fn datagrams(&self, request: &DatagramsRequest) -> Result<UnixStream, ApiError> {
+        let service = request.service.iter().map(|service| format!("service={}", encode_query(service)));
+        let query: Vec<_> = service.chain(request.public.then(|| "allow=public".to_owned())).collect();
+        let (_, stream) = self.upgrade("GET", &format!("/v1/datagrams?{}", query.join("&")), "").await?;
+        Ok(stream)
+    }
+
     async fn dial(&self) -> Result<UnixStream, ApiError> {
-        UnixStream::connect(&self.socket).await.map_err(|error| not_running(&self.socket, &error))
+        match timeout(DIAL_TIMEOUT, self.dial_when_there_is_room()).await {
+            Ok(dialled) => dialled.map_err(|error| not_running(&self.socket, &error)),
+            Err(_) => Err(ApiError::new(ErrorCode::Timeout, "the daemon has no room for another program")
+                .hint("let some of those that use it end; see what it says: pilotctl daemon logs")),
+        }
+    }
+
+    async fn dial_when_there_is_room(&self) -> io::Result<UnixStream> {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                // So many wait to be accepted that the system takes no more. No event tells when it does again.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(DIAL_RETRY).await,
+                dialled => return dialled,
+            }
+        }
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ApiError> {
@@ -306,4 +344,34 @@ fn broken(error: &dyn std::fmt::Display) -> ApiError {
 
 fn malformed(what: &str) -> ApiError {
     ApiError::new(ErrorCode::Failed, format!("the daemon's reply makes no sense: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_finds_the_queue_full_waits_for_its_turn() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.sock");
+        let listener = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let mut queued = Vec::new();
+        let full = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => queued.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+
+        let client = Client { socket: path };
+        let dialling = tokio::spawn(async move { client.dial().await });
+        for _ in 0..=queued.len() {
+            let listener = listener.try_clone().unwrap();
+            tokio::task::spawn_blocking(move || listener.accept().unwrap()).await.unwrap();
+        }
+        dialling.await.unwrap().unwrap();
+    }
 }

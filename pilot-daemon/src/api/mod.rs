@@ -1,6 +1,7 @@
 //! The local API: HTTP/1.1 and JSON over a Unix socket (spec/local-api.md). Types and client are shared with `pilotctl`.
 
 pub mod client;
+mod datagrams;
 mod pump;
 pub mod request;
 pub mod server;
@@ -31,6 +32,8 @@ pub mod header {
     pub const SERVICE: &str = "pilot-service";
     /// Milliseconds after which the caller no longer wants an answer.
     pub const DEADLINE_MS: &str = "pilot-deadline-ms";
+    /// How urgent the stream's data is: 0 goes first, 7 last.
+    pub const URGENCY: &str = "pilot-urgency";
     /// Media type of the stream's data.
     pub const CONTENT_TYPE: &str = "pilot-content-type";
     /// W3C trace context that the caller passed on.

@@ -52,6 +52,8 @@ pub(super) async fn run(socket: UnixStream, early: Bytes, mut stream: Stream, de
         Ok(()) => {}
         // Dropping the stream tells the peer that nobody reads; what was sent before still arrives.
         Err(Broken::ProgramLeft) => {}
+        // So it is with a program that has said all and closes over what it has not read.
+        Err(Broken::Socket(error)) if has_sent_all.load(Ordering::Relaxed) => tracing::debug!(%error, "local program"),
         Err(Broken::Stream(error)) => tracing::debug!(%error, "stream ended early"),
         Err(Broken::Socket(error)) => {
             tracing::debug!(%error, "local program");

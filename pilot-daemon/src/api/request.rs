@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, UPGRADE};
 use hyper::{Method, Request};
+use pilot_core::wire::stream_header::StreamHeader;
 use serde::de::DeserializeOwned;
 
 use super::header;
 use super::types::{
-    AcceptRequest, ApiError, ErrorCode, FindRequest, GroupsRequest, HandOverRequest, OpenRequest, ResetRequest,
-    ResolveRequest, Settings, TargetRequest,
+    AcceptRequest, ApiError, ChangeRules, CreateOrg, DatagramsRequest, ErrorCode, FindRequest, GroupsRequest,
+    HandOverRequest, InviteRequest, JoinRequest, OpenRequest, OrgRequest, ResetRequest, ResolveRequest, RevokeRequest,
+    Settings, TargetRequest, WhyRequest,
 };
 
 /// Path of the calls that open a stream, and start of those about one.
 const STREAMS: &str = "/v1/streams";
 const ACCEPT: &str = "/v1/accept";
+const DATAGRAMS: &str = "/v1/datagrams";
 /// The names of this host that no page of another can have.
 const LOCAL_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -34,6 +37,8 @@ pub enum Call {
     Accept(AcceptRequest),
     /// `POST /v1/streams`.
     Open(OpenRequest),
+    /// `GET /v1/datagrams`.
+    Datagrams(DatagramsRequest),
     /// `POST /v1/shutdown`.
     ShutDown,
     /// `POST /v1/resolve`.
@@ -50,6 +55,28 @@ pub enum Call {
     ChangeGroups(GroupsRequest),
     /// `PUT /v1/settings`.
     ChangeSettings(Settings),
+    /// `GET /v1/rules`.
+    Rules,
+    /// `POST /v1/rules`.
+    ChangeRules(ChangeRules),
+    /// `POST /v1/why`.
+    Why(WhyRequest),
+    /// `GET /v1/orgs`.
+    Orgs,
+    /// `POST /v1/orgs`.
+    CreateOrg(CreateOrg),
+    /// `POST /v1/orgs/invite`.
+    Invite(InviteRequest),
+    /// `POST /v1/orgs/join`.
+    JoinOrg(JoinRequest),
+    /// `POST /v1/orgs/members`.
+    OrgMembers(OrgRequest),
+    /// `POST /v1/orgs/revoke`.
+    Revoke(RevokeRequest),
+    /// `POST /v1/orgs/rotate`.
+    RotateOrgKey(OrgRequest),
+    /// `POST /v1/orgs/leave`.
+    LeaveOrg(OrgRequest),
     /// `GET /v1/streams/{id}`.
     Stream(u64),
     /// `POST /v1/streams/{id}/reset`.
@@ -69,6 +96,7 @@ impl Call {
             (&Method::GET, "/v1/ticket") => Ok(Self::Ticket),
             (&Method::GET, "/v1/published") => head.published(),
             (&Method::GET, ACCEPT) => head.accept(),
+            (&Method::GET, DATAGRAMS) => head.datagrams(),
             (&Method::POST, STREAMS) => head.open(),
             (&Method::POST, "/v1/shutdown") => Ok(Self::ShutDown),
             (&Method::POST, "/v1/resolve") => from_json(body).map(Self::Resolve),
@@ -78,6 +106,17 @@ impl Call {
             (&Method::POST, "/v1/hand-over") => from_json(body).map(Self::HandOver),
             (&Method::POST, "/v1/groups") => from_json(body).map(Self::ChangeGroups),
             (&Method::PUT, "/v1/settings") => from_json(body).map(Self::ChangeSettings),
+            (&Method::GET, "/v1/rules") => Ok(Self::Rules),
+            (&Method::POST, "/v1/rules") => from_json(body).map(Self::ChangeRules),
+            (&Method::POST, "/v1/why") => from_json(body).map(Self::Why),
+            (&Method::GET, "/v1/orgs") => Ok(Self::Orgs),
+            (&Method::POST, "/v1/orgs") => from_json(body).map(Self::CreateOrg),
+            (&Method::POST, "/v1/orgs/invite") => from_json(body).map(Self::Invite),
+            (&Method::POST, "/v1/orgs/join") => from_json(body).map(Self::JoinOrg),
+            (&Method::POST, "/v1/orgs/members") => from_json(body).map(Self::OrgMembers),
+            (&Method::POST, "/v1/orgs/revoke") => from_json(body).map(Self::Revoke),
+            (&Method::POST, "/v1/orgs/rotate") => from_json(body).map(Self::RotateOrgKey),
+            (&Method::POST, "/v1/orgs/leave") => from_json(body).map(Self::LeaveOrg),
             (method, path) => match (method, stream_of(path)) {
                 (&Method::GET, Some((id, ""))) => Ok(Self::Stream(id.parse().map_err(|_| no_such_stream())?)),
                 (&Method::POST, Some((id, "/reset"))) => {
@@ -91,7 +130,7 @@ impl Call {
 
 /// Whether a body comes with the call; after the others the connection may become a stream.
 pub(super) fn has_body<B>(request: &Request<B>) -> bool {
-    !matches!(request.uri().path(), STREAMS | ACCEPT)
+    !matches!(request.uri().path(), STREAMS | ACCEPT | DATAGRAMS)
 }
 
 /// A page in a browser must not reach this API, whatever forwards it here.
@@ -154,13 +193,21 @@ impl<'a> Head<'a> {
 
     fn accept(&self) -> Result<Call, ApiError> {
         self.check_upgrade()?;
-        let service = self.needed("service")?;
-        let public = match self.query("allow").as_deref() {
-            None => false,
-            Some("public") => true,
-            Some(other) => return Err(usage(format!("'{other}' is no allow rule")).hint("use allow=public")),
-        };
+        let (service, public) = (self.needed("service")?, self.is_public()?);
         Ok(Call::Accept(AcceptRequest { service, public, offer: self.query("offer") }))
+    }
+
+    fn datagrams(&self) -> Result<Call, ApiError> {
+        self.check_upgrade()?;
+        Ok(Call::Datagrams(DatagramsRequest { service: self.query("service"), public: self.is_public()? }))
+    }
+
+    fn is_public(&self) -> Result<bool, ApiError> {
+        match self.query("allow").as_deref() {
+            None => Ok(false),
+            Some("public") => Ok(true),
+            Some(other) => Err(usage(format!("'{other}' is no allow rule")).hint("use allow=public")),
+        }
     }
 
     fn open(&self) -> Result<Call, ApiError> {
@@ -170,7 +217,14 @@ impl<'a> Head<'a> {
             service: self.needed("service")?,
             deadline_ms: self.number(header::DEADLINE_MS)?,
             content_type: self.text(header::CONTENT_TYPE),
+            urgency: self.urgency()?,
         }))
+    }
+
+    fn urgency(&self) -> Result<Option<u8>, ApiError> {
+        let Some(urgency) = self.number(header::URGENCY)? else { return Ok(None) };
+        let known = u8::try_from(urgency).ok().filter(|urgency| *urgency <= StreamHeader::URGENCY_MAX);
+        known.map(Some).ok_or_else(|| usage(format!("{urgency} is no urgency")).hint("0 goes first, 7 last"))
     }
 
     fn check_upgrade(&self) -> Result<(), ApiError> {

@@ -26,17 +26,21 @@ use tokio::sync::Semaphore;
 
 use super::request::{self, Call, check_origin, no_such_stream, usage};
 use super::types::{
-    AcceptRequest, AgentInfo, ApiError, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
-    HandOverRequest, HandedOver, Offer, OpenRequest, Peers, Published, Reached, ResetRequest, ResolveRequest,
-    StreamState, StreamStatus, TargetRequest, TicketReply,
+    AcceptRequest, AgentInfo, ApiError, DatagramsRequest, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found,
+    Groups, GroupsRequest, HandOverRequest, HandedOver, Offer, OpenRequest, OrgList, OrgMembers, OrgRequest, Peers,
+    Published, Reached, ResetRequest, ResolveRequest, StreamState, StreamStatus, TargetRequest, TicketReply,
 };
-use super::{VERSION, VERSION_HEADER, header, pump};
+use super::{VERSION, VERSION_HEADER, datagrams, header, pump};
 use crate::agent::{Agent, DEFAULT_TIMEOUT, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of};
 use crate::agent::{service_name, service_port};
+use crate::descriptors::connections_within_limit;
 use crate::{agent, clock, stream};
 
-/// Connections at once: streams, waiting handlers and calls of local programs.
-const CONNECTIONS_MAX: usize = 4_096;
+/// Connections at once: streams, waiting handlers and calls of local programs. Others wait in the kernel until one ends. Fewer where the
+/// system does not grant so many descriptors.
+pub const CONNECTIONS_MAX: usize = 4_096;
+/// Rest after a connection that could not be taken: others must give up a descriptor first.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Largest body of a call.
 const BODY_MAX: usize = 64 * 1024;
 /// Largest head of a call; also the least that hyper works with.
@@ -98,17 +102,22 @@ impl Server {
     /// Serves until the agent has ended, then removes the socket.
     pub async fn run(self, agent: Agent) {
         let shared = Arc::new(Shared { agent: agent.clone(), streams: Streams::default() });
-        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let ended = agent.ended();
-        tokio::pin!(ended);
+        tokio::select! {
+            () = ended => {}
+            never = self.accept(shared) => match never {},
+        }
+        remove_socket(&self.path);
+    }
+
+    async fn accept(&self, shared: Arc<Shared>) -> Infallible {
+        let slots = Arc::new(Semaphore::new(connections_within_limit(CONNECTIONS_MAX)));
+        let mut is_failing = false;
         loop {
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };
-            let connection = tokio::select! {
-                () = &mut ended => break,
-                accepted = self.listener.accept() => accepted,
-            };
-            match connection {
+            let slot = Arc::clone(&slots).acquire_owned().await;
+            match self.listener.accept().await {
                 Ok((socket, _)) => {
+                    is_failing = false;
                     let shared = Arc::clone(&shared);
                     tokio::spawn(async move {
                         serve(shared, socket).await;
@@ -116,13 +125,14 @@ impl Server {
                     });
                 }
                 Err(error) => {
-                    // Mostly too many open files: others must close some first.
-                    tracing::warn!(%error, "local API");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    // Said once, however long it lasts.
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "programs wait for the local API");
+                    }
+                    tokio::time::sleep(ACCEPT_RETRY).await;
                 }
             }
         }
-        remove_socket(&self.path);
     }
 }
 
@@ -177,6 +187,7 @@ async fn route(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply
         Call::Published(wait) => published(agent, wait).await,
         Call::Accept(asked) => accept(shared, request, asked).await,
         Call::Open(asked) => open(shared, request, asked).await,
+        Call::Datagrams(asked) => open_datagrams(agent, request, asked).await,
         Call::ShutDown => shut_down(agent),
         Call::Resolve(ResolveRequest { target }) => {
             let found = agent.resolve(&target).await?;
@@ -191,6 +202,20 @@ async fn route(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply
         }
         Call::ChangeSettings(settings) => {
             agent.change_settings(&settings).await?;
+            json(&Done {})
+        }
+        Call::Rules => json(&agent.rules().await?),
+        Call::ChangeRules(asked) => json(&agent.change_rules(&asked).await?),
+        Call::Why(asked) => json(&agent.why(&asked).await?),
+        Call::Orgs => json(&OrgList { orgs: agent.orgs() }),
+        Call::CreateOrg(asked) => json(&agent.create_org(&asked).await?),
+        Call::Invite(asked) => json(&agent.invite(&asked).await?),
+        Call::JoinOrg(asked) => json(&agent.join_org(&asked).await?),
+        Call::OrgMembers(OrgRequest { org }) => json(&OrgMembers { members: agent.org_members(&org).await? }),
+        Call::Revoke(asked) => json(&agent.revoke(&asked).await?),
+        Call::RotateOrgKey(OrgRequest { org }) => json(&agent.rotate_org_key(&org).await?),
+        Call::LeaveOrg(OrgRequest { org }) => {
+            agent.leave_org(&org).await?;
             json(&Done {})
         }
         Call::Stream(id) => json(&shared.streams.status(id).ok_or_else(no_such_stream)?),
@@ -292,6 +317,7 @@ async fn open(shared: &Arc<Shared>, request: Request<Body>, asked: OpenRequest) 
     let mut stream_header = agent::header(&asked.service)?;
     stream_header.deadline_ms = asked.deadline_ms;
     stream_header.content_type = asked.content_type;
+    stream_header.urgency = asked.urgency.unwrap_or(stream_header.urgency);
     let deadline = stream_header.deadline_ms.map(Duration::from_millis);
 
     let found = agent.resolve(&asked.target).await?;
@@ -299,7 +325,7 @@ async fn open(shared: &Arc<Shared>, request: Request<Body>, asked: OpenRequest) 
     agent.connect(&found, deadline.unwrap_or(DEFAULT_TIMEOUT).min(DEFAULT_TIMEOUT)).await?;
 
     let id = shared.streams.add(stream.watch());
-    let mut reply = switching(id)?;
+    let mut reply = switching_to(id)?;
     put(&mut reply, header::ADDRESS, &found.address.to_string())?;
     put(&mut reply, header::PEER_KEY, &found.key.to_string())?;
     if let Some(name) = &found.name {
@@ -324,7 +350,7 @@ async fn accept(shared: &Arc<Shared>, request: Request<Body>, asked: AcceptReque
     let port = service_port(&service).ok_or_else(|| usage(format!("'{service}' is not a service")))?;
     let incoming = shared.agent.accept(port, ServiceOptions { public, offer }).await?;
     let id = shared.streams.add(incoming.stream.watch());
-    let mut reply = switching(id)?;
+    let mut reply = switching_to(id)?;
     describe(&mut reply, &incoming)?;
     let (upgrade, shared) = (hyper::upgrade::on(request), Arc::clone(shared));
     tokio::spawn(async move {
@@ -340,6 +366,24 @@ async fn accept(shared: &Arc<Shared>, request: Request<Body>, asked: AcceptReque
     Ok(reply)
 }
 
+/// `GET /v1/datagrams`: answers when the program gets the messages that it asked for.
+async fn open_datagrams(agent: &Agent, request: Request<Body>, asked: DatagramsRequest) -> Result<Reply, ApiError> {
+    let receiver = match asked.service {
+        Some(service) => {
+            let port = service_port(&service).ok_or_else(|| usage(format!("'{service}' is not a service")))?;
+            Some(agent.datagrams(port, asked.public).await?)
+        }
+        None => None,
+    };
+    let (upgrade, agent) = (hyper::upgrade::on(request), agent.clone());
+    tokio::spawn(async move {
+        if let Some((socket, early)) = let_go(upgrade).await {
+            datagrams::run(&agent, socket, early, receiver).await;
+        }
+    });
+    switching()
+}
+
 /// The provenance of a stream.
 fn describe(reply: &mut Reply, incoming: &Incoming) -> Result<(), ApiError> {
     put(reply, header::PEER_KEY, &incoming.peer.to_string())?;
@@ -351,6 +395,7 @@ fn describe(reply: &mut Reply, incoming: &Incoming) -> Result<(), ApiError> {
     if let Some(name) = &incoming.name {
         put(reply, header::PEER_NAME, name)?;
     }
+    put(reply, header::URGENCY, &incoming.header.urgency.to_string())?;
     if let Some(deadline_ms) = incoming.header.deadline_ms {
         put(reply, header::DEADLINE_MS, &deadline_ms.to_string())?;
     }
@@ -450,12 +495,18 @@ fn time_allowed(timeout_ms: Option<u64>) -> Duration {
     timeout_ms.map_or(DEFAULT_TIMEOUT, Duration::from_millis).min(TIMEOUT_MAX)
 }
 
-fn switching(id: u64) -> Result<Reply, ApiError> {
+/// The head of a reply behind which a stream begins.
+fn switching_to(stream: u64) -> Result<Reply, ApiError> {
+    let mut reply = switching()?;
+    put(&mut reply, header::STREAM, &stream.to_string())?;
+    Ok(reply)
+}
+
+fn switching() -> Result<Reply, ApiError> {
     let mut reply = Response::new(Full::default());
     *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     put(&mut reply, CONNECTION.as_str(), "upgrade")?;
     put(&mut reply, UPGRADE.as_str(), super::UPGRADE)?;
-    put(&mut reply, header::STREAM, &id.to_string())?;
     Ok(reply)
 }
 

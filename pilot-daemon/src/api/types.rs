@@ -117,6 +117,246 @@ pub struct Service {
     pub waiting: usize,
 }
 
+/// `POST /v1/orgs`: found an organisation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateOrg {
+    /// What it is called: a host name label.
+    pub name: String,
+    /// Seconds after which members trust nobody by an older revocation list; none: never.
+    #[serde(default)]
+    pub list_age_max_s: Option<u64>,
+}
+
+/// An organisation that was founded, or has a new key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrgCreated {
+    /// What it is called.
+    pub name: String,
+    /// What it is: the first of its keys, in base32.
+    pub key: String,
+    /// The key that can replace a lost one: to be put in a safe place.
+    pub successor_file: PathBuf,
+}
+
+/// `POST /v1/orgs/invite`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteRequest {
+    /// The organisation.
+    pub org: String,
+    /// How many agents may use it.
+    pub uses: u32,
+    /// Seconds until it ends.
+    pub expires_s: u64,
+    /// The role of those who use it.
+    pub role: String,
+    /// Their groups.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// The services that they may call; none named: all.
+    #[serde(default)]
+    pub services: Vec<String>,
+    /// How many generations they may enrol.
+    #[serde(default)]
+    pub generations: u8,
+    /// Seconds that a membership lasts before it is renewed.
+    pub lifetime_s: u64,
+}
+
+/// An invite.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invited {
+    /// The line that makes a member of who has it.
+    pub invite: String,
+    /// How many agents may use it.
+    pub uses: u32,
+    /// Seconds until it ends.
+    pub expires_s: u64,
+}
+
+/// `POST /v1/orgs/join`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinRequest {
+    /// The invite.
+    pub token: String,
+    /// The organisation that the caller means; another invite is refused.
+    #[serde(default)]
+    pub org: Option<String>,
+    /// The name in the organisation; none: the agent's host name.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// An organisation that was joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// What it is called.
+    pub org: String,
+    /// This agent's role.
+    pub role: String,
+    /// Members known, this agent among them.
+    pub members: usize,
+}
+
+/// `POST /v1/orgs/revoke`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevokeRequest {
+    /// The organisation.
+    pub org: String,
+    /// Name, address or key of the member.
+    pub member: String,
+}
+
+/// A membership that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// The organisation.
+    pub org: String,
+    /// The member, as it was named.
+    pub member: String,
+    /// Its key.
+    pub key: String,
+}
+
+/// `POST /v1/orgs/leave`, `POST /v1/orgs/rotate`, `POST /v1/orgs/members`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrgRequest {
+    /// The organisation.
+    pub org: String,
+}
+
+/// `GET /v1/rules`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleList {
+    /// Where they are written.
+    pub file: PathBuf,
+    /// The rules in force; those that keep out come first.
+    pub rules: Vec<Rule>,
+    /// What is wrong with the file, if it is not in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// `allow` or `deny`.
+    pub effect: String,
+    /// The service, or `*`.
+    pub service: String,
+    /// Who: `public`, `home`, `org:ORG`, `role:ROLE@ORG`, `group:GROUP@ORG` or `agent:KEY`.
+    pub from: String,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// `POST /v1/rules`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeRules {
+    /// `allow` or `deny`.
+    pub effect: String,
+    /// The service, or `*`.
+    pub service: String,
+    /// As in [`Rule`], or an agent's name, address or ticket.
+    pub from: String,
+    /// Take the rule back.
+    #[serde(default)]
+    pub remove: bool,
+}
+
+/// `POST /v1/why`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyRequest {
+    /// Who would call.
+    pub agent: String,
+    /// The service of this agent.
+    pub service: String,
+}
+
+/// Whether a call would pass, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// Who would call.
+    pub agent: String,
+    /// Its key.
+    pub key: String,
+    /// The service.
+    pub service: String,
+    /// Whether it may.
+    pub allowed: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// `GET /v1/orgs`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrgList {
+    /// The organisations that this agent is in.
+    pub orgs: Vec<OrgStatus>,
+}
+
+/// An organisation as this agent sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrgStatus {
+    /// What it is called.
+    pub name: String,
+    /// What it is, in base32.
+    pub key: String,
+    /// This agent's role.
+    pub role: String,
+    /// This agent's groups in it.
+    pub groups: Vec<String>,
+    /// The services that it may call at other members; none named: all.
+    pub services: Vec<String>,
+    /// Seconds until this agent's membership ends, unless it is renewed; none: it is no member any more.
+    pub expires_s: Option<u64>,
+    /// Members known.
+    pub members: usize,
+    /// Whether the revocation lists are as young as the organisation wants them; if not, nobody is trusted on its word.
+    pub lists_are_fresh: bool,
+    /// Whether this agent can make invites.
+    pub may_enrol: bool,
+    /// Invites of this agent that can still be used.
+    pub invites: Vec<OpenInvite>,
+}
+
+/// An invite that can still be used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenInvite {
+    /// Its number.
+    pub id: String,
+    /// The role that it gives.
+    pub role: String,
+    /// Uses left.
+    pub uses: u32,
+    /// Seconds until it ends.
+    pub expires_s: u64,
+}
+
+/// Reply to `POST /v1/orgs/members`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrgMembers {
+    /// Members, by name.
+    pub members: Vec<OrgMember>,
+}
+
+/// A member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrgMember {
+    /// Its name in the organisation.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// Its key.
+    pub key: String,
+    /// Its role.
+    pub role: String,
+    /// Its groups.
+    pub groups: Vec<String>,
+    /// Seconds until its membership ends, unless it is renewed.
+    pub expires_s: u64,
+}
+
 /// `GET /v1/peers`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Peers {
@@ -401,6 +641,8 @@ pub struct OpenRequest {
     pub deadline_ms: Option<u64>,
     /// Media type of the data.
     pub content_type: Option<String>,
+    /// 0 goes first, 7 last; 3 if none is given.
+    pub urgency: Option<u8>,
 }
 
 /// The head of the `101` that answers [`OpenRequest`].
@@ -442,10 +684,43 @@ pub struct Accepted {
     pub deadline_ms: Option<u64>,
     /// Media type of the data.
     pub content_type: Option<String>,
+    /// How urgent the caller finds it: 0 goes first, 7 last.
+    pub urgency: Option<u8>,
     /// Trace context, in hexadecimal.
     pub trace_id: Option<String>,
     /// When the stream arrived, in milliseconds since the UNIX epoch.
     pub time_ms: u64,
+}
+
+/// What `GET /v1/datagrams` is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DatagramsRequest {
+    /// Take the messages for this service; none to send only.
+    pub service: Option<String>,
+    /// Take those of anybody, not only of agents of this home.
+    pub public: bool,
+}
+
+/// A line to the daemon: an unreliable message to be sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatagramToSend {
+    /// Host name, address, key or `pilot:` ticket.
+    pub to: String,
+    /// A service, or a port number.
+    pub service: String,
+    /// The message, in base64.
+    pub data: String,
+}
+
+/// A line from the daemon: an unreliable message that has come. Who sent it is proved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatagramReceived {
+    /// Address of the sender.
+    pub peer: Option<String>,
+    /// Its identity key.
+    pub key: String,
+    /// The message, in base64.
+    pub data: String,
 }
 
 impl ApiError {

@@ -53,6 +53,9 @@ pub enum HomeError {
         /// What is wrong with it.
         what: String,
     },
+    /// The rules make no sense.
+    #[error("{0}")]
+    Rules(String),
     /// The socket has no path that the system takes.
     #[error("the path of the local API's socket is longer than {SOCKET_PATH_LEN_MAX} bytes: {}", path.display())]
     SocketPath {
@@ -86,6 +89,7 @@ impl HomeError {
             Self::Damaged { path, .. } => {
                 format!("restore it from a backup; without one, move it away: mv {0} {0}.damaged", path.display())
             }
+            Self::Rules(_) => "correct the file; `pilotctl man rules` tells what it may say".into(),
             Self::SocketPath { .. } => "set XDG_RUNTIME_DIR, or PILOT_HOME to a shorter path".into(),
             Self::Entropy(_) => "the system is not usable for keys; check /dev/urandom".into(),
         }

@@ -1,6 +1,7 @@
 //! The keys of an agent on disk: its identity, its transport keys, the name of its installation (spec/address.md, spec/handshake.md §5).
 
 use data_encoding::HEXLOWER;
+use pilot_core::address;
 use pilot_core::config::Keys;
 use pilot_core::id::{IdentityKey, InstanceId};
 use pilot_core::identity::{CERTIFICATE_LIFETIME, CLOCK_SKEW, Certificate, Identity, TransportKey};
@@ -72,6 +73,15 @@ impl AgentHome {
         Ok(())
     }
 
+    /// Keeps an identity in place of whichever is there: for keys that are no agent's.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn replace_identity(&self, identity: &Identity) -> Result<(), HomeError> {
+        self.write_public_identity(identity)?;
+        self.write("identity.pem", identity.to_pem().as_bytes(), 0o600)
+    }
+
     /// Whether this agent has ever been: something stands where its key belongs, readable or not.
     pub(super) fn has_identity(&self) -> bool {
         self.dir.join("identity.pem").symlink_metadata().is_ok()
@@ -82,15 +92,26 @@ impl AgentHome {
             return self.new_identity();
         };
         let pem = secret_text(pem).map_err(|what| self.damaged("identity.pem", &what))?;
-        if let Ok(Some((key, modifier))) = self.public_identity()
+        let public = self.public_identity().ok().flatten();
+        if let Some((_, modifier)) = public
             && let Ok(identity) = Identity::from_pem_at(&pem, modifier)
-            && identity.key() == key
         {
-            return Ok(identity);
+            return self.same_key(identity, public);
         }
         let identity = Identity::from_pem(&pem).map_err(|error| self.damaged("identity.pem", &error))?;
+        let identity = self.same_key(identity, public)?;
         self.write_public_identity(&identity)?;
         Ok(identity)
+    }
+
+    /// The private key has no check of its own: with a byte changed it is another agent's. The public one beside it has, and tells.
+    fn same_key(&self, identity: Identity, public: Option<(IdentityKey, u64)>) -> Result<Identity, HomeError> {
+        match public {
+            Some((key, _)) if key != identity.key() => {
+                Err(self.damaged("identity.pem", &"it is not the key of identity.pub, which stands beside it"))
+            }
+            Some(_) | None => Ok(identity),
+        }
     }
 
     fn new_identity(&self) -> Result<Identity, HomeError> {
@@ -110,9 +131,11 @@ impl AgentHome {
             return Ok(None);
         };
         let text = String::from_utf8_lossy(&bytes);
-        let parsed =
-            text.trim().split_once(' ').and_then(|(key, modifier)| Some((key.parse().ok()?, modifier.parse().ok()?)));
-        parsed.map(Some).ok_or_else(|| self.damaged("identity.pub", &"not a key and a modifier"))
+        let parsed = text.trim().split_once(' ').and_then(|(key, modifier)| {
+            let (key, modifier) = (key.parse().ok()?, modifier.parse().ok()?);
+            address::verify(&key, modifier).map(|_| (key, modifier))
+        });
+        parsed.map(Some).ok_or_else(|| self.damaged("identity.pub", &"not a key and its modifier"))
     }
 
     fn instance(&self) -> Result<InstanceId, HomeError> {
@@ -127,8 +150,8 @@ impl AgentHome {
 
     /// The keys still honoured, with a fresh one in front once a day.
     fn transport_keys(&self, now: UnixTime) -> Result<Vec<TransportKey>, HomeError> {
-        let stored = self.read("transport.keys")?.unwrap_or_default();
-        let text = secret_text(stored).map_err(|what| self.damaged("transport.keys", &what))?;
+        let stored = self.read_checked("transport.keys")?.unwrap_or_default();
+        let text = std::str::from_utf8(&stored).map_err(|error| self.damaged("transport.keys", &error))?;
         let mut keys = Vec::new();
         for line in text.lines() {
             keys.push(
@@ -145,7 +168,7 @@ impl AgentHome {
             keys.insert(0, (TransportKey::from_secret(entropy()?), now.as_secs()));
             let lines = keys.iter().map(|(key, made)| format!("{} {made}\n", HEXLOWER.encode(&key.secret()[..])));
             let text = Zeroizing::new(lines.collect::<String>());
-            self.write("transport.keys", text.as_bytes(), 0o600)?;
+            self.write_checked("transport.keys", text.as_bytes())?;
         }
         Ok(keys.into_iter().map(|(key, _)| key).collect())
     }

@@ -16,8 +16,10 @@
 //!     api.sock                     the local API, unless its path is too long
 //! ```
 //!
-//! Every file is replaced whole (temporary file, fsync, rename): a crash leaves the old one or the new one.
+//! Every file is replaced whole (temporary file, fsync, rename): a crash leaves the old one or the new one. Files of which a changed byte
+//! could pass for another truth (`transport.keys`, `pins`, `names`) end with a checksum; spec/failures.md §3 says what holds for each.
 
+mod checked;
 mod error;
 mod keys;
 mod lock;
@@ -28,6 +30,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use data_encoding::HEXLOWER;
 use pilot_core::id::IdentityKey;
@@ -265,9 +268,12 @@ pub fn entropy<const N: usize>() -> Result<[u8; N], HomeError> {
 /// # Errors
 /// Those of the system; the old file is still there then.
 pub fn replace_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    // Two threads may replace the same file at once: each writes a file of its own, and the last rename stands.
+    static REPLACED: AtomicU64 = AtomicU64::new(0);
     let directory = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = directory.join(format!(".{name}.{}", std::process::id()));
+    let number = REPLACED.fetch_add(1, Ordering::Relaxed);
+    let temporary = directory.join(format!(".{name}.{}.{number}", std::process::id()));
     let result = write_file(&temporary, contents, mode).and_then(|()| fs::rename(&temporary, path));
     if result.is_err() {
         // It may not even have been created; the error that counts is the first one.

@@ -207,3 +207,85 @@ fn a_directory_that_never_had_a_key_is_no_agent() {
     let names: Vec<_> = home.agents().iter().map(|agent| agent.name().to_owned()).collect();
     assert_eq!(names, ["agent-alpha"]);
 }
+
+/// The file once for each of its bytes, with that byte changed.
+fn flips(agent: &AgentHome, name: &str) -> impl Iterator<Item = Vec<u8>> + use<> {
+    let whole = agent.read(name).unwrap().unwrap();
+    (0..whole.len()).map(move |at| {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        flipped
+    })
+}
+
+#[test]
+fn a_flipped_byte_of_the_identity_is_an_error_or_does_no_harm() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let identity = Identity::generate([7; 32]);
+    agent.adopt_identity(&identity).unwrap();
+    let public = agent.read("identity.pub").unwrap().unwrap();
+    let mut noticed = 0;
+    for flipped in flips(&agent, "identity.pem") {
+        agent.write("identity.pem", &flipped, 0o600).unwrap();
+        match agent.stored_identity() {
+            Ok(found) => assert_eq!(found.unwrap().key(), identity.key()),
+            Err(error) => {
+                assert!(matches!(error, HomeError::Damaged { .. }), "{error}");
+                noticed += 1;
+            }
+        }
+        assert_eq!(agent.read("identity.pem").unwrap().unwrap(), flipped, "it stays as it is");
+        assert_eq!(agent.read("identity.pub").unwrap().unwrap(), public, "and so does what shows that it is damaged");
+    }
+    assert!(noticed > 60, "of the key alone there are 64 characters: {noticed}");
+}
+
+#[test]
+fn a_flipped_byte_of_the_public_key_is_repaired_from_the_private_one() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    agent.adopt_identity(&Identity::generate([7; 32])).unwrap();
+    let public = agent.read("identity.pub").unwrap().unwrap();
+    // Each search for the address takes a tenth of a second: a few bytes of the key, and of the modifier.
+    for flipped in flips(&agent, "identity.pub").step_by(public.len() / 8) {
+        agent.write("identity.pub", &flipped, 0o644).unwrap();
+        agent.stored_identity().unwrap();
+        assert_eq!(agent.read("identity.pub").unwrap().unwrap(), public, "{}", String::from_utf8_lossy(&flipped));
+    }
+}
+
+#[test]
+fn a_flipped_byte_of_the_transport_keys_is_an_error_and_stays() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let Keys { identity, certificate, .. } = agent.keys(NOW).unwrap();
+    for flipped in flips(&agent, "transport.keys") {
+        agent.write("transport.keys", &flipped, 0o600).unwrap();
+        let result = agent.renewed_keys(identity.clone(), certificate.instance, NOW);
+        assert!(matches!(result, Err(HomeError::Damaged { .. })), "{}", String::from_utf8_lossy(&flipped));
+        assert_eq!(agent.read("transport.keys").unwrap().unwrap(), flipped);
+    }
+}
+
+#[test]
+fn a_file_that_many_replace_at_once_is_always_one_of_theirs() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let contents = |writer: u8| vec![writer; 64 * 1024];
+    std::thread::scope(|scope| {
+        for writer in 1..=8 {
+            let agent = agent.clone();
+            scope.spawn(move || {
+                for _ in 0..8 {
+                    agent.write("pins", &contents(writer), 0o600).unwrap();
+                    let found = agent.read("pins").unwrap().unwrap();
+                    assert_eq!(found, contents(found[0]));
+                }
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(agent.path()).unwrap().count(), 3, "lock, pid and the file itself");
+}

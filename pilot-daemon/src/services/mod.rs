@@ -5,6 +5,7 @@
 //! that nobody is there.
 
 pub(crate) mod builtin;
+pub(crate) mod inbox;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -152,15 +153,19 @@ impl Services {
         self.table.contains_key(&port)
     }
 
-    /// Gives a stream to a handler, or to the queue.
-    pub(crate) fn deliver(&mut self, incoming: Incoming, is_trusted: bool) -> Result<(), Box<Refused>> {
+    /// Whether its handlers let everybody call.
+    pub(crate) fn is_public(&self, port: ServicePort) -> bool {
+        self.table.get(&port).is_some_and(|service| service.public)
+    }
+
+    /// Gives a stream that is `allowed` to a handler, or to the queue.
+    pub(crate) fn deliver(&mut self, incoming: Incoming, allowed: bool) -> Result<(), Box<Refused>> {
         let name = service_name(incoming.header.port);
         let Some(service) = self.table.get_mut(&incoming.header.port) else {
             return Err(Refused::new(incoming, Code::NOT_FOUND, nobody(&name)).into());
         };
-        if !service.public && !is_trusted {
-            let reason = format!("'{name}' serves its owner's agents only; its owner can start it with --allow public");
-            return Err(Refused::new(incoming, Code::REFUSED, reason).into());
+        if !allowed {
+            return Err(Refused::not_open(incoming));
         }
         if service.queue.len() >= QUEUE_MAX {
             return Err(
@@ -253,6 +258,17 @@ impl Service {
 }
 
 impl Refused {
+    /// The rules do not let the caller in. Which one it was is not for the caller to know; what it can ask for is.
+    pub(crate) fn not_open(incoming: Incoming) -> Box<Self> {
+        let name = service_name(incoming.header.port);
+        let caller = incoming.address.map(|address| address.to_string()).unwrap_or_default();
+        let reason = format!(
+            "'{name}' is not open to this agent\nits owner can open it to all with --allow public, or to this one: \
+             pilotctl allow {name} {caller}"
+        );
+        Box::new(Self::new(incoming, Code::REFUSED, reason))
+    }
+
     pub(crate) fn new(incoming: Incoming, code: Code, reason: String) -> Self {
         Self { incoming, code, reason }
     }

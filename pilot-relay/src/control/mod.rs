@@ -292,8 +292,8 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
     }
 
     /// The last batch is on disk, or it is not and `result` tells why.
-    pub fn batch_written(&mut self, now: Now, result: Result<(), String>) {
-        self.directory.batch_written(now, result);
+    pub fn batch_written(&mut self, result: Result<(), String>) {
+        self.directory.batch_written(result);
     }
 
     /// Sends the replies for which the disk was waited for.

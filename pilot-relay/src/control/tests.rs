@@ -3,10 +3,11 @@ use std::collections::{BTreeSet, VecDeque};
 use pilot_core::identity::{Certificate, Identity, TransportKey};
 use pilot_core::record::{IdentityRecord, PresenceRecord};
 use pilot_core::route::Route;
-use pilot_core::wire::directory::Target;
+use pilot_core::wire::directory::{Find, Target};
 
 use super::*;
 use crate::store::memory::MemoryStore;
+use crate::store::tests::{register, registration};
 
 const ALICE: Instance = instance(1, 1);
 const BOB: Instance = instance(2, 1);
@@ -407,7 +408,7 @@ fn a_client_that_does_not_wait_for_the_disk_leaves_nothing_behind() {
     assert!(backbone.fake.streams[&stream].outbound.is_empty(), "acknowledged before it was written");
     backbone.control.client_gone(now(), &client);
     assert!(backbone.control.calls.is_empty() && backbone.control.committing.is_empty());
-    backbone.control.batch_written(now(), Ok(()));
+    backbone.control.batch_written(Ok(()));
     backbone.control.send_replies(now(), &mut backbone.fake);
     assert!(backbone.fake.streams[&stream].outbound.is_empty());
     assert_eq!(backbone.control.status().agents, 1, "it was written all the same");
@@ -423,13 +424,51 @@ fn who_waits_for_the_disk_is_answered_when_it_has_answered() {
     for (result, is_registered) in [(Err("disk full".to_owned()), false), (Ok(()), true)] {
         let stream = backbone.call(client, ServicePort::DIRECTORY, &registration_of(&identity).encode());
         assert!(backbone.control.poll_batch(now()).is_some());
-        backbone.control.batch_written(now(), result);
+        backbone.control.batch_written(result);
         backbone.control.send_replies(now(), &mut backbone.fake);
         let state = &backbone.fake.streams[&stream];
         assert!(state.is_outbound_finished);
         let reply = Reply::decode(&state.outbound).unwrap();
         assert_eq!(matches!(reply, Reply::Registered { .. }), is_registered, "{reply:?}");
     }
+}
+
+/// Bytes that a node with so many agents sends for one registration and three look-ups, to whomever.
+fn bytes_sent_among(agents: u16) -> usize {
+    let mut store = MemoryStore::new();
+    for number in 0..agents {
+        let mut agent = registration(0, &format!("agent-{number:05}"));
+        let [high, low] = number.to_be_bytes();
+        agent.identity.key.0[..2].copy_from_slice(&[high, low]);
+        agent.address.0[..2].copy_from_slice(&[high, low]);
+        agent.identity_bytes = vec![7; 300];
+        register(&mut store, now().unix, agent).unwrap();
+    }
+    let mut backbone = Backbone::with(&[]);
+    backbone.control = Control::new(NODE, store, Rng::new([5; 32]), now());
+    let identity = Identity::generate([1; 32]);
+    let newcomer = Instance { key: identity.key(), id: InstanceId([1; 8]) };
+    for client in [ALICE, BOB, newcomer] {
+        backbone.control.client_connected(now(), client);
+        backbone.fake.clients.insert(client);
+    }
+    backbone.call(newcomer, ServicePort::DIRECTORY, &registration_of(&identity).encode());
+    let look_ups = [
+        Request::Resolve { by: Target::Name("agent-00042".into()) },
+        Request::Resolve { by: Target::Name("agent-xxxxx".into()) },
+        Request::Find(Find { need: vec!["citations".into()], limit: 10, ..Find::default() }),
+    ];
+    for look_up in look_ups {
+        backbone.call(ALICE, ServicePort::DIRECTORY, &look_up.encode());
+    }
+    backbone.control.handle_timeout(now());
+    assert!(backbone.fake.opened_to.is_empty(), "nobody is told who has not asked");
+    backbone.fake.streams.values().map(|stream| stream.outbound.len()).sum()
+}
+
+#[test]
+fn trap_33_a_change_and_a_look_up_cost_the_same_bytes_among_a_hundred_agents_and_ten_thousand() {
+    assert_eq!(bytes_sent_among(100), bytes_sent_among(10_000));
 }
 
 fn registration_of(identity: &Identity) -> Request {

@@ -98,9 +98,9 @@ impl<S: Store> Directory<S> {
     }
 
     /// The last batch is on disk, or it is not and `result` tells why.
-    pub fn batch_written(&mut self, now: Now, result: Result<(), String>) {
+    pub fn batch_written(&mut self, result: Result<(), String>) {
         if let Some(journal) = &mut self.journal {
-            journal.batch_written(now.unix, result, &mut self.store);
+            journal.batch_written(result, &mut self.store);
         }
     }
 
@@ -111,15 +111,16 @@ impl<S: Store> Directory<S> {
 
     /// Forgets what is free again.
     pub fn handle_timeout(&mut self, now: Now) {
-        let changes = self.store.expire(now.unix);
-        if let Some(journal) = &mut self.journal {
-            journal.note(changes);
+        match &mut self.journal {
+            Some(journal) => journal.expire(now.unix, &mut self.store),
+            None => drop(self.store.expire(now.unix)),
         }
     }
 
-    /// When the next name is free again.
+    /// When the next name is free again. While a batch is on its way, that is not asked.
     pub fn next_expiry(&self) -> Option<UnixTime> {
-        self.store.next_expiry()
+        let is_writing = self.journal.as_ref().is_some_and(Journal::is_writing);
+        self.store.next_expiry().filter(|_| !is_writing)
     }
 
     /// Forgets the request rate of a client that has gone, unless it left in debt.

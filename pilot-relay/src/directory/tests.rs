@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pilot_core::crypto::SIGNATURE_LEN;
 use pilot_core::directory::{Asked, Pins};
 use pilot_core::id::{Instance, InstanceId};
 use pilot_core::identity::{Certificate, Identity, TransportKey};
@@ -107,7 +108,7 @@ impl Node {
     fn commit(&mut self, now: Now, call: CallId, result: Result<(), String>) -> Reply {
         assert!(self.directory.poll_batch(now).is_some(), "a call waits for nothing");
         assert_eq!(self.directory.poll_reply(), None);
-        self.directory.batch_written(now, result);
+        self.directory.batch_written(result);
         let (answered, reply) = self.directory.poll_reply().expect("a reply");
         assert_eq!(answered, call);
         reply
@@ -156,6 +157,55 @@ fn nobody_registers_for_another() {
     };
     assert_eq!(code(&node.ask(at(0), &mallory, mixed)), Some(ErrorCode::BadRequest));
     assert!(node.directory.store().is_empty());
+}
+
+/// Mallory has a tunnel to the node, and every record that Alice has ever signed. What would change something about Alice is tried
+/// unsigned, signed by Mallory, and signed by Alice but changed or brought by another.
+#[test]
+fn attack_4_unsigned_directory_change_changes_nothing() {
+    let (alice, bob, mallory) = (Agent::new(1, "alice"), Agent::new(2, "bob"), Agent::new(3, "mallory"));
+    let mut node = Node::with(&[&alice, &bob, &mallory]);
+    let before = node.resolve(at(0), &bob, "alice");
+    let records = [
+        alice.record.sign(&alice.identity).unwrap(),
+        alice.presence.sign(&alice.identity).unwrap(),
+        Withdrawal { key: alice.key(), instance: None, sequence: 1, issued: at(0).unix }.sign(&alice.identity).unwrap(),
+        HandOver { from: alice.key(), name: "alice".into(), to: bob.key(), issued: at(0).unix }
+            .sign(&alice.identity)
+            .unwrap(),
+    ];
+    let unsigned = |record: &Vec<u8>| {
+        let payload = &record[..record.len() - SIGNATURE_LEN];
+        [payload.to_vec(), [payload, &[0; SIGNATURE_LEN]].concat()]
+    };
+    let requests = |[identity, presence, withdrawal, hand_over]: [Vec<u8>; 4]| {
+        [
+            Request::Register { identity, presence },
+            Request::Withdraw { signed: withdrawal },
+            Request::HandOver { signed: hand_over },
+        ]
+    };
+    let mut attempts = requests(records.clone()).to_vec();
+    for kind in 0..2 {
+        attempts.extend(requests(records.each_ref().map(|record| unsigned(record)[kind].clone())));
+    }
+    for place in [0, 40, 60] {
+        attempts.extend(requests(records.clone().map(|mut record| {
+            record[place] ^= 1;
+            record
+        })));
+    }
+    for attempt in attempts {
+        let reply = node.ask(at(1), &mallory, attempt.clone());
+        assert!(matches!(code(&reply), Some(ErrorCode::NotYours | ErrorCode::BadRequest)), "{attempt:?}: {reply:?}");
+    }
+    let renamed = IdentityRecord { name: "alice".into(), sequence: 2, ..mallory.record.clone() };
+    let own = Request::Register {
+        identity: renamed.sign(&mallory.identity).unwrap(),
+        presence: mallory.presence.sign(&mallory.identity).unwrap(),
+    };
+    assert!(matches!(node.ask(at(1), &mallory, own), Reply::NameTaken { .. }));
+    assert_eq!(node.resolve(at(1), &bob, "alice"), before);
 }
 
 #[test]

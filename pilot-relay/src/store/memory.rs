@@ -15,12 +15,14 @@ use pilot_core::wire::directory::{Find, HAND_OVERS_MAX};
 
 use super::stored::{Stored, StoredAgent, StoredName};
 use super::{
-    Change, Done, HAND_OVER_TIME, LEASE_WRITE_INTERVAL, NAME_GRACE, Operation, Present, RegisterError, Registration,
-    Store, words, words_of,
+    Change, Done, HAND_OVER_TIME, LEASE_WRITE_INTERVAL, NAME_GRACE, NAMES_KEPT_PER_KEY_MAX, Operation, Present,
+    RegisterError, Registration, Store, words, words_of,
 };
 
 /// Registrations kept: a few hundred megabytes at the size they usually have, 2 GB if each is at its bounds.
 pub const REGISTRATIONS_MAX: usize = 200_000;
+/// Names kept that no registration has: as many as there can be registrations.
+pub const NAMES_KEPT_MAX: usize = REGISTRATIONS_MAX;
 /// After a start nobody loses a name for so long: agents of a node that was down come back within a minute or two.
 pub const RETURN_TIME: Duration = Duration::from_secs(300);
 
@@ -35,6 +37,8 @@ pub struct MemoryStore {
     by_address: BTreeMap<Address, IdentityKey>,
     /// Names that no registration has, each kept for a key.
     kept: BTreeMap<String, StoredName>,
+    /// The same by who has had them, that which is free first at the front.
+    kept_from: BTreeMap<IdentityKey, BTreeSet<(UnixTime, String)>>,
     ends: BTreeSet<(UnixTime, Held)>,
     tags: Index,
     groups: Index,
@@ -150,9 +154,8 @@ impl MemoryStore {
         if self.kept.contains_key(&new.identity.name) {
             changes.push(Change::RemoveName(new.identity.name.clone()));
         }
-        if let Some((name, kept)) = self.given_up(now, new) {
-            changes.push(Change::PutName(name, kept));
-        }
+        changes.extend(self.plan_given_up(now, new));
+        self.check_room(&changes)?;
         let stored = StoredAgent {
             identity: new.identity_bytes.clone(),
             lease_until: new.lease_until,
@@ -169,11 +172,43 @@ impl MemoryStore {
             return Ok(Vec::new());
         }
         let (_, before) = holder.filter(|(holder, _)| *holder == record.from).ok_or(RegisterError::NotHeld)?;
+        if before.contains(bytes) || self.has_claimed_since(record) {
+            return Err(RegisterError::NotHeld);
+        }
         let dropped = (before.len() + 1).saturating_sub(HAND_OVERS_MAX);
         let hand_overs = before.iter().skip(dropped).chain([bytes]).cloned().collect();
-        let kept = StoredName { key: record.to, until: now + HAND_OVER_TIME, hand_overs };
+        let kept =
+            StoredName { key: record.to, until: now + HAND_OVER_TIME, hand_overs, handed_over_by: Some(record.from) };
         let registered = self.by_name.get(&record.name).map(|key| Change::RemoveAgent(*key));
-        Ok(registered.into_iter().chain([Change::PutName(record.name.clone(), kept)]).collect())
+        let changes = registered.into_iter().chain(self.plan_keep(record.name.clone(), kept)).collect::<Vec<_>>();
+        self.check_room(&changes)?;
+        Ok(changes)
+    }
+
+    /// Whether the old key has said after it signed a hand-over that the name is its own.
+    fn has_claimed_since(&self, record: &HandOver) -> bool {
+        let claim = self.by_key.get(&record.from).map(|known| &known.registration.identity);
+        claim.is_some_and(|identity| identity.name == record.name && identity.issued > record.issued)
+    }
+
+    /// What keeping the name that a registration gives up changes.
+    fn plan_given_up(&self, now: UnixTime, new: &Registration) -> Vec<Change> {
+        self.given_up(now, new).map_or_else(Vec::new, |(name, kept)| self.plan_keep(name, kept))
+    }
+
+    /// What keeping a name changes: another one that the same key has had may be free for it.
+    fn plan_keep(&self, name: String, kept: StoredName) -> Vec<Change> {
+        let mut others: Vec<_> = self.kept_from.get(&kept.given_by()).into_iter().flatten().collect();
+        others.retain(|(_, other)| *other != name);
+        let is_crowded = others.len() >= NAMES_KEPT_PER_KEY_MAX;
+        let crowded_out = others.first().filter(|_| is_crowded).map(|(_, other)| Change::RemoveName(other.clone()));
+        crowded_out.into_iter().chain([Change::PutName(name, kept)]).collect()
+    }
+
+    /// Whether the names that there are leave room for those of a change.
+    fn check_room(&self, changes: &[Change]) -> Result<(), RegisterError> {
+        let keeps = changes.iter().any(|change| matches!(change, Change::PutName(..)));
+        if keeps && self.kept.len() >= NAMES_KEPT_MAX { Err(RegisterError::Full) } else { Ok(()) }
     }
 
     /// Who has the name, or may have it, and by which hand-overs.
@@ -202,8 +237,9 @@ impl MemoryStore {
     fn given_up(&self, now: UnixTime, new: &Registration) -> Option<(String, StoredName)> {
         let before = &self.by_key.get(&new.identity.key)?.registration;
         let Registration { identity, hand_overs, .. } = before.as_ref();
-        let kept = || StoredName { key: identity.key, until: now + NAME_GRACE, hand_overs: hand_overs.clone() };
-        (identity.name != new.identity.name).then(|| (identity.name.clone(), kept()))
+        let (until, hand_overs) = (now + NAME_GRACE, hand_overs.clone());
+        let kept = StoredName { key: identity.key, until, hand_overs, handed_over_by: None };
+        (identity.name != new.identity.name).then(|| (identity.name.clone(), kept))
     }
 
     fn register(&mut self, now: UnixTime, mut registration: Registration) -> Done {
@@ -235,22 +271,22 @@ impl MemoryStore {
 
     fn register_in_force(&mut self, now: UnixTime, mut registration: Registration) {
         registration.hand_overs = self.inherited(&registration.identity);
-        let given_up = self.given_up(now, &registration);
+        let given_up = self.plan_given_up(now, &registration);
         let known = self.by_key.get(&registration.identity.key).filter(|known| is_on_file(known, &registration));
         let lease_on_file = known.map_or(registration.lease_until, |known| known.lease_on_file);
         self.free(&registration.identity.name);
         self.replace(registration, lease_on_file);
-        if let Some((name, kept)) = given_up {
-            self.keep(name, kept);
-        }
+        self.carry_out(given_up);
     }
 
-    fn hand_over(&mut self, now: UnixTime, record: &HandOver, bytes: &ByteVec) {
-        for change in self.plan_hand_over(now, record, bytes).unwrap_or_default() {
+    /// Carries out changes that register nobody.
+    fn carry_out(&mut self, changes: Vec<Change>) {
+        for change in changes {
             match change {
                 Change::RemoveAgent(key) => self.remove(&key),
                 Change::PutName(name, kept) => self.keep(name, kept),
-                Change::PutAgent(..) | Change::RemoveName(_) => {}
+                Change::RemoveName(name) => self.free(&name),
+                Change::PutAgent(..) => {}
             }
         }
     }
@@ -290,13 +326,19 @@ impl MemoryStore {
     fn keep(&mut self, name: String, kept: StoredName) {
         self.free(&name);
         self.ends.insert((kept.until, Held::Name(name.clone())));
+        self.kept_from.entry(kept.given_by()).or_default().insert((kept.until, name.clone()));
         self.kept.insert(name, kept);
     }
 
     fn free(&mut self, name: &str) {
-        if let Some((name, kept)) = self.kept.remove_entry(name) {
-            self.ends.remove(&(kept.until, Held::Name(name)));
+        let Some((name, kept)) = self.kept.remove_entry(name) else { return };
+        if let Some(names) = self.kept_from.get_mut(&kept.given_by()) {
+            names.remove(&(kept.until, name.clone()));
+            if names.is_empty() {
+                self.kept_from.remove(&kept.given_by());
+            }
         }
+        self.ends.remove(&(kept.until, Held::Name(name)));
     }
 
     fn covers(&self, key: &IdentityKey, sequence: u64) -> bool {
@@ -336,7 +378,8 @@ impl Store for MemoryStore {
             Operation::Withdraw { .. } => {}
             Operation::Leave { instance, sequence } => self.leave(&instance, sequence),
             Operation::HandOver { record, bytes } => {
-                self.hand_over(now, &record, &bytes);
+                let changes = self.plan_hand_over(now, &record, &bytes).unwrap_or_default();
+                self.carry_out(changes);
                 return Done::HandedOver;
             }
         }

@@ -28,6 +28,9 @@ use stored::{StoredAgent, StoredName};
 pub const NAME_GRACE: Duration = Duration::from_secs(86_400);
 /// How long a name that was handed over waits for the key that is to have it: as long as the longest lease.
 pub const HAND_OVER_TIME: Duration = IDENTITY_VALIDITY_MAX;
+/// Names that one key has given up or handed over and that are kept for somebody; with a further one, that which is free first is free at
+/// once. Who renames an agent in earnest stays far below, and who only takes names and leaves them holds no more than these.
+pub const NAMES_KEPT_PER_KEY_MAX: usize = 8;
 /// A lease that a presence refresh has moved on by so much is written down; less is not worth a write. No longer than [`NAME_GRACE`].
 pub const LEASE_WRITE_INTERVAL: Duration = Duration::from_secs(86_400);
 
@@ -153,8 +156,8 @@ pub enum RegisterError {
     /// A newer presence of this instance, or another with the same sequence, is stored.
     #[error("a record with sequence {0} is stored")]
     OldSequence(u64),
-    /// The key that hands a name over does not have it.
-    #[error("the name is not the old key's to hand over")]
+    /// The key that hands a name over does not have it, or has got it back, or has registered it, since it has signed this.
+    #[error("the name is not the old key's to hand over, or not by this record any more")]
     NotHeld,
     /// The store is at its bound.
     #[error("directory is full")]

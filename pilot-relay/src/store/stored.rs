@@ -35,6 +35,16 @@ pub struct StoredName {
     /// Signed `HandOver`s by which the name came to that key, oldest first.
     #[cbor(n(2), skip_if = "Vec::is_empty")]
     pub hand_overs: Vec<ByteVec>,
+    /// Who has handed it over; none: the key has had it itself.
+    #[n(3)]
+    pub handed_over_by: Option<IdentityKey>,
+}
+
+impl StoredName {
+    /// Who has had the name until it was only kept.
+    pub fn given_by(&self) -> IdentityKey {
+        self.handed_over_by.unwrap_or(self.key)
+    }
 }
 
 /// Everything that outlives a node.

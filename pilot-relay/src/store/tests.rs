@@ -6,10 +6,11 @@ use pilot_core::id::InstanceId;
 use pilot_core::limits::INSTANCES_MAX;
 use pilot_core::record::Offer;
 
+use super::memory::MemoryStore;
 use super::*;
 
 pub(crate) const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
-const LEASE: Duration = Duration::from_secs(3_600);
+pub(crate) const LEASE: Duration = Duration::from_secs(3_600);
 
 pub(crate) fn registration(key: u8, name: &str) -> Registration {
     let identity = IdentityRecord {
@@ -259,6 +260,51 @@ fn in_force(store: &mut impl Store, registration: Registration) -> Option<Vec<u8
     in_force
 }
 
+#[test]
+fn a_hand_over_that_was_taken_back_is_no_hand_over_any_more() {
+    let mut store = MemoryStore::new();
+    let signed_at = |sequence: u64, issued| {
+        let mut again = registration(1, "alice");
+        (again.identity.sequence, again.identity_bytes, again.identity.issued) =
+            (sequence, vec![sequence as u8], issued);
+        again
+    };
+    let later = NOW + Duration::from_secs(1);
+    register(&mut store, NOW, signed_at(1, NOW)).unwrap();
+    carry_out(&mut store, NOW, hand_over("alice", 1, 2)).unwrap();
+    carry_out(&mut store, NOW, hand_over("alice", 2, 1)).unwrap();
+    assert_eq!(carry_out(&mut store, NOW, hand_over("alice", 1, 2)), Err(RegisterError::NotHeld), "in between");
+    register(&mut store, NOW, signed_at(2, NOW)).unwrap();
+    assert_eq!(carry_out(&mut store, NOW, hand_over("alice", 1, 2)), Err(RegisterError::NotHeld), "in its chain");
+    assert!(withdraw(&mut store, &IdentityKey([1; 32]), 2));
+    register(&mut store, NOW, signed_at(3, later)).unwrap();
+    assert_eq!(carry_out(&mut store, NOW, hand_over("alice", 1, 2)), Err(RegisterError::NotHeld), "before its record");
+    assert_eq!(store.by_name(NOW, "alice").unwrap().identity.key, IdentityKey([1; 32]));
+}
+
+#[test]
+fn who_takes_names_and_leaves_them_keeps_few() {
+    let mut store = MemoryStore::new();
+    let named = |sequence: u64| {
+        let mut named = registration(1, &format!("name-{sequence}"));
+        (named.identity.sequence, named.identity_bytes) = (sequence, sequence.to_be_bytes().into());
+        named
+    };
+    let count = 3 * NAMES_KEPT_PER_KEY_MAX as u64;
+    for sequence in 1..=count {
+        let now = NOW + Duration::from_secs(sequence);
+        register(&mut store, now, named(sequence)).unwrap();
+        if sequence % 2 == 0 {
+            carry_out(&mut store, now, hand_over(&format!("name-{sequence}"), 1, 9)).unwrap();
+        }
+    }
+    let now = NOW + Duration::from_secs(count);
+    let is_free = |sequence: &u64| {
+        let other = registration(2, &format!("name-{sequence}"));
+        store.plan(now, &Operation::Register(Box::new(other))).is_ok()
+    };
+    assert_eq!((1..=count).filter(|sequence| !is_free(sequence)).count(), NAMES_KEPT_PER_KEY_MAX);
+}
 fn an_older_record_does_not_replace_a_newer_and_who_says_it_is_told(mut store: impl Store) {
     assert_eq!(in_force(&mut store, with_sequence(5, 1)), None);
     for sequence in [4, 5] {

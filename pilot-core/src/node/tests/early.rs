@@ -1,7 +1,9 @@
 //! Early data: answered in one round trip where a replay does no harm, held where it might, never lost and never delivered twice.
 
 use super::*;
-use crate::limits::{EARLY_DATA_AHEAD_MAX, HANDSHAKE_CROSSING, HANDSHAKE_RETRY_MIN, UNCONFIRMED_SESSION_LIFETIME};
+use crate::limits::{
+    EARLY_DATA_AHEAD_MAX, HANDSHAKE_CROSSING, HANDSHAKE_RETRY_MIN, PATHS_MAX, UNCONFIRMED_SESSION_LIFETIME,
+};
 use crate::wire::{self, PacketKind};
 
 /// Nobody's address: whoever answers there has been lied to.
@@ -413,5 +415,44 @@ fn early_data_goes_by_a_relay_too() {
         assert_eq!(pair.now.mono.since(before), ONE_WAY * 4 * round_trips, "four hops there and back");
         pair.run_for(Duration::from_secs(2));
         assert_eq!(pair.asked(1), 1);
+    }
+}
+
+/// Everything on the wire between two who know each other, from the first message on.
+#[test]
+fn who_listens_reads_neither_words_nor_names() {
+    let mut pair = Pair::for_early_data(&[ServicePort::ECHO]);
+    let stream = pair.ask(0, 1);
+    pair.answer(1);
+    pair.step_to(|pair| pair.is_answered(0, stream));
+    pair.run_for(Duration::from_secs(1));
+    let mut secrets = vec![REQUEST.to_vec()];
+    for which in [0, 1] {
+        let Keys { identity, transport, .. } = keys(which, START);
+        secrets.extend([identity.key().0.to_vec(), transport[0].public().to_vec()]);
+    }
+    assert!(pair.log.len() > 3);
+    for (_, datagram) in &pair.log {
+        assert!(secrets.iter().all(|secret| !datagram.windows(secret.len()).any(|part| part == secret)));
+    }
+}
+
+/// Each time with new keys of its process, and from another port: all of it is genuine.
+#[test]
+fn an_asker_that_comes_from_ever_new_addresses_leaves_a_bounded_number_of_paths() {
+    let mut pair = Pair::for_early_data(&[ServicePort::ECHO]);
+    for life in 0..2 * PATHS_MAX as u8 {
+        pair.hosts[0] = host(0, 100 + life, pair.now, Config::new(Role::Agent));
+        pair.hosts[0].address.set_port(5_000 + u16::from(life));
+        pair.hosts[1].events.clear();
+        pair.introduce(0, 1);
+        pair.learn_certificates();
+        let stream = pair.ask(0, 1);
+        pair.answer(1);
+        pair.step_to(|pair| pair.is_answered(0, stream));
+        pair.run_for(Duration::from_secs(1));
+        let peer = &pair.hosts[1].node.peers[pair.slot(1, 0) as usize];
+        assert!(peer.is_connected());
+        assert!(peer.paths.iter().count() <= PATHS_MAX, "life {life}");
     }
 }

@@ -2,12 +2,13 @@
 
 use super::*;
 use crate::id::PacketNumber;
-use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, REKEY_AFTER_TIME};
+use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, REKEY_AFTER_TIME, SLOTS_LOOKED_AT};
 use crate::transport::{Candidate, CandidateKind, PathFrame};
 use crate::wire::{self, PacketKind, frame};
 
 /// Nobody's address: whoever answers there has been lied to.
-const VICTIM: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 9);
+pub(super) const VICTIM: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 9);
 
 /// Longest packet to an address that nobody has proved.
 const PROBE_LEN_MAX: usize = 64;
@@ -20,7 +21,7 @@ const FORGED: u64 = 1_000;
 
 impl Pair {
     /// Two hosts that hold each other's certificates.
-    fn with_certificates() -> Self {
+    pub(super) fn with_certificates() -> Self {
         let mut pair = Self::new();
         for (which, other) in [(0, 1), (1, 0)] {
             let certificate = Some(keys(other, START).certificate);
@@ -31,7 +32,7 @@ impl Pair {
     }
 
     /// Takes the packets of one kind off the wire.
-    fn intercept(&mut self, to: usize, kind: PacketKind) -> Vec<Vec<u8>> {
+    pub(super) fn intercept(&mut self, to: usize, kind: PacketKind) -> Vec<Vec<u8>> {
         let is_wanted =
             |packet: &(Mono, usize, SocketAddr, Vec<u8>)| packet.1 == to && wire::peek(&packet.3) == Ok(kind);
         let (taken, left) = std::mem::take(&mut self.wire).into_iter().partition(is_wanted);
@@ -40,12 +41,12 @@ impl Pair {
         taken.into_iter().map(|packet| packet.3).collect()
     }
 
-    fn step_until(&mut self, mut is_done: impl FnMut(&mut Self) -> bool) {
+    pub(super) fn step_until(&mut self, mut is_done: impl FnMut(&mut Self) -> bool) {
         self.run_until(Duration::from_secs(5), &mut is_done);
     }
 }
 
-fn is_connected(event: &Event) -> bool {
+pub(super) fn is_connected(event: &Event) -> bool {
     matches!(event, Event::PeerConnected { .. })
 }
 
@@ -113,6 +114,20 @@ fn a_tunnel_without_a_way_finds_the_peer_by_a_handshake() {
     pair.step_until(|pair| pair.incoming(0).is_some());
 }
 
+/// Whoever forbids direct paths to a peer that has no other leaves a tunnel with keys and no path, of which the peer may know nothing any more.
+#[test]
+fn a_tunnel_whose_paths_were_all_forbidden_finds_the_peer_when_they_are_allowed_again() {
+    let mut pair = connected();
+    pair.hosts[0].node.set_direct(pair.now, false);
+    pair.restart(1);
+    pair.run_for(Duration::from_secs(1));
+    pair.hosts[0].node.set_direct(pair.now, true);
+    pair.request(0, 1, b"where are you");
+    pair.step_until(|pair| pair.has(0, |event| matches!(event, Event::PeerConnected { restarted: true, .. })));
+    pair.request(0, 1, b"there you are");
+    pair.step_until(|pair| pair.incoming(1).is_some());
+}
+
 /// The same message 1 from two addresses: its answer at one of them proves nothing about the other.
 #[test]
 fn a_duplicate_of_message_1_proves_no_other_address() {
@@ -171,7 +186,7 @@ fn a_replayed_first_message_does_not_disturb_a_handshake() {
 
 impl Pair {
     /// A packet of `which` to `other` with these frames, as only a peer that breaks the rules would send it.
-    fn forge(&mut self, which: usize, other: usize, number: u64, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    pub(super) fn forge(&mut self, which: usize, other: usize, number: u64, put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let slot = self.slot(which, other) as usize;
         let tunnel = self.hosts[which].node.peers[slot].tunnel.as_mut().expect("connected");
         let mut packet = vec![0; wire::DataHeader::LEN];
@@ -180,7 +195,7 @@ impl Pair {
         packet
     }
 
-    fn astray_bytes(&self) -> usize {
+    pub(super) fn astray_bytes(&self) -> usize {
         self.astray.iter().map(|(_, datagram)| datagram.len()).sum()
     }
 
@@ -451,6 +466,28 @@ fn strangers_of_the_past_make_room_for_newcomers() {
     pair.hosts[1].events.clear();
     pair.request(0, 1, b"still known");
     pair.run_until(Duration::from_millis(100), |pair| pair.incoming(1).is_some());
+}
+
+#[test]
+fn a_row_of_peers_that_stay_hides_no_forgotten_stranger_for_long() {
+    let mut node = host(1, 2, START, Config::new(Role::Agent)).node;
+    let known = |number: u32| {
+        let mut key = [0xEE; 32];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        let addresses = vec![VICTIM];
+        PeerInfo { key: IdentityKey(key), certificate: None, addresses, homes: Vec::new() }
+    };
+    let rows = 4;
+    let staying = rows * SLOTS_LOOKED_AT as u32;
+    for number in 0..staying {
+        node.learn_peer(START, known(number));
+    }
+    for number in staying..PEERS_MAX as u32 {
+        node.slot(START.mono, known(number).key).expect("room");
+    }
+    let newcomer = known(PEERS_MAX as u32).key;
+    let tries = (1..).find(|_| node.slot(START.mono, newcomer).is_some()).expect("a slot in the end");
+    assert!(tries <= rows + 1, "each try looks at the next {SLOTS_LOOKED_AT}: {tries}");
 }
 
 /// A record may name any key as its home, with any addresses.

@@ -252,3 +252,26 @@ fn one_identity_has_so_many_homes_and_those_in_use_are_not_displaced() {
     assert!(pair.is_unbroken());
     assert_eq!(pair.hosts[0].node.by_key.len(), 1);
 }
+
+#[test]
+fn a_home_that_calls_while_another_one_is_asked_who_it_is_keeps_its_tunnel() {
+    let mut pair = Pair::with_two_homes();
+    let certificate = Some(pair.hosts[0].node.keys.certificate.clone());
+    let (key, addresses) = (pair.key(0), vec![pair.hosts[0].address]);
+    pair.hosts[1].node.learn_peer(pair.now, PeerInfo { key, certificate, addresses, homes: Vec::new() });
+    pair.learn_ticket(&[2]);
+    let from_one = pair.request(1, 0, b"from one");
+    let to_two = pair.call(b"to two");
+    pair.run_until(Duration::from_secs(1), |pair| pair.hears_from(2, b"to two"));
+    pair.run_until(Duration::from_secs(1), |pair| pair.incoming(0).is_some());
+    let stream = pair.incoming(0).expect("opened");
+    assert_eq!(pair.read_all(0, stream), b"from one");
+    pair.say_to(0, stream, b"to one");
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.read_all(1, from_one), b"to one");
+    pair.run_for(REKEY_AFTER_TIME * 2);
+    pair.say_to(0, to_two, b", still");
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.hears_from(2, b", still"));
+    assert!(pair.is_unbroken());
+}

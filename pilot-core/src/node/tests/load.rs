@@ -1,7 +1,9 @@
 //! Floods of first messages, and the cookies against them.
 
 use super::*;
-use crate::limits::{COOKIE_LIFETIME, UNDER_LOAD_INITS_PER_PREFIX, UNDER_LOAD_INITS_PER_SECOND};
+use crate::limits::{
+    COOKIE_LIFETIME, UNDER_LOAD_COOKIES_PER_GROUP, UNDER_LOAD_INITS_PER_PREFIX, UNDER_LOAD_INITS_PER_SECOND,
+};
 use crate::wire::handshake::Cookie;
 use crate::wire::{self, PacketKind};
 
@@ -127,6 +129,20 @@ fn one_prefix_is_served_so_often_under_load() {
     assert_eq!(drops(&pair, DropReason::RateLimited), before);
     pair.deliver(1, caller, &init);
     assert_eq!(drops(&pair, DropReason::RateLimited), before + 1);
+}
+
+#[test]
+fn a_flood_from_one_place_gets_few_cookies_and_takes_none_from_another() {
+    let (mut pair, init) = dialling();
+    flood(&mut pair);
+    pair.wire.clear();
+    let asked = 10 * u64::from(UNDER_LOAD_COOKIES_PER_GROUP);
+    (0..asked).for_each(|_| pair.deliver(1, elsewhere(1), &init));
+    pair.drain();
+    assert_eq!(pair.astray.len(), usize::from(UNDER_LOAD_COOKIES_PER_GROUP));
+    assert_eq!(drops(&pair, DropReason::RateLimited), asked - u64::from(UNDER_LOAD_COOKIES_PER_GROUP));
+    pair.deliver(1, pair.hosts[0].address, &init);
+    pair.run_until(Duration::from_secs(1), |pair| pair.has(0, is_connected));
 }
 
 /// It was not made for this attempt, or by somebody who has not seen it.

@@ -1,6 +1,7 @@
 //! Two nodes and nothing between them but a list of datagrams, or a backbone node. Networks that lose, delay and translate are
 //! pilot-sim's.
 
+mod attacks;
 mod certificates;
 mod clocks;
 mod credit;
@@ -8,6 +9,7 @@ mod early;
 mod hostile;
 mod instances;
 mod load;
+mod messages;
 mod relayed;
 mod renewal;
 

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::event::ConnectError;
 use crate::id::{CircuitId, Instance};
 use crate::identity::{CERTIFICATE_LIFETIME, CLOCK_SKEW};
+use crate::limits::CONNECT_TIMEOUT;
 use crate::wire::circuit::{self, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus};
 use crate::wire::{self, PacketKind, RelayHeader};
 
@@ -17,6 +19,8 @@ pub(super) struct Circuits {
     questions: BTreeMap<StreamHandle, Vec<u8>>,
     /// Questions are read and never answered.
     is_mute: bool,
+    /// So many questions to come are answered with "busy".
+    busy_for: usize,
 }
 
 impl Pair {
@@ -136,6 +140,12 @@ impl Pair {
             return self.say(relay, stream, &circuit::encode(&opened));
         };
         let (caller_seen, destination) = (attested(from).expect("connected").remote, self.instance(to));
+        if let Some(rest) = self.hosts[relay].circuits.busy_for.checked_sub(1) {
+            self.hosts[relay].circuits.busy_for = rest;
+            let status = CircuitStatus::Busy;
+            let opened = CircuitOpened { status, circuit: 0, reason: "later".to_owned(), attested: None };
+            return self.say(relay, stream, &circuit::encode(&opened));
+        }
         let circuits = &mut self.hosts[relay].circuits;
         let (near, far) = (circuits.opened * 2 + 1, circuits.opened * 2 + 2);
         circuits.opened += 1;
@@ -191,6 +201,26 @@ fn two_agents_meet_at_a_backbone_node_and_go_on_directly() {
     assert_eq!(pair.path(1, 0), Some(PathKind::Direct(pair.hosts[0].address)));
 }
 
+/// All that is on the wire is lost once: what a direct path has carried goes on there, although the relay is at hand.
+#[test]
+fn trap_21_one_loss_moves_no_path() {
+    let mut pair = Pair::by_relay();
+    pair.exchange(0, 1, Duration::from_millis(200));
+    pair.run_for(Duration::from_secs(1));
+    pair.hosts.iter_mut().for_each(|host| host.events.clear());
+    for _ in 0..10 {
+        pair.request(0, 1, b"hello");
+        pair.drain();
+        assert!(!pair.wire.is_empty());
+        pair.wire.clear();
+        pair.run_for(Duration::from_secs(1));
+    }
+    let opened = pair.hosts[1].events.iter().filter(|event| matches!(event, Event::StreamOpened { .. })).count();
+    assert_eq!(opened, 10, "sent again");
+    assert!((0..2).all(|which| !pair.has(which, |event| matches!(event, Event::PathChanged { .. }))));
+    assert_eq!(pair.path(0, 1), Some(PathKind::Direct(pair.hosts[1].address)));
+}
+
 /// A cache of a week: the certificate has ended, and the agent is at another backbone node now. The directory has told of the new one, but
 /// there is a tunnel with the old one.
 #[test]
@@ -219,13 +249,49 @@ fn an_agent_that_is_at_none_of_its_homes_is_reported_offline() {
     pair.hosts[0].node.learn_peer(pair.now, PeerInfo { key: absent, certificate: None, addresses: Vec::new(), homes });
     pair.hosts[0].node.connect(pair.now, &absent).expect("known");
     pair.run_until(Duration::from_secs(1), |pair| {
-        let is_offline =
-            |event: &Event| matches!(event, Event::ConnectFailed { error: crate::event::ConnectError::Offline(_), .. });
+        let is_offline = |event: &Event| matches!(event, Event::ConnectFailed { error: ConnectError::Offline(_), .. });
         pair.has(0, is_offline)
     });
 }
 
+#[test]
+fn a_busy_backbone_node_is_asked_again_while_the_attempt_lasts() {
+    let mut pair = Pair::by_relay();
+    pair.hosts[2].circuits.busy_for = 3;
+    pair.exchange(0, 1, Duration::from_secs(5));
+    assert!(!pair.has(0, |event| matches!(event, Event::ConnectFailed { .. })));
+}
+
+#[test]
+fn an_attempt_that_ends_at_a_busy_node_says_so() {
+    let mut pair = Pair::by_relay();
+    pair.hosts[2].circuits.busy_for = usize::MAX;
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.run_until(CONNECT_TIMEOUT * 2, |pair| pair.has(0, |event| matches!(event, Event::ConnectFailed { .. })));
+    let is_busy = |event: &Event| matches!(event, Event::ConnectFailed { error: ConnectError::Busy(_), .. });
+    assert!(pair.has(0, is_busy));
+}
+
 /// It cannot read and it cannot forge; what it says of others, it says of itself.
+#[test]
+fn a_home_node_that_was_silent_for_a_while_is_reported_when_it_answers_again() {
+    let mut pair = Pair::at_homes([2, 2]);
+    let is_home_event = |event: &Event| matches!(event, Event::HomeLost | Event::HomeConnected);
+    // The tunnel outlives the first silence; the second is longer than its keys last.
+    for silence in [30, 600] {
+        pair.run_for(ONE_WAY * 2);
+        pair.hosts[0].events.clear();
+        pair.cut = true;
+        pair.run_until(Duration::from_secs(90), |pair| pair.has(0, |event| matches!(event, Event::HomeLost)));
+        pair.run_for(Duration::from_secs(silence));
+        pair.cut = false;
+        pair.run_until(Duration::from_secs(30), |pair| pair.has(0, |event| matches!(event, Event::HomeConnected)));
+        pair.run_for(Duration::from_secs(30));
+        assert_eq!(pair.hosts[0].events.iter().filter(|event| is_home_event(event)).count(), 2, "each is told once");
+    }
+}
+
 #[test]
 fn a_relay_that_repeats_delays_and_misdelivers_changes_no_byte() {
     let mut pair = Pair::by_relay();

@@ -67,6 +67,11 @@ pub(super) struct Assembler {
 }
 
 impl Assembler {
+    /// All data below was read.
+    pub(super) fn starting_at(offset: u64) -> Self {
+        Self { read: offset, end: offset, ..Self::default() }
+    }
+
     /// Takes data that lies within the credit. `gaps_left` more stretches beyond gaps are allowed.
     ///
     /// # Errors
@@ -114,7 +119,7 @@ impl Assembler {
 
     /// Forgets all data: nobody will read it.
     pub(super) fn discard(&mut self) {
-        *self = Self { read: self.end, end: self.end, ..Self::default() };
+        *self = Self::starting_at(self.end);
     }
 
     /// Offset of the next byte to be read.

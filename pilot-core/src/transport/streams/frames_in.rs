@@ -1,5 +1,6 @@
 //! What the peer's frames do to streams: open them, bring data and credit, end them (spec/streams.md §2 to §4).
 
+use super::resting::Slot;
 use super::send::Delivery;
 use super::{FrameResult, HEADER_PEEK_LEN, NotKept, Streams};
 use crate::id::StreamId;
@@ -58,10 +59,11 @@ impl Streams {
         if max > self.data_sent_max {
             self.data_sent_max = max;
             while let Some(slot) = self.credit_blocked.pop_front() {
-                if let Some(stream) = self.stream_mut(slot) {
+                if let Some(stream) = self.awake_mut(slot) {
                     stream.is_credit_blocked = false;
                 }
                 self.schedule(slot);
+                self.doze(slot);
             }
         }
     }
@@ -122,7 +124,7 @@ impl Streams {
         let gaps_left = self.gap_chunks_max().saturating_sub(self.gap_chunks);
         #[cfg(feature = "sabotage")]
         let breaks_order = self.config.breaks(crate::transport::Sabotage::DeliverOutOfOrder);
-        let Some(stream) = self.slots.get_mut(slot as usize).and_then(Option::as_mut) else { return Ok(()) };
+        let Some(stream) = self.slots.get_mut(slot as usize).and_then(Slot::awake_mut) else { return Ok(()) };
         #[cfg(feature = "sabotage")]
         if breaks_order && !stream.awaits_header {
             stream.receive.data.insert_out_of_order(data.data, &mut self.chunks);
@@ -152,6 +154,7 @@ impl Streams {
             self.events.push_back(TransportEvent::Readable(id));
         }
         self.retire_if_over(slot);
+        self.doze(slot);
     }
 
     fn read_header(&mut self, slot: u32) {

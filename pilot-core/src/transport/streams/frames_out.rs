@@ -27,14 +27,14 @@ impl Streams {
     /// the peer grants is not known yet; so much it grants to everybody.
     pub(in crate::transport) fn write_early(&mut self, buf: &mut Vec<u8>, end: usize, sent: &mut Vec<SentFrame>) {
         let mut slots: Vec<_> = (0..self.slots.len()).filter(|&slot| self.may_go_early(slot)).collect();
-        slots.sort_by_key(|&slot| self.slots[slot].as_ref().map(|stream| (stream.urgency, stream.id)));
+        slots.sort_by_key(|&slot| self.slots[slot].awake().map(|stream| (stream.urgency, stream.id)));
         if !slots.is_empty() {
             self.initial_max_stream_data = EARLY_CREDIT;
             (self.data_sent_max, self.local_max) = (EARLY_CREDIT, EARLY_STREAMS);
         }
         for slot in slots {
             let credit = self.send_credit();
-            let Some(stream) = &mut self.slots[slot] else { continue };
+            let Some(stream) = self.slots[slot].awake_mut() else { continue };
             stream.send.set_max_data(EARLY_CREDIT);
             let key = StreamKey { slot: u32::try_from(slot).unwrap_or(u32::MAX), id: stream.id };
             let Ok(written) = stream.send.write_frame(key.id, buf, end, credit) else { return };
@@ -44,7 +44,7 @@ impl Streams {
     }
 
     fn may_go_early(&self, slot: usize) -> bool {
-        let stream = self.slots[slot].as_ref().filter(|stream| stream.is_replay_safe && stream.id >> 1 < EARLY_STREAMS);
+        let stream = self.slots[slot].awake().filter(|stream| stream.is_replay_safe && stream.id >> 1 < EARLY_STREAMS);
         // A reset needs the session.
         stream.is_some_and(|stream| stream.send.reset_reason.is_none())
     }
@@ -54,7 +54,7 @@ impl Streams {
         let credit = self.send_credit();
         for urgency in 0..self.ready.len() {
             while let Some(slot) = self.ready[urgency].front().copied() {
-                let Some(stream) = self.slots[slot as usize].as_mut() else {
+                let Some(stream) = self.slots[slot as usize].awake_mut() else {
                     self.ready[urgency].pop_front();
                     continue;
                 };
@@ -68,15 +68,17 @@ impl Streams {
                 }
                 stream.is_queued = false;
                 self.ready[urgency].pop_front();
+                self.doze(slot);
             }
         }
         while let Some(slot) = self.control.front().copied() {
-            match self.stream_mut(slot) {
+            match self.awake_mut(slot) {
                 Some(stream) if stream.has_control_frames() => break,
                 Some(stream) => stream.has_control = false,
                 None => {}
             }
             self.control.pop_front();
+            self.doze(slot);
         }
     }
 
@@ -144,12 +146,13 @@ impl Streams {
         if is_delivered {
             self.retire_if_over(key.slot);
         }
+        self.doze(key.slot);
     }
 
     /// Queues a stream that has data to send and may.
     pub(super) fn schedule(&mut self, slot: u32) {
         let (local_bit, local_max) = (self.local_bit, self.local_max);
-        let Some(stream) = self.stream_mut(slot) else { return };
+        let Some(stream) = self.awake_mut(slot) else { return };
         let is_allowed = stream.id & 1 != local_bit || stream.id >> 1 < local_max;
         if is_allowed && !stream.is_queued && stream.send.has_data_to_send() {
             stream.is_queued = true;
@@ -167,7 +170,7 @@ impl Streams {
 
     pub(super) fn schedule_control(&mut self, slot: u32) {
         let (local_bit, local_max) = (self.local_bit, self.local_max);
-        let Some(stream) = self.stream_mut(slot) else { return };
+        let Some(stream) = self.awake_mut(slot) else { return };
         let is_allowed = stream.id & 1 != local_bit || stream.id >> 1 < local_max;
         if is_allowed && !stream.has_control && stream.has_control_frames() {
             stream.has_control = true;
@@ -191,7 +194,7 @@ impl Streams {
 
     fn write_control(&mut self, buf: &mut Vec<u8>, end: usize, sent: &mut Vec<SentFrame>) {
         while let Some(slot) = self.control.pop_front() {
-            let Some(stream) = self.stream_mut(slot) else { continue };
+            let Some(stream) = self.awake_mut(slot) else { continue };
             stream.has_control = false;
             stream.write_control(slot, buf, end, sent);
             if stream.has_control_frames() {
@@ -199,6 +202,7 @@ impl Streams {
                 self.control.push_front(slot);
                 return;
             }
+            self.doze(slot);
         }
     }
 
@@ -206,7 +210,7 @@ impl Streams {
         while let Some(urgency) = self.ready.iter().position(|queue| !queue.is_empty()) {
             let Some(slot) = self.ready[urgency].pop_front() else { return };
             let credit = self.send_credit();
-            let Some(stream) = self.stream_mut(slot) else { continue };
+            let Some(stream) = self.awake_mut(slot) else { continue };
             stream.is_queued = false;
             let key = StreamKey { slot, id: stream.id };
             match stream.send.write_frame(key.id, buf, end, credit) {
@@ -215,7 +219,7 @@ impl Streams {
                     sent.push(SentFrame::Stream { key, offset: written.offset, len: written.len, fin: written.fin });
                     self.schedule(slot);
                 }
-                Err(NotWritten::Nothing) => {}
+                Err(NotWritten::Nothing) => self.doze(slot),
                 Err(NotWritten::NoTunnelCredit) => {
                     if !std::mem::replace(&mut stream.is_credit_blocked, true) {
                         self.credit_blocked.push_back(slot);

@@ -1,13 +1,14 @@
 //! All streams of a tunnel: their table, who may open them, and the credit of the tunnel (spec/streams.md §2 to §5).
 //!
 //! The parts: `frames_in` (what the peer's frames do), `credit` (how the window grows), `frames_out` (whose turn it is to send, and what becomes of it), `send` and `receive`
-//! (the two directions of one stream), `assembler` (data that came out of order).
+//! (the two directions of one stream), `assembler` (data that came out of order), `resting` (streams that have nothing to do).
 
 mod assembler;
 mod credit;
 mod frames_in;
 mod frames_out;
 mod receive;
+mod resting;
 mod send;
 
 use std::collections::{HashMap, VecDeque};
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use self::assembler::Chunks;
 use self::credit::Window;
 use self::receive::ReceiveStream;
+use self::resting::Slot;
 use self::send::{Delivery, SendStream};
 use super::audit::StreamAudit;
 use super::config::{PeerLimits, TransportConfig};
@@ -66,14 +68,18 @@ struct Stream {
     /// It stands in `control`.
     has_control: bool,
     is_stalled: bool,
+    /// It stands in `dozing`.
+    is_dozing: bool,
 }
 
 /// All streams of a tunnel, and the events of the tunnel in the order they happened.
 #[derive(Debug)]
 pub(super) struct Streams {
     config: TransportConfig,
-    slots: Vec<Option<Stream>>,
+    slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Streams that were idle and are awake still, the first of them first.
+    dozing: VecDeque<u32>,
     by_id: HashMap<u64, u32, BuildHasherDefault<IdHasher>>,
     /// Lowest bit of the ids that this side opens.
     local_bit: u64,
@@ -112,6 +118,7 @@ impl Streams {
             config: config.clone(),
             slots: Vec::new(),
             free: Vec::new(),
+            dozing: VecDeque::new(),
             by_id: HashMap::default(),
             local_bit: u64::from(!opens_even),
             local_opened: 0,
@@ -149,11 +156,7 @@ impl Streams {
     pub(super) fn set_peer_limits(&mut self, peer: PeerLimits) {
         self.peer_limits_known = true;
         self.initial_max_stream_data = self.initial_max_stream_data.max(peer.max_stream_data);
-        for slot in 0..self.slots.len() {
-            if let Some(stream) = &mut self.slots[slot] {
-                stream.send.set_max_data(peer.max_stream_data);
-            }
-        }
+        self.slots.iter_mut().for_each(|slot| slot.set_max_data(peer.max_stream_data));
         self.on_max_streams(peer.max_streams);
         self.on_max_data(peer.max_data);
         self.schedule_all();
@@ -212,6 +215,12 @@ impl Streams {
 
     pub(super) fn read(&mut self, id: StreamId, max: usize) -> Result<Read, ReadError> {
         let slot = self.slot_of(id).ok_or(ReadError::UnknownStream)?;
+        let read = self.read_slot(slot, max);
+        self.doze(slot);
+        read
+    }
+
+    fn read_slot(&mut self, slot: u32, max: usize) -> Result<Read, ReadError> {
         let Some(stream) = self.stream_mut(slot) else { return Err(ReadError::UnknownStream) };
         let receive = &mut stream.receive;
         if let Some((code, reason)) = &receive.reset {
@@ -252,10 +261,14 @@ impl Streams {
 
     /// Tells every open stream that nothing is answered, or again is.
     pub(super) fn set_stalled(&mut self, is_stalled: bool) {
-        for stream in self.slots.iter_mut().flatten() {
-            if stream.is_stalled != is_stalled && !stream.awaits_header {
-                stream.is_stalled = is_stalled;
-                let id = StreamId(stream.id);
+        for slot in &mut self.slots {
+            let (id, was_stalled) = match slot {
+                Slot::Resting(stream) => (stream.id, &mut stream.is_stalled),
+                Slot::Awake(stream) if !stream.awaits_header => (stream.id, &mut stream.is_stalled),
+                Slot::Awake(_) | Slot::Free => continue,
+            };
+            if std::mem::replace(was_stalled, is_stalled) != is_stalled {
+                let id = StreamId(id);
                 self.events.push_back(if is_stalled {
                     TransportEvent::Stalled(id)
                 } else {
@@ -271,12 +284,23 @@ impl Streams {
 
     /// Those that were opened here or reported as opened: one that awaits its header has never been told of.
     pub(super) fn ids(&self) -> impl Iterator<Item = StreamId> + '_ {
-        self.slots.iter().flatten().filter(|stream| !stream.awaits_header).map(|stream| StreamId(stream.id))
+        let id = |slot: &Slot| match slot {
+            Slot::Resting(stream) => Some(StreamId(stream.id)),
+            Slot::Awake(stream) => (!stream.awaits_header).then_some(StreamId(stream.id)),
+            Slot::Free => None,
+        };
+        self.slots.iter().filter_map(id)
     }
 
     /// Fills in what the audit wants to know about streams.
     pub(super) fn audit(&self, audit: &mut super::Audit) {
-        audit.streams = self.slots.iter().flatten().map(|stream| self.audit_stream(stream)).collect();
+        debug_assert!(self.idle_streams_doze(), "an idle stream that keeps its buffers");
+        let audit_slot = |slot: &Slot| match slot {
+            Slot::Resting(stream) => Some(self.audit_stream(&stream.wake(&self.config))),
+            Slot::Awake(stream) => Some(self.audit_stream(stream)),
+            Slot::Free => None,
+        };
+        audit.streams = self.slots.iter().filter_map(audit_slot).collect();
         (audit.data_sent, audit.data_sent_max) = (self.data_sent, self.data_sent_max);
         (audit.data_received, audit.data_received_max) = (self.data_received, self.data_received_max);
         (audit.data_kept_max, audit.window) =
@@ -284,7 +308,8 @@ impl Streams {
         audit.data_sent_recount = self.retired_sent + audit.streams.iter().map(|stream| stream.sent).sum::<u64>();
         audit.data_received_recount =
             self.retired_received + audit.streams.iter().map(|stream| stream.received).sum::<u64>();
-        audit.gap_chunks = self.slots.iter().flatten().map(|stream| stream.receive.data.gap_chunks()).sum();
+        audit.gap_chunks =
+            self.slots.iter().filter_map(Slot::awake).map(|stream| stream.receive.data.gap_chunks()).sum();
         audit.gap_chunks_max = self.gap_chunks_max();
     }
 
@@ -303,59 +328,49 @@ impl Streams {
     }
 
     fn insert(&mut self, id: u64, awaits_header: bool) -> u32 {
-        #[cfg_attr(not(feature = "sabotage"), expect(unused_mut, reason = "only sabotage changes it"))]
-        let mut send = SendStream::new(self.initial_max_stream_data, self.config.send_buffer);
-        #[cfg(feature = "sabotage")]
-        {
-            send.ignores_credit = self.config.breaks(super::Sabotage::IgnoreCredit);
-            send.ignores_buffer_max = self.config.breaks(super::Sabotage::UnboundedBuffer);
-        }
-        let stream = Stream {
-            id,
-            urgency: StreamHeader::URGENCY_DEFAULT,
-            is_replay_safe: false,
-            awaits_header,
-            send,
-            receive: ReceiveStream::new(self.config.stream_window_in(self.config.first_window())),
-            is_queued: false,
-            is_credit_blocked: false,
-            has_control: false,
-            is_stalled: false,
-        };
+        let send = SendStream::new(self.initial_max_stream_data, &self.config);
+        let receive = ReceiveStream::new(self.config.stream_window_in(self.config.first_window()));
+        let stream = Stream { awaits_header, ..Stream::new(id, send, receive) };
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
-                self.slots.push(None);
+                // By a quarter, where Vec itself doubles: with thousands of streams the table is most of what they cost.
+                if self.slots.len() == self.slots.capacity() {
+                    self.slots.reserve_exact(self.slots.len() / 4 + 1);
+                }
+                self.slots.push(Slot::Free);
                 u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        self.slots[slot as usize] = Some(stream);
+        self.slots[slot as usize] = Slot::Awake(Box::new(stream));
         self.by_id.insert(id, slot);
         slot
     }
 
     /// Whether every open stream was opened here, nothing was sent of any, and any peer grants as many.
     pub(super) fn only_wait(&self) -> bool {
-        let waits = |stream: &Stream| stream.id & 1 == self.local_bit && stream.send.sent() == 0;
-        self.local_opened <= EARLY_STREAMS && self.slots.iter().flatten().all(waits)
+        let waits = |slot: &Slot| match slot {
+            Slot::Free => true,
+            Slot::Resting(_) => false,
+            Slot::Awake(stream) => stream.id & 1 == self.local_bit && stream.send.sent() == 0,
+        };
+        self.local_opened <= EARLY_STREAMS && self.slots.iter().all(waits)
     }
 
     /// Takes over streams that only wait, or of which early data was sent, from another table. Nothing was opened in this one.
     pub(super) fn adopt(&mut self, mut waiting: Self) {
         self.local_opened = waiting.local_opened;
-        for mut stream in waiting.slots.drain(..).flatten() {
+        for mut stream in waiting.slots.drain(..).filter_map(|slot| slot.into_stream(&waiting.config)) {
             let slot = self.insert(stream.id, false);
             (stream.is_queued, stream.is_credit_blocked, stream.has_control) = (false, false, false);
+            stream.is_dozing = false;
             stream.send.restart_credit(self.initial_max_stream_data);
             self.data_sent += stream.send.sent();
-            self.slots[slot as usize] = Some(stream);
+            self.slots[slot as usize] = Slot::Awake(stream);
+            self.doze(slot);
         }
         self.events.append(&mut waiting.events);
         self.schedule_all();
-    }
-
-    fn stream_mut(&mut self, slot: u32) -> Option<&mut Stream> {
-        self.slots.get_mut(slot as usize)?.as_mut()
     }
 
     fn keyed_mut(&mut self, key: StreamKey) -> Option<&mut Stream> {
@@ -445,7 +460,10 @@ impl Streams {
         };
         let (id, is_known) = (stream.id, !stream.awaits_header);
         self.discard(slot);
-        let Some(stream) = self.slots[slot as usize].take() else { return };
+        let Slot::Awake(stream) = std::mem::take(&mut self.slots[slot as usize]) else { return };
+        if stream.is_dozing {
+            self.dozing.retain(|dozing| *dozing != slot);
+        }
         self.retired_sent += stream.send.sent();
         self.retired_received += stream.receive.highest();
         self.by_id.remove(&id);
@@ -473,6 +491,24 @@ impl Streams {
 
     fn gap_chunks_max(&self) -> usize {
         usize::try_from((self.window.size() / CREDIT_PER_GAP).max(1)).unwrap_or(usize::MAX)
+    }
+}
+
+impl Stream {
+    fn new(id: u64, send: SendStream, receive: ReceiveStream) -> Self {
+        Self {
+            id,
+            urgency: StreamHeader::URGENCY_DEFAULT,
+            is_replay_safe: false,
+            awaits_header: false,
+            send,
+            receive,
+            is_queued: false,
+            is_credit_blocked: false,
+            has_control: false,
+            is_stalled: false,
+            is_dozing: false,
+        }
     }
 }
 

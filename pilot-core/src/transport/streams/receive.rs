@@ -28,6 +28,19 @@ pub(super) struct ReceiveStream {
     pub(super) is_read_to_end: bool,
 }
 
+/// A receiving direction of which all that came was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RestingReceive {
+    /// Offset behind all data.
+    read: u64,
+    max_data: u64,
+    max_data_update: Delivery,
+    /// The peer has ended it there.
+    is_at_end: bool,
+    is_read_to_end: bool,
+    reader_waits: bool,
+}
+
 impl ReceiveStream {
     pub(super) fn new(window: u64) -> Self {
         Self {
@@ -42,6 +55,37 @@ impl ReceiveStream {
             max_data_update: Delivery::None,
             reader_waits: true,
             is_read_to_end: false,
+        }
+    }
+
+    /// What there is to keep of it; none if it is not at rest.
+    pub(super) fn at_rest(&self) -> Option<RestingReceive> {
+        let read = self.data.read_offset();
+        let is_read = self.data.len() == 0 && self.highest == read && self.final_size.is_none_or(|size| size == read);
+        if !is_read || self.discards() || self.max_data_update == Delivery::Queued {
+            return None;
+        }
+        Some(RestingReceive {
+            read,
+            max_data: self.max_data,
+            max_data_update: self.max_data_update,
+            is_at_end: self.final_size.is_some(),
+            is_read_to_end: self.is_read_to_end,
+            reader_waits: self.reader_waits,
+        })
+    }
+
+    /// The other way round.
+    pub(super) fn wake(resting: RestingReceive) -> Self {
+        let RestingReceive { read, max_data, max_data_update, is_at_end, is_read_to_end, reader_waits } = resting;
+        Self {
+            data: Assembler::starting_at(read),
+            highest: read,
+            final_size: is_at_end.then_some(read),
+            max_data_update,
+            reader_waits,
+            is_read_to_end,
+            ..Self::new(max_data)
         }
     }
 

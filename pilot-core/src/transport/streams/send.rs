@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+#[cfg(feature = "sabotage")]
+use crate::transport::config::Sabotage;
+use crate::transport::config::TransportConfig;
 use crate::transport::range_set::RangeSet;
 use crate::wire::frame::{self, Code};
 
@@ -81,13 +84,23 @@ pub(super) struct SendStream {
     /// The writer was told that the buffer is full.
     pub(super) writer_waits: bool,
     #[cfg(feature = "sabotage")]
-    pub(super) ignores_credit: bool,
+    ignores_credit: bool,
     #[cfg(feature = "sabotage")]
-    pub(super) ignores_buffer_max: bool,
+    ignores_buffer_max: bool,
+}
+
+/// A sending direction whose data, as far as there is any, the peer has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RestingSend {
+    /// Offset behind all data.
+    sent: u64,
+    pub(super) max_data: u64,
+    is_finished: bool,
+    writer_waits: bool,
 }
 
 impl SendStream {
-    pub(super) fn new(max_data: u64, buffer_max: usize) -> Self {
+    pub(super) fn new(max_data: u64, config: &TransportConfig) -> Self {
         Self {
             segments: VecDeque::new(),
             acked_to: 0,
@@ -96,17 +109,36 @@ impl SendStream {
             sent: 0,
             written: 0,
             max_data,
-            buffer_max,
+            buffer_max: config.send_buffer,
             fin: Delivery::None,
             reset: Delivery::None,
             reset_reason: None,
             is_stopped: false,
             writer_waits: false,
             #[cfg(feature = "sabotage")]
-            ignores_credit: false,
+            ignores_credit: config.breaks(Sabotage::IgnoreCredit),
             #[cfg(feature = "sabotage")]
-            ignores_buffer_max: false,
+            ignores_buffer_max: config.breaks(Sabotage::UnboundedBuffer),
         }
+    }
+
+    /// What there is to keep of it; none if it is not at rest.
+    pub(super) fn at_rest(&self) -> Option<RestingSend> {
+        let is_told =
+            self.sent == self.written && self.acked_to == self.sent && self.acked.len() + self.lost.len() == 0;
+        let is_ending = !matches!(self.fin, Delivery::None | Delivery::Acked) || self.reset != Delivery::None;
+        if !is_told || is_ending || self.is_stopped {
+            return None;
+        }
+        let (sent, max_data, is_finished) = (self.sent, self.max_data, self.fin == Delivery::Acked);
+        Some(RestingSend { sent, max_data, is_finished, writer_waits: self.writer_waits })
+    }
+
+    /// The other way round.
+    pub(super) fn wake(resting: RestingSend, config: &TransportConfig) -> Self {
+        let RestingSend { sent, max_data, is_finished, writer_waits } = resting;
+        let fin = if is_finished { Delivery::Acked } else { Delivery::None };
+        Self { acked_to: sent, sent, written: sent, fin, writer_waits, ..Self::new(max_data, config) }
     }
 
     /// Takes as much of `data` as the buffer has room for.
@@ -376,14 +408,14 @@ mod tests {
     use super::*;
 
     fn stream_with(data: &'static [u8]) -> SendStream {
-        let mut stream = SendStream::new(1_000, 100);
+        let mut stream = SendStream::new(1_000, &TransportConfig::default().send_buffer(100));
         stream.write(&mut Bytes::from_static(data));
         stream
     }
 
     #[test]
     fn a_full_buffer_is_backpressure_and_ends() {
-        let mut stream = SendStream::new(1_000, 100);
+        let mut stream = SendStream::new(1_000, &TransportConfig::default().send_buffer(100));
         let mut data = Bytes::from(vec![7; 150]);
         assert_eq!((stream.write(&mut data), data.len()), (100, 50));
         assert_eq!(stream.write(&mut data), 0);

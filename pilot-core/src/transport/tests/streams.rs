@@ -86,6 +86,46 @@ fn urgent_streams_go_first() {
 }
 
 #[test]
+fn streams_that_rested_go_on_where_they_were_and_end() {
+    let mut pair = Pair::new(26, Link { lost: 50, duplicated: 50, jitter: 30 * MS, ..Link::default() });
+    let streams: Vec<_> = (0..40).map(|_| pair.open(0)).collect();
+    let say = |pair: &mut Pair, side: usize, range: Range<usize>| {
+        for stream in &streams {
+            let taken = pair.sides[side].transport.write(*stream, &mut pattern(1_000).slice(range.clone()));
+            assert_eq!(taken, Ok(range.len()));
+        }
+        pair.run_until_silent();
+    };
+    say(&mut pair, 0, 0..400);
+    say(&mut pair, 1, 0..700);
+    // Who was called has said all; the caller, which answers that with its own end once it reads it, goes on.
+    pair.sides[0].reads = false;
+    streams.iter().for_each(|stream| pair.sides[1].transport.finish(*stream).unwrap());
+    pair.run_until_silent();
+    say(&mut pair, 0, 400..1_000);
+    let received = |side: &Side, len: usize| streams.iter().all(|stream| side.received[stream].len() == len);
+    assert!(received(&pair.sides[1], 1_000) && received(&pair.sides[0], 700));
+    assert!(pair.sides.iter().all(|side| side.transport.open_stream_count() == 40));
+
+    pair.sides[0].reads = true;
+    pair.run_until_silent();
+    assert!(pair.sides.iter().all(|side| side.transport.open_stream_count() == 0));
+}
+
+#[test]
+fn a_stream_at_rest_reports_that_it_stalls() {
+    let mut pair = Pair::new(27, Link::default());
+    let streams: Vec<_> = (0..8).map(|_| pair.open(0)).collect();
+    pair.run_until_silent();
+    pair.link(RELAY).blocked = [true, true];
+    pair.sides[0].transport.ping(RELAY);
+    pair.run_for(Duration::from_millis(5_100));
+    assert!(streams.iter().all(|stream| pair.sides[0].has(&TransportEvent::Stalled(*stream))));
+    pair.link(RELAY).blocked = [false, false];
+    pair.run("its return", |pair| streams.iter().all(|stream| pair.sides[0].has(&TransportEvent::Resumed(*stream))));
+}
+
+#[test]
 fn streams_opened_before_the_handshake_go_when_the_limits_are_known() {
     let mut pair = Pair::new(22, Link::default());
     let config = TransportConfig::default();

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::commands::join::TokenArgs;
 use crate::context::Context;
 use crate::env_vars;
 use crate::hint::Result;
@@ -30,6 +31,7 @@ enum DaemonVerb {
   pilotctl daemon start --hostname my-agent
   pilotctl daemon start --hostname my-mcp-server --tags mcp,finance
   pilotctl daemon start --hostname far-away --backbone \"pilot-backbone:…\"
+  pilotctl daemon start --hostname worker-7 --org my-company-fleet --token-file fleet.invite
 
 Without a backbone named, the local one is used, and started if it does not run. Several agents run side by side, each
 in PILOT_HOME/agents/NAME.")]
@@ -100,6 +102,9 @@ pub(crate) struct StartArgs {
     /// Whether packets may go directly to other agents, or by relay only [default: on].
     #[arg(long, value_name = "ON|OFF")]
     direct: Option<Switch>,
+    /// Join an organisation.
+    #[command(flatten)]
+    token: TokenArgs,
 }
 
 /// `on` or `off`.

@@ -5,8 +5,9 @@ use std::net::{Ipv6Addr, SocketAddr};
 use clap::Args;
 use pilot_core::ticket::BackboneTicket;
 use pilot_daemon::agent::{Agent, AgentConfig, StartError, check_profile};
-use pilot_daemon::api::server::Server;
+use pilot_daemon::api::server::{CONNECTIONS_MAX, Server};
 use pilot_daemon::api::types::ErrorCode;
+use pilot_daemon::descriptors;
 use pilot_daemon::home::{Home, HomeError};
 
 use super::start::{Started, hostname};
@@ -51,6 +52,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let agent_home = home.agent(&name)?;
     home::make_directory(agent_home.path())?;
     process::start_log(&agent_home.log_path())?;
+    descriptors::raise_limit(CONNECTIONS_MAX);
     let backbone = Backbone::choose(args.start.no_backbone, &settings, context).await?;
     let config = AgentConfig {
         tags: settings.tags.unwrap_or_default(),
@@ -111,7 +113,14 @@ async fn work(agent: &Agent, args: &RunArgs, context: &Context, manager: &Servic
 
 async fn announce(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()> {
     let status = agent.status().await?;
-    let started = Started { pid: status.pid, address: status.address, hostname: status.name, tags: status.tags };
+    let started = Started {
+        pid: status.pid,
+        address: status.address,
+        hostname: status.name,
+        tags: status.tags,
+        org: None,
+        role: None,
+    };
     if args.detached {
         return child::report_ready(&started);
     }

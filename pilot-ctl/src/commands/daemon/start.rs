@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pilot_daemon::api::types::Joined;
 use serde::{Deserialize, Serialize};
 
 use super::{StartArgs, Switch, run, stop};
 use crate::client::Daemon;
-use crate::commands::mcp;
+use crate::commands::{join, mcp};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
@@ -26,24 +27,48 @@ pub(super) struct Started {
     pub(super) address: String,
     pub(super) hostname: String,
     pub(super) tags: Vec<String>,
+    /// The organisation that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) org: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) role: Option<String>,
 }
 
 impl Started {
     /// The promised lines (spec/cli.md §5.1).
     pub(super) fn lines(&self) -> String {
-        let Self { pid, address, hostname, tags } = self;
-        let lines = format!("Daemon running (pid {pid})\nAddress: {address}\nHostname: {hostname}");
-        if tags.is_empty() { lines } else { format!("{lines}\nTags: {}", tags.join(", ")) }
+        let Self { pid, address, hostname, tags, org, role } = self;
+        let mut lines = format!("Daemon running (pid {pid})\nAddress: {address}\nHostname: {hostname}");
+        if !tags.is_empty() {
+            lines += &format!("\nTags: {}", tags.join(", "));
+        }
+        if let (Some(org), Some(role)) = (org, role) {
+            lines += &format!("\nOrg: {org} ({role})");
+        }
+        lines
     }
 }
 
 pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
     let name = hostname(args, context)?;
     run::checked_settings(args, &name, context)?;
-    let started = spawn(&args.to_argv(&name), &name, context).await?;
+    let mut started = spawn(&args.to_argv(&name), &name, context).await?;
     save(args, &name, context)?;
+    if let Some(joined) = join_or_stop(args, &name, context).await? {
+        (started.org, started.role) = (Some(joined.org), Some(joined.role));
+    }
     wait_until_published(&name, context).await?;
     context.output.result(&started, || started.lines())
+}
+
+/// An agent that was to be in an organisation does not run outside of it.
+async fn join_or_stop(args: &StartArgs, name: &str, context: &Context) -> Result<Option<Joined>> {
+    let Some(daemon) = Daemon::connect_to(context, name).await? else { return Ok(None) };
+    let joined = join::join_at_start(&args.token, &daemon, context).await;
+    if joined.is_err() {
+        stop::stop(&daemon, context).await?;
+    }
+    joined
 }
 
 pub(super) async fn restart(context: &Context) -> Result<()> {
@@ -195,8 +220,14 @@ mod tests {
 
     #[test]
     fn start_prints_the_promised_lines() {
-        let mut started =
-            Started { pid: 24817, address: "0:A91F.3C07.7C2E".into(), hostname: "my-agent".into(), tags: Vec::new() };
+        let mut started = Started {
+            pid: 24817,
+            address: "0:A91F.3C07.7C2E".into(),
+            hostname: "my-agent".into(),
+            tags: Vec::new(),
+            org: None,
+            role: None,
+        };
         assert_eq!(started.lines(), "Daemon running (pid 24817)\nAddress: 0:A91F.3C07.7C2E\nHostname: my-agent");
         started.tags = vec!["mcp".into(), "finance".into()];
         assert!(started.lines().ends_with("\nTags: mcp, finance"));

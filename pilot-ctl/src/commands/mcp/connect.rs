@@ -36,7 +36,8 @@ pub(crate) async fn run(args: &McpConnectArgs, context: &Context) -> Result<()> 
     let mut options = OpenOptions::new(&args.target, SERVICE, context.timeout(args.timeout, TIMEOUT_DEFAULT));
     options.content_type = Some("application/json");
     let Outgoing { stream, io, .. } = daemon.open(&options).await?;
-    match join(io, Stdin::open()?, Stdout::open()?).await {
+    let joined = join(io, Stdin::open()?, Stdout::open()?);
+    match daemon.telling_stalls(context.output, stream, &args.target, joined).await {
         Ok(()) => daemon.was_ended_by_peer(stream).await,
         Err(error) => Err(daemon.why_ended(stream, &error).await),
     }

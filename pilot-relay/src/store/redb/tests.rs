@@ -26,7 +26,7 @@ fn agent(number: u8) -> (IdentityKey, StoredAgent) {
 }
 
 fn kept() -> StoredName {
-    StoredName { key: IdentityKey([9; 32]), until: NOW, hand_overs: vec![] }
+    StoredName { key: IdentityKey([9; 32]), until: NOW, hand_overs: vec![], handed_over_by: None }
 }
 
 fn register(file: &mut DirectoryFile, number: u8) -> Result<(), String> {
@@ -283,7 +283,7 @@ fn child_that_registers_until_it_is_killed() {
         registration.identity_bytes = vec![number; 400];
         journal.submit(Operation::Register(Box::new(registration))).unwrap();
         let batch = journal.poll_batch(NOW, &mut store).unwrap();
-        journal.batch_written(NOW, file.commit(&batch), &mut store);
+        journal.batch_written(file.commit(&batch), &mut store);
         let (_, outcome) = journal.poll_outcome().unwrap();
         assert!(matches!(outcome, Outcome::Done(_)), "{outcome:?}");
         // This is the acknowledgement.

@@ -1,0 +1,180 @@
+//! Calls between members (spec/org.md §3): one [`Request`] and one [`Reply`] per stream of [`ServicePort::ORG`].
+//!
+//! [`ServicePort::ORG`]: crate::id::ServicePort::ORG
+
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+
+use super::invite::{INVITE_ID_LEN, INVITE_SECRET_LEN};
+use super::revocation::{LIST_DIGEST_LEN, LIST_LEN_MAX};
+use super::roster::Records;
+use crate::id::IdentityKey;
+use crate::wire::cbor::{self, CborError};
+
+/// The greatest request: a revocation list, or a proof with whereabouts, and the rest.
+pub const REQUEST_LEN_MAX: usize = LIST_LEN_MAX + 16 * 1_024;
+/// The greatest reply that is read: [`SYNC_MEMBERS_MAX`] members, lists and charters.
+pub const REPLY_LEN_MAX: usize = 4 * 1_024 * 1_024;
+/// Members told of in one reply.
+pub const SYNC_MEMBERS_MAX: usize = 256;
+
+/// What one agent asks of another.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// Make me a member.
+    #[n(0)]
+    Enrol {
+        /// The organisation.
+        #[n(0)]
+        org: IdentityKey,
+        /// Names the invite.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        invite: [u8; INVITE_ID_LEN],
+        /// Shows that the caller has it.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        secret: [u8; INVITE_SECRET_LEN],
+        /// The modifier of the caller's address.
+        #[n(3)]
+        modifier: u64,
+        /// The name that the caller wants.
+        #[n(4)]
+        name: String,
+    },
+    /// Make my membership last longer.
+    #[n(1)]
+    Renew {
+        /// The organisation.
+        #[n(0)]
+        org: IdentityKey,
+    },
+    /// This is who I am, and where.
+    #[n(2)]
+    Introduce {
+        /// The organisation.
+        #[n(0)]
+        org: IdentityKey,
+        /// The caller's proof.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        proof: Vec<u8>,
+        /// The caller's whereabouts.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        whereabouts: Vec<u8>,
+    },
+    /// What is new?
+    #[n(3)]
+    Sync {
+        /// The organisation.
+        #[n(0)]
+        org: IdentityKey,
+        /// The count of arrivals that the caller was told of; it begins again with 0 for another `epoch`.
+        #[n(1)]
+        after: u64,
+        /// The callee's process that counted them.
+        #[n(2)]
+        epoch: u64,
+        /// How many charters the caller has.
+        #[n(3)]
+        charters: u64,
+        /// The lists that the caller has.
+        #[n(4)]
+        lists: Vec<ListDigest>,
+    },
+    /// These lists and charters are news.
+    #[n(4)]
+    Tell {
+        /// The organisation.
+        #[n(0)]
+        org: IdentityKey,
+        /// Charters and lists only.
+        #[n(1)]
+        records: Records,
+    },
+    /// I am a member no more.
+    #[n(5)]
+    Leave {
+        /// The organisation.
+        #[n(0)]
+        org: IdentityKey,
+    },
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// To [`Request::Enrol`] and [`Request::Renew`]: the proof of the caller and everything that goes with it.
+    #[n(0)]
+    Enrolled {
+        /// The caller's proof.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        proof: Vec<u8>,
+        /// Charters, lists and the first members.
+        #[n(1)]
+        records: Records,
+    },
+    /// To [`Request::Introduce`]: the same of the callee.
+    #[n(1)]
+    Introduced {
+        /// The callee's proof.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        proof: Vec<u8>,
+        /// The callee's whereabouts.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        whereabouts: Vec<u8>,
+    },
+    /// To [`Request::Sync`].
+    #[n(2)]
+    News {
+        /// Who counted.
+        #[n(0)]
+        epoch: u64,
+        /// The arrival of the last one told.
+        #[n(1)]
+        after: u64,
+        /// Whether there is more.
+        #[n(2)]
+        more: bool,
+        /// The news.
+        #[n(3)]
+        records: Records,
+    },
+    /// To [`Request::Tell`] and [`Request::Leave`].
+    #[n(3)]
+    Done,
+    /// No, and why.
+    #[n(4)]
+    Refused {
+        /// For people: what to do.
+        #[n(0)]
+        reason: String,
+    },
+}
+
+/// Names a list among those of one organisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ListDigest(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; LIST_DIGEST_LEN]);
+
+macro_rules! message {
+    ($($message:ident),*) => {$(
+        impl $message {
+            /// Deterministic CBOR.
+            pub fn encode(&self) -> Vec<u8> {
+                cbor::to_vec(self)
+            }
+
+            /// Reads what [`Self::encode`] wrote.
+            ///
+            /// # Errors
+            /// If the bytes are anything else.
+            pub fn decode(bytes: &[u8]) -> Result<Self, CborError> {
+                cbor::from_slice(bytes)
+            }
+        }
+    )*};
+}
+
+message!(Request, Reply);
+
+/// A list of signed records, as [`Records`] has them.
+pub fn byte_vecs<'a>(records: impl IntoIterator<Item = &'a [u8]>) -> Vec<ByteVec> {
+    records.into_iter().map(|bytes| bytes.to_vec().into()).collect()
+}

@@ -1,0 +1,180 @@
+//! Charters: which key speaks for an organisation (spec/org.md §1).
+
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+
+use super::OrgError;
+use crate::id::IdentityKey;
+use crate::identity::Identity;
+use crate::record::{self, Payload, RecordError, is_name};
+use crate::time::UnixTime;
+
+/// Charters of one organisation: its key, replaced once a year, lasts that long.
+pub const CHARTERS_MAX: usize = 16;
+/// The greatest charter; the fields take about 320 bytes.
+const CHARTER_LEN_MAX: usize = 512;
+
+/// What every member knows of its organisation.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Charter {
+    /// The organisation: the key of its first charter.
+    #[n(0)]
+    pub org: IdentityKey,
+    /// Counts charters, from 0.
+    #[n(1)]
+    pub sequence: u64,
+    /// What people call it.
+    #[n(2)]
+    pub name: String,
+    /// Signs memberships, revocation lists and the next charter.
+    #[n(3)]
+    pub key: IdentityKey,
+    /// May sign the next charter: for the day on which `key` is lost.
+    #[n(4)]
+    pub successor: IdentityKey,
+    /// The key that signs this charter.
+    #[n(5)]
+    pub signer: IdentityKey,
+    /// Seconds after which a revocation list is too old to trust anybody by; 0: never.
+    #[n(6)]
+    pub list_age_max: u64,
+    /// Memberships that the key before has signed count until then.
+    #[n(7)]
+    pub previous_until: UnixTime,
+    /// When it was signed.
+    #[n(8)]
+    pub issued: UnixTime,
+}
+
+impl Charter {
+    /// Encodes and signs the charter.
+    ///
+    /// # Errors
+    /// [`RecordError`] if `identity` is not its signer, or a field is out of bounds.
+    pub fn sign(&self, identity: &Identity) -> Result<Vec<u8>, RecordError> {
+        record::sign(self, identity)
+    }
+
+    fn follows(&self, before: &Self) -> bool {
+        let may_sign = self.signer == before.key || self.signer == before.successor;
+        may_sign && self.sequence == before.sequence + 1 && (self.org, &self.name) == (before.org, &before.name)
+    }
+
+    fn is_first(&self) -> bool {
+        self.sequence == 0 && self.org == self.key && self.org == self.signer
+    }
+}
+
+impl Payload for Charter {
+    const CONTEXT: &'static str = "charter";
+    const LEN_MAX: usize = CHARTER_LEN_MAX;
+
+    fn signer(&self) -> IdentityKey {
+        self.signer
+    }
+
+    fn check_bounds(&self) -> Result<(), RecordError> {
+        record::within("name", is_name(&self.name))?;
+        record::within("successor", self.successor != self.key)
+    }
+
+    fn check_claims(&self, now: UnixTime) -> Result<(), RecordError> {
+        record::check_issued(self.issued, now)
+    }
+}
+
+/// The charters of one organisation, each signed by a key that the one before names.
+#[derive(Clone, Debug)]
+pub struct Charters {
+    chain: Vec<(Charter, Vec<u8>)>,
+}
+
+impl Charters {
+    /// Begins with charter 0 of the organisation `org`.
+    ///
+    /// # Errors
+    /// [`OrgError`] if this is no such charter.
+    pub fn new(org: IdentityKey, bytes: &[u8], now: UnixTime) -> Result<Self, OrgError> {
+        let first: Charter = record::verify(bytes, now)?;
+        if first.org != org {
+            return Err(OrgError::ForeignOrg);
+        }
+        if !first.is_first() {
+            return Err(OrgError::Succession);
+        }
+        Ok(Self { chain: vec![(first, bytes.to_vec())] })
+    }
+
+    /// Begins with all charters of the organisation `org`, the first one first.
+    ///
+    /// # Errors
+    /// [`OrgError`] if they are not a chain.
+    pub fn from_chain(org: IdentityKey, chain: &[ByteVec], now: UnixTime) -> Result<Self, OrgError> {
+        let (first, rest) = chain.split_first().ok_or(OrgError::Succession)?;
+        let mut charters = Self::new(org, first, now)?;
+        for bytes in rest {
+            charters.add(bytes, now)?;
+        }
+        Ok(charters)
+    }
+
+    /// Takes one more charter; tells whether it was news.
+    ///
+    /// # Errors
+    /// [`OrgError`] if it does not follow from those known.
+    pub fn add(&mut self, bytes: &[u8], now: UnixTime) -> Result<bool, OrgError> {
+        if self.chain.iter().any(|(_, known)| known == bytes) {
+            return Ok(false);
+        }
+        let charter: Charter = record::verify(bytes, now)?;
+        if charter.org != self.org() {
+            return Err(OrgError::ForeignOrg);
+        }
+        let position = usize::try_from(charter.sequence).unwrap_or(usize::MAX);
+        let before = position.checked_sub(1).and_then(|before| self.chain.get(before)).ok_or(OrgError::Succession)?;
+        if !charter.follows(&before.0) {
+            return Err(OrgError::Succession);
+        }
+        if position >= CHARTERS_MAX {
+            return Err(OrgError::Full(CHARTERS_MAX));
+        }
+        // Whoever stole the key signs with it, but not with the successor: that one decides.
+        let is_outranked =
+            |known: &(Charter, Vec<u8>)| charter.signer == before.0.successor && known.0.signer != before.0.successor;
+        match self.chain.get(position) {
+            Some(known) if !is_outranked(known) => Ok(false),
+            _ => {
+                self.chain.truncate(position);
+                self.chain.push((charter, bytes.to_vec()));
+                Ok(true)
+            }
+        }
+    }
+
+    /// The organisation.
+    pub fn org(&self) -> IdentityKey {
+        self.chain[0].0.org
+    }
+
+    /// The charter in force.
+    pub fn current(&self) -> &Charter {
+        &self.chain[self.chain.len() - 1].0
+    }
+
+    /// Its keys, each of which signed for it at a time.
+    pub fn keys(&self) -> impl Iterator<Item = &IdentityKey> {
+        self.chain.iter().map(|(charter, _)| &charter.key)
+    }
+
+    /// Whether memberships and lists that `key` has signed count.
+    pub fn may_issue(&self, key: &IdentityKey, now: UnixTime) -> bool {
+        let Some(position) = self.chain.iter().rposition(|(charter, _)| charter.key == *key) else { return false };
+        self.chain[position + 1..].iter().all(|(later, _)| now < later.previous_until)
+    }
+
+    /// The signed charters, the first one first.
+    pub fn chain(&self) -> impl Iterator<Item = &[u8]> {
+        self.chain.iter().map(|(_, bytes)| bytes.as_slice())
+    }
+}

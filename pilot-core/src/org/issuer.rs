@@ -1,0 +1,288 @@
+//! Who makes members: the holder of the organisation's key, or a member that may enrol (spec/org.md §3.1, §4).
+
+use std::time::Duration;
+
+use minicbor::{Decode, Encode};
+use subtle::ConstantTimeEq;
+
+use super::OrgError;
+use super::charter::{Charter, Charters};
+use super::invite::{INVITE_ID_LEN, INVITE_SECRET_LEN};
+use super::membership::{MEMBERSHIP_VALIDITY_MAX, Membership, Proof};
+use super::roster::Roster;
+use crate::crypto;
+use crate::id::IdentityKey;
+use crate::identity::Identity;
+use crate::record::{RecordError, is_name};
+use crate::time::UnixTime;
+use crate::wire::cbor;
+
+/// Invites of one issuer that can still be used.
+pub const INVITES_MAX: usize = 256;
+/// Members that one invite can make.
+pub const INVITE_USES_MAX: u32 = 4_096;
+/// Wrong secrets for one invite before it ends: somebody is guessing at 128 bits, or has half of an invite.
+const WRONG_SECRETS_MAX: u32 = 10;
+
+/// What those who use an invite get.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Terms {
+    /// A label that rules can name.
+    #[n(0)]
+    pub role: String,
+    /// Labels that rules can name.
+    #[n(1)]
+    pub groups: Vec<String>,
+    /// Services that they may call; none named: all.
+    #[n(2)]
+    pub services: Vec<String>,
+    /// How many generations they may enrol.
+    #[n(3)]
+    pub generations: u8,
+    /// Seconds that each membership lasts.
+    #[n(4)]
+    pub lifetime: u64,
+}
+
+/// An invite as its issuer keeps it: without the secret.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct OpenInvite {
+    #[cbor(n(0), with = "minicbor::bytes")]
+    id: [u8; INVITE_ID_LEN],
+    #[cbor(n(1), with = "minicbor::bytes")]
+    secret_hash: [u8; 32],
+    #[n(2)]
+    terms: Terms,
+    #[n(3)]
+    uses_left: u32,
+    #[n(4)]
+    expires: UnixTime,
+    #[n(5)]
+    wrong_secrets: u32,
+    /// Who has used it.
+    #[n(6)]
+    users: Vec<IdentityKey>,
+}
+
+/// The invites of one issuer. It is on disk before any answer that follows from it leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Invites {
+    #[n(0)]
+    open: Vec<OpenInvite>,
+}
+
+/// Who signs for an organisation here.
+#[derive(Clone, Debug)]
+pub enum Issuer {
+    /// The holder of its key.
+    Org(Identity),
+    /// A member that may enrol.
+    Member(Identity),
+}
+
+/// Why somebody does not become a member.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnrolError {
+    /// No invite of that number, or another secret: which of the two is not told.
+    #[error("no such invite is open: it was taken back, used up by others, or belongs elsewhere")]
+    NoSuchInvite,
+    /// Its time is over.
+    #[error("the invite has expired")]
+    Expired,
+    /// Somebody has that name.
+    #[error("the name '{0}' is taken in this organisation")]
+    NameTaken(String),
+    /// It cannot be a name.
+    #[error("'{0}' is no name: 1 to 63 lower-case letters, digits and inner hyphens")]
+    Name(String),
+    /// The issuer may not give this.
+    #[error(transparent)]
+    Org(#[from] OrgError),
+}
+
+impl From<RecordError> for EnrolError {
+    fn from(error: RecordError) -> Self {
+        Self::Org(error.into())
+    }
+}
+
+/// Who asks to become a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Applicant {
+    /// Its key, as the tunnel proved it.
+    pub key: IdentityKey,
+    /// Gives the key its address.
+    pub modifier: u64,
+    /// The name it wants.
+    pub name: String,
+}
+
+impl Issuer {
+    /// The key that signs.
+    pub fn key(&self) -> IdentityKey {
+        self.identity().key()
+    }
+
+    /// Signs with that key.
+    pub fn identity(&self) -> &Identity {
+        match self {
+            Self::Org(identity) | Self::Member(identity) => identity,
+        }
+    }
+
+    /// Makes a new organisation: its charter 0.
+    ///
+    /// # Errors
+    /// [`RecordError`] if the name is none.
+    pub fn found(
+        key: &Identity,
+        successor: IdentityKey,
+        name: &str,
+        list_age_max: Duration,
+        now: UnixTime,
+    ) -> Result<Charters, OrgError> {
+        let org = key.key();
+        let charter = Charter {
+            org,
+            sequence: 0,
+            name: name.to_owned(),
+            key: org,
+            successor,
+            signer: org,
+            list_age_max: list_age_max.as_secs(),
+            previous_until: now,
+            issued: now,
+        };
+        Charters::new(org, &charter.sign(key)?, now)
+    }
+
+    /// Makes a member, within what this issuer may give.
+    ///
+    /// # Errors
+    /// [`OrgError`] if it may not.
+    pub fn enrol(
+        &self,
+        roster: &Roster,
+        applicant: &Applicant,
+        terms: &Terms,
+        now: UnixTime,
+    ) -> Result<Vec<u8>, OrgError> {
+        let above = match self {
+            Self::Org(_) => None,
+            Self::Member(identity) => Some(roster.proof(&identity.key(), now).ok_or(OrgError::Issuer)?),
+        };
+        let lifetime = Duration::from_secs(terms.lifetime).min(MEMBERSHIP_VALIDITY_MAX);
+        let expires = now + lifetime;
+        let membership = Membership {
+            org: roster.org(),
+            issuer: self.key(),
+            member: applicant.key,
+            modifier: applicant.modifier,
+            name: applicant.name.clone(),
+            role: terms.role.clone(),
+            groups: terms.groups.clone(),
+            services: terms.services.clone(),
+            generations: terms.generations,
+            issued: now,
+            expires: above.map_or(expires, |above| expires.min(above.membership().expires)),
+        };
+        let bytes = Proof::extend(above, membership.sign(self.identity())?);
+        // What would not be believed elsewhere is not handed out.
+        Proof::verify(&bytes, roster.charters(), now)?;
+        Ok(bytes)
+    }
+}
+
+impl Invites {
+    /// Opens an invite.
+    ///
+    /// # Errors
+    /// [`OrgError::Full`] if there are too many that can still be used.
+    pub fn open(
+        &mut self,
+        id: [u8; INVITE_ID_LEN],
+        secret: &[u8; INVITE_SECRET_LEN],
+        terms: Terms,
+        uses: u32,
+        expires: UnixTime,
+        now: UnixTime,
+    ) -> Result<(), OrgError> {
+        self.open.retain(|invite| now < invite.expires);
+        if self.open.len() >= INVITES_MAX {
+            return Err(OrgError::Full(INVITES_MAX));
+        }
+        let (secret_hash, uses_left) = (crypto::sha256(&[secret]), uses.min(INVITE_USES_MAX));
+        let users = Vec::new();
+        self.open.push(OpenInvite { id, secret_hash, terms, uses_left, expires, wrong_secrets: 0, users });
+        Ok(())
+    }
+
+    /// Makes a member of who has an invite. Something may have changed here even if that fails.
+    ///
+    /// # Errors
+    /// [`EnrolError`] tells the applicant why not.
+    pub fn redeem(
+        &mut self,
+        (id, secret): (&[u8; INVITE_ID_LEN], &[u8; INVITE_SECRET_LEN]),
+        issuer: &Issuer,
+        roster: &Roster,
+        applicant: &Applicant,
+        now: UnixTime,
+    ) -> Result<Vec<u8>, EnrolError> {
+        if !is_name(&applicant.name) {
+            return Err(EnrolError::Name(applicant.name.clone()));
+        }
+        let invite = self.open.iter_mut().find(|invite| invite.id == *id).ok_or(EnrolError::NoSuchInvite)?;
+        if !bool::from(crypto::sha256(&[secret]).ct_eq(&invite.secret_hash)) {
+            invite.wrong_secrets += 1;
+            self.open.retain(|invite| invite.wrong_secrets < WRONG_SECRETS_MAX);
+            return Err(EnrolError::NoSuchInvite);
+        }
+        if invite.expires <= now {
+            return Err(EnrolError::Expired);
+        }
+        let has_used = invite.users.contains(&applicant.key);
+        if !has_used && invite.uses_left == 0 {
+            return Err(EnrolError::NoSuchInvite);
+        }
+        if roster.named(&applicant.name, now).is_some_and(|proof| proof.key() != applicant.key) {
+            return Err(EnrolError::NameTaken(applicant.name.clone()));
+        }
+        let proof = issuer.enrol(roster, applicant, &invite.terms, now)?;
+        if !has_used {
+            invite.uses_left -= 1;
+            invite.users.push(applicant.key);
+        }
+        Ok(proof)
+    }
+
+    /// Takes an invite back; tells whether it was open.
+    pub fn close(&mut self, id: &[u8; INVITE_ID_LEN]) -> bool {
+        let before = self.open.len();
+        self.open.retain(|invite| invite.id != *id);
+        self.open.len() < before
+    }
+
+    /// Invites that can still be used: number, terms, uses left, and when they end.
+    pub fn list(&self, now: UnixTime) -> impl Iterator<Item = (&[u8; INVITE_ID_LEN], &Terms, u32, UnixTime)> {
+        let open = self.open.iter().filter(move |invite| now < invite.expires && invite.uses_left > 0);
+        open.map(|invite| (&invite.id, &invite.terms, invite.uses_left, invite.expires))
+    }
+
+    /// The bytes on disk.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        cbor::to_vec(self)
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// If it did not.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, OrgError> {
+        Ok(cbor::from_slice(bytes).map_err(RecordError::from)?)
+    }
+}

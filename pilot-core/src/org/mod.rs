@@ -1,0 +1,49 @@
+//! Organisations: agents that trust each other by signed records, with nobody in between (spec/org.md).
+//!
+//! A [`Charter`](charter::Charter) says which key speaks for the organisation, a [`Proof`](membership::Proof) who is a member and with what
+//! rights, a [`RevocationList`](revocation::RevocationList) who is one no more. A [`Roster`](roster::Roster) is what one member knows of all
+//! that, and decides. An [`Issuer`](issuer::Issuer) makes members of those who have an [`Invite`](invite::Invite).
+
+pub mod call;
+pub mod charter;
+pub mod invite;
+pub mod issuer;
+pub mod membership;
+pub mod revocation;
+pub mod roster;
+pub mod whereabouts;
+
+#[cfg(test)]
+mod tests;
+
+use crate::record::RecordError;
+
+/// Why something that concerns an organisation is not believed or not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OrgError {
+    /// A signed record in it is wrong.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// It is another organisation's.
+    #[error("it belongs to another organisation")]
+    ForeignOrg,
+    /// A charter that does not follow from the one before.
+    #[error("the charter does not follow from the one before it")]
+    Succession,
+    /// No link of a proof, or more than there may be.
+    #[error("a proof has 1 to {} memberships", membership::PROOF_LINKS_MAX)]
+    ProofLength,
+    /// A membership that no key of the organisation, and no member who may, has issued.
+    #[error("the membership was issued by a key that may not")]
+    Issuer,
+    /// A membership that gives more than its issuer has.
+    #[error("the membership gives more {0} than its issuer has")]
+    BeyondRights(&'static str),
+    /// Somebody on the way to the member was revoked.
+    #[error("the membership was revoked")]
+    Revoked,
+    /// A table is full of what is in use.
+    #[error("there are {0} already, which is the most that are kept")]
+    Full(usize),
+}

@@ -1,0 +1,219 @@
+//! Revocations: who is a member no more (spec/org.md §1.4).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use minicbor::{Decode, Encode};
+
+use super::OrgError;
+use super::charter::Charters;
+use super::membership::{MEMBERSHIP_VALIDITY_MAX, Proof};
+use crate::crypto;
+use crate::id::IdentityKey;
+use crate::identity::{CLOCK_SKEW, Identity};
+use crate::record::{self, Payload, RecordError};
+use crate::time::UnixTime;
+
+/// Revocations in one list. Each is forgotten when what it revokes would have ended.
+pub const REVOCATIONS_MAX: usize = 1_024;
+/// The greatest list: 50 bytes for each revocation, and the rest.
+pub const LIST_LEN_MAX: usize = 52 * 1_024;
+/// How long a list may be valid. Its issuer signs a new one long before.
+pub const LIST_VALIDITY_MAX: Duration = MEMBERSHIP_VALIDITY_MAX;
+/// Lists that are kept, of all issuers.
+const LISTS_MAX: usize = 16;
+/// Bytes that name a list among those of one organisation.
+pub const LIST_DIGEST_LEN: usize = 8;
+
+/// Ends memberships of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[cbor(map)]
+pub struct Revocation {
+    /// Who.
+    #[n(0)]
+    pub member: IdentityKey,
+    /// Its memberships issued until then are void.
+    #[n(1)]
+    pub issued_until: UnixTime,
+    /// When the last of them would have ended.
+    #[n(2)]
+    pub kept_until: UnixTime,
+}
+
+/// All revocations of one issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RevocationList {
+    /// The organisation.
+    #[n(0)]
+    pub org: IdentityKey,
+    /// Who signs: the organisation's key, or a member, for those whom it has enrolled.
+    #[n(1)]
+    pub issuer: IdentityKey,
+    /// Counts the lists of this issuer.
+    #[n(2)]
+    pub sequence: u64,
+    /// When it was signed.
+    #[n(3)]
+    pub issued: UnixTime,
+    /// When its issuer must have signed another.
+    #[n(4)]
+    pub expires: UnixTime,
+    /// The revocations.
+    #[n(5)]
+    pub revocations: Vec<Revocation>,
+}
+
+impl RevocationList {
+    /// Encodes and signs the list.
+    ///
+    /// # Errors
+    /// [`RecordError`] if `identity` is not its issuer, or a field is out of bounds.
+    pub fn sign(&self, identity: &Identity) -> Result<Vec<u8>, RecordError> {
+        record::sign(self, identity)
+    }
+
+    /// Decodes a list and checks everything but whose word its issuer's is.
+    ///
+    /// # Errors
+    /// [`RecordError`] tells what is wrong with it.
+    pub fn verify(bytes: &[u8], now: UnixTime) -> Result<Self, RecordError> {
+        record::verify(bytes, now)
+    }
+
+    /// Whether nothing is lost by forgetting `other`.
+    fn covers(&self, other: &Self, now: UnixTime) -> bool {
+        let is_covered = |revocation: &Revocation| {
+            revocation.has_run_out(now) || self.revocations.iter().any(|own| own.covers(revocation))
+        };
+        self.issuer == other.issuer && self.issued >= other.issued && other.revocations.iter().all(is_covered)
+    }
+}
+
+impl Revocation {
+    fn has_run_out(&self, now: UnixTime) -> bool {
+        self.kept_until + CLOCK_SKEW <= now
+    }
+
+    fn covers(&self, other: &Self) -> bool {
+        self.member == other.member && self.issued_until >= other.issued_until && self.kept_until >= other.kept_until
+    }
+}
+
+impl Payload for RevocationList {
+    const CONTEXT: &'static str = "revocation list";
+    const LEN_MAX: usize = LIST_LEN_MAX;
+
+    fn signer(&self) -> IdentityKey {
+        self.issuer
+    }
+
+    fn check_bounds(&self) -> Result<(), RecordError> {
+        record::within("revocations", self.revocations.len() <= REVOCATIONS_MAX)
+    }
+
+    fn check_claims(&self, now: UnixTime) -> Result<(), RecordError> {
+        record::check_dates(self.issued, self.expires, LIST_VALIDITY_MAX, now)
+    }
+}
+
+/// What bytes of a list are named by in a call.
+pub fn list_digest(bytes: &[u8]) -> [u8; LIST_DIGEST_LEN] {
+    let digest = crypto::sha256(&[bytes]);
+    digest[..LIST_DIGEST_LEN].try_into().expect("a digest is longer")
+}
+
+/// All lists of one organisation that a member knows.
+#[derive(Clone, Debug, Default)]
+pub struct Revocations {
+    lists: Vec<(RevocationList, Vec<u8>)>,
+    /// What they say together: by issuer and member, until when memberships are void.
+    void: BTreeMap<(IdentityKey, IdentityKey), UnixTime>,
+}
+
+impl Revocations {
+    /// Takes a verified list of this organisation, of an issuer whose word counts for somebody; tells whether it was news.
+    ///
+    /// # Errors
+    /// [`OrgError::Full`] if more lists are in force than can be kept. Those of the organisation's own key displace others.
+    pub fn add(
+        &mut self,
+        list: RevocationList,
+        bytes: &[u8],
+        charters: &Charters,
+        now: UnixTime,
+    ) -> Result<bool, OrgError> {
+        if self.lists.iter().any(|(known, _)| known.covers(&list, now)) {
+            return Ok(false);
+        }
+        self.lists.retain(|(known, _)| !list.covers(known, now));
+        if self.lists.len() >= LISTS_MAX {
+            let is_own = |issuer: &IdentityKey| charters.keys().any(|key| key == issuer);
+            let displaced = self.lists.iter().position(|(known, _)| !is_own(&known.issuer));
+            let displaced = displaced.filter(|_| is_own(&list.issuer)).ok_or(OrgError::Full(LISTS_MAX))?;
+            self.lists.remove(displaced);
+        }
+        self.lists.push((list, bytes.to_vec()));
+        self.void.clear();
+        for (list, _) in &self.lists {
+            for revocation in &list.revocations {
+                let void = self.void.entry((list.issuer, revocation.member)).or_insert(revocation.issued_until);
+                *void = (*void).max(revocation.issued_until);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether these bytes are a list that is known.
+    pub fn contains(&self, bytes: &[u8]) -> bool {
+        self.lists.iter().any(|(_, known)| known == bytes)
+    }
+
+    /// Whether anybody who may has revoked a membership of this proof.
+    pub fn void(&self, proof: &Proof, charters: &Charters, now: UnixTime) -> bool {
+        let links = proof.links();
+        let org_keys = charters.keys().filter(|key| charters.may_issue(key, now));
+        let is_void = |issuer: &IdentityKey, position: usize| {
+            let link = &links[position];
+            self.void.get(&(*issuer, link.member)).is_some_and(|until| link.issued <= *until)
+        };
+        let by_org = |key: &IdentityKey| (0..links.len()).any(|position| is_void(key, position));
+        let by_members =
+            || (1..links.len()).any(|position| links[..position].iter().any(|above| is_void(&above.member, position)));
+        org_keys.into_iter().any(by_org) || by_members()
+    }
+
+    /// When the newest list of the organisation's key was signed.
+    pub fn newest(&self, charters: &Charters) -> Option<UnixTime> {
+        let own = self.lists.iter().filter(|(list, _)| list.issuer == charters.current().key);
+        own.map(|(list, _)| list.issued).max()
+    }
+
+    /// The next list of `issuer`: what all its lists say that still matters, and `more`.
+    ///
+    /// # Errors
+    /// [`OrgError::Full`] if that is more than a list can hold.
+    pub fn next_list(
+        &self,
+        org: IdentityKey,
+        issuer: IdentityKey,
+        more: Option<Revocation>,
+        now: UnixTime,
+    ) -> Result<RevocationList, OrgError> {
+        let own = || self.lists.iter().map(|(list, _)| list).filter(|list| list.issuer == issuer);
+        let mut revocations: Vec<_> = own().flat_map(|list| list.revocations.iter().copied()).chain(more).collect();
+        revocations.retain(|revocation| !revocation.has_run_out(now));
+        revocations.sort();
+        revocations.dedup();
+        if revocations.len() > REVOCATIONS_MAX {
+            return Err(OrgError::Full(REVOCATIONS_MAX));
+        }
+        let sequence = own().map(|list| list.sequence + 1).max().unwrap_or(0);
+        Ok(RevocationList { org, issuer, sequence, issued: now, expires: now + LIST_VALIDITY_MAX, revocations })
+    }
+
+    /// The signed lists.
+    pub fn lists(&self) -> impl Iterator<Item = &[u8]> {
+        self.lists.iter().map(|(_, bytes)| bytes.as_slice())
+    }
+}

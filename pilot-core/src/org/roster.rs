@@ -1,0 +1,312 @@
+//! What one member knows of its organisation, and whom it trusts for that (spec/org.md §2).
+
+use std::collections::BTreeMap;
+
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+
+use super::OrgError;
+use super::charter::{Charter, Charters};
+use super::membership::{Membership, Proof};
+use super::revocation::{LIST_DIGEST_LEN, RevocationList, Revocations, list_digest};
+use super::whereabouts::Whereabouts;
+use crate::id::IdentityKey;
+use crate::record::RecordError;
+use crate::time::UnixTime;
+use crate::wire::cbor;
+
+/// Members that are kept, about a kilobyte each. Beyond, those whose time is over make room, and nobody else does.
+pub const MEMBERS_MAX: usize = 4_096;
+
+/// One organisation as one of its members knows it.
+#[derive(Clone, Debug)]
+pub struct Roster {
+    charters: Charters,
+    revocations: Revocations,
+    members: BTreeMap<IdentityKey, Known>,
+    /// Counts what came to be known, for those who ask what is new.
+    arrivals: u64,
+}
+
+/// A member that is known.
+#[derive(Clone, Debug)]
+struct Known {
+    proof: Proof,
+    whereabouts: Option<(Whereabouts, Vec<u8>)>,
+    arrival: u64,
+}
+
+/// A roster on disk, and the part of it that one member tells another: every record as it was signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Records {
+    /// Charters, the first one first.
+    #[n(0)]
+    pub charters: Vec<ByteVec>,
+    /// Revocation lists.
+    #[n(1)]
+    pub lists: Vec<ByteVec>,
+    /// Proofs of members.
+    #[n(2)]
+    pub proofs: Vec<ByteVec>,
+    /// Whereabouts of members.
+    #[n(3)]
+    pub whereabouts: Vec<ByteVec>,
+}
+
+impl Roster {
+    /// What a new member begins with: the charters.
+    pub fn new(charters: Charters) -> Self {
+        Self { charters, revocations: Revocations::default(), members: BTreeMap::new(), arrivals: 0 }
+    }
+
+    /// The roster that [`Self::records`] described. Records that have run out meanwhile are left out.
+    ///
+    /// # Errors
+    /// [`OrgError`] if the charters are none of `org`.
+    pub fn from_records(org: IdentityKey, records: &Records, now: UnixTime) -> Result<Self, OrgError> {
+        let mut roster = Self::new(Charters::from_chain(org, &records.charters, now)?);
+        roster.learn(records, now);
+        Ok(roster)
+    }
+
+    /// Everything, for the disk.
+    pub fn records(&self) -> Records {
+        Records {
+            charters: self.charters.chain().map(|bytes| bytes.to_vec().into()).collect(),
+            lists: self.revocations.lists().map(|bytes| bytes.to_vec().into()).collect(),
+            ..self.members_since(0, usize::MAX).0
+        }
+    }
+
+    /// Proofs and whereabouts that came after arrival `after`, of `count_max` members at most, and the arrival of the last one.
+    pub fn members_since(&self, after: u64, count_max: usize) -> (Records, u64) {
+        let mut newer: Vec<_> = self.members.values().filter(|known| known.arrival > after).collect();
+        newer.sort_by_key(|known| known.arrival);
+        newer.truncate(count_max);
+        let mut records = Records::default();
+        for known in &newer {
+            records.proofs.push(known.proof.bytes().to_vec().into());
+            records.whereabouts.extend(known.whereabouts.iter().map(|(_, bytes)| bytes.clone().into()));
+        }
+        (records, newer.last().map_or(after, |known| known.arrival))
+    }
+
+    /// Charters and lists that are not among those named.
+    pub fn rules_except(&self, charter_count: usize, lists: &[[u8; LIST_DIGEST_LEN]]) -> Records {
+        let unknown = |bytes: &&[u8]| !lists.contains(&list_digest(bytes));
+        let to_records = |bytes: &[u8]| ByteVec::from(bytes.to_vec());
+        Records {
+            charters: self.charters.chain().skip(charter_count).map(to_records).collect(),
+            lists: self.revocations.lists().filter(unknown).map(to_records).collect(),
+            ..Records::default()
+        }
+    }
+
+    /// Takes what another member has told. What is wrong or old among it is left out: a member that lies changes nothing, and one that
+    /// is behind holds nobody up. Tells whether anything was new, and whether lists or charters were.
+    pub fn learn(&mut self, records: &Records, now: UnixTime) -> Learned {
+        let mut learned = Learned::default();
+        let count = |result: Result<bool, OrgError>, counter: &mut usize| match result {
+            Ok(true) => *counter += 1,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "a record of an organisation is left out"),
+        };
+        for bytes in &records.charters {
+            count(self.add_charter(bytes, now), &mut learned.rules);
+        }
+        for bytes in &records.proofs {
+            count(self.add_proof(bytes, now), &mut learned.members);
+        }
+        for bytes in &records.lists {
+            count(self.add_list(bytes, now), &mut learned.rules);
+        }
+        for bytes in &records.whereabouts {
+            count(self.add_whereabouts(bytes, now), &mut learned.members);
+        }
+        learned
+    }
+
+    /// Takes a charter; tells whether it was news.
+    ///
+    /// # Errors
+    /// [`OrgError`] if it does not follow from those known.
+    pub fn add_charter(&mut self, bytes: &[u8], now: UnixTime) -> Result<bool, OrgError> {
+        self.charters.add(bytes, now)
+    }
+
+    /// Takes the proof of a member; tells whether it was news. One that is known already costs no verification.
+    ///
+    /// # Errors
+    /// [`OrgError`] if it proves nothing.
+    pub fn add_proof(&mut self, bytes: &[u8], now: UnixTime) -> Result<bool, OrgError> {
+        let known = Proof::claimed_key(bytes).and_then(|key| self.members.get(&key));
+        if known.is_some_and(|known| known.proof.bytes() == bytes) {
+            return Ok(false);
+        }
+        let proof = Proof::verify(bytes, &self.charters, now)?;
+        if self.revocations.void(&proof, &self.charters, now) {
+            return Err(OrgError::Revoked);
+        }
+        let key = proof.key();
+        let is_old = |known: &Known| known.proof.membership().issued >= proof.membership().issued;
+        if self.members.get(&key).is_some_and(|known| is_old(known) && self.is_in_force(known, now)) {
+            return Ok(false);
+        }
+        if !self.members.contains_key(&key) {
+            self.make_room(now)?;
+        }
+        self.arrivals += 1;
+        let whereabouts = self.members.remove(&key).and_then(|known| known.whereabouts);
+        self.members.insert(key, Known { proof, whereabouts, arrival: self.arrivals });
+        Ok(true)
+    }
+
+    /// Takes a revocation list; tells whether it was news.
+    ///
+    /// # Errors
+    /// [`OrgError`] if nobody in this organisation has to listen to it.
+    pub fn add_list(&mut self, bytes: &[u8], now: UnixTime) -> Result<bool, OrgError> {
+        if self.revocations.contains(bytes) {
+            return Ok(false);
+        }
+        let list = RevocationList::verify(bytes, now)?;
+        if list.org != self.org() {
+            return Err(OrgError::ForeignOrg);
+        }
+        let enrols = |membership: &Membership| membership.generations > 0;
+        if !self.charters.may_issue(&list.issuer, now) && !self.member(&list.issuer, now).is_some_and(enrols) {
+            return Err(OrgError::Issuer);
+        }
+        self.revocations.add(list, bytes, &self.charters, now)
+    }
+
+    /// Takes the whereabouts of a member; tells whether they were news.
+    ///
+    /// # Errors
+    /// [`OrgError`] if they are nobody's, or not signed by whom they name.
+    pub fn add_whereabouts(&mut self, bytes: &[u8], now: UnixTime) -> Result<bool, OrgError> {
+        let whereabouts = Whereabouts::verify(bytes, now)?;
+        let Some(known) = self.members.get_mut(&whereabouts.member) else { return Err(OrgError::Issuer) };
+        if known.whereabouts.as_ref().is_some_and(|(known, _)| known.issued >= whereabouts.issued) {
+            return Ok(false);
+        }
+        self.arrivals += 1;
+        known.arrival = self.arrivals;
+        known.whereabouts = Some((whereabouts, bytes.to_vec()));
+        Ok(true)
+    }
+
+    /// Forgets a member that has left.
+    pub fn remove(&mut self, key: &IdentityKey) -> bool {
+        self.members.remove(key).is_some()
+    }
+
+    /// The membership of `key`, if it is in force now.
+    pub fn member(&self, key: &IdentityKey, now: UnixTime) -> Option<&Membership> {
+        self.proof(key, now).map(Proof::membership)
+    }
+
+    /// The proof of `key`, if it is in force now.
+    pub fn proof(&self, key: &IdentityKey, now: UnixTime) -> Option<&Proof> {
+        self.members.get(key).filter(|known| self.is_in_force(known, now)).map(|known| &known.proof)
+    }
+
+    /// The member of that name (§1.6).
+    pub fn named(&self, name: &str, now: UnixTime) -> Option<&Proof> {
+        let named = self.members(now).filter(|proof| proof.membership().name == name);
+        named.min_by_key(|proof| (proof.links().len(), proof.membership().issued, proof.key()))
+    }
+
+    /// Where a member said last that it is.
+    pub fn whereabouts(&self, key: &IdentityKey) -> Option<&Whereabouts> {
+        self.members.get(key)?.whereabouts.as_ref().map(|(whereabouts, _)| whereabouts)
+    }
+
+    /// All members of the moment.
+    pub fn members(&self, now: UnixTime) -> impl Iterator<Item = &Proof> {
+        self.members.values().filter(move |known| self.is_in_force(known, now)).map(|known| &known.proof)
+    }
+
+    /// The members that were known and are in force no more; they are forgotten.
+    pub fn take_former(&mut self, now: UnixTime) -> Vec<IdentityKey> {
+        let former = self.members.iter().filter(|(_, known)| !self.is_in_force(known, now)).map(|(key, _)| *key);
+        let former: Vec<_> = former.collect();
+        former.iter().for_each(|key| drop(self.members.remove(key)));
+        former
+    }
+
+    /// Whether the revocation lists are younger than the organisation wants them to be.
+    pub fn lists_are_fresh(&self, now: UnixTime) -> bool {
+        let age_max = self.charter().list_age_max;
+        let is_fresh = |newest: UnixTime| newest.as_secs() + age_max >= now.as_secs();
+        age_max == 0 || self.revocations.newest(&self.charters).is_some_and(is_fresh)
+    }
+
+    /// The organisation.
+    pub fn org(&self) -> IdentityKey {
+        self.charters.org()
+    }
+
+    /// The charter in force.
+    pub fn charter(&self) -> &Charter {
+        self.charters.current()
+    }
+
+    /// All charters.
+    pub fn charters(&self) -> &Charters {
+        &self.charters
+    }
+
+    /// All revocations.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// The arrival of what came last.
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals
+    }
+
+    fn is_in_force(&self, known: &Known, now: UnixTime) -> bool {
+        !known.proof.has_run_out(&self.charters, now) && !self.revocations.void(&known.proof, &self.charters, now)
+    }
+
+    fn make_room(&mut self, now: UnixTime) -> Result<(), OrgError> {
+        if self.members.len() >= MEMBERS_MAX {
+            self.take_former(now);
+        }
+        if self.members.len() >= MEMBERS_MAX { Err(OrgError::Full(MEMBERS_MAX)) } else { Ok(()) }
+    }
+}
+
+/// How much of what was told was new.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Learned {
+    /// Charters and revocation lists.
+    pub rules: usize,
+    /// Proofs and whereabouts.
+    pub members: usize,
+}
+
+impl Learned {
+    /// Whether there was anything.
+    pub fn is_any(&self) -> bool {
+        self.rules + self.members > 0
+    }
+}
+
+impl Records {
+    /// The bytes on disk.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        cbor::to_vec(self)
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// If it did not.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, OrgError> {
+        Ok(cbor::from_slice(bytes).map_err(RecordError::from)?)
+    }
+}

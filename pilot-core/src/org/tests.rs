@@ -1,0 +1,496 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use minicbor::bytes::ByteVec;
+
+use super::OrgError;
+use super::charter::{Charter, Charters};
+use super::invite::{Invite, InviteError};
+use super::issuer::{Applicant, EnrolError, Invites, Issuer, Terms};
+use super::membership::{Membership, Proof};
+use super::revocation::{Revocation, RevocationList};
+use super::roster::{Learned, Records, Roster};
+use super::whereabouts::Whereabouts;
+use crate::identity::Identity;
+use crate::record::RecordError;
+use crate::ticket::Ticket;
+use crate::time::UnixTime;
+use crate::wire::cbor;
+
+const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
+const DAY: Duration = Duration::from_secs(86_400);
+const NEVER: Duration = Duration::ZERO;
+
+/// Identities to play with: their addresses take a moment each.
+static IDENTITIES: LazyLock<Vec<Identity>> =
+    LazyLock::new(|| (20..28).map(|seed| Identity::generate([seed; 32])).collect());
+
+fn org_key() -> &'static Identity {
+    &IDENTITIES[0]
+}
+
+fn successor() -> &'static Identity {
+    &IDENTITIES[1]
+}
+
+fn agent(index: usize) -> &'static Identity {
+    &IDENTITIES[2 + index]
+}
+
+fn founded() -> Roster {
+    founded_with(NEVER)
+}
+
+fn founded_with(list_age_max: Duration) -> Roster {
+    Roster::new(Issuer::found(org_key(), successor().key(), "fleet", list_age_max, NOW).unwrap())
+}
+
+fn terms() -> Terms {
+    Terms {
+        role: "member".into(),
+        groups: vec!["research".into()],
+        services: Vec::new(),
+        generations: 0,
+        lifetime: 90 * 86_400,
+    }
+}
+
+fn applicant(identity: &Identity, name: &str) -> Applicant {
+    Applicant { key: identity.key(), modifier: identity.modifier(), name: name.into() }
+}
+
+fn by_org() -> Issuer {
+    Issuer::Org(org_key().clone())
+}
+
+/// Enrols `index` as `agent-index` on the organisation's word.
+fn enrol(roster: &mut Roster, index: usize, terms: &Terms, now: UnixTime) -> Vec<u8> {
+    let proof = by_org().enrol(roster, &applicant(agent(index), &format!("agent-{index}")), terms, now).unwrap();
+    assert_eq!(roster.add_proof(&proof, now), Ok(true));
+    proof
+}
+
+fn revoke(roster: &Roster, issuer: &Identity, who: &Identity, now: UnixTime) -> Vec<u8> {
+    let revocation = Revocation { member: who.key(), issued_until: now, kept_until: now + 90 * DAY };
+    let list = roster.revocations().next_list(roster.org(), issuer.key(), Some(revocation), now).unwrap();
+    list.sign(issuer).unwrap()
+}
+
+fn membership(index: usize) -> Membership {
+    Membership {
+        org: org_key().key(),
+        issuer: org_key().key(),
+        member: agent(index).key(),
+        modifier: agent(index).modifier(),
+        name: format!("agent-{index}"),
+        role: "member".into(),
+        groups: Vec::new(),
+        services: Vec::new(),
+        generations: 0,
+        issued: NOW,
+        expires: NOW + 90 * DAY,
+    }
+}
+
+#[test]
+fn members_know_each_other_by_the_organisations_word_alone() {
+    let mut founder = founded();
+    enrol(&mut founder, 0, &terms(), NOW);
+    enrol(&mut founder, 1, &terms(), NOW);
+    let roster = Roster::from_records(org_key().key(), &founder.records(), NOW).unwrap();
+    let member = roster.named("agent-1", NOW).unwrap();
+    assert_eq!((member.key(), member.address()), (agent(1).key(), agent(1).address()));
+    assert_eq!(roster.member(&agent(0).key(), NOW).unwrap().groups, ["research"]);
+    assert_eq!(roster.members(NOW).count(), 2);
+}
+
+#[test]
+fn every_bit_flip_and_truncation_of_a_proof_is_refused() {
+    let mut roster = founded();
+    let proof = enrol(&mut roster, 0, &terms(), NOW);
+    let is_refused = |bytes: &[u8]| Proof::verify(bytes, roster.charters(), NOW).is_err();
+    for bit in 0..proof.len() * 8 {
+        let mut flipped = proof.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(is_refused(&flipped), "bit {bit}");
+    }
+    assert!((0..proof.len()).all(|len| is_refused(&proof[..len])));
+}
+
+#[test]
+fn a_membership_that_its_member_has_written_is_none() {
+    let mut roster = founded();
+    let own = Membership { issuer: agent(0).key(), ..membership(0) }.sign(agent(0)).unwrap();
+    assert_eq!(roster.add_proof(&Proof::extend(None, own), NOW), Err(OrgError::Issuer));
+}
+
+#[test]
+fn a_membership_of_another_organisation_is_none_here() {
+    let charters = Issuer::found(agent(3), successor().key(), "fleet", NEVER, NOW).unwrap();
+    let other = Roster::new(charters);
+    let proof = Issuer::Org(agent(3).clone()).enrol(&other, &applicant(agent(0), "agent-0"), &terms(), NOW).unwrap();
+    assert_eq!(founded().add_proof(&proof, NOW), Err(OrgError::ForeignOrg));
+}
+
+#[test]
+fn a_member_enrols_others_within_its_rights_and_never_beyond() {
+    let mut roster = founded();
+    let rights = Terms { generations: 1, services: vec!["query".into()], role: "lead".into(), ..terms() };
+    enrol(&mut roster, 0, &rights, NOW);
+    let lead = Issuer::Member(agent(0).clone());
+    let within = Terms { services: vec!["query".into()], ..terms() };
+    let attempt = |roster: &Roster, terms: Terms| lead.enrol(roster, &applicant(agent(1), "agent-1"), &terms, NOW);
+    let beyond = |what, terms: Terms| assert_eq!(attempt(&roster, terms), Err(OrgError::BeyondRights(what)));
+    beyond("generations", Terms { generations: 1, ..within.clone() });
+    beyond("role", Terms { role: "admin".into(), ..within.clone() });
+    beyond("groups", Terms { groups: vec!["finance".into()], ..within.clone() });
+    beyond("services", Terms { services: vec!["mcp".into()], ..within.clone() });
+    beyond("services", Terms { services: Vec::new(), ..within.clone() });
+    let proof = attempt(&roster, Terms { role: "lead".into(), ..within }).unwrap();
+    assert_eq!(roster.add_proof(&proof, NOW), Ok(true));
+    // The second generation enrols nobody, also not by hand.
+    let third = Membership { issuer: agent(1).key(), ..membership(2) }.sign(agent(1)).unwrap();
+    let above = roster.proof(&agent(1).key(), NOW).unwrap();
+    assert_eq!(
+        Proof::verify(&Proof::extend(Some(above), third), roster.charters(), NOW),
+        Err(OrgError::BeyondRights("generations"))
+    );
+}
+
+#[test]
+fn a_delegate_cannot_outlive_its_own_membership() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    let own = Membership { issuer: agent(0).key(), expires: NOW + 91 * DAY, ..membership(1) }.sign(agent(0)).unwrap();
+    let proof = Proof::extend(roster.proof(&agent(0).key(), NOW), own);
+    assert_eq!(roster.add_proof(&proof, NOW), Err(OrgError::BeyondRights("time")));
+}
+
+#[test]
+fn who_is_revoked_is_out_with_everybody_it_has_enrolled() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    let second =
+        Issuer::Member(agent(0).clone()).enrol(&roster, &applicant(agent(1), "agent-1"), &terms(), NOW).unwrap();
+    roster.add_proof(&second, NOW).unwrap();
+    enrol(&mut roster, 2, &terms(), NOW);
+    let list = revoke(&roster, org_key(), agent(0), NOW);
+    assert_eq!(roster.add_list(&list, NOW), Ok(true));
+    assert!(roster.member(&agent(0).key(), NOW).is_none() && roster.member(&agent(1).key(), NOW).is_none());
+    assert!(roster.member(&agent(2).key(), NOW).is_some());
+    let mut former = roster.take_former(NOW);
+    former.sort();
+    let mut expected = vec![agent(0).key(), agent(1).key()];
+    expected.sort();
+    assert_eq!(former, expected);
+    assert_eq!(roster.add_proof(&second, NOW), Err(OrgError::Revoked), "it does not come back by showing it again");
+}
+
+#[test]
+fn a_revoked_member_comes_back_by_a_later_membership_only() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &terms(), NOW);
+    let list = revoke(&roster, org_key(), agent(0), NOW + DAY);
+    roster.add_list(&list, NOW + DAY).unwrap();
+    let again = |now| by_org().enrol(&roster, &applicant(agent(0), "agent-0"), &terms(), now).unwrap();
+    let (same_second, later) = (again(NOW + DAY), again(NOW + DAY + Duration::from_secs(1)));
+    assert_eq!(roster.add_proof(&same_second, NOW + DAY), Err(OrgError::Revoked));
+    assert_eq!(roster.add_proof(&later, NOW + DAY), Ok(true));
+}
+
+#[test]
+fn nobody_revokes_whom_it_has_not_enrolled() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    enrol(&mut roster, 1, &terms(), NOW);
+    let by_plain_member = revoke(&roster, agent(1), agent(0), NOW);
+    assert_eq!(roster.add_list(&by_plain_member, NOW), Err(OrgError::Issuer));
+    let by_stranger = revoke(&roster, agent(3), agent(0), NOW);
+    assert_eq!(roster.add_list(&by_stranger, NOW), Err(OrgError::Issuer));
+    let by_delegate = revoke(&roster, agent(0), agent(1), NOW);
+    assert_eq!(roster.add_list(&by_delegate, NOW), Ok(true));
+    assert!(roster.member(&agent(1).key(), NOW).is_some(), "the delegate has not enrolled it");
+}
+
+#[test]
+fn two_who_revoke_at_once_lose_nothing() {
+    let mut roster = founded();
+    (0..3).for_each(|index| drop(enrol(&mut roster, index, &terms(), NOW)));
+    // Both administrators hold the organisation's key and neither knows of the other's list.
+    let (one, other) = (revoke(&roster, org_key(), agent(0), NOW), revoke(&roster, org_key(), agent(1), NOW));
+    for order in [[&one, &other], [&other, &one]] {
+        let mut roster = roster.clone();
+        order.into_iter().for_each(|list| assert_eq!(roster.add_list(list, NOW), Ok(true)));
+        assert_eq!(roster.members(NOW).map(Proof::key).collect::<Vec<_>>(), [agent(2).key()]);
+        let merged = revoke(&roster, org_key(), agent(2), NOW);
+        assert_eq!(roster.add_list(&merged, NOW), Ok(true));
+        assert_eq!(roster.revocations().lists().count(), 1, "the next list has both");
+        assert_eq!(roster.members(NOW).count(), 0);
+    }
+}
+
+#[test]
+fn an_older_list_or_an_emptier_one_gives_nothing_back() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &terms(), NOW);
+    let before = RevocationList {
+        issued: NOW,
+        ..roster.revocations().next_list(roster.org(), org_key().key(), None, NOW).unwrap()
+    };
+    roster.add_list(&revoke(&roster, org_key(), agent(0), NOW + DAY), NOW + DAY).unwrap();
+    let emptier = RevocationList { issued: NOW + DAY, sequence: 9, ..before.clone() };
+    for list in [before, emptier] {
+        roster.add_list(&list.sign(org_key()).unwrap(), NOW + DAY).unwrap();
+        assert!(roster.member(&agent(0).key(), NOW + DAY).is_none());
+    }
+}
+
+#[test]
+fn many_lists_of_a_delegate_keep_no_list_of_the_organisation_out() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    enrol(&mut roster, 1, &terms(), NOW);
+    for number in 0..100_u64 {
+        // None covers another, since each revokes somebody else.
+        let revocation = Revocation {
+            member: crate::id::IdentityKey([u8::try_from(number).unwrap(); 32]),
+            issued_until: NOW,
+            kept_until: NOW + DAY,
+        };
+        let list = RevocationList {
+            org: roster.org(),
+            issuer: agent(0).key(),
+            sequence: number,
+            issued: NOW,
+            expires: NOW + DAY,
+            revocations: vec![revocation],
+        };
+        roster.add_list(&list.sign(agent(0)).unwrap(), NOW).ok();
+    }
+    assert_eq!(roster.add_list(&revoke(&roster, org_key(), agent(1), NOW), NOW), Ok(true));
+    assert!(roster.member(&agent(1).key(), NOW).is_none());
+}
+
+#[test]
+fn an_organisation_decides_whether_old_lists_will_do() {
+    let mut lenient = founded();
+    enrol(&mut lenient, 0, &terms(), NOW);
+    assert!(lenient.lists_are_fresh(NOW + 30 * DAY));
+    let mut strict = founded_with(DAY);
+    assert!(!strict.lists_are_fresh(NOW), "there is no list at all");
+    let list = strict.revocations().next_list(strict.org(), org_key().key(), None, NOW).unwrap();
+    strict.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
+    assert!(strict.lists_are_fresh(NOW + DAY) && !strict.lists_are_fresh(NOW + DAY + Duration::from_secs(1)));
+}
+
+fn next_charter(roster: &Roster, signer: &Identity, key: &Identity) -> Vec<u8> {
+    let before = roster.charter();
+    let charter = Charter {
+        sequence: before.sequence + 1,
+        key: key.key(),
+        successor: agent(5).key(),
+        signer: signer.key(),
+        previous_until: NOW + 30 * DAY,
+        issued: NOW,
+        ..before.clone()
+    };
+    charter.sign(signer).unwrap()
+}
+
+#[test]
+fn a_lost_key_is_replaced_by_its_successor_and_nobody_loses_trust() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &terms(), NOW);
+    assert_eq!(roster.add_charter(&next_charter(&roster, successor(), agent(3)), NOW), Ok(true));
+    assert!(roster.member(&agent(0).key(), NOW).is_some(), "what the old key has signed counts for a while");
+    let renewed =
+        Issuer::Org(agent(3).clone()).enrol(&roster, &applicant(agent(0), "agent-0"), &terms(), NOW + DAY).unwrap();
+    assert_eq!(roster.add_proof(&renewed, NOW + DAY), Ok(true));
+    let by_old_key = by_org().enrol(&roster, &applicant(agent(1), "agent-1"), &terms(), NOW).unwrap();
+    roster.add_proof(&by_old_key, NOW).unwrap();
+    let later = NOW + 31 * DAY;
+    assert!(roster.member(&agent(0).key(), later).is_some() && roster.member(&agent(1).key(), later).is_none());
+}
+
+#[test]
+fn the_successor_outranks_a_thief_of_the_key() {
+    let mut roster = founded();
+    let thief = next_charter(&roster, org_key(), agent(4));
+    let rescue = next_charter(&roster, successor(), agent(3));
+    assert_eq!(roster.add_charter(&thief, NOW), Ok(true));
+    assert_eq!(roster.add_charter(&rescue, NOW), Ok(true));
+    assert_eq!(roster.add_charter(&thief, NOW), Ok(false));
+    assert_eq!(roster.charter().key, agent(3).key());
+    let by_thief = Membership { issuer: agent(4).key(), ..membership(0) }.sign(agent(4)).unwrap();
+    assert_eq!(roster.add_proof(&Proof::extend(None, by_thief), NOW), Err(OrgError::Issuer));
+}
+
+#[test]
+fn a_charter_by_anybody_else_or_out_of_order_is_refused() {
+    let mut roster = founded();
+    let foreign = next_charter(&roster, agent(4), agent(3));
+    assert_eq!(roster.add_charter(&foreign, NOW), Err(OrgError::Succession));
+    let charter: Charter =
+        Charter { sequence: 2, signer: org_key().key(), key: agent(3).key(), ..roster.charter().clone() };
+    assert_eq!(roster.add_charter(&charter.sign(org_key()).unwrap(), NOW), Err(OrgError::Succession));
+    let renamed = Charter { sequence: 1, name: "other".into(), ..charter };
+    assert_eq!(roster.add_charter(&renamed.sign(org_key()).unwrap(), NOW), Err(OrgError::Succession));
+}
+
+#[test]
+fn charter_0_of_another_key_founds_nothing() {
+    let charters = Issuer::found(agent(3), successor().key(), "fleet", NEVER, NOW).unwrap();
+    let foreign = charters.chain().next().unwrap().to_vec();
+    assert!(matches!(Charters::new(org_key().key(), &foreign, NOW), Err(OrgError::ForeignOrg)));
+}
+
+#[test]
+fn a_clock_that_is_wrong_by_a_day_does_no_harm_and_by_more_it_does() {
+    let mut roster = founded();
+    let proof = enrol(&mut roster, 0, &terms(), NOW);
+    let behind = UnixTime::from_secs(NOW.as_secs() - 86_400);
+    assert!(Proof::verify(&proof, roster.charters(), behind).is_ok());
+    let farther = UnixTime::from_secs(NOW.as_secs() - 86_401);
+    assert_eq!(Proof::verify(&proof, roster.charters(), farther), Err(RecordError::NotYetValid.into()));
+    let ends = NOW + 90 * DAY;
+    assert!(roster.member(&agent(0).key(), ends + DAY - Duration::from_secs(1)).is_some());
+    assert!(roster.member(&agent(0).key(), ends + DAY).is_none());
+}
+
+#[test]
+fn of_two_members_of_one_name_the_nearer_to_the_organisation_has_it() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    let lead = Issuer::Member(agent(0).clone());
+    let by_lead = lead.enrol(&roster, &applicant(agent(1), "worker"), &terms(), NOW).unwrap();
+    roster.add_proof(&by_lead, NOW).unwrap();
+    assert_eq!(roster.named("worker", NOW).unwrap().key(), agent(1).key());
+    let by_org = by_org().enrol(&roster, &applicant(agent(2), "worker"), &terms(), NOW + DAY).unwrap();
+    roster.add_proof(&by_org, NOW + DAY).unwrap();
+    assert_eq!(roster.named("worker", NOW + DAY).unwrap().key(), agent(2).key());
+}
+
+#[test]
+fn a_member_that_tells_lies_changes_nothing() {
+    let mut roster = founded();
+    let proof = enrol(&mut roster, 0, &terms(), NOW);
+    let mut forged = proof.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let vecs = |bytes: Vec<u8>| vec![ByteVec::from(bytes)];
+    let foreign = Membership { issuer: agent(4).key(), ..membership(1) }.sign(agent(4)).unwrap();
+    let lies = Records {
+        charters: vecs(next_charter(&roster, agent(4), agent(4))),
+        lists: vecs(revoke(&roster, agent(4), agent(0), NOW)),
+        proofs: vec![forged.into(), Proof::extend(None, foreign).into(), ByteVec::from(vec![0xFF; 40])],
+        whereabouts: vecs(whereabouts(agent(4), NOW)),
+    };
+    assert_eq!(roster.learn(&lies, NOW), Learned::default());
+    assert_eq!(roster.members(NOW).count(), 1);
+}
+
+fn whereabouts(identity: &Identity, now: UnixTime) -> Vec<u8> {
+    let whereabouts = Whereabouts {
+        member: identity.key(),
+        certificate: Vec::new(),
+        addresses: vec!["192.0.2.1:4000".parse().unwrap()],
+        homes: Vec::new(),
+        issued: now,
+        expires: now + DAY,
+    };
+    whereabouts.sign(identity).unwrap()
+}
+
+#[test]
+fn the_latest_whereabouts_count_and_are_handed_on_once() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &terms(), NOW);
+    enrol(&mut roster, 1, &terms(), NOW);
+    let (_, seen) = roster.members_since(0, 10);
+    assert_eq!(roster.add_whereabouts(&whereabouts(agent(0), NOW + DAY), NOW), Ok(true));
+    assert_eq!(roster.add_whereabouts(&whereabouts(agent(0), NOW), NOW), Ok(false));
+    let (news, after) = roster.members_since(seen, 10);
+    assert_eq!((news.proofs.len(), news.whereabouts.len()), (1, 1));
+    assert_eq!(roster.members_since(after, 10).0, Records::default());
+    let restored =
+        Roster::from_records(roster.org(), &Records::from_bytes(&roster.records().to_bytes()).unwrap(), NOW).unwrap();
+    assert_eq!(restored.whereabouts(&agent(0).key()).unwrap().issued, NOW + DAY);
+}
+
+type Secret = [u8; 16];
+const INVITE: ([u8; 8], Secret) = ([1; 8], [2; 16]);
+
+fn with_invite(uses: u32) -> Invites {
+    let mut invites = Invites::default();
+    invites.open(INVITE.0, &INVITE.1, terms(), uses, NOW + DAY, NOW).unwrap();
+    invites
+}
+
+#[test]
+fn of_two_who_want_the_last_use_of_an_invite_one_gets_it() {
+    let (mut roster, mut invites) = (founded(), with_invite(1));
+    let mut redeem = |index: usize| {
+        let name = format!("agent-{index}");
+        invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant(agent(index), &name), NOW)
+    };
+    let proof = redeem(0).unwrap();
+    assert_eq!(redeem(1), Err(EnrolError::NoSuchInvite));
+    assert!(redeem(0).is_ok(), "a lost answer costs no use");
+    assert_eq!(roster.add_proof(&proof, NOW), Ok(true));
+    let stored = Invites::from_bytes(&invites.to_bytes()).unwrap();
+    assert_eq!((stored.list(NOW).count(), &stored), (0, &invites));
+}
+
+#[test]
+fn an_expired_closed_or_guessed_invite_makes_nobody_a_member() {
+    let (roster, mut invites) = (founded(), with_invite(5));
+    let applicant = applicant(agent(0), "agent-0");
+    let mut redeem = |secret: &Secret, now| invites.redeem((&INVITE.0, secret), &by_org(), &roster, &applicant, now);
+    assert_eq!(redeem(&INVITE.1, NOW + DAY), Err(EnrolError::Expired));
+    for _ in 0..10 {
+        assert_eq!(redeem(&[3; 16], NOW), Err(EnrolError::NoSuchInvite));
+    }
+    assert_eq!(redeem(&INVITE.1, NOW), Err(EnrolError::NoSuchInvite), "ten wrong secrets end it");
+    let mut invites = with_invite(5);
+    assert!(invites.close(&INVITE.0) && !invites.close(&INVITE.0));
+    let after = invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant, NOW);
+    assert_eq!(after, Err(EnrolError::NoSuchInvite));
+}
+
+#[test]
+fn a_taken_name_costs_no_use() {
+    let (mut roster, mut invites) = (founded(), with_invite(1));
+    enrol(&mut roster, 0, &terms(), NOW);
+    let mut redeem =
+        |name: &str| invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant(agent(1), name), NOW);
+    assert_eq!(redeem("agent-0"), Err(EnrolError::NameTaken("agent-0".into())));
+    assert_eq!(redeem("Agent"), Err(EnrolError::Name("Agent".into())));
+    assert!(redeem("agent-1").is_ok());
+}
+
+#[test]
+fn an_invite_is_read_as_it_was_written_and_a_damaged_one_is_told_apart() {
+    let issuer =
+        Ticket::new(agent(0).key(), agent(0).modifier(), vec!["192.0.2.1:4000".parse().unwrap()], None).unwrap();
+    let invite = Invite { org: org_key().key(), name: "fleet".into(), issuer, id: INVITE.0, secret: INVITE.1.into() };
+    let text = invite.to_string();
+    assert!(text.starts_with("pilot-invite:fleet."));
+    assert_eq!(format!(" {text}\n").parse(), Ok(invite.clone()));
+    for len in "pilot-invite:fleet.".len()..text.len() {
+        assert_eq!(text[..len].parse::<Invite>(), Err(InviteError::Damaged), "{len}");
+    }
+    assert_eq!(text.replace("fleet", "float").parse::<Invite>(), Err(InviteError::Damaged));
+    assert_eq!("pilot:abc".parse::<Invite>(), Err(InviteError::NotAnInvite));
+    assert!(!format!("{invite:?}").contains("020202"), "the secret is not shown");
+}
+
+#[test]
+fn a_proof_of_no_link_or_too_many_is_refused_before_any_signature_is_looked_at() {
+    let roster = founded();
+    let none: Vec<ByteVec> = Vec::new();
+    let many: Vec<ByteVec> = vec![vec![0; 8].into(); 5];
+    for links in [none, many] {
+        assert_eq!(Proof::verify(&cbor::to_vec(&links), roster.charters(), NOW), Err(OrgError::ProofLength));
+    }
+}

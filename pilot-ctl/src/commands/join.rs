@@ -1,0 +1,99 @@
+//! `pilotctl join` (spec/cli.md §5.12): an invite becomes a membership.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use pilot_daemon::api::types::{JoinRequest, Joined};
+
+use crate::client::Daemon;
+use crate::context::Context;
+use crate::env_vars;
+use crate::hint::{Failure, Result};
+
+/// The longest file that can be an invite.
+const TOKEN_LEN_MAX: u64 = 4_096;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pilotctl join --org my-company-fleet --token pilot-invite:my-company-fleet.…
+  PILOT_TOKEN=pilot-invite:… pilotctl join --org my-company-fleet
+  pilotctl join --org my-company-fleet --token-file fleet.invite
+
+`pilotctl org invite` makes invites. Who made it must run while you join; afterwards it need not.")]
+pub(crate) struct JoinArgs {
+    #[command(flatten)]
+    token: TokenArgs,
+    /// Name in the organisation [default: the agent's hostname].
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+}
+
+/// An invite, wherever it stands.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct TokenArgs {
+    /// The organisation to join.
+    #[arg(long, value_name = "ORG")]
+    pub(crate) org: Option<String>,
+    /// The invite.
+    #[arg(long, value_name = "INVITE", env = env_vars::PILOT_TOKEN, hide_env_values = true)]
+    token: Option<String>,
+    /// A file with the invite.
+    #[arg(long, value_name = "FILE", env = env_vars::PILOT_TOKEN_FILE, conflicts_with = "token", hide_env_values = true)]
+    token_file: Option<PathBuf>,
+}
+
+pub(crate) async fn run(args: &JoinArgs, context: &Context) -> Result<()> {
+    let Some(token) = args.token.read(context)? else {
+        return Err(Failure::usage("there is no invite")
+            .hint("give it with --token, --token-file or PILOT_TOKEN; `pilotctl org invite` makes one"));
+    };
+    let daemon = context.daemon().await?;
+    let request = JoinRequest { token, org: args.token.org.clone(), name: args.name.clone() };
+    let joined = daemon.join_org(&request).await?;
+    context.output.result(&joined, || lines(&joined))
+}
+
+/// What a member is told of its membership.
+pub(crate) fn lines(joined: &Joined) -> String {
+    let Joined { org, role, members } = joined;
+    format!("Org: {org}\nRole: {role}\nMembers: {members}")
+}
+
+impl TokenArgs {
+    /// The invite: of the command line, the environment, the file, or the config file's `token-file`.
+    pub(crate) fn read(&self, context: &Context) -> Result<Option<String>> {
+        if let Some(token) = &self.token {
+            return Ok(Some(token.trim().to_owned()));
+        }
+        let file = self.token_file.as_deref().or(context.settings.token_file.as_deref());
+        file.map(read_file).transpose()
+    }
+}
+
+fn read_file(path: &Path) -> Result<String> {
+    let unreadable = |reason: &dyn std::fmt::Display| {
+        Failure::usage(format!("cannot read the invite in {}: {reason}", path.display()))
+            .hint("it is one line that `pilotctl org invite --file` wrote")
+    };
+    let length = std::fs::metadata(path).map_err(|error| unreadable(&error))?.len();
+    if length > TOKEN_LEN_MAX {
+        return Err(unreadable(&"it is too long"));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Joins on behalf of an agent that was just started, unless it is a member already: what an agent needs that starts again.
+pub(crate) async fn join_at_start(args: &TokenArgs, daemon: &Daemon, context: &Context) -> Result<Option<Joined>> {
+    let Some(org) = &args.org else { return Ok(None) };
+    let known = daemon.orgs().await?.orgs.into_iter().find(|known| known.name == *org);
+    if let Some(known) = known {
+        return Ok(Some(Joined { org: known.name, role: known.role, members: known.members }));
+    }
+    let Some(token) = args.read(context)? else {
+        return Err(Failure::usage(format!("there is no invite to '{org}'"))
+            .hint("give it with --token, --token-file or PILOT_TOKEN; `pilotctl org invite` makes one"));
+    };
+    let request = JoinRequest { token, org: Some(org.clone()), name: None };
+    daemon.join_org(&request).await.map(Some)
+}

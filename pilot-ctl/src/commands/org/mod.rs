@@ -1,0 +1,192 @@
+//! `pilotctl org` (spec/cli.md §5.12): organisations, from founding one to taking it away again.
+
+mod invite;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use pilot_daemon::api::types::{CreateOrg, OrgCreated, OrgRequest, OrgStatus, RevokeRequest};
+
+use crate::client::Daemon;
+use crate::context::Context;
+use crate::duration;
+use crate::exit_code::ExitCode;
+use crate::hint::{Failure, Result};
+use crate::output::Table;
+
+#[derive(Debug, Args)]
+pub(crate) struct OrgArgs {
+    #[command(subcommand)]
+    verb: OrgVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum OrgVerb {
+    /// Found an organisation, with this agent as its first member.
+    #[command(after_help = "Example:
+  pilotctl org create my-company-fleet
+
+The organisation's key stays with this agent. Put the successor key in a safe place: it can replace a lost one.")]
+    Create(CreateArgs),
+    /// Make an invite: whoever has it can join.
+    #[command(after_help = "Examples:
+  pilotctl org invite                                   for one agent, for a day
+  pilotctl org invite --uses 100 --expires 7d --file fleet.invite
+  pilotctl org invite --role lead --groups research --services query,mcp
+  pilotctl org invite --may-enrol 1                     for one that makes invites itself")]
+    Invite(invite::InviteArgs),
+    /// The organisations that this agent is in, and its open invites.
+    #[command(after_help = "Example:\n  pilotctl org list")]
+    List,
+    /// Who is a member.
+    #[command(after_help = "Example:\n  pilotctl org members")]
+    Members(Which),
+    /// End a membership, everywhere.
+    #[command(after_help = "Example:\n  pilotctl org revoke worker-7")]
+    Revoke(RevokeArgs),
+    /// Give the organisation a new key, on the word of the present one or of its successor.
+    #[command(after_help = "Example:\n  pilotctl org rotate")]
+    Rotate(Which),
+    /// Leave an organisation.
+    #[command(after_help = "Example:\n  pilotctl org leave my-company-fleet")]
+    Leave(Which),
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// Its name: lower-case letters, digits and hyphens.
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Members trust nobody by revocation lists older than this [default: lists never get too old].
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse_long)]
+    list_age: Option<Duration>,
+}
+
+/// One of the organisations that the agent is in.
+#[derive(Debug, Args)]
+struct Which {
+    /// The organisation, where the agent is in several.
+    #[arg(value_name = "ORG")]
+    org: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct RevokeArgs {
+    /// Name, address or key of the member.
+    #[arg(value_name = "MEMBER")]
+    member: String,
+    /// The organisation, where the agent is in several.
+    #[arg(long, value_name = "ORG")]
+    org: Option<String>,
+}
+
+pub(crate) async fn run(args: &OrgArgs, context: &Context) -> Result<()> {
+    let daemon = context.daemon().await?;
+    match &args.verb {
+        OrgVerb::Create(args) => create(args, &daemon, context).await,
+        OrgVerb::Invite(args) => invite::run(args, &daemon, context).await,
+        OrgVerb::List => list(&daemon, context).await,
+        OrgVerb::Members(which) => members(which, &daemon, context).await,
+        OrgVerb::Revoke(args) => revoke(args, &daemon, context).await,
+        OrgVerb::Rotate(which) => rotate(which, &daemon, context).await,
+        OrgVerb::Leave(which) => leave(which, &daemon, context).await,
+    }
+}
+
+async fn create(args: &CreateArgs, daemon: &Daemon, context: &Context) -> Result<()> {
+    let request = CreateOrg { name: args.name.clone(), list_age_max_s: args.list_age.map(|age| age.as_secs()) };
+    let created = daemon.create_org(&request).await?;
+    said_successor(&created, context);
+    context.output.result(&created, || format!("Org: {}\nKey: {}", created.name, created.key))
+}
+
+/// The one thing that a person has to do by hand.
+fn said_successor(created: &OrgCreated, context: &Context) {
+    let file = created.successor_file.display();
+    context.output.talk(format_args!(
+        "The successor key, for the day on which the key is lost, is in {file}\nMove it to a safe place."
+    ));
+}
+
+async fn list(daemon: &Daemon, context: &Context) -> Result<()> {
+    let list = daemon.orgs().await?;
+    if list.orgs.is_empty() && !context.output.is_json() {
+        context.output.talk("in no organisation");
+        return Ok(());
+    }
+    context.output.result(&list, || {
+        let mut table = Table::new(["ORG", "ROLE", "GROUPS", "MEMBERS", "ENDS", "INVITES"]);
+        for org in &list.orgs {
+            let ends = org.expires_s.map(|secs| duration::display(Duration::from_secs(secs))).unwrap_or_default();
+            table.row([
+                org.name.clone(),
+                org.role.clone(),
+                org.groups.join(","),
+                org.members.to_string(),
+                ends,
+                org.invites.len().to_string(),
+            ]);
+        }
+        table.render()
+    })
+}
+
+async fn members(which: &Which, daemon: &Daemon, context: &Context) -> Result<()> {
+    let org = which.choose(daemon).await?;
+    let reply = daemon.org_members(&OrgRequest { org }).await?;
+    context.output.result(&reply, || {
+        let mut table = Table::new(["NAME", "ADDRESS", "ROLE", "GROUPS", "ENDS"]);
+        for member in &reply.members {
+            table.row([
+                member.name.clone(),
+                member.address.clone(),
+                member.role.clone(),
+                member.groups.join(","),
+                duration::display(Duration::from_secs(member.expires_s)),
+            ]);
+        }
+        table.render()
+    })
+}
+
+async fn revoke(args: &RevokeArgs, daemon: &Daemon, context: &Context) -> Result<()> {
+    let org = choose(args.org.as_ref(), daemon).await?;
+    let revoked = daemon.revoke(&RevokeRequest { org, member: args.member.clone() }).await?;
+    context.output.result(&revoked, || format!("{} is no longer a member of {}", revoked.member, revoked.org))
+}
+
+async fn rotate(which: &Which, daemon: &Daemon, context: &Context) -> Result<()> {
+    let org = which.choose(daemon).await?;
+    let rotated = daemon.rotate_org_key(&OrgRequest { org }).await?;
+    said_successor(&rotated, context);
+    context
+        .output
+        .result(&rotated, || format!("Org: {}\nKey: {} (what it is called by stays)", rotated.name, rotated.key))
+}
+
+async fn leave(which: &Which, daemon: &Daemon, context: &Context) -> Result<()> {
+    let request = OrgRequest { org: which.choose(daemon).await? };
+    daemon.leave_org(&request).await?;
+    context.output.result(&request, || format!("Left {}", request.org))
+}
+
+impl Which {
+    async fn choose(&self, daemon: &Daemon) -> Result<String> {
+        choose(self.org.as_ref(), daemon).await
+    }
+}
+
+/// The organisation that was named, or the only one.
+async fn choose(named: Option<&String>, daemon: &Daemon) -> Result<String> {
+    if let Some(name) = named {
+        return Ok(name.clone());
+    }
+    let names = |orgs: &[OrgStatus]| orgs.iter().map(|org| org.name.clone()).collect::<Vec<_>>();
+    match names(&daemon.orgs().await?.orgs).as_slice() {
+        [only] => Ok(only.clone()),
+        [] => Err(Failure::new(ExitCode::NotFound, "this agent is in no organisation")
+            .hint("found one with `pilotctl org create NAME`, or join one with an invite: pilotctl join --org NAME")),
+        several => Err(Failure::usage(format!("this agent is in several organisations: {}", several.join(", ")))
+            .hint("say which one")),
+    }
+}

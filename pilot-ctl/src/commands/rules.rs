@@ -1,0 +1,112 @@
+//! `pilotctl allow`, `deny`, `rules` and `why` (spec/cli.md §5.13): who may call this agent.
+
+use clap::Args;
+use pilot_daemon::api::types::{ChangeRules, WhyRequest};
+
+use crate::context::Context;
+use crate::hint::Result;
+use crate::output::Table;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pilotctl allow mcp public
+  pilotctl allow query agent-alpha
+  pilotctl allow mcp role:lead@my-company-fleet
+  pilotctl allow query agent-alpha --remove
+
+WHO is public, home, org:ORG, role:ROLE@ORG, group:GROUP@ORG, or an agent: its name, address or key. Once a service has a rule, members of
+organisations may call it only if a rule names them.")]
+pub(crate) struct AllowArgs {
+    #[command(flatten)]
+    rule: RuleArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pilotctl deny '*' agent-mallory
+  pilotctl deny mcp group:interns@my-company-fleet
+  pilotctl deny mcp group:interns@my-company-fleet --remove
+
+What is denied is refused whatever else is allowed.")]
+pub(crate) struct DenyArgs {
+    #[command(flatten)]
+    rule: RuleArgs,
+}
+
+#[derive(Debug, Args)]
+struct RuleArgs {
+    /// query, mcp, message, a port number, or * for every service.
+    #[arg(value_name = "SERVICE")]
+    service: String,
+    /// Who it is about.
+    #[arg(value_name = "WHO")]
+    who: String,
+    /// Take the rule back.
+    #[arg(long)]
+    remove: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pilotctl rules")]
+pub(crate) struct RulesArgs {}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  pilotctl why agent-alpha mcp")]
+pub(crate) struct WhyArgs {
+    /// Who would call: an agent's name, address, key or ticket.
+    #[arg(value_name = "AGENT")]
+    caller: String,
+    /// The service of this agent.
+    #[arg(value_name = "SERVICE")]
+    service: String,
+}
+
+pub(crate) async fn allow(args: &AllowArgs, context: &Context) -> Result<()> {
+    change("allow", &args.rule, context).await
+}
+
+pub(crate) async fn deny(args: &DenyArgs, context: &Context) -> Result<()> {
+    change("deny", &args.rule, context).await
+}
+
+async fn change(effect: &str, args: &RuleArgs, context: &Context) -> Result<()> {
+    let request = ChangeRules {
+        effect: effect.to_owned(),
+        service: args.service.clone(),
+        from: args.who.clone(),
+        remove: args.remove,
+    };
+    let rule = context.daemon().await?.change_rules(&request).await?;
+    context.output.result(&rule, || {
+        let what = if args.remove { "Removed: " } else { "" };
+        format!("{what}{} {} {}", rule.effect, rule.service, rule.from)
+    })
+}
+
+pub(crate) async fn rules(_args: &RulesArgs, context: &Context) -> Result<()> {
+    let list = context.daemon().await?.rules().await?;
+    if let Some(error) = &list.error {
+        context.output.warning(error, "the rules before that are in force, and shown here; correct the file");
+    }
+    if list.rules.is_empty() && !context.output.is_json() {
+        context.output.talk("no rules: agents of this home and of shared organisations may call");
+        return Ok(());
+    }
+    context.output.result(&list, || {
+        let mut table = Table::new(["RULE", "SERVICE", "FROM", "NOTE"]);
+        for rule in &list.rules {
+            let note = rule.note.clone().unwrap_or_default();
+            table.row([rule.effect.clone(), rule.service.clone(), rule.from.clone(), note]);
+        }
+        table.render()
+    })
+}
+
+pub(crate) async fn why(args: &WhyArgs, context: &Context) -> Result<()> {
+    let request = WhyRequest { agent: args.caller.clone(), service: args.service.clone() };
+    let why = context.daemon().await?.why(&request).await?;
+    context.output.result(&why, || {
+        let answer = if why.allowed { "allowed" } else { "refused" };
+        format!("{answer}: {}", why.reason)
+    })
+}

@@ -1,0 +1,342 @@
+//! Organisations with real processes (spec/org.md, spec/rules.md): agents in homes of their own, so that nothing but an organisation makes
+//! them trust each other.
+
+mod support;
+
+use std::fs;
+use std::thread;
+
+use serde_json::json;
+use support::{Home, Running, Said, eventually};
+
+const FLEET: &str = "my-company-fleet";
+
+/// Machines that share a backbone and nothing else.
+struct Machines {
+    backbone: Home,
+    ticket: String,
+}
+
+/// A home with one agent in it.
+struct Machine {
+    home: Home,
+    name: &'static str,
+}
+
+impl Machines {
+    fn new() -> Self {
+        let backbone = Home::new();
+        let ticket = backbone.ok(&["backbone", "start", "--listen", "127.0.0.1:0", "--detach"]).trim().to_owned();
+        Self { backbone, ticket }
+    }
+
+    fn stop_backbone(&self) {
+        self.backbone.ok(&["backbone", "stop"]);
+    }
+
+    fn machine(&self, name: &'static str) -> Machine {
+        self.machine_with(name, &[])
+    }
+
+    fn machine_with(&self, name: &'static str, options: &[&str]) -> Machine {
+        let machine = Machine { home: Home::new(), name };
+        let said = self.start(&machine, options);
+        assert_eq!(said.code, 0, "{said:?}");
+        machine
+    }
+
+    fn start(&self, machine: &Machine, options: &[&str]) -> Said {
+        let always =
+            ["daemon", "start", "--hostname", machine.name, "--backbone", &self.ticket, "--listen", "127.0.0.1:0"];
+        machine.home.run(&[&always, options].concat())
+    }
+
+    /// The founder of a fleet.
+    fn founder(&self) -> Machine {
+        let founder = self.machine("founder");
+        founder.home.ok(&["org", "create", FLEET]);
+        founder
+    }
+
+    /// An agent that is a member when its start has returned.
+    fn member(&self, name: &'static str, invite: &str) -> Machine {
+        let machine = Machine { home: Home::new(), name };
+        let file = machine.home.path().join("invite");
+        fs::write(&file, invite).expect("the invite is written");
+        let said = self.start(&machine, &["--org", FLEET, "--token-file", file.to_str().expect("a path")]);
+        assert_eq!(said.code, 0, "{said:?}");
+        assert!(said.stdout.ends_with(&format!("\nOrg: {FLEET} ({})\n", machine.role())), "{said:?}");
+        fs::remove_file(file).expect("the invite is removed");
+        machine
+    }
+}
+
+impl Machine {
+    fn invite(&self, options: &[&str]) -> String {
+        self.home.ok(&[&["org", "invite"], options].concat()).trim().to_owned()
+    }
+
+    fn role(&self) -> String {
+        self.home.json(&["org", "list"])["orgs"][0]["role"].as_str().expect("a role").to_owned()
+    }
+
+    fn members(&self) -> Vec<String> {
+        let reply = self.home.json(&["org", "members", FLEET]);
+        let members = reply["members"].as_array().expect("a list");
+        members.iter().map(|member| member["name"].as_str().expect("a name").to_owned()).collect()
+    }
+
+    fn answers(&self) -> Running {
+        self.home.spawn(&["answer", "--", "cat"], &format!("answering 'query' as {}", self.name))
+    }
+
+    fn asks(&self, target: &str) -> Said {
+        self.home.run(&["query", target, "hello", "--timeout", "20s"])
+    }
+}
+
+#[track_caller]
+fn is_answered(said: &Said) {
+    assert_eq!((said.code, said.stdout.as_str()), (0, "hello"), "{said:?}");
+}
+
+fn in_fleet(name: &str) -> String {
+    format!("{name}@{FLEET}")
+}
+
+#[test]
+fn members_find_and_trust_each_other_with_backbone_and_founder_gone_and_trust_nobody_else() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    let stranger = machines.machine("stranger");
+    let (_first, _second) = (one.answers(), two.answers());
+    is_answered(&one.asks(&in_fleet("two")));
+    is_answered(&two.asks("one"));
+    assert_eq!(founder.members(), ["founder", "one", "two"]);
+    let refused = stranger.asks("two");
+    assert_eq!((refused.code, refused.stdout.as_str()), (5, ""), "{refused:?}");
+    assert!(refused.stderr.contains("--allow public"), "{refused:?}");
+
+    founder.home.ok(&["daemon", "stop"]);
+    machines.stop_backbone();
+    is_answered(&one.asks(&in_fleet("two")));
+    // Also from nothing but what is on disk.
+    one.home.run(&["daemon", "restart"]);
+    is_answered(&one.asks(&in_fleet("two")));
+    let unknown = one.asks(&in_fleet("three"));
+    assert_eq!(unknown.code, 4, "{unknown:?}");
+}
+
+#[test]
+fn who_is_revoked_is_refused_and_loses_its_tunnels_at_once() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    let _handler = two.answers();
+    is_answered(&one.asks(&in_fleet("two")));
+    founder.home.ok(&["org", "revoke", "one"]);
+    eventually("the tunnel with the revoked member ends", || {
+        let peers = two.home.json(&["peers"]);
+        let peers = peers["peers"].as_array().expect("a list");
+        peers.iter().filter(|peer| peer["connected"] == json!(true) && peer["backbone"] == json!(false)).count() <= 1
+    });
+    let refused = one.asks("two");
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert!(!two.members().contains(&"one".to_owned()));
+    let status = one.home.json(&["org", "list"]);
+    assert_eq!(status["orgs"][0]["expires_s"], json!(null), "{status}");
+    assert_eq!(founder.home.run(&["org", "revoke", "one"]).code, 4, "it is a member no more");
+}
+
+#[test]
+fn a_revoked_member_that_nobody_was_there_to_be_told_of_is_refused_after_the_next_news() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    two.home.ok(&["daemon", "stop"]);
+    founder.home.ok(&["org", "revoke", "one"]);
+    two.home.ok(&["daemon", "restart", "--as", "two"]);
+    let _handler = two.answers();
+    eventually("the news arrive", || !two.members().contains(&"one".to_owned()));
+    let refused = one.asks("two");
+    assert_eq!(refused.code, 5, "{refused:?}");
+}
+
+#[test]
+fn an_invite_is_used_as_often_as_it_says_also_by_two_at_once_and_over_a_killed_issuer() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&[]);
+    let (one, two) = (machines.machine("one"), machines.machine("two"));
+    let join = |machine: &Machine| machine.home.run(&["join", "--org", FLEET, "--token", &invite]);
+    let codes = thread::scope(|scope| {
+        let attempts = [scope.spawn(|| join(&one)), scope.spawn(|| join(&two))];
+        attempts.map(|attempt| attempt.join().expect("joined").code)
+    });
+    assert!(codes == [0, 5] || codes == [5, 0], "{codes:?}");
+    let late = if codes[0] == 0 { &two } else { &one };
+    let status = founder.home.json(&["daemon", "status"]);
+    support::signal(u32::try_from(status["pid"].as_u64().expect("a pid")).expect("a pid"), "KILL");
+    eventually("the issuer is gone", || founder.home.run(&["daemon", "status"]).code == 3);
+    let away = late.home.run(&["join", "--token", &invite]);
+    assert_eq!(away.code, 7, "{away:?}");
+    assert!(away.stderr.contains("must run while you join"), "{away:?}");
+    assert_eq!(machines.start(&founder, &[]).code, 0);
+    let used_up = join(late);
+    assert_eq!(used_up.code, 5, "{used_up:?}");
+    assert!(used_up.stderr.contains("used up"), "{used_up:?}");
+}
+
+#[test]
+fn what_is_no_invite_for_this_is_refused_with_what_is_wrong() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&[]);
+    let one = machines.machine("one");
+    let join = |arguments: &[&str]| one.home.run(&[&["join"], arguments].concat());
+    let errors = [
+        (vec!["--token", &invite[..invite.len() - 3]], "part of it is missing"),
+        (vec!["--token", "hello"], "an invite looks like"),
+        (vec!["--org", "another-fleet", "--token", &invite], "not for 'another-fleet'"),
+        (vec!["--org", FLEET], "there is no invite"),
+        (vec!["--token-file", "/nonexistent"], "cannot read the invite"),
+    ];
+    for (arguments, what) in errors {
+        let said = join(&arguments);
+        assert_eq!(said.code, 2, "{said:?}");
+        assert!(said.stderr.contains(what) && said.stderr.contains("\nhint: "), "{said:?}");
+    }
+    assert_eq!(join(&["--token", &invite, "--name", "founder"]).code, 5, "that name is taken");
+    assert_eq!(join(&["--token", &invite]).code, 0, "none of that has used it up");
+    assert_eq!(join(&["--token", &invite]).code, 1, "it is a member already");
+    assert_eq!(machines.start(&Machine { home: Home::new(), name: "two" }, &["--org", FLEET]).code, 2);
+}
+
+#[test]
+fn a_member_that_may_enrol_does_within_its_rights_while_the_founder_is_away() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let lead = machines.member(
+        "lead",
+        &founder.invite(&["--may-enrol", "1", "--groups", "research", "--role", "lead", "--services", "query"]),
+    );
+    let two = machines.member("two", &founder.invite(&[]));
+    let _handler = two.answers();
+    founder.home.ok(&["daemon", "stop"]);
+    for beyond in [["--groups", "finance"], ["--role", "admin"], ["--services", "mcp"], ["--may-enrol", "1"]] {
+        let said = lead.home.run(&[&["org", "invite", "--services", "query"], beyond.as_slice()].concat());
+        assert_eq!(said.code, 5, "{beyond:?}: {said:?}");
+    }
+    assert_eq!(lead.home.run(&["org", "invite"]).code, 5, "all services are more than it has");
+    let worker = machines.member("worker", &lead.invite(&["--services", "query", "--groups", "research"]));
+    is_answered(&worker.asks(&in_fleet("two")));
+    assert_eq!(worker.home.run(&["org", "invite"]).code, 5, "it enrols nobody");
+    let not_named = worker.home.run(&["connect", &in_fleet("two"), "--message", "x"]);
+    assert_eq!(not_named.code, 5, "{not_named:?}");
+    lead.home.ok(&["org", "revoke", "worker"]);
+    eventually("the worker is out", || worker.asks("two").code == 5);
+}
+
+#[test]
+fn a_new_key_of_the_organisation_keeps_everybody_in_also_when_the_old_one_is_lost() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let one = machines.member("one", &founder.invite(&[]));
+    let _handler = one.answers();
+    founder.home.ok(&["org", "rotate"]);
+    is_answered(&founder.asks(&in_fleet("one")));
+    let two = machines.member("two", &founder.invite(&[]));
+    is_answered(&two.asks(&in_fleet("one")));
+
+    founder.home.ok(&["daemon", "stop"]);
+    fs::remove_dir_all(founder.home.agent_path("founder", "orgs").join(FLEET).join("key")).expect("the key is lost");
+    assert_eq!(machines.start(&founder, &[]).code, 0);
+    assert_eq!(founder.home.run(&["org", "invite"]).code, 5);
+    founder.home.ok(&["org", "rotate"]);
+    let three = machines.member("three", &founder.invite(&[]));
+    is_answered(&three.asks(&in_fleet("one")));
+    is_answered(&two.asks(&in_fleet("one")));
+}
+
+#[test]
+fn where_old_revocation_lists_block_nobody_is_trusted_without_a_new_one() {
+    let machines = Machines::new();
+    let founder = machines.machine("founder");
+    founder.home.ok(&["org", "create", FLEET, "--list-age", "3s"]);
+    let invite = founder.invite(&["--uses", "2"]);
+    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    let _handler = two.answers();
+    founder.home.ok(&["daemon", "stop"]);
+    eventually("the lists get too old", || one.asks("two").code == 5);
+    let why = two.home.ok(&["why", "one", "query"]);
+    assert!(why.starts_with("refused: "), "{why}");
+}
+
+#[test]
+fn who_leaves_is_a_member_no_more_and_its_name_is_free() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let one = machines.member("one", &invite);
+    one.home.ok(&["org", "leave"]);
+    assert_eq!(founder.members(), ["founder"]);
+    assert_eq!(one.home.json(&["org", "list"]), json!({ "orgs": [] }));
+    let two = machines.machine("two");
+    two.home.ok(&["join", "--token", &invite, "--name", "one"]);
+    assert_eq!(founder.members(), ["founder", "one"]);
+}
+
+#[test]
+fn rules_decide_who_may_call_what_and_why_says_so() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let lead = machines.member("lead", &founder.invite(&["--role", "lead"]));
+    let worker = machines.member("worker", &founder.invite(&["--groups", "research"]));
+    let stranger = machines.machine("stranger");
+    let _handler = founder.answers();
+    let rules = |arguments: &[&str]| founder.home.ok(arguments);
+    let codes = || [lead.asks("founder").code, worker.asks("founder").code, stranger.asks("founder").code];
+    assert_eq!(codes(), [0, 0, 5]);
+
+    rules(&["allow", "query", &format!("role:lead@{FLEET}")]);
+    assert_eq!(codes(), [0, 5, 5]);
+    assert!(rules(&["why", "worker", "query"]).starts_with("refused: no rule for 'query' names it"));
+    rules(&["allow", "query", "stranger"]);
+    assert_eq!(codes(), [0, 5, 0]);
+    assert!(rules(&["why", "stranger", "query"]).starts_with("allowed: the rule 'query agent:"));
+    rules(&["deny", "*", "stranger"]);
+    assert_eq!(codes(), [0, 5, 5]);
+    let list = founder.home.json(&["rules"]);
+    assert_eq!(list["rules"].as_array().map(Vec::len), Some(3), "{list}");
+    rules(&["deny", "*", "stranger", "--remove"]);
+    rules(&["allow", "query", "public"]);
+    assert_eq!(codes(), [0, 0, 0]);
+    let missing = founder.home.run(&["deny", "mcp", "public", "--remove"]);
+    assert_eq!(missing.code, 4, "{missing:?}");
+}
+
+#[test]
+fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
+    let machines = Machines::new();
+    let (one, two) = (machines.machine("one"), machines.machine("two"));
+    let _handler = two.answers();
+    two.home.ok(&["allow", "query", "public"]);
+    is_answered(&one.asks("two"));
+    let file = two.home.agent_path("two", "rules.toml");
+    let before = fs::read_to_string(&file).expect("rules");
+    fs::write(&file, format!("{before}\n[[deny]]\nservice = \"query\"\nfrom = \"everybody\"\n")).expect("written");
+    is_answered(&one.asks("two"));
+    let said = two.home.run(&["rules"]);
+    assert!(said.stderr.contains("line 7, column 8: 'everybody' names nobody"), "{said:?}");
+    let edit = two.home.run(&["deny", "query", "one"]);
+    assert_eq!(edit.code, 1, "an edit loses nothing that a person has written: {edit:?}");
+    two.home.ok(&["daemon", "stop"]);
+    let start = machines.start(&two, &[]);
+    assert!(start.code == 1 && start.stderr.contains("line 7, column 8"), "{start:?}");
+    fs::write(&file, before).expect("written");
+    assert_eq!(machines.start(&two, &[]).code, 0);
+}

@@ -1,0 +1,358 @@
+//! Organisations, as programs and people use them (spec/org.md).
+
+use std::time::Duration;
+
+use pilot_core::id::IdentityKey;
+use pilot_core::identity::Identity;
+use pilot_core::node::PeerInfo;
+use pilot_core::org::call::Request;
+use pilot_core::org::charter::Charter;
+use pilot_core::org::invite::Invite;
+use pilot_core::org::issuer::{Applicant, Issuer, Terms};
+use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Proof};
+use pilot_core::org::revocation::Revocation;
+use pilot_core::org::roster::Roster;
+use pilot_core::record::{is_label, is_name};
+use zeroize::Zeroizing;
+
+use super::Agent;
+use super::resolve::Resolved;
+use crate::api::types::{self, ApiError, ErrorCode};
+use crate::clock;
+use crate::home::entropy;
+use crate::org::{self, Org, calls, keeper, store};
+
+/// The role of who founds an organisation.
+const ROLE_FOUNDER: &str = "admin";
+/// After a new key, memberships that the old one has signed count for so long: everybody has renewed by then who is there at all.
+const KEY_OVERLAP: Duration = Duration::from_secs(90 * 86_400);
+
+impl Agent {
+    /// Founds an organisation, with this agent as its first member.
+    ///
+    /// # Errors
+    /// If the name is none or in use here, or it cannot be kept.
+    pub async fn create_org(&self, request: &types::CreateOrg) -> Result<types::OrgCreated, ApiError> {
+        let name = &request.name;
+        if !is_name(name) {
+            return Err(ApiError::new(ErrorCode::Usage, format!("'{name}' cannot be the name of an organisation"))
+                .hint("use 1 to 63 lower-case letters, digits and inner hyphens"));
+        }
+        let inner = &self.inner;
+        inner.orgs.check_new(name)?;
+        let (key, successor) = (Identity::generate(entropy()?), Identity::generate(entropy()?));
+        let now = clock::now().unix;
+        let list_age_max = Duration::from_secs(request.list_age_max_s.unwrap_or(0));
+        let failed = |error: pilot_core::org::OrgError| org::failed(&error);
+        let charters = Issuer::found(&key, successor.key(), name, list_age_max, now).map_err(failed)?;
+        let mut roster = Roster::new(charters);
+        let founder =
+            Applicant { key: inner.identity.key(), modifier: inner.identity.modifier(), name: inner.name().to_owned() };
+        let terms = Terms {
+            role: ROLE_FOUNDER.to_owned(),
+            groups: Vec::new(),
+            services: Vec::new(),
+            generations: 0,
+            lifetime: MEMBERSHIP_VALIDITY_MAX.as_secs(),
+        };
+        let issuer = Issuer::Org(key.clone());
+        let proof = issuer.enrol(&roster, &founder, &terms, now).map_err(failed)?;
+        roster.add_proof(&proof, now).map_err(failed)?;
+        let org = roster.org();
+        inner.orgs.add(Org::new(roster, Some(key), None)).await?;
+        let successor_file = store::keep_key(&inner.agent_home, name, store::SUCCESSOR_DIR, &successor)?;
+        if list_age_max > Duration::ZERO {
+            keeper::publish_list(inner, name, None, now).await?;
+        }
+        Ok(types::OrgCreated { name: name.clone(), key: org.to_string(), successor_file })
+    }
+
+    /// Makes an invite.
+    ///
+    /// # Errors
+    /// If this agent makes no members, or may not give what is asked.
+    pub async fn invite(&self, request: &types::InviteRequest) -> Result<types::Invited, ApiError> {
+        let inner = &self.inner;
+        check_invite(request)?;
+        let ticket = self.ticket().await?;
+        let now = clock::now().unix;
+        let (id, secret) = (entropy()?, Zeroizing::new(entropy()?));
+        let terms = Terms {
+            role: request.role.clone(),
+            groups: request.groups.clone(),
+            services: request.services.clone(),
+            generations: request.generations,
+            lifetime: request.lifetime_s,
+        };
+        let expires = now + Duration::from_secs(request.expires_s);
+        let org = inner.orgs.change(&request.org, |org| {
+            let issuer = inner.orgs.issuer(org, now).ok_or_else(org::no_issuer)?;
+            // What could not be given when the invite is used is refused now.
+            let applicant = Applicant { key: self.key(), modifier: inner.identity.modifier(), name: "probe".into() };
+            let refused = |error: pilot_core::org::OrgError| ApiError::new(ErrorCode::Refused, error.to_string());
+            issuer.enrol(&org.roster, &applicant, &terms, now).map_err(refused)?;
+            let opened = org.invites.open(id, &secret, terms.clone(), request.uses, expires, now);
+            opened.map_err(|error| org::failed(&error))?;
+            Ok(org.roster.org())
+        });
+        let invite = Invite { org: org.await?, name: request.org.clone(), issuer: ticket, id, secret };
+        Ok(types::Invited { invite: invite.to_string(), uses: request.uses, expires_s: request.expires_s })
+    }
+
+    /// Joins an organisation with an invite, under the agent's own host name unless another is given.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed then.
+    pub async fn join_org(&self, request: &types::JoinRequest) -> Result<types::Joined, ApiError> {
+        let invite: Invite = request.token.parse().map_err(|error: pilot_core::org::invite::InviteError| {
+            ApiError::new(ErrorCode::Usage, error.to_string())
+                .hint("copy the whole line that 'pilotctl org invite' printed")
+        })?;
+        if request.org.as_ref().is_some_and(|org| *org != invite.name) {
+            let asked = request.org.as_deref().unwrap_or_default();
+            let message = format!("the invite is for '{}', not for '{asked}'", invite.name);
+            return Err(ApiError::new(ErrorCode::Usage, message).hint(format!("pilotctl join --org {}", invite.name)));
+        }
+        let inner = &self.inner;
+        inner.orgs.check_new(&invite.name)?;
+        let issuer = self.resolve(&invite.issuer.to_string()).await?;
+        let name = request.name.as_deref().unwrap_or(inner.name());
+        let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
+        let enrolled = calls::enrol(inner, &invite, way, name).await;
+        let org = enrolled.map_err(|error| unreached(error, &invite.name))?;
+        inner.orgs.add(org).await?;
+        let joined = self.org_status(&invite.name)?;
+        let (weak, name) = (std::sync::Arc::clone(inner), invite.name);
+        // The others hear of us, and we of the rest of them.
+        tokio::spawn(async move {
+            calls::sync(&weak, &name).await;
+            calls::meet(&weak, &name).await;
+        });
+        Ok(types::Joined { org: joined.name, role: joined.role, members: joined.members })
+    }
+
+    /// Ends a membership for everybody.
+    ///
+    /// # Errors
+    /// If there is no such member, or it is not this agent's to revoke.
+    pub async fn revoke(&self, request: &types::RevokeRequest) -> Result<types::Revoked, ApiError> {
+        let (inner, name) = (&self.inner, &request.org);
+        let now = clock::now().unix;
+        let (member, expires, route) = inner.orgs.with(name, |org| {
+            let found = named_or_keyed(&org.roster, &request.member, now);
+            let found = found.map(|proof| (proof.key(), proof.membership().expires, org.route(&proof.key(), now)));
+            found.ok_or_else(|| {
+                ApiError::new(ErrorCode::NotFound, format!("'{name}' has no member '{}'", request.member))
+                    .hint(format!("see who is one: pilotctl org members {name}"))
+            })
+        })??;
+        let revocation = Revocation { member, issued_until: now, kept_until: expires };
+        keeper::publish_list(inner, name, Some(revocation), now).await?;
+        let still = inner.orgs.with(name, |org| org.roster.member(&member, now).is_some())?;
+        if still {
+            return Err(ApiError::new(ErrorCode::Refused, format!("this agent has not enrolled '{}'", request.member))
+                .hint("revoke it at the agent that has, or at the one that has the organisation's key"));
+        }
+        if let Some(route) = route {
+            calls::tell_former(inner, name, route);
+        }
+        Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key: member.to_string() })
+    }
+
+    /// Leaves an organisation. Who has enrolled this agent is told if it can be reached.
+    ///
+    /// # Errors
+    /// If the agent is in none of that name, or its files cannot be removed.
+    pub async fn leave_org(&self, name: &str) -> Result<(), ApiError> {
+        let inner = &self.inner;
+        let now = clock::now().unix;
+        let told = inner.orgs.with(name, |org| {
+            let issuer = org.enrolled_by?;
+            Some((org.route(&issuer, now)?, Request::Leave { org: org.roster.org() }))
+        })?;
+        if let Some((issuer, request)) = told
+            && let Err(error) = calls::call(inner, issuer, &request).await
+        {
+            tracing::info!(%error, org = name, "left without a word");
+        }
+        inner.orgs.remove(name).await
+    }
+
+    /// Replaces the organisation's key by a new one, on the word of the present key or, if that is lost, of its successor.
+    ///
+    /// # Errors
+    /// If neither key is kept here, or the new ones cannot be kept.
+    pub async fn rotate_org_key(&self, name: &str) -> Result<types::OrgCreated, ApiError> {
+        let inner = &self.inner;
+        let now = clock::now().unix;
+        let successor = store::successor(&inner.agent_home, name)?;
+        let (before, key) = inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
+        let candidates = key.into_iter().chain(successor);
+        let mut signers = candidates.filter(|key| key.key() == before.key || key.key() == before.successor);
+        let signer = signers.next().ok_or_else(org::no_issuer)?;
+        let (key, successor) = (Identity::generate(entropy()?), Identity::generate(entropy()?));
+        let charter = Charter {
+            sequence: before.sequence + 1,
+            key: key.key(),
+            successor: successor.key(),
+            signer: signer.key(),
+            previous_until: now + KEY_OVERLAP,
+            issued: now,
+            ..before
+        };
+        let bytes = charter.sign(&signer).map_err(|error| org::failed(&error))?;
+        // The new keys are kept before anybody hears of them.
+        let successor_file = store::keep_key(&inner.agent_home, name, store::SUCCESSOR_DIR, &successor)?;
+        store::keep_key(&inner.agent_home, name, store::KEY_DIR, &key)?;
+        let org = inner.orgs.change(name, |org| {
+            org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))?;
+            org.key = Some(key);
+            Ok(org.roster.org())
+        });
+        let org = org.await?;
+        // A list of the new key, and with it the charter, goes to everybody.
+        keeper::publish_list(inner, name, None, now).await?;
+        Ok(types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file })
+    }
+
+    /// The organisations that this agent is in.
+    pub fn orgs(&self) -> Vec<types::OrgStatus> {
+        self.inner.orgs.names().iter().filter_map(|name| self.org_status(name).ok()).collect()
+    }
+
+    /// The members of an organisation that this agent knows.
+    ///
+    /// # Errors
+    /// If the agent is in none of that name.
+    pub async fn org_members(&self, name: &str) -> Result<Vec<types::OrgMember>, ApiError> {
+        calls::refresh(&self.inner, name).await;
+        let now = clock::now().unix;
+        self.inner.orgs.with(name, |org| {
+            let mut members: Vec<_> = org.roster.members(now).map(|proof| org_member(proof, now)).collect();
+            members.sort_by(|one, other| one.name.cmp(&other.name));
+            members
+        })
+    }
+
+    fn org_status(&self, name: &str) -> Result<types::OrgStatus, ApiError> {
+        let now = clock::now().unix;
+        let orgs = &self.inner.orgs;
+        orgs.with(name, |org| {
+            let own = org.roster.member(&orgs.own_key(), now);
+            let invite =
+                |(id, terms, uses, expires): (&[u8; 8], &Terms, u32, pilot_core::time::UnixTime)| types::OpenInvite {
+                    id: data_encoding::HEXLOWER.encode(id),
+                    role: terms.role.clone(),
+                    uses,
+                    expires_s: expires.as_secs().saturating_sub(now.as_secs()),
+                };
+            types::OrgStatus {
+                name: name.to_owned(),
+                key: org.roster.org().to_string(),
+                role: own.map(|own| own.role.clone()).unwrap_or_else(|| "none: revoked or expired".to_owned()),
+                groups: own.map(|own| own.groups.clone()).unwrap_or_default(),
+                services: own.map(|own| own.services.clone()).unwrap_or_default(),
+                expires_s: own.map(|own| own.expires.as_secs().saturating_sub(now.as_secs())),
+                members: org.roster.members(now).count(),
+                lists_are_fresh: org.roster.lists_are_fresh(now),
+                may_enrol: orgs.issuer(org, now).is_some(),
+                invites: org.invites.list(now).map(invite).collect(),
+            }
+        })
+    }
+
+    /// The member that is called `name@org`.
+    pub(super) async fn resolve_member(&self, name: &str, org: &str) -> Result<Resolved, ApiError> {
+        let orgs = &self.inner.orgs;
+        let known = || {
+            let now = clock::now().unix;
+            orgs.with(org, |org| org.roster.named(name, now).map(|proof| (proof.clone(), org.route(&proof.key(), now))))
+        };
+        let found = match known()? {
+            None => {
+                calls::refresh(&self.inner, org).await;
+                known()?
+            }
+            found => found,
+        };
+        let Some((proof, route)) = found else {
+            return Err(ApiError::new(ErrorCode::NotFound, format!("'{org}' has no member '{name}'"))
+                .hint(format!("see who is one: pilotctl org members {org}")));
+        };
+        let key = proof.key();
+        let route = route.unwrap_or_else(|| calls::way_unknown(key));
+        Ok(self.resolved_member(&proof, org, route).await)
+    }
+
+    async fn resolved_member(&self, proof: &Proof, org: &str, route: PeerInfo) -> Resolved {
+        let membership = proof.membership();
+        let mut routes = vec![route];
+        let is_connected = self.peer_status(proof.key()).await.is_some_and(|status| status.connected);
+        // The directory knows better where it is now, if it can be asked; the organisation knows who it is.
+        if !is_connected
+            && self.inner.home_link.borrow().connected
+            && let Ok(found) = self.resolve_key(proof.key()).await
+        {
+            routes = [found.routes, routes].concat();
+        }
+        Resolved {
+            key: proof.key(),
+            address: proof.address(),
+            name: Some(format!("{}@{org}", membership.name)),
+            tags: Vec::new(),
+            groups: membership.groups.clone(),
+            description: String::new(),
+            offers: Vec::new(),
+            reachable: None,
+            routes,
+        }
+    }
+}
+
+fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
+    let usage = |message: String, hint: &str| Err(ApiError::new(ErrorCode::Usage, message).hint(hint));
+    let labels = request.groups.iter().chain(&request.services).chain([&request.role]);
+    if let Some(label) = labels.into_iter().find(|label| !is_label(label)) {
+        return usage(
+            format!("'{label}' cannot be a role, a group or a service"),
+            "use 1 to 63 lower-case letters, digits and -._:/",
+        );
+    }
+    if request.generations > GENERATIONS_MAX {
+        return usage(
+            format!("{} generations are too many", request.generations),
+            "an organisation has 3 generations of members that enrol at most",
+        );
+    }
+    if request.lifetime_s == 0 || request.lifetime_s > MEMBERSHIP_VALIDITY_MAX.as_secs() {
+        return usage("a membership lasts up to 400 days".to_owned(), "for example: --membership 90d");
+    }
+    Ok(())
+}
+
+fn named_or_keyed<'a>(roster: &'a Roster, member: &str, now: pilot_core::time::UnixTime) -> Option<&'a Proof> {
+    let by_key = member.parse::<IdentityKey>().ok().and_then(|key| roster.proof(&key, now));
+    let by_address = || roster.members(now).find(|proof| proof.address().to_string() == member);
+    by_key.or_else(|| roster.named(member, now)).or_else(by_address)
+}
+
+fn org_member(proof: &Proof, now: pilot_core::time::UnixTime) -> types::OrgMember {
+    let membership = proof.membership();
+    types::OrgMember {
+        name: membership.name.clone(),
+        address: proof.address().to_string(),
+        key: proof.key().to_string(),
+        role: membership.role.clone(),
+        groups: membership.groups.clone(),
+        expires_s: membership.expires.as_secs().saturating_sub(now.as_secs()),
+    }
+}
+
+/// Says what an invite needs: its issuer.
+fn unreached(error: ApiError, org: &str) -> ApiError {
+    if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
+        return error;
+    }
+    let message = format!("who made this invite to '{org}' cannot be reached: {}", error.message);
+    ApiError::new(ErrorCode::Unreachable, message).hint("it must run while you join; afterwards it need not")
+}

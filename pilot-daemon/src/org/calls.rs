@@ -1,0 +1,334 @@
+//! What an agent asks of other members (spec/org.md §3).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use pilot_core::id::{IdentityKey, ServicePort};
+use pilot_core::node::PeerInfo;
+use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request};
+use pilot_core::org::charter::Charters;
+use pilot_core::org::invite::Invite;
+use pilot_core::org::membership::Proof;
+use pilot_core::org::revocation::list_digest;
+use pilot_core::org::roster::{Learned, Records, Roster};
+use pilot_core::time::Now;
+use pilot_core::wire::stream_header::StreamHeader;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::{Heard, Org};
+use crate::agent::Inner;
+use crate::api::types::{ApiError, ErrorCode};
+use crate::clock;
+
+/// A member that does not answer within this is not waited for.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A call of our own waits so long at most for an introduction; the callee may know us already.
+const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(2);
+/// A look-up waits so long at most for news of members.
+const NEWS_TIMEOUT: Duration = Duration::from_millis(500);
+/// Look-ups ask for news at most this often.
+const NEWS_INTERVAL: Duration = Duration::from_secs(2);
+/// Members told of a new list at once.
+const TOLD_AT_ONCE: usize = 64;
+/// Members that an agent shows itself to when it starts.
+const MET_MAX: usize = 8;
+/// Members asked one after another for news, when the first do not answer.
+const ASKED_MAX: usize = 3;
+
+/// One call to another agent, by a way that is known or this one.
+///
+/// # Errors
+/// If it does not answer, or says no.
+pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Result<Reply, ApiError> {
+    let key = peer.key;
+    inner.apply(move |core, now| core.node.learn_peer(now, peer)).await?;
+    let exchange = exchange(inner, key, request);
+    let reply = timeout(CALL_TIMEOUT, exchange).await.map_err(|_| {
+        let name = inner.name_of(&key).unwrap_or_else(|| key.to_string());
+        ApiError::new(ErrorCode::Timeout, format!("'{name}' does not answer"))
+    })??;
+    if let Reply::Refused { reason } = reply {
+        return Err(ApiError::new(ErrorCode::Refused, reason));
+    }
+    Ok(reply)
+}
+
+async fn exchange(inner: &Inner, peer: IdentityKey, request: &Request) -> Result<Reply, ApiError> {
+    let mut stream = inner.open(peer, StreamHeader::new(ServicePort::ORG)).await?;
+    stream.write_chunk(Bytes::from(request.encode())).await?;
+    stream.finish();
+    let mut reply = Vec::new();
+    while let Some(chunk) = stream.read_chunk().await? {
+        reply.extend_from_slice(&chunk);
+        if reply.len() > REPLY_LEN_MAX {
+            return Err(ApiError::new(ErrorCode::Failed, "the member's reply is longer than any can be"));
+        }
+    }
+    Reply::decode(&reply).map_err(|_| unexpected())
+}
+
+/// Becomes a member with an invite: the organisation as it is told by who made the invite, verified.
+///
+/// # Errors
+/// Why not.
+pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name: &str) -> Result<Org, ApiError> {
+    let (identity, enrolled_by) = (&inner.identity, issuer.key);
+    let request = Request::Enrol {
+        org: invite.org,
+        invite: invite.id,
+        secret: *invite.secret,
+        modifier: identity.modifier(),
+        name: name.to_owned(),
+    };
+    let Reply::Enrolled { proof, records } = call(inner, issuer, &request).await? else { return Err(unexpected()) };
+    let now = clock::now().unix;
+    let believed = believe(invite, &records, &proof, identity.key(), now);
+    let roster = believed.map_err(|error| {
+        let message = format!("who made the invite does not speak for '{}': {error}", invite.name);
+        ApiError::new(ErrorCode::Failed, message).hint("ask for another invite")
+    })?;
+    Ok(Org::new(roster, None, Some(enrolled_by)))
+}
+
+fn believe(
+    invite: &Invite,
+    records: &Records,
+    proof: &[u8],
+    own: IdentityKey,
+    now: pilot_core::time::UnixTime,
+) -> Result<Roster, pilot_core::org::OrgError> {
+    let charters = Charters::from_chain(invite.org, &records.charters, now)?;
+    if charters.current().name != invite.name || Proof::verify(proof, &charters, now)?.key() != own {
+        return Err(pilot_core::org::OrgError::ForeignOrg);
+    }
+    let mut roster = Roster::new(charters);
+    roster.learn(records, now);
+    roster.add_proof(proof, now)?;
+    Ok(roster)
+}
+
+/// Makes sure that a member whom we call knows us for one (spec/org.md §2.2). Whatever goes wrong: the call itself will tell.
+pub(crate) async fn introduce(inner: &Inner, peer: IdentityKey) {
+    let now = clock::now().unix;
+    for name in inner.orgs.names() {
+        let is_member = inner.orgs.with(&name, |org| org.roster.member(&peer, now).is_some());
+        if is_member.unwrap_or(false)
+            && let Ok(Err(error)) = timeout(INTRODUCTION_TIMEOUT, introduce_in(inner, &name, way_unknown(peer))).await
+        {
+            tracing::debug!(%error, org = name, "not introduced");
+        }
+    }
+}
+
+/// Somebody to whom a way is known already.
+pub(crate) fn way_unknown(key: IdentityKey) -> PeerInfo {
+    PeerInfo { key, certificate: None, addresses: Vec::new(), homes: Vec::new() }
+}
+
+async fn introduce_in(inner: &Inner, name: &str, peer: PeerInfo) -> Result<(), ApiError> {
+    let (key, now) = (peer.key, clock::now().unix);
+    let connected_since =
+        || async move { inner.ask(move |core, _| core.node.peer_status(&key)).await.ok().flatten()?.connected_since };
+    let tunnel = connected_since().await;
+    let is_introduced = inner.orgs.with(name, |org| tunnel.is_some() && org.introduced.get(&key).copied() == tunnel)?;
+    if is_introduced {
+        return Ok(());
+    }
+    let whereabouts = inner.whereabouts().await?;
+    let request = inner.orgs.with(name, |org| {
+        let proof = org.roster.proof(&inner.identity.key(), now)?.bytes().to_vec();
+        Some(Request::Introduce { org: org.roster.org(), proof, whereabouts })
+    })?;
+    let Some(request) = request else { return Ok(()) };
+    let Reply::Introduced { proof, whereabouts } = call(inner, peer, &request).await? else {
+        return Err(unexpected());
+    };
+    if let Some(tunnel) = connected_since().await {
+        inner.orgs.with(name, |org| org.introduced.insert(key, tunnel))?;
+    }
+    let records = Records { proofs: vec![proof.into()], whereabouts: vec![whereabouts.into()], ..Records::default() };
+    inner.orgs.learn(name, &records, now).await?;
+    Ok(())
+}
+
+/// Asks for news of members before a look-up, unless that was done a moment ago.
+pub(crate) async fn refresh(inner: &Arc<Inner>, name: &str) {
+    let now = clock::now().mono;
+    let is_due = inner.orgs.with(name, |org| {
+        let is_due = org.asked_at.is_none_or(|asked_at| now.since(asked_at) >= NEWS_INTERVAL);
+        if is_due {
+            org.asked_at = Some(now);
+        }
+        is_due
+    });
+    if is_due.unwrap_or(false) {
+        // The look-up goes on with what is known; the news still arrive for the next one.
+        let (inner, name) = (Arc::clone(inner), name.to_owned());
+        let asking = tokio::spawn(async move { sync(&inner, &name).await });
+        timeout(NEWS_TIMEOUT, asking).await.ok();
+    }
+}
+
+/// Asks members for news until one answers; tells whether one did.
+pub(crate) async fn sync(inner: &Arc<Inner>, name: &str) -> bool {
+    for peer in candidates(inner, name).await.into_iter().take(ASKED_MAX) {
+        match sync_with(inner, name, peer).await {
+            Ok(learned) => {
+                announce(inner, name, learned, None).await;
+                return true;
+            }
+            Err(error) => tracing::debug!(%error, org = name, "no news"),
+        }
+    }
+    false
+}
+
+async fn sync_with(inner: &Inner, name: &str, peer: PeerInfo) -> Result<Learned, ApiError> {
+    // A stranger is told nothing.
+    introduce_in(inner, name, peer.clone()).await?;
+    let mut learned = Learned::default();
+    loop {
+        let request = inner.orgs.with(name, |org| {
+            let Heard { epoch, after } = org.heard.get(&peer.key).copied().unwrap_or_default();
+            let charters = org.roster.charters().chain().count() as u64;
+            let lists = org.roster.revocations().lists().map(|list| ListDigest(list_digest(list))).collect();
+            Request::Sync { org: org.roster.org(), after, epoch, charters, lists }
+        })?;
+        let Reply::News { epoch, after, more, records } = call(inner, peer.clone(), &request).await? else {
+            return Err(unexpected());
+        };
+        let news = inner.orgs.learn(name, &records, clock::now().unix).await?;
+        learned = Learned { rules: learned.rules + news.rules, members: learned.members + news.members };
+        let is_progress = inner.orgs.with(name, |org| {
+            let heard = org.heard.insert(peer.key, Heard { epoch, after }).unwrap_or_default();
+            heard.epoch != epoch || heard.after < after
+        })?;
+        if !more || !is_progress {
+            return Ok(learned);
+        }
+    }
+}
+
+/// Shows itself to a few members, whoever they are: so that others hear of this agent from them while its issuer is away.
+pub(crate) async fn meet(inner: &Arc<Inner>, name: &str) {
+    let now = clock::now().unix;
+    let own = inner.identity.key();
+    let others = inner.orgs.with(name, |org| {
+        let mut others: Vec<_> = org.roster.members(now).map(Proof::key).filter(|key| *key != own).collect();
+        // Each agent meets others of them: keys are random, and so is their distance from ours.
+        others.sort_by_key(|key| key.0.iter().zip(own.0).map(|(one, other)| one ^ other).collect::<Vec<_>>());
+        others.truncate(MET_MAX);
+        others.iter().filter_map(|key| org.route(key, now)).collect::<Vec<_>>()
+    });
+    let mut meetings = JoinSet::new();
+    for other in others.unwrap_or_default() {
+        let (inner, name) = (Arc::clone(inner), name.to_owned());
+        meetings.spawn(async move { drop(introduce_in(&inner, &name, other).await) });
+    }
+    meetings.join_all().await;
+}
+
+/// Members to ask, the likeliest to answer first: those with a tunnel, who has enrolled us, then those seen last.
+async fn candidates(inner: &Inner, name: &str) -> Vec<PeerInfo> {
+    let connected = connected(inner).await;
+    let now = clock::now().unix;
+    let own = inner.identity.key();
+    let candidates = inner.orgs.with(name, |org| {
+        let others = org.roster.members(now).map(Proof::key).filter(|key| *key != own);
+        let mut keys: Vec<_> = others.collect();
+        let rank = |key: &IdentityKey| {
+            let seen = org.roster.whereabouts(key).map(|whereabouts| whereabouts.issued);
+            (connected.contains(key), org.enrolled_by == Some(*key), seen)
+        };
+        keys.sort_by_key(|key| std::cmp::Reverse(rank(key)));
+        keys.into_iter().take(ASKED_MAX).filter_map(|key| org.route(&key, now)).collect()
+    });
+    candidates.unwrap_or_default()
+}
+
+async fn connected(inner: &Inner) -> Vec<IdentityKey> {
+    let connected =
+        inner.ask(|core, _| core.node.peers().filter(|peer| peer.connected).map(|peer| peer.key).collect::<Vec<_>>());
+    connected.await.unwrap_or_default()
+}
+
+/// What follows from news: tunnels with former members end, and connected members are told of new lists and charters (spec/org.md §3.6).
+pub(crate) async fn announce(inner: &Arc<Inner>, name: &str, learned: Learned, told_by: Option<IdentityKey>) {
+    if learned.rules == 0 {
+        return;
+    }
+    end_former(inner, name).await;
+    let connected = connected(inner).await;
+    tell(inner, name, |key| Some(*key) != told_by && connected.contains(key)).await;
+}
+
+/// Tells every member that can be reached what has just been decided here. Those whom we have a tunnel with hear it first.
+pub(crate) async fn proclaim(inner: &Arc<Inner>, name: &str) {
+    end_former(inner, name).await;
+    let connected = connected(inner).await;
+    tell(inner, name, |key| connected.contains(key)).await;
+    let (inner, name) = (Arc::clone(inner), name.to_owned());
+    tokio::spawn(async move { tell(&inner, &name, |key| !connected.contains(key)).await });
+}
+
+/// Tells members all charters and lists. Who does not hear it now hears it when it asks.
+async fn tell(inner: &Arc<Inner>, name: &str, is_told: impl Fn(&IdentityKey) -> bool) {
+    let now = clock::now().unix;
+    let own = inner.identity.key();
+    let told = inner.orgs.with(name, |org| {
+        let members = org.roster.members(now).map(Proof::key).filter(|key| *key != own && is_told(key));
+        let members: Vec<_> = members.filter_map(|key| org.route(&key, now)).collect();
+        (members, Request::Tell { org: org.roster.org(), records: org.roster.rules_except(0, &[]) })
+    });
+    let Ok((members, request)) = told else { return };
+    let request = Arc::new(request);
+    let mut calls = JoinSet::new();
+    for member in members {
+        if calls.len() >= TOLD_AT_ONCE {
+            calls.join_next().await;
+        }
+        let (inner, request) = (Arc::clone(inner), Arc::clone(&request));
+        calls.spawn(async move { drop(call(&inner, member, &request).await) });
+    }
+    calls.join_all().await;
+}
+
+/// Tells a former member that it is one, if it can be reached.
+pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: PeerInfo) {
+    let request =
+        inner.orgs.with(name, |org| Request::Tell { org: org.roster.org(), records: org.roster.rules_except(0, &[]) });
+    let Ok(request) = request else { return };
+    let inner = Arc::clone(inner);
+    tokio::spawn(async move { drop(call(&inner, former, &request).await) });
+}
+
+/// Ends the tunnels with those who are members no more, unless they are of our own home.
+async fn end_former(inner: &Arc<Inner>, name: &str) {
+    let now = clock::now().unix;
+    let former = inner.orgs.change(name, |org| Ok(org.roster.take_former(now))).await;
+    let former = former.unwrap_or_else(|error| {
+        tracing::warn!(%error, org = name, "the roster could not be kept");
+        Vec::new()
+    });
+    let neighbours = inner.home.identity_keys();
+    let is_close = |key: &IdentityKey| *key == inner.identity.key() || neighbours.contains(key);
+    let strangers: Vec<_> = former.into_iter().filter(|key| !is_close(key)).collect();
+    if strangers.is_empty() {
+        return;
+    }
+    let reason = format!("no longer a member of '{name}'");
+    let close = move |core: &mut crate::driver::Core, now: Now| {
+        for key in strangers {
+            tracing::info!(?key, "tunnel ends: {reason}");
+            core.node.close_peer(now, &key, pilot_core::transport::Code::REFUSED, &reason);
+        }
+    };
+    inner.apply(close).await.ok();
+}
+
+pub(super) fn unexpected() -> ApiError {
+    ApiError::new(ErrorCode::Failed, "the member answered something else than was asked")
+        .hint("perhaps the two agents are of different versions")
+}

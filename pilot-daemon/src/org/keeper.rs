@@ -1,0 +1,110 @@
+//! Keeping up with organisations while nobody asks: news, renewals, fresh lists (spec/org.md §3).
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use pilot_core::org::call::{Reply, Request};
+use pilot_core::org::issuer::Issuer;
+use pilot_core::org::revocation::Revocation;
+use pilot_core::time::UnixTime;
+
+use super::calls;
+use crate::agent::Inner;
+use crate::api::types::ApiError;
+use crate::clock;
+
+/// News are asked for this often by an agent that has no other reason to ask.
+const SYNC_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Keeps up until the agent is gone.
+pub(crate) async fn run(agent: Weak<Inner>) {
+    let mut is_start = true;
+    loop {
+        let Some(inner) = agent.upgrade() else { return };
+        for name in inner.orgs.names() {
+            calls::sync(&inner, &name).await;
+            if is_start {
+                calls::meet(&inner, &name).await;
+            }
+            for result in [renew(&inner, &name).await, refresh_list(&inner, &name).await] {
+                if let Err(error) = result {
+                    tracing::warn!(%error, org = name, "organisation");
+                }
+            }
+        }
+        is_start = false;
+        drop(inner);
+        tokio::time::sleep(SYNC_INTERVAL).await;
+    }
+}
+
+/// Renews this agent's own membership when half of its time is over.
+async fn renew(inner: &Arc<Inner>, name: &str) -> Result<(), ApiError> {
+    let now = clock::now().unix;
+    let own = inner.orgs.own_key();
+    let due = inner.orgs.with(name, |org| {
+        let membership = org.roster.member(&own, now)?;
+        let half = (membership.expires.as_secs() - membership.issued.as_secs()) / 2;
+        let is_due = now.as_secs() >= membership.issued.as_secs() + half;
+        let issuer = org.enrolled_by.filter(|_| is_due)?;
+        Some((org.route(&issuer, now)?, Request::Renew { org: org.roster.org() }))
+    })?;
+    let Some((issuer, request)) = due else { return Ok(()) };
+    let Reply::Enrolled { proof, mut records } = calls::call(inner, issuer, &request).await? else {
+        return Err(calls::unexpected());
+    };
+    records.proofs.push(proof.into());
+    inner.orgs.learn(name, &records, now).await?;
+    Ok(())
+}
+
+/// Signs the organisation's list anew before it is too old for the members, where its key is kept.
+async fn refresh_list(inner: &Arc<Inner>, name: &str) -> Result<(), ApiError> {
+    let now = clock::now().unix;
+    let is_due = inner.orgs.with(name, |org| {
+        let age_max = org.roster.charter().list_age_max;
+        let newest = org.roster.revocations().newest(org.roster.charters());
+        let is_old = newest.is_none_or(|newest| newest.as_secs() + age_max / 2 <= now.as_secs());
+        age_max > 0 && is_old && matches!(inner.orgs.issuer(org, now), Some(Issuer::Org(_)))
+    })?;
+    if is_due {
+        publish_list(inner, name, None, now).await?;
+    }
+    Ok(())
+}
+
+/// Signs this issuer's next list, and tells everybody.
+///
+/// # Errors
+/// If this agent is no issuer, or the list cannot be kept.
+pub(crate) async fn publish_list(
+    inner: &Arc<Inner>,
+    name: &str,
+    more: Option<Revocation>,
+    now: UnixTime,
+) -> Result<(), ApiError> {
+    sign_list(inner, name, more, now).await?;
+    calls::proclaim(inner, name).await;
+    Ok(())
+}
+
+/// Signs this issuer's next list; others hear of it when they ask.
+///
+/// # Errors
+/// If this agent is no issuer, or the list cannot be kept.
+pub(super) async fn sign_list(
+    inner: &Arc<Inner>,
+    name: &str,
+    more: Option<Revocation>,
+    now: UnixTime,
+) -> Result<(), ApiError> {
+    let issuer = inner.orgs.with(name, |org| inner.orgs.issuer(org, now))?;
+    let issuer = issuer.ok_or_else(super::no_issuer)?;
+    let signed = inner.orgs.change(name, |org| {
+        let failed = |error: pilot_core::org::OrgError| super::failed(&error);
+        let list = org.roster.revocations().next_list(org.roster.org(), issuer.key(), more, now).map_err(failed)?;
+        let bytes = list.sign(issuer.identity()).map_err(|error| super::failed(&error))?;
+        org.roster.add_list(&bytes, now).map_err(failed)
+    });
+    signed.await.map(drop)
+}

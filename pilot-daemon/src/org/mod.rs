@@ -1,0 +1,266 @@
+//! The organisations that an agent is in (spec/org.md): what it knows of their members, kept on disk, and told among them.
+//!
+//! [`Orgs`] is the state and answers without waiting; [`calls`] asks other members, [`serve`] answers them, [`keeper`] keeps up with them.
+
+pub(crate) mod calls;
+pub(crate) mod keeper;
+pub(crate) mod serve;
+pub(crate) mod store;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pilot_core::id::IdentityKey;
+use pilot_core::identity::{Certificate, Identity};
+use pilot_core::node::{Home as HomeNode, PeerInfo};
+use pilot_core::org::issuer::{Invites, Issuer};
+use pilot_core::org::membership::Membership;
+use pilot_core::org::roster::{Learned, Records, Roster};
+use pilot_core::time::{Mono, UnixTime};
+
+use crate::api::types::{ApiError, ErrorCode};
+use crate::home::{AgentHome, HomeError, entropy};
+
+/// Organisations of one agent.
+const ORGS_MAX: usize = 16;
+
+/// All organisations of one agent.
+#[derive(Debug)]
+pub(crate) struct Orgs {
+    home: AgentHome,
+    identity: Identity,
+    /// A leaf, never held across an await.
+    table: Mutex<BTreeMap<String, Org>>,
+    /// Held by who changes what is on disk, from the change until it is there.
+    writing: tokio::sync::Mutex<()>,
+    /// Names this process to those who ask what is new.
+    epoch: u64,
+}
+
+/// One organisation.
+#[derive(Debug)]
+pub(crate) struct Org {
+    pub(crate) roster: Roster,
+    /// The organisation's key, where it is kept.
+    pub(crate) key: Option<Identity>,
+    pub(crate) invites: Invites,
+    /// Who has enrolled this agent, and renews its membership.
+    pub(crate) enrolled_by: Option<IdentityKey>,
+    /// How much each member has told.
+    heard: BTreeMap<IdentityKey, Heard>,
+    /// The tunnel by which each member was shown our proof, by its beginning.
+    introduced: BTreeMap<IdentityKey, Mono>,
+    asked_at: Option<Mono>,
+}
+
+/// What a member has told so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Heard {
+    pub(crate) epoch: u64,
+    pub(crate) after: u64,
+}
+
+/// What an organisation that we share with somebody says of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    /// What the organisation is called.
+    pub(crate) org: String,
+    pub(crate) membership: Membership,
+}
+
+impl Orgs {
+    /// Reads what is on disk.
+    ///
+    /// # Errors
+    /// If an organisation's file is unreadable or damaged: going on without it would forget who was revoked.
+    pub(crate) fn load(home: &AgentHome, identity: &Identity, now: UnixTime) -> Result<Self, HomeError> {
+        let table = Mutex::new(store::load(home, now)?);
+        let epoch = u64::from_be_bytes(entropy()?);
+        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing: tokio::sync::Mutex::new(()), epoch })
+    }
+
+    /// Names this process to those who ask what is new.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// What the organisations that we share with `key` say of it. One whose revocation lists are too old says nothing.
+    pub(crate) fn standings(&self, key: &IdentityKey, now: UnixTime) -> Vec<Standing> {
+        let table = self.table();
+        let fresh = table.iter().filter(|(_, org)| org.roster.lists_are_fresh(now));
+        let standing = |(name, org): (&String, &Org)| {
+            let membership = org.roster.member(key, now)?.clone();
+            Some(Standing { org: name.clone(), membership })
+        };
+        fresh.filter_map(standing).collect()
+    }
+
+    /// The names of all organisations.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.table().keys().cloned().collect()
+    }
+
+    /// The name of the organisation of that key.
+    pub(crate) fn name_of(&self, org: &IdentityKey) -> Option<String> {
+        let table = self.table();
+        table.iter().find(|(_, known)| known.roster.org() == *org).map(|(name, _)| name.clone())
+    }
+
+    /// Looks at an organisation, or changes what need not be on disk.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotFound`] if the agent is in none of that name.
+    pub(crate) fn with<T>(&self, name: &str, look: impl FnOnce(&mut Org) -> T) -> Result<T, ApiError> {
+        self.table().get_mut(name).map(look).ok_or_else(|| not_a_member_of(name))
+    }
+
+    /// Changes an organisation, and returns when the change is on disk. A change that cannot be kept is taken back.
+    ///
+    /// # Errors
+    /// That of `change`, or why it could not be kept.
+    pub(crate) async fn change<T>(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut Org) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let _writing = self.writing.lock().await;
+        let (result, before, bytes) = self.with(name, |org| {
+            let before = (org.roster.clone(), org.invites.clone());
+            let result = change(org);
+            (result, before, org.to_bytes())
+        })?;
+        let home = self.home.clone();
+        let file = name.to_owned();
+        let kept = tokio::task::spawn_blocking(move || store::save(&home, &file, &bytes)).await;
+        match kept.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string())).and_then(|kept| Ok(kept?)) {
+            Ok(()) => result,
+            Err(error) => {
+                self.with(name, |org| (org.roster, org.invites) = before)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes up an organisation that this agent has founded or joined, and returns when that is on disk.
+    ///
+    /// # Errors
+    /// If there is one of that name, there are too many, or it cannot be kept.
+    pub(crate) async fn add(&self, org: Org) -> Result<(), ApiError> {
+        let name = org.roster.charter().name.clone();
+        let _writing = self.writing.lock().await;
+        self.check_new(&name)?;
+        let (home, bytes) = (self.home.clone(), org.to_bytes());
+        let (file, key) = (name.clone(), org.key.clone());
+        let kept = tokio::task::spawn_blocking(move || store::create(&home, &file, key.as_ref(), &bytes)).await;
+        kept.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))??;
+        self.table().insert(name, org);
+        Ok(())
+    }
+
+    /// Whether an organisation of that name could be added.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check_new(&self, name: &str) -> Result<(), ApiError> {
+        let table = self.table();
+        if table.contains_key(name) {
+            let error = ApiError::new(ErrorCode::Failed, format!("this agent is in an organisation '{name}' already"));
+            return Err(error.hint(format!("leave it first: pilotctl org leave {name}")));
+        }
+        if table.len() >= ORGS_MAX {
+            let message = format!("this agent is in {ORGS_MAX} organisations, which is the most that it can be in");
+            return Err(ApiError::new(ErrorCode::Failed, message).hint("leave one: pilotctl org leave NAME"));
+        }
+        Ok(())
+    }
+
+    /// Forgets an organisation, its key too if that is kept here.
+    ///
+    /// # Errors
+    /// If the agent is in none of that name, or its files cannot be removed.
+    pub(crate) async fn remove(&self, name: &str) -> Result<(), ApiError> {
+        let _writing = self.writing.lock().await;
+        self.with(name, |_| ())?;
+        let (home, dir) = (self.home.clone(), name.to_owned());
+        let removed = tokio::task::spawn_blocking(move || store::remove(&home, &dir)).await;
+        removed.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))??;
+        self.table().remove(name);
+        Ok(())
+    }
+
+    /// Takes what another member has told; what is new is on disk when this returns.
+    ///
+    /// # Errors
+    /// If the agent is not in the organisation, or the news cannot be kept.
+    pub(crate) async fn learn(&self, name: &str, records: &Records, now: UnixTime) -> Result<Learned, ApiError> {
+        let is_news = self.with(name, |org| org.roster.clone().learn(records, now).is_any())?;
+        if !is_news {
+            return Ok(Learned::default());
+        }
+        self.change(name, |org| Ok(org.roster.learn(records, now))).await
+    }
+
+    /// Who makes members in this agent's name, if anybody does.
+    pub(crate) fn issuer(&self, org: &Org, now: UnixTime) -> Option<Issuer> {
+        let speaks_for_org = org.key.as_ref().filter(|key| key.key() == org.roster.charter().key);
+        if let Some(key) = speaks_for_org {
+            return Some(Issuer::Org(key.clone()));
+        }
+        let own = org.roster.member(&self.identity.key(), now)?;
+        (own.generations > 0).then(|| Issuer::Member(self.identity.clone()))
+    }
+
+    /// This agent's key.
+    pub(crate) fn own_key(&self) -> IdentityKey {
+        self.identity.key()
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<String, Org>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Org {
+    /// An organisation of which nothing but the roster is known yet.
+    pub(crate) fn new(roster: Roster, key: Option<Identity>, enrolled_by: Option<IdentityKey>) -> Self {
+        Self {
+            roster,
+            key,
+            invites: Invites::default(),
+            enrolled_by,
+            heard: BTreeMap::new(),
+            introduced: BTreeMap::new(),
+            asked_at: None,
+        }
+    }
+
+    /// Where a member said that it is.
+    pub(crate) fn route(&self, key: &IdentityKey, now: UnixTime) -> Option<PeerInfo> {
+        self.roster.proof(key, now)?;
+        let Some(whereabouts) = self.roster.whereabouts(key) else {
+            return Some(PeerInfo { key: *key, certificate: None, addresses: Vec::new(), homes: Vec::new() });
+        };
+        let certificate = Certificate::verify(&whereabouts.certificate, now).ok();
+        let home = |home: &pilot_core::record::Home| HomeNode { key: home.key, addresses: home.addresses.clone() };
+        Some(PeerInfo {
+            key: *key,
+            certificate: certificate.filter(|certificate| certificate.identity == *key),
+            addresses: whereabouts.addresses.clone(),
+            homes: whereabouts.homes.iter().map(home).collect(),
+        })
+    }
+}
+
+fn not_a_member_of(name: &str) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("this agent is in no organisation '{name}'"))
+        .hint(format!("join it with an invite: pilotctl join --org {name} --token INVITE"))
+}
+
+pub(crate) fn no_issuer() -> ApiError {
+    ApiError::new(ErrorCode::Refused, "this agent neither has the organisation's key nor may enrol others")
+        .hint("do this at the agent that founded the organisation, or at one that was enrolled with --may-enrol")
+}
+
+pub(crate) fn failed(error: &dyn std::fmt::Display) -> ApiError {
+    ApiError::new(ErrorCode::Failed, error.to_string())
+}

@@ -1,0 +1,213 @@
+//! What an agent answers other members (spec/org.md §3).
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use pilot_core::id::IdentityKey;
+use pilot_core::org::call::{REQUEST_LEN_MAX, Reply, Request, SYNC_MEMBERS_MAX};
+use pilot_core::org::issuer::{Applicant, Issuer, Terms};
+use pilot_core::org::membership::Proof;
+use pilot_core::org::revocation::Revocation;
+use pilot_core::org::roster::{Records, Roster};
+use pilot_core::time::UnixTime;
+use pilot_core::transport::Code;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::{Org, calls, keeper};
+use crate::agent::Inner;
+use crate::api::types::{ApiError, ErrorCode};
+use crate::clock;
+use crate::services::Incoming;
+
+/// Calls that wait to be answered.
+pub(crate) const CALLS_MAX: usize = 256;
+/// Calls that are answered at once: each may wait for the disk.
+const ANSWERED_AT_ONCE: usize = 16;
+/// A request must be here after this.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Members told of with a new membership; the others come with the first sync.
+const FIRST_MEMBERS_MAX: usize = SYNC_MEMBERS_MAX;
+
+/// Answers calls until the agent is gone.
+pub(crate) async fn run(agent: Weak<Inner>, mut calls: mpsc::Receiver<Incoming>) {
+    let slots = Arc::new(Semaphore::new(ANSWERED_AT_ONCE));
+    while let Some(incoming) = calls.recv().await {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let Some(inner) = agent.upgrade() else { return };
+        tokio::spawn(async move {
+            answer(&inner, incoming).await;
+            drop(slot);
+        });
+    }
+}
+
+async fn answer(inner: &Arc<Inner>, mut incoming: Incoming) {
+    let Ok(Some(request)) = timeout(REQUEST_TIMEOUT, read(&mut incoming)).await else {
+        return incoming.stream.reset(Code::BAD_REQUEST, "no call between members");
+    };
+    let reply = handle(inner, incoming.peer, request).await;
+    let reply = reply.unwrap_or_else(|error| Reply::Refused { reason: error.message });
+    if incoming.stream.write_chunk(Bytes::from(reply.encode())).await.is_ok() {
+        incoming.stream.finish();
+    }
+}
+
+async fn read(incoming: &mut Incoming) -> Option<Request> {
+    let mut request = Vec::new();
+    while let Some(chunk) = incoming.stream.read_chunk().await.ok()? {
+        request.extend_from_slice(&chunk);
+        if request.len() > REQUEST_LEN_MAX {
+            return None;
+        }
+    }
+    Request::decode(&request).ok()
+}
+
+async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Result<Reply, ApiError> {
+    let now = clock::now().unix;
+    match request {
+        Request::Enrol { org, invite, secret, modifier, name } => {
+            let applicant = Applicant { key: caller, modifier, name };
+            enrol(inner, &org_of(inner, &org)?, (invite, secret), applicant, now).await
+        }
+        Request::Renew { org } => renew(inner, &org_of(inner, &org)?, caller, now).await,
+        Request::Introduce { org, proof, whereabouts } => {
+            let name = org_of(inner, &org)?;
+            introduce(inner, &name, caller, proof, whereabouts, now).await
+        }
+        Request::Sync { org, after, epoch, charters, lists } => {
+            let name = member_of(inner, &org, &caller, now)?;
+            let lists: Vec<_> = lists.into_iter().map(|digest| digest.0).collect();
+            let own_epoch = inner.orgs.epoch();
+            let after = if epoch == own_epoch { after } else { 0 };
+            inner.orgs.with(&name, |org| {
+                let (members, after) = org.roster.members_since(after, SYNC_MEMBERS_MAX);
+                let more = after < org.roster.arrivals() && !members.proofs.is_empty();
+                let charters = usize::try_from(charters).unwrap_or(usize::MAX);
+                let rules = org.roster.rules_except(charters, &lists);
+                let records = Records { charters: rules.charters, lists: rules.lists, ..members };
+                Reply::News { epoch: own_epoch, after, more, records }
+            })
+        }
+        Request::Tell { org, records } => {
+            let name = member_of(inner, &org, &caller, now)?;
+            let rules = Records { charters: records.charters, lists: records.lists, ..Records::default() };
+            let learned = inner.orgs.learn(&name, &rules, now).await?;
+            let inner = Arc::clone(inner);
+            // The caller need not wait for those whom we tell.
+            tokio::spawn(async move { calls::announce(&inner, &name, learned, Some(caller)).await });
+            Ok(Reply::Done)
+        }
+        Request::Leave { org } => {
+            let name = member_of(inner, &org, &caller, now)?;
+            let ends = inner.orgs.with(&name, |org| org.roster.member(&caller, now).map(|member| member.expires))?;
+            let revocation = ends.map(|kept_until| Revocation { member: caller, issued_until: now, kept_until });
+            // So that nobody takes it up again; where that cannot be signed, its time will end it.
+            if let Err(error) = keeper::sign_list(inner, &name, revocation, now).await {
+                tracing::debug!(%error, org = name, "a member has left");
+            }
+            inner.orgs.change(&name, |org| Ok(org.roster.remove(&caller))).await?;
+            Ok(Reply::Done)
+        }
+    }
+}
+
+async fn enrol(
+    inner: &Arc<Inner>,
+    name: &str,
+    (invite, secret): ([u8; 8], [u8; 16]),
+    applicant: Applicant,
+    now: UnixTime,
+) -> Result<Reply, ApiError> {
+    let issuer = issuer(inner, name, now)?;
+    let enrolled = inner.orgs.change(name, |org| {
+        let Org { roster, invites, .. } = org;
+        let proof = invites.redeem((&invite, &secret), &issuer, roster, &applicant, now);
+        let proof = proof.map_err(|error| refused(error.to_string()))?;
+        admit(roster, proof, now)
+    });
+    let reply = enrolled.await?;
+    tracing::info!(org = name, member = applicant.name, "enrolled");
+    Ok(reply)
+}
+
+async fn renew(inner: &Arc<Inner>, name: &str, caller: IdentityKey, now: UnixTime) -> Result<Reply, ApiError> {
+    let issuer = issuer(inner, name, now)?;
+    let renewed = inner.orgs.change(name, |org| {
+        let membership = org.roster.member(&caller, now).ok_or_else(not_a_member)?.clone();
+        let is_ours =
+            membership.issuer == issuer.key() || org.roster.charters().keys().any(|key| *key == membership.issuer);
+        if !is_ours || (membership.issuer != issuer.key() && matches!(issuer, Issuer::Member(_))) {
+            return Err(refused("another member has enrolled you: ask that one".to_owned()));
+        }
+        let terms = Terms {
+            role: membership.role.clone(),
+            groups: membership.groups.clone(),
+            services: membership.services.clone(),
+            generations: membership.generations,
+            lifetime: membership.expires.as_secs() - membership.issued.as_secs(),
+        };
+        let applicant = Applicant { key: caller, modifier: membership.modifier, name: membership.name.clone() };
+        let proof = issuer.enrol(&org.roster, &applicant, &terms, now).map_err(|error| refused(error.to_string()))?;
+        admit(&mut org.roster, proof, now)
+    });
+    renewed.await
+}
+
+/// Takes a member up that was just made, and tells it what it needs.
+fn admit(roster: &mut Roster, proof: Vec<u8>, now: UnixTime) -> Result<Reply, ApiError> {
+    roster.add_proof(&proof, now).map_err(|error| refused(error.to_string()))?;
+    let rules = roster.rules_except(0, &[]);
+    let (members, _) = roster.members_since(0, FIRST_MEMBERS_MAX);
+    let records = Records { charters: rules.charters, lists: rules.lists, ..members };
+    Ok(Reply::Enrolled { proof, records })
+}
+
+async fn introduce(
+    inner: &Arc<Inner>,
+    name: &str,
+    caller: IdentityKey,
+    proof: Vec<u8>,
+    whereabouts: Vec<u8>,
+    now: UnixTime,
+) -> Result<Reply, ApiError> {
+    if Proof::claimed_key(&proof) != Some(caller) {
+        return Err(not_a_member());
+    }
+    let records = Records { proofs: vec![proof.into()], whereabouts: vec![whereabouts.into()], ..Records::default() };
+    inner.orgs.learn(name, &records, now).await?;
+    let own_whereabouts = inner.whereabouts().await?;
+    let own = inner.orgs.with(name, |org| {
+        org.roster.member(&caller, now)?;
+        org.roster.proof(&inner.identity.key(), now).map(|proof| proof.bytes().to_vec())
+    })?;
+    let proof = own.ok_or_else(not_a_member)?;
+    Ok(Reply::Introduced { proof, whereabouts: own_whereabouts })
+}
+
+fn issuer(inner: &Inner, name: &str, now: UnixTime) -> Result<Issuer, ApiError> {
+    let issuer = inner.orgs.with(name, |org| inner.orgs.issuer(org, now))?;
+    issuer.ok_or_else(|| refused("this agent makes no members".to_owned()))
+}
+
+/// The organisation of that key, if we are in it. Who asks learns no more than that.
+fn org_of(inner: &Inner, org: &IdentityKey) -> Result<String, ApiError> {
+    inner.orgs.name_of(org).ok_or_else(not_a_member)
+}
+
+/// The same, for members of it only.
+fn member_of(inner: &Inner, org: &IdentityKey, caller: &IdentityKey, now: UnixTime) -> Result<String, ApiError> {
+    let name = org_of(inner, org)?;
+    let is_member = inner.orgs.with(&name, |org| org.roster.member(caller, now).is_some())?;
+    if is_member { Ok(name) } else { Err(not_a_member()) }
+}
+
+fn not_a_member() -> ApiError {
+    refused("not a member".to_owned())
+}
+
+fn refused(reason: String) -> ApiError {
+    ApiError::new(ErrorCode::Refused, reason)
+}
