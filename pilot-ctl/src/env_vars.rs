@@ -23,6 +23,13 @@ pub(crate) const PILOT_TIMEOUT: &str = "PILOT_TIMEOUT";
 /// No colours (no-color.org).
 pub(crate) const NO_COLOR: &str = "NO_COLOR";
 
+/// Set by a service manager: where it wants to hear from us (sd_notify(3)).
+pub(crate) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+/// Set by a service manager: how long it waits for a sign of life, in microseconds.
+pub(crate) const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
+/// Set by a service manager: the process that it watches.
+pub(crate) const WATCHDOG_PID: &str = "WATCHDOG_PID";
+
 /// Set for handlers: the caller's address.
 pub(crate) const PILOT_PEER_ADDRESS: &str = "PILOT_PEER_ADDRESS";
 /// Set for handlers: the caller's hostname, if it has one that was verified.

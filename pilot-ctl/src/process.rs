@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
+use crate::env_vars;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 
@@ -62,6 +63,10 @@ fn detached_command(argv: &[OsString], log: &Path) -> Result<Command> {
     let log_file = open.map_err(|error| cannot_log(log, &error))?;
     let mut command = Command::new(own_executable()?);
     command.args(argv);
+    // What the service manager of this process said is not for its child.
+    for name in [env_vars::NOTIFY_SOCKET, env_vars::WATCHDOG_USEC, env_vars::WATCHDOG_PID] {
+        command.env_remove(name);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log_file);
     Ok(command)
 }

@@ -140,6 +140,10 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
     verbs_run.run("identity-export", &["--as", "alpha", file]);
     let other = home.path().join("other");
     verbs_run.run("identity-import", &[file, "--home", other.to_str().expect("text")]);
+    let units = home.path().join("units");
+    let units = units.to_str().expect("text");
+    verbs_run.run("daemon-install", &["--as", "alpha", "--units", units]);
+    verbs_run.run("daemon-uninstall", &["--units", units]);
     verbs_run.run("completions", &["bash"]);
     verbs_run.run("man", &["daemon", "start"]);
     let key = home.json(&["info", "--as", "beta"])["key"].as_str().expect("a key").to_owned();

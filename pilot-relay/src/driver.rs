@@ -20,7 +20,7 @@ use pilot_daemon::home::{AgentHome, HomeError, entropy};
 use pilot_daemon::net::{RecvBatch, Sent, UdpSocket};
 use pilot_daemon::renewal::{EntropyFeed, KeyRenewal};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::backbone::Backbone;
 use crate::roles::Roles;
@@ -76,6 +76,20 @@ pub struct Ready {
     pub ticket: BackboneTicket,
     /// Address of its socket.
     pub local_addr: SocketAddr,
+    /// Tells from then on whether the node lives.
+    pub pulse: Pulse,
+}
+
+/// What a watchdog asks.
+#[derive(Clone, Debug)]
+pub struct Pulse(mpsc::Sender<Command>);
+
+impl Pulse {
+    /// Returns once the node's loop has taken a turn for it: true, or false if the node has ended.
+    pub async fn beat(&self) -> bool {
+        let (reply, beaten) = oneshot::channel();
+        self.0.send(Command::Beat(reply)).await.is_ok() && beaten.await.is_ok()
+    }
 }
 
 /// Why a backbone node does not run.
@@ -139,11 +153,12 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
     let api = StatusApi::bind(&path).map_err(|source| ServeError::Api { path, source })?;
     let signals = signals()?;
     home.write("ticket", format!("{ticket}\n").as_bytes(), 0o600)?;
-    ready(&Ready { ticket: ticket.clone(), local_addr: socket.local_addr() });
+    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+    let pulse = Pulse(sender.clone());
+    ready(&Ready { ticket: ticket.clone(), local_addr: socket.local_addr(), pulse });
 
     let renewal = KeyRenewal::new(home, &keys, now.unix);
     let (renewed_sender, renewed) = mpsc::channel(1);
-    let (sender, commands) = mpsc::channel(COMMANDS_MAX);
     let mut driver = Driver {
         backbone: Backbone::with_store(store, keys, entropy()?, now).with_roles(options.roles).durable(),
         roles: options.roles,
@@ -318,6 +333,10 @@ impl Driver {
                 Input::Command(Command::Status(reply)) => {
                     // A client that has gone meanwhile wants no answer.
                     reply.send(self.status()).ok();
+                }
+                Input::Command(Command::Beat(reply)) => {
+                    // A watchdog that has gone meanwhile wants none either.
+                    reply.send(()).ok();
                 }
                 Input::Renewed(keys) => self.backbone.set_keys(*keys),
                 Input::Written(result) => self.written(result),

@@ -72,6 +72,8 @@ pub struct BackboneStatusReply {
 pub enum Command {
     /// Report the node's status.
     Status(oneshot::Sender<BackboneStatusReply>),
+    /// Show that the loop takes its turns.
+    Beat(oneshot::Sender<()>),
     /// Shut down.
     Shutdown,
 }

@@ -40,6 +40,7 @@ pub(crate) struct Inner {
     pub(crate) certificate: watch::Sender<Certificate>,
     pub(crate) backbone: Option<BackboneTicket>,
     pub(super) listen: SocketAddr,
+    pub(super) supervised: bool,
     /// Guards pins and answers; a leaf, never held across an await.
     pub(super) names: Mutex<Names>,
     /// Guards the files of `names`, taken before it and only on threads that may wait for a disk.

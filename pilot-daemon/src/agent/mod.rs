@@ -97,6 +97,8 @@ pub struct AgentConfig {
     pub listen: SocketAddr,
     /// Allow direct paths; without them everything goes through the backbone node, which costs latency and hides the address.
     pub direct: bool,
+    /// Whether a service manager has started this process; the agent only tells it.
+    pub supervised: bool,
 }
 
 /// A running agent. Clones are the same agent; it ends with [`Agent::shutdown`], or when the last clone is dropped.
@@ -138,6 +140,7 @@ impl AgentConfig {
             backbone: None,
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             direct: true,
+            supervised: false,
         }
     }
 }
@@ -197,6 +200,7 @@ impl Agent {
             certificate: watch::Sender::new(certificate),
             backbone: config.backbone,
             listen,
+            supervised: config.supervised,
             orgs,
             whereabouts: Mutex::new(None),
             profile: watch::Sender::new(profile),

@@ -47,6 +47,7 @@ impl Agent {
             key: inner.identity.key().to_string(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            supervised: inner.supervised,
             tags: profile.tags,
             groups: profile.groups,
             description: profile.description,
@@ -59,6 +60,14 @@ impl Agent {
             counters: snapshot.counters,
             drops: snapshot.drops,
         })
+    }
+
+    /// Returns once the loop has taken a turn for it: what a watchdog asks.
+    ///
+    /// # Errors
+    /// If the agent has shut down.
+    pub async fn beat(&self) -> Result<(), ApiError> {
+        self.inner.ask(|_, _| ()).await
     }
 
     fn peer(&self, status: &PeerStatus, address: Option<Address>, now: Now) -> types::Peer {

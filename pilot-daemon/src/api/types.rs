@@ -61,6 +61,9 @@ pub struct Status {
     pub pid: u32,
     /// Version of the daemon.
     pub version: String,
+    /// Whether a service manager has started it, and would start it again.
+    #[serde(default)]
+    pub supervised: bool,
     /// Labels it is found by.
     pub tags: Vec<String>,
     /// Groups it is a member of.

@@ -2,18 +2,20 @@
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
-use pilot_relay::driver::{self, ServeError, ServeOptions};
+use pilot_relay::driver::{self, Pulse, ServeError, ServeOptions};
 use pilot_relay::roles::Roles;
 use serde::{Deserialize, Serialize};
 
 use super::{ListenArgs, Role, RoleArgs, RunArgs, StartArgs, local};
 use crate::context::Context;
 use crate::hint::{Failure, Result};
-use crate::home;
 use crate::output::Output;
 use crate::process::{self, child};
+use crate::service_manager::ServiceManager;
 use crate::signals::Interrupt;
+use crate::{home, init};
 
 /// What a backbone tells when it is ready.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +38,7 @@ pub(super) async fn start_detached(args: &StartArgs, context: &Context) -> Resul
 
 pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
     if !args.detached {
+        init::reap_orphans()?;
         return serve(args, context).await;
     }
     child::run(async {
@@ -47,6 +50,7 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
 
 /// Serves until told to end. When idle it ends only if no agent is about to register (see [`local`]).
 async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
+    let manager = Arc::new(ServiceManager::of(args.detached)?);
     refuse_second(context)?;
     home::make_directory(&local::directory(context))?;
     process::start_log(&local::log(context))?;
@@ -58,10 +62,12 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
             if !std::mem::replace(&mut is_announced, true) {
                 announced = announce(args, context, ready);
             }
+            tokio::spawn(report(Arc::clone(&manager), ready.pulse.clone()));
         };
         driver::serve(options(args, context), announce).await.map_err(serve_failure)?;
         announced.clone()?;
         if interrupt.was_received() {
+            manager.stopping().await;
             return Ok(());
         }
         if let Some(permission) = local::may_end(context)? {
@@ -70,6 +76,12 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Tells the service manager that this node is ready, then that it lives.
+async fn report(manager: Arc<ServiceManager>, pulse: Pulse) {
+    manager.ready().await;
+    match manager.watch(|| pulse.beat()).await {}
 }
 
 fn options(args: &RunArgs, context: &Context) -> ServeOptions {

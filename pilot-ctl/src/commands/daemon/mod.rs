@@ -1,5 +1,6 @@
 //! `pilotctl daemon` (spec/cli.md §5.1): the agents of this machine.
 
+mod install;
 mod logs;
 mod run;
 mod set;
@@ -60,6 +61,18 @@ in PILOT_HOME/agents/NAME.")]
     /// Change a setting of a running agent.
     #[command(after_help = "Example:\n  pilotctl daemon set --direct off")]
     Set(set::SetArgs),
+    /// Write the systemd units that run an agent.
+    #[command(after_help = "Examples:
+  pilotctl daemon install --hostname my-agent
+  sudo pilotctl daemon install --hostname my-agent --system
+
+It prints the `systemctl` command that starts the agent, now and from then on. One unit serves all agents of this home.")]
+    Install(install::InstallArgs),
+    /// Remove these units; agents and their keys stay.
+    #[command(after_help = "Examples:
+  pilotctl daemon uninstall
+  sudo pilotctl daemon uninstall --system")]
+    Uninstall(install::PlaceArgs),
 }
 
 /// What an agent is started with. The config files stand behind each of these.
@@ -116,5 +129,7 @@ pub(crate) async fn run(args: &DaemonArgs, context: &Context) -> Result<()> {
         DaemonVerb::Restart => interruptible(start::restart(context)).await,
         DaemonVerb::Logs(args) => interruptible(logs::run(args, context)).await,
         DaemonVerb::Set(args) => interruptible(set::run(args, context)).await,
+        DaemonVerb::Install(args) => install::install(args, context),
+        DaemonVerb::Uninstall(args) => install::uninstall(args, context),
     }
 }

@@ -16,10 +16,11 @@ use crate::commands::backbone::local::{self, LocalBackbone};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
-use crate::home;
 use crate::process::{self, child};
+use crate::service_manager::ServiceManager;
 use crate::settings::Settings;
 use crate::signals::Interrupt;
+use crate::{home, init};
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
@@ -32,6 +33,7 @@ pub(crate) struct RunArgs {
 
 pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
     if !args.detached {
+        init::reap_orphans()?;
         return serve(args, context).await;
     }
     child::run(async {
@@ -43,6 +45,7 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
 
 /// Runs the agent until it is told to end, by a signal or by its local API.
 async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
+    let manager = ServiceManager::of(args.detached)?;
     let name = hostname(&args.start, context)?;
     let settings = checked_settings(&args.start, &name, context)?;
     let home = Home::at(&context.home);
@@ -58,11 +61,12 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
         backbone: backbone.ticket,
         listen: settings.listen.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
         direct: settings.direct.unwrap_or(true),
+        supervised: manager.is_there(),
         ..AgentConfig::new(home, name)
     };
     let agent = Agent::start(config).await.map_err(start_failure)?;
     drop(backbone.local);
-    let worked = work(&agent, args, context).await;
+    let worked = work(&agent, args, context, &manager).await;
     agent.shutdown().await;
     worked
 }
@@ -86,20 +90,23 @@ pub(super) fn checked_settings(args: &StartArgs, name: &str, context: &Context) 
 }
 
 /// Serves the local API until the end.
-async fn work(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()> {
+async fn work(agent: &Agent, args: &RunArgs, context: &Context, manager: &ServiceManager) -> Result<()> {
     let mut interrupt = Interrupt::new()?;
     let path = agent.home().socket_path()?;
     let server = Server::bind(&path)
         .map_err(|error| Failure::failed(format!("cannot open the local API at {}: {error}", path.display())))?;
     announce(agent, args, context).await?;
+    manager.ready().await;
     let serving = server.run(agent.clone());
     tokio::pin!(serving);
     tokio::select! {
-        () = &mut serving => {}
+        () = &mut serving => manager.stopping().await,
         () = interrupt.received() => {
+            manager.stopping().await;
             agent.shutdown().await;
             serving.await;
         }
+        never = manager.watch(|| async { agent.beat().await.is_ok() }) => match never {},
     }
     Ok(())
 }

@@ -75,6 +75,7 @@ pub(super) async fn restart(context: &Context) -> Result<()> {
     let name = agent_to_restart(context).await?;
     let server = mcp::running_detached(context, &name)?;
     if let Some(daemon) = Daemon::connect_to(context, &name).await? {
+        refuse_supervised(&daemon).await?;
         stop::stop(&daemon, context).await?;
     }
     let started = spawn(&saved_argv(&name, context), &name, context).await?;
@@ -83,6 +84,16 @@ pub(super) async fn restart(context: &Context) -> Result<()> {
     }
     wait_until_published(&name, context).await?;
     context.output.result(&started, || started.lines())
+}
+
+/// Its service manager would start it again as well.
+async fn refuse_supervised(daemon: &Daemon) -> Result<()> {
+    if !daemon.status().await?.supervised {
+        return Ok(());
+    }
+    let name = &daemon.name;
+    Err(Failure::failed(format!("agent '{name}' belongs to a service manager"))
+        .hint(format!("let that restart it: `systemctl restart pilot@{name}`, with --user if it is a user's unit")))
 }
 
 /// The agent has waited for its registration before it said that it is ready; this is for the last moment, and for the warning.
@@ -132,7 +143,12 @@ impl StartArgs {
 
 /// The agent to start (spec/cli.md §5.1).
 pub(super) fn hostname(args: &StartArgs, context: &Context) -> Result<String> {
-    if let Some(name) = args.hostname.as_ref().or(context.agent.as_ref()) {
+    hostname_of(args.hostname.as_deref(), context)
+}
+
+/// The same for a name that may have been given.
+pub(super) fn hostname_of(given: Option<&str>, context: &Context) -> Result<String> {
+    if let Some(name) = given.or(context.agent.as_deref()) {
         return checked(name);
     }
     match home::agent_names(&context.home).as_slice() {

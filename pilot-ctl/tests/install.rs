@@ -1,0 +1,290 @@
+//! `packaging/install.sh`: what it checks before it touches anything, and what running agents notice of it (spec/install.md §2).
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::{Home, PILOTCTL, Said, finish};
+
+/// Stands for a program of another version.
+const OTHER_VERSION: &str = "#!/bin/sh\necho pilotctl 0.0.1\n";
+
+/// A place to install to, an archive, and a home whose agents run meanwhile.
+struct Machine {
+    directory: tempfile::TempDir,
+    home: Home,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().expect("directory"), home: Home::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn installed(&self) -> PathBuf {
+        self.path("prefix/bin/pilotctl")
+    }
+
+    /// What is installed, as text.
+    fn installed_text(&self) -> String {
+        fs::read_to_string(self.installed()).expect("read")
+    }
+
+    /// Makes an archive of a program, with its checksum beside it.
+    fn archive(&self, program: &Path) -> String {
+        let root = self.path("archive/pilotctl-0.0.1");
+        fs::create_dir_all(&root).expect("directory");
+        fs::copy(program, root.join("pilotctl")).expect("copy");
+        let name = format!("pilotctl-0.0.1-{}-linux.tar.gz", std::env::consts::ARCH);
+        shell(
+            self.directory.path(),
+            &format!("tar -C archive -cf - pilotctl-0.0.1 | gzip -1 >{name} && sha256sum {name} >{name}.sha256"),
+        );
+        name
+    }
+
+    /// The same of a script.
+    fn archive_of(&self, text: &str) -> String {
+        let program = self.path("program");
+        fs::write(&program, text).expect("write");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("executable");
+        self.archive(&program)
+    }
+
+    fn install_from(&self, archive: &str, options: &[&str]) -> Said {
+        let from = self.path(archive);
+        self.run(&[&["--from", from.to_str().expect("text")], options].concat())
+    }
+
+    fn run(&self, options: &[&str]) -> Said {
+        self.run_script(&script(), options)
+    }
+
+    fn run_script(&self, script: &Path, options: &[&str]) -> Said {
+        let mut command = self.home.command(&[]);
+        let environment: Vec<_> =
+            command.get_envs().map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned))).collect();
+        command = Command::new("sh");
+        command.arg(script).args(options).arg("--prefix").arg(self.path("prefix"));
+        command.env("HOME", self.directory.path()).env("XDG_CONFIG_HOME", self.path("config"));
+        for (name, value) in environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.stdin(std::process::Stdio::piped());
+        finish(piped(command), b"")
+    }
+
+    /// Runs what was installed.
+    fn pilotctl(&self, arguments: &[&str]) -> Said {
+        let mut command = self.home.command(arguments);
+        let mut installed = Command::new(self.installed());
+        installed.args(command.get_args()).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        installed.env("XDG_CONFIG_HOME", self.path("config"));
+        command = piped(installed);
+        finish(command, b"")
+    }
+
+    /// Nothing but the installed program is under the prefix: no temporary file was left.
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("prefix/bin")).into_iter().flatten();
+        entries.map(|entry| entry.expect("entry").file_name().into_string().expect("text")).collect()
+    }
+}
+
+fn piped(mut command: Command) -> Command {
+    use std::process::Stdio;
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/install.sh")
+}
+
+#[track_caller]
+fn shell(directory: &Path, line: &str) {
+    let status = Command::new("sh").args(["-ec", line]).current_dir(directory).status().expect("sh");
+    assert!(status.success(), "{line}");
+}
+
+#[test]
+fn the_archive_beside_the_script_is_installed() {
+    let machine = Machine::new();
+    machine.archive_of(OTHER_VERSION);
+    let script_beside = machine.path("install.sh");
+    fs::copy(script(), &script_beside).expect("copy");
+    let said = machine.run_script(&script_beside, &[]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.starts_with("Installed pilotctl 0.0.1 as "), "{said:?}");
+    assert_eq!((machine.installed_text().as_str(), machine.files()), (OTHER_VERSION, vec!["pilotctl".to_owned()]));
+}
+
+#[test]
+fn a_wrong_checksum_touches_nothing() {
+    let machine = Machine::new();
+    let archive = machine.archive_of(OTHER_VERSION);
+    for (options, checksum) in [(vec!["--sha256", "00"], None), (vec![], Some("00  some name\n")), (vec![], Some(""))] {
+        if let Some(checksum) = checksum {
+            fs::write(machine.path(&format!("{archive}.sha256")), checksum).expect("write");
+        }
+        let said = machine.install_from(&archive, &options);
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.stderr.contains(" has the checksum ") && said.stderr.contains("\nhint: "), "{said:?}");
+        assert!(!machine.path("prefix").exists(), "not even a directory");
+    }
+}
+
+#[test]
+fn an_archive_without_a_checksum_is_refused() {
+    let machine = Machine::new();
+    let archive = machine.archive_of(OTHER_VERSION);
+    fs::remove_file(machine.path(&format!("{archive}.sha256"))).expect("remove");
+    let said = machine.install_from(&archive, &[]);
+    assert!(said.code == 1 && said.stderr.starts_with("error: cannot read "), "{said:?}");
+    assert!(!machine.path("prefix").exists());
+}
+
+#[test]
+fn a_checksum_from_elsewhere_is_taken_in_either_case() {
+    let machine = Machine::new();
+    let archive = machine.archive_of(OTHER_VERSION);
+    let sums = machine.path(&format!("{archive}.sha256"));
+    let sum = fs::read_to_string(&sums).expect("read")[..64].to_ascii_uppercase();
+    fs::remove_file(sums).expect("remove");
+    let said = machine.install_from(&archive, &["--sha256", &sum]);
+    assert_eq!(said.code, 0, "{said:?}");
+}
+
+#[test]
+fn what_is_no_archive_leaves_the_program_that_was_there() {
+    let machine = Machine::new();
+    let archive = machine.archive_of(OTHER_VERSION);
+    assert_eq!(machine.install_from(&archive, &[]).code, 0);
+    for cut in [0, 10, 100] {
+        shell(machine.directory.path(), &format!("head -c {cut} {archive} >cut && sha256sum cut >cut.sha256"));
+        let said = machine.install_from("cut", &[]);
+        assert!(said.code == 1 && said.stderr.contains(" is no archive of pilotctl\n"), "{cut}: {said:?}");
+        assert_eq!((machine.installed_text().as_str(), machine.files().len()), (OTHER_VERSION, 1));
+    }
+}
+
+#[test]
+fn a_program_that_does_not_run_here_leaves_the_one_that_does() {
+    let machine = Machine::new();
+    let archive = machine.archive_of(OTHER_VERSION);
+    assert_eq!(machine.install_from(&archive, &[]).code, 0);
+    let archive = machine.archive_of("\u{7f}ELF of another machine");
+    let said = machine.install_from(&archive, &[]);
+    assert!(said.code == 1 && said.stderr.contains(" does not run on this machine "), "{said:?}");
+    assert_eq!((machine.installed_text().as_str(), machine.files().len()), (OTHER_VERSION, 1));
+}
+
+#[test]
+fn an_archive_is_taken_from_a_url_with_its_checksum() {
+    if !["curl", "wget"].iter().any(|program| Command::new(program).arg("--version").output().is_ok()) {
+        eprintln!("skipped: neither curl nor wget is here");
+        return;
+    }
+    let machine = Machine::new();
+    let archive = machine.archive_of(OTHER_VERSION);
+    let url = serve_files(machine.directory.path());
+    let said = machine.run(&["--from", &format!("{url}/{archive}")]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let said = machine.run(&["--from", &format!("{url}/nothing.tar.gz")]);
+    assert!(said.code == 1 && said.stderr.contains("error: cannot get http://"), "{said:?}");
+}
+
+/// A web server for the files of a directory, as long as the test runs.
+fn serve_files(directory: &Path) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    let directory = directory.to_owned();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("connection");
+            let mut lines = BufReader::new(stream.try_clone().expect("clone")).lines().map_while(Result::ok);
+            let request = lines.next().unwrap_or_default();
+            lines.take_while(|line| !line.is_empty()).for_each(drop);
+            let file = request.split(' ').nth(1).unwrap_or_default().trim_start_matches('/');
+            let (status, body) = match fs::read(directory.join(file)) {
+                Ok(body) => ("200 OK", body),
+                Err(_) => ("404 Not Found", Vec::new()),
+            };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            // A client that has seen enough is no failure of the test.
+            let _gone = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
+        }
+    });
+    url
+}
+
+#[test]
+fn an_install_over_a_running_agent_leaves_it_running_until_it_is_restarted() {
+    let machine = Machine::new();
+    let archive = machine.archive(Path::new(PILOTCTL));
+    assert_eq!(machine.install_from(&archive, &[]).code, 0);
+    let started = machine.pilotctl(&["daemon", "start", "--hostname", "alpha"]);
+    assert_eq!(started.code, 0, "{started:?}");
+    let before = machine.home.json(&["daemon", "status"]);
+
+    let said = machine.install_from(&archive, &[]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("`pilotctl daemon restart --as alpha` ends that"), "{said:?}");
+    let after = machine.home.json(&["daemon", "status"]);
+    assert_eq!((&before["pid"], &before["address"]), (&after["pid"], &after["address"]), "it goes on");
+
+    assert_eq!(machine.pilotctl(&["daemon", "restart", "--as", "alpha"]).code, 0);
+    let restarted = machine.home.json(&["daemon", "status"]);
+    assert_ne!(restarted["pid"], before["pid"]);
+    let program = fs::read_link(format!("/proc/{}/exe", restarted["pid"])).expect("program");
+    assert_eq!(program, machine.installed().canonicalize().expect("path"), "what was installed last");
+}
+
+#[test]
+fn an_uninstall_does_not_pull_the_program_from_under_agents_and_never_takes_their_keys() {
+    let machine = Machine::new();
+    let archive = machine.archive(Path::new(PILOTCTL));
+    assert_eq!(machine.install_from(&archive, &[]).code, 0);
+    let started = machine.pilotctl(&["daemon", "start", "--hostname", "alpha"]);
+    assert_eq!(started.code, 0, "{started:?}");
+    let address = machine.home.json(&["info"])["address"].clone();
+
+    let said = machine.run(&["--uninstall"]);
+    assert!(said.code == 1 && said.stderr.starts_with("error: agents are running: alpha\nhint: "), "{said:?}");
+    assert!(machine.installed().exists());
+    assert_eq!(machine.home.json(&["info"])["address"], address, "nothing was stopped");
+
+    let said = machine.run(&["--uninstall", "--stop"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.stdout.contains("Stopped alpha\n") && said.stdout.contains("\nKept "), "{said:?}");
+    assert_eq!(machine.files(), Vec::<String>::new());
+    assert!(machine.home.agent_path("alpha", "identity.pem").exists());
+    machine.home.start("alpha", &[]);
+    assert_eq!(machine.home.json(&["info"])["address"], address, "the address is still the agent's");
+}
+
+#[test]
+fn an_uninstall_sees_agents_of_other_homes_too() {
+    let (machine, elsewhere) = (Machine::new(), Home::new());
+    let archive = machine.archive(Path::new(PILOTCTL));
+    assert_eq!(machine.install_from(&archive, &[]).code, 0);
+    let other = elsewhere.path().to_str().expect("text");
+    let started = machine.pilotctl(&["--home", other, "daemon", "start", "--hostname", "beta", "--no-backbone"]);
+    assert_eq!(started.code, 0, "{started:?}");
+    let said = machine.run(&["--uninstall", "--stop"]);
+    assert!(said.code == 1 && said.stderr.contains("error: processes of other homes run "), "{said:?}");
+    assert!(machine.installed().exists());
+}
