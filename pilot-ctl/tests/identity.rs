@@ -174,3 +174,25 @@ fn the_key_of_another_program_is_an_identity_that_needs_a_name() {
     let printed = home.start("alpha", &["--no-backbone"]);
     assert!(printed.contains(said.stdout.lines().next().expect("Address: …")), "{printed} {said:?}");
 }
+
+#[test]
+fn a_renamed_agent_is_found_by_its_new_name_with_the_key_that_it_had() {
+    let home = Home::new();
+    home.start("asker", &[]);
+    home.start("beta", &[]);
+    let before = home.json(&["info", "--as", "beta"]);
+    let running = home.run(&["identity", "rename", "beta", "gamma"]);
+    assert_eq!(running.code, 1, "{running:?}");
+    home.ok(&["daemon", "stop", "--as", "beta"]);
+    assert_eq!(home.run(&["identity", "rename", "beta", "asker"]).code, 1, "that one is taken");
+    assert_eq!(home.run(&["identity", "rename", "nobody", "delta"]).code, 4);
+    assert_eq!(home.run(&["identity", "rename", "beta", "No Name"]).code, 2);
+    home.ok(&["identity", "rename", "beta", "gamma"]);
+    home.start("gamma", &[]);
+    let after = home.json(&["info", "--as", "gamma"]);
+    assert_eq!((&after["key"], &after["address"]), (&before["key"], &before["address"]));
+    assert_eq!(home.json(&["ping", "gamma", "--as", "asker"])["address"], before["address"]);
+    assert_eq!(home.run(&["find", "--need", "beta", "--as", "asker"]).code, 4, "the old name leads nowhere");
+    home.ok(&["daemon", "restart", "--as", "gamma"]);
+    assert!(!home.path().join("agents/beta").exists(), "a restart does not bring the old one back");
+}

@@ -117,6 +117,9 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
     verbs_run.run("ping", &["beta", "--as", "alpha"]);
     verbs_run.run("query", &["beta", "what is new?", "--as", "alpha"]);
     verbs_run.run("connect", &["beta", "--as", "alpha", "--message", r#"{"jsonrpc":"2.0","id":1,"method":"x"}"#]);
+    home.start("epsilon", &[]);
+    home.ok(&["daemon", "stop", "--as", "epsilon"]);
+    verbs_run.run("identity-rename", &["epsilon", "zeta"]);
     verbs_run.run("org-create", &["fleet", "--as", "alpha"]);
     let invited = verbs_run.run("org-invite", &["--as", "alpha"]);
     verbs_run.run("join", &["--token", invited["invite"].as_str().expect("an invite"), "--as", "beta"]);
@@ -147,9 +150,9 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
     verbs_run.run("completions", &["bash"]);
     verbs_run.run("man", &["daemon", "start"]);
     let key = home.json(&["info", "--as", "beta"])["key"].as_str().expect("a key").to_owned();
-    home.start("gamma", &[]);
+    home.start("epsilon", &[]);
     verbs_run.run("handover", &[&key, "--as", "gamma"]);
-    home.ok(&["daemon", "stop", "--as", "gamma"]);
+    home.ok(&["daemon", "stop", "--as", "epsilon"]);
     drop((handler, server));
 
     drop(verbs_run.spawn("demo", &[]));

@@ -1,5 +1,7 @@
 //! The two clocks of the machine, read together once per turn of the loop (spec/README.md §3).
 
+use std::time::Duration;
+
 use pilot_core::time::{Mono, Now, UnixTime};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -13,6 +15,14 @@ const BOOT_TIME: ClockId = ClockId::Monotonic;
 /// Reads both clocks.
 pub fn now() -> Now {
     Now { mono: Mono(nanos(clock_gettime(BOOT_TIME))), unix: UnixTime(nanos(clock_gettime(ClockId::Realtime))) }
+}
+
+/// How long the machine has slept since it was started: what the boot-time clock has counted and the monotonic one has not. Where only one of
+/// them exists it has not slept.
+pub fn slept() -> Duration {
+    // Read first, so that the moment between the two is not taken for sleep.
+    let boot_time = nanos(clock_gettime(BOOT_TIME));
+    Duration::from_nanos(boot_time.saturating_sub(nanos(clock_gettime(ClockId::Monotonic))))
 }
 
 /// Neither clock can be before its epoch; one that claims so counts as being at it.

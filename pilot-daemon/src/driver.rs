@@ -23,7 +23,7 @@ use crate::datagrams::{Datagram, Datagrams};
 use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
 use crate::org::Orgs;
-use crate::renewal::EntropyFeed;
+use crate::renewal::{EntropyFeed, Fresh};
 use crate::rules::{Caller, Decision, Rules};
 use crate::services::inbox::Inbox;
 use crate::services::{Incoming, Refused, Services, builtin, service_name};
@@ -126,8 +126,10 @@ impl Driver {
         while !self.core.is_stopping {
             let input = self.wait().await;
             let now = clock::now();
-            if let Some(entropy) = self.entropy.take(now) {
-                self.core.node.reseed(&entropy);
+            match self.entropy.take(now) {
+                Some(Fresh::Entropy(entropy)) => self.core.node.reseed(&entropy),
+                Some(Fresh::Resumed(entropy)) => self.core.node.resume(now, &entropy),
+                None => {}
             }
             if !matches!(input, Input::Timer) {
                 self.awake_until = now.mono + AWAKE_AFTER_INPUT;

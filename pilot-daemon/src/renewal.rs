@@ -18,6 +18,8 @@ use crate::home::{AgentHome, HomeError, entropy};
 const KEYS_INTERVAL: Duration = Duration::from_secs(3_600);
 /// How often it is looked whether that is due, and tried again after a failure, for example on a full disk.
 const CHECK_INTERVAL: Duration = Duration::from_secs(60);
+/// A machine that sleeps does so for longer than this.
+const SLEEP_MIN: Duration = Duration::from_secs(1);
 /// Entropy is mixed in this often while anything happens (spec/handshake.md §8).
 const ENTROPY_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -30,11 +32,22 @@ pub struct KeyRenewal {
     renewed: UnixTime,
 }
 
-/// Tells when a running node wants entropy.
+/// Tells when a running node wants entropy, and when its machine has slept.
 #[derive(Debug)]
 pub struct EntropyFeed {
     fed: Mono,
+    looked: Mono,
+    slept: Duration,
     clocks: ClockWatch,
+}
+
+/// Entropy for a running node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fresh {
+    /// To be mixed in.
+    Entropy([u8; 32]),
+    /// The machine has slept meanwhile: a copy of this process may have run elsewhere.
+    Resumed([u8; 32]),
 }
 
 impl KeyRenewal {
@@ -74,18 +87,29 @@ impl KeyRenewal {
 impl EntropyFeed {
     /// A node was seeded at `now`.
     pub fn new(now: Mono) -> Self {
-        Self { fed: now, clocks: ClockWatch::default() }
+        Self { fed: now, looked: now, slept: clock::slept(), clocks: ClockWatch::default() }
     }
 
     /// Fresh entropy, if it is time. The boot-time clock goes on during suspend, so it is on resume; and when the clocks have parted, the node
     /// is about to make new keys (spec/handshake.md §12).
-    pub fn take(&mut self, now: Now) -> Option<[u8; 32]> {
+    pub fn take(&mut self, now: Now) -> Option<Fresh> {
+        // The boot-time clock goes on during sleep: without a gap in it there was none.
+        let was_away = now.mono.since(self.looked) >= SLEEP_MIN;
+        self.looked = now.mono;
+        let slept = if was_away { clock::slept() } else { self.slept };
+        self.take_after(now, slept)
+    }
+
+    fn take_after(&mut self, now: Now, slept: Duration) -> Option<Fresh> {
+        let has_slept = slept.saturating_sub(self.slept) >= SLEEP_MIN;
+        self.slept = slept;
         let have_parted = self.clocks.have_parted(now);
-        if now.mono.since(self.fed) < ENTROPY_INTERVAL && !have_parted {
+        if now.mono.since(self.fed) < ENTROPY_INTERVAL && !have_parted && !has_slept {
             return None;
         }
         self.fed = now.mono;
-        entropy().inspect_err(|error| tracing::warn!(%error, "no fresh entropy")).ok()
+        let entropy = entropy().inspect_err(|error| tracing::warn!(%error, "no fresh entropy")).ok()?;
+        Some(if has_slept { Fresh::Resumed(entropy) } else { Fresh::Entropy(entropy) })
     }
 }
 
@@ -162,5 +186,18 @@ mod tests {
         assert_eq!(feed.take(after(DAY)), None);
         let restored = Now { unix: NOW + DAY * 2, ..after(DAY) };
         assert!(feed.take(restored).is_some(), "at once, when the clocks have parted");
+    }
+
+    #[test]
+    fn a_machine_that_has_slept_is_told_from_one_that_was_idle() {
+        let start = Mono(1_000_000_000);
+        let after = |time: Duration| Now { mono: start + time, unix: NOW + time };
+        let mut feed = EntropyFeed::new(start);
+        let before = feed.slept;
+        assert!(matches!(feed.take_after(after(DAY), before), Some(Fresh::Entropy(_))));
+        let second = Duration::from_secs(1);
+        assert!(matches!(feed.take_after(after(DAY + second), before + second), Some(Fresh::Resumed(_))));
+        assert_eq!(feed.take_after(after(DAY + second), before + second), None, "once for each sleep");
+        assert!(clock::slept() < clock::slept() + second && clock::slept().saturating_sub(before) < SLEEP_MIN);
     }
 }

@@ -121,6 +121,12 @@ impl<D: Store> Backbone<D> {
         self.node.set_keys(keys);
     }
 
+    /// Tells that this process may have been copied or stored since the last call; `entropy` is fresh.
+    pub fn resume(&mut self, now: Now, entropy: &[u8]) {
+        self.node.resume(now, entropy);
+        self.control.reseed(entropy);
+    }
+
     /// Mixes fresh entropy into all random bytes to come, those of the circuits among them.
     pub fn reseed(&mut self, entropy: &[u8]) {
         self.node.reseed(entropy);

@@ -18,7 +18,7 @@ use pilot_core::time::{Mono, Now};
 use pilot_daemon::clock;
 use pilot_daemon::home::{AgentHome, HomeError, entropy};
 use pilot_daemon::net::{RecvBatch, Sent, UdpSocket};
-use pilot_daemon::renewal::{EntropyFeed, KeyRenewal};
+use pilot_daemon::renewal::{EntropyFeed, Fresh, KeyRenewal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -306,8 +306,10 @@ impl Driver {
         let mut batch = RecvBatch::new();
         loop {
             let now = clock::now();
-            if let Some(entropy) = self.entropy.take(now) {
-                self.backbone.reseed(&entropy);
+            match self.entropy.take(now) {
+                Some(Fresh::Entropy(entropy)) => self.backbone.reseed(&entropy),
+                Some(Fresh::Resumed(entropy)) => self.backbone.resume(now, &entropy),
+                None => {}
             }
             if let (Some(writer), Some(batch)) = (&self.writer, self.backbone.poll_batch(now)) {
                 writer.write(batch);

@@ -81,6 +81,15 @@ fn assert_meant(call: &Call, request: &Request<Incoming>) {
         Call::HandOver(_) => "/v1/hand-over",
         Call::ChangeGroups(_) => "/v1/groups",
         Call::ChangeSettings(_) => "/v1/settings",
+        Call::Rules | Call::ChangeRules(_) => "/v1/rules",
+        Call::Why(_) => "/v1/why",
+        Call::Orgs | Call::CreateOrg(_) => "/v1/orgs",
+        Call::Invite(_) => "/v1/orgs/invite",
+        Call::JoinOrg(_) => "/v1/orgs/join",
+        Call::OrgMembers(_) => "/v1/orgs/members",
+        Call::Revoke(_) => "/v1/orgs/revoke",
+        Call::RotateOrgKey(_) => "/v1/orgs/rotate",
+        Call::LeaveOrg(_) => "/v1/orgs/leave",
         Call::Stream(id) => {
             assert_eq!(path.rsplit('/').next().map(str::parse), Some(Ok(*id)));
             return assert_eq!(path.split('/').count(), 4);

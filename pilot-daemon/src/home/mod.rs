@@ -151,6 +151,30 @@ impl AgentHome {
         &self.dir
     }
 
+    /// Calls the agent something else from now on: its directory moves, its key and address stay.
+    ///
+    /// # Errors
+    /// [`HomeError::AlreadyRunning`] if it runs, [`HomeError::HasIdentity`] if there is another of that name, or why it cannot be moved.
+    pub fn rename(&self, to: &Self) -> Result<(), HomeError> {
+        let lock = self.lock()?;
+        if to.has_identity() {
+            return Err(HomeError::HasIdentity { name: to.name.clone() });
+        }
+        fs::rename(&self.dir, &to.dir).map_err(|source| to.write_error("", source))?;
+        // The pid file has moved along; with the lock it is of no use.
+        to.remove("pid")?;
+        drop(lock);
+        Ok(())
+    }
+
+    /// Removes a file in the directory, if it is there.
+    fn remove(&self, name: &str) -> Result<(), HomeError> {
+        match fs::remove_file(self.dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.write_error(name, error)),
+            _ => Ok(()),
+        }
+    }
+
     /// The log of its daemon.
     pub fn log_path(&self) -> PathBuf {
         self.dir.join("log")

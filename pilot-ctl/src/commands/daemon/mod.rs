@@ -4,7 +4,7 @@ mod install;
 mod logs;
 mod run;
 mod set;
-mod start;
+pub(crate) mod start;
 mod status;
 mod stop;
 

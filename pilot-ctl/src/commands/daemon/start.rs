@@ -203,6 +203,17 @@ fn save(args: &StartArgs, name: &str, context: &Context) -> Result<()> {
     saved.map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))
 }
 
+/// What was left for `restart` names an agent that is called something else now.
+pub(crate) fn forget(name: &str, context: &Context) -> Result<()> {
+    let path = saved_path(name, context);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::failed(format!("cannot remove {}: {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// An agent that was run in the foreground left no word: its name is all there is.
 fn saved_argv(name: &str, context: &Context) -> Vec<String> {
     #[derive(Deserialize)]

@@ -3,6 +3,7 @@
 mod export;
 mod file;
 mod import;
+mod rename;
 
 use clap::{Args, Subcommand};
 use pilot_core::identity::Identity;
@@ -35,6 +36,14 @@ Whoever has the file is the agent: keep it as you keep an SSH key. The agent may
 
 `pilotctl daemon start --hostname NAME` starts it; stop it where it ran before. Tags, groups and messages stay there.")]
     Import(import::ImportArgs),
+    /// Call an agent something else; its key and address stay.
+    #[command(after_help = "Example:
+  pilotctl daemon stop --as my-agent
+  pilotctl identity rename my-agent my-other-agent
+  pilotctl daemon start --hostname my-other-agent
+
+The old name is kept for the agent for a day, in case it was a mistake; then anybody may take it.")]
+    Rename(rename::RenameArgs),
 }
 
 /// Who an identity makes an agent: the public part of it.
@@ -55,5 +64,6 @@ pub(crate) fn run(args: &IdentityArgs, context: &Context) -> Result<()> {
     match &args.verb {
         IdentityVerb::Export(args) => export::run(args, context),
         IdentityVerb::Import(args) => import::run(args, context),
+        IdentityVerb::Rename(args) => rename::run(args, context),
     }
 }
