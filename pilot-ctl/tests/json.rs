@@ -150,9 +150,9 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
     verbs_run.run("completions", &["bash"]);
     verbs_run.run("man", &["daemon", "start"]);
     let key = home.json(&["info", "--as", "beta"])["key"].as_str().expect("a key").to_owned();
-    home.start("epsilon", &[]);
+    home.start("gamma", &[]);
     verbs_run.run("handover", &[&key, "--as", "gamma"]);
-    home.ok(&["daemon", "stop", "--as", "epsilon"]);
+    home.ok(&["daemon", "stop", "--as", "gamma"]);
     drop((handler, server));
 
     drop(verbs_run.spawn("demo", &[]));
