@@ -13,6 +13,7 @@ use pilot_core::org::membership::Proof;
 use pilot_core::org::revocation::list_digest;
 use pilot_core::org::roster::{Learned, Records, Roster};
 use pilot_core::time::Now;
+use pilot_core::transport::Code;
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -21,6 +22,7 @@ use super::{Heard, Org};
 use crate::agent::Inner;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
+use crate::stream::{EndedBy, Stream, StreamError};
 
 /// A member that does not answer within this is not waited for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,8 +46,16 @@ const ASKED_MAX: usize = 3;
 pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Result<Reply, ApiError> {
     let key = peer.key;
     inner.apply(move |core, now| core.node.learn_peer(now, peer)).await?;
-    let exchange = exchange(inner, key, request);
-    let reply = timeout(CALL_TIMEOUT, exchange).await.map_err(|_| {
+    let exchanges = async {
+        match exchange(inner, key, request).await? {
+            // It restarted before we noticed; the new tunnel stands. A call that is repeated does no more than once.
+            Err(error) if error.code == Code::PEER_RESTARTED && error.by == EndedBy::Network => {
+                Ok(exchange(inner, key, request).await??)
+            }
+            reply => Ok::<_, ApiError>(reply?),
+        }
+    };
+    let reply = timeout(CALL_TIMEOUT, exchanges).await.map_err(|_| {
         let name = inner.name_of(&key).unwrap_or_else(|| key.to_string());
         ApiError::new(ErrorCode::Timeout, format!("'{name}' does not answer"))
     })??;
@@ -55,18 +65,28 @@ pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Re
     Ok(reply)
 }
 
-async fn exchange(inner: &Inner, peer: IdentityKey, request: &Request) -> Result<Reply, ApiError> {
-    let mut stream = inner.open(peer, StreamHeader::new(ServicePort::ORG)).await?;
+/// One call on one stream; the inner error tells how that broke.
+async fn exchange(inner: &Inner, peer: IdentityKey, request: &Request) -> Result<Result<Reply, StreamError>, ApiError> {
+    let stream = inner.open(peer, StreamHeader::new(ServicePort::ORG)).await?;
+    match ask(stream, request).await {
+        Ok(Some(reply)) => Reply::decode(&reply).map(Ok).map_err(|_| unexpected()),
+        Ok(None) => Err(ApiError::new(ErrorCode::Failed, "the member's reply is longer than any can be")),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+/// The bytes of the reply; none if there are too many.
+async fn ask(mut stream: Stream, request: &Request) -> Result<Option<Vec<u8>>, StreamError> {
     stream.write_chunk(Bytes::from(request.encode())).await?;
     stream.finish();
     let mut reply = Vec::new();
     while let Some(chunk) = stream.read_chunk().await? {
         reply.extend_from_slice(&chunk);
         if reply.len() > REPLY_LEN_MAX {
-            return Err(ApiError::new(ErrorCode::Failed, "the member's reply is longer than any can be"));
+            return Ok(None);
         }
     }
-    Reply::decode(&reply).map_err(|_| unexpected())
+    Ok(Some(reply))
 }
 
 /// Becomes a member with an invite: the organisation as it is told by who made the invite, verified.
@@ -322,7 +342,7 @@ async fn end_former(inner: &Arc<Inner>, name: &str) {
     let close = move |core: &mut crate::driver::Core, now: Now| {
         for key in strangers {
             tracing::info!(?key, "tunnel ends: {reason}");
-            core.node.close_peer(now, &key, pilot_core::transport::Code::REFUSED, &reason);
+            core.node.close_peer(now, &key, Code::REFUSED, &reason);
         }
     };
     inner.apply(close).await.ok();
