@@ -118,13 +118,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_reach_public_ports_only() {
+    async fn what_is_allowed_arrives_where_somebody_listens_and_nothing_else() {
         let mut datagrams = Datagrams::default();
-        let _closed = datagrams.receive(PORT, false).expect("free");
-        let mut open = datagrams.receive(ServicePort(901), true).expect("free");
+        let mut open = datagrams.receive(PORT, true).expect("free");
+        assert!(datagrams.is_public(PORT) && !datagrams.is_public(ServicePort(901)));
         datagrams.deliver(PORT, datagram(0), false);
-        datagrams.deliver(ServicePort(902), datagram(1), false);
-        datagrams.deliver(ServicePort(901), datagram(2), false);
+        datagrams.deliver(ServicePort(901), datagram(1), true);
+        datagrams.deliver(PORT, datagram(2), true);
         assert_eq!((datagrams.dropped(), open.recv().await), (2, Some(datagram(2))));
     }
 
