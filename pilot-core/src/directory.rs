@@ -138,6 +138,9 @@ struct KeyPin {
     presences: Vec<PresencePin>,
     #[n(2)]
     used: UnixTime,
+    /// When the latest presence was issued of which nothing is remembered any more.
+    #[n(3)]
+    forgotten: Option<UnixTime>,
 }
 
 /// The newest presence record seen of an instance: each has its own sequence.
@@ -176,7 +179,7 @@ impl Pins {
         let presences = verify_presences(entry, identity.key, now)?;
         check_asked(&identity, address, asked)?;
         let handed_over = self.check_name(&identity, &entry.hand_overs, now)?;
-        let key_pin = self.check_sequences(&identity, &presences, now)?;
+        let (key_pin, presences) = self.check_sequences(&identity, presences, now)?;
         if let Asked::Resolve(_) = asked {
             self.pin(&identity, key_pin, handed_over, now);
         }
@@ -217,25 +220,30 @@ impl Pins {
         Ok(handed_over)
     }
 
-    /// Whether none of the records is older than what was seen; gives what has been seen with them.
+    /// Whether none of the records is older than what was seen; gives what has been seen with them, and the presences that are believed.
     fn check_sequences(
         &self,
         identity: &IdentityRecord,
-        presences: &[PresenceRecord],
+        presences: Vec<PresenceRecord>,
         now: UnixTime,
-    ) -> Result<KeyPin, DirectoryError> {
+    ) -> Result<(KeyPin, Vec<PresenceRecord>), DirectoryError> {
         let older = |served, seen| DirectoryError::OlderSequence { name: identity.name.clone(), served, seen };
         let used = UnixTime::from_secs(now.as_secs());
         let seen = self.keys.get(&identity.key);
-        let mut pin = seen.cloned().unwrap_or(KeyPin { identity_sequence: 0, presences: Vec::new(), used });
+        let unseen = KeyPin { identity_sequence: 0, presences: Vec::new(), used, forgotten: None };
+        let mut pin = seen.cloned().unwrap_or(unseen);
         if identity.sequence < pin.identity_sequence {
             return Err(older(identity.sequence, pin.identity_sequence));
         }
         (pin.identity_sequence, pin.used) = (identity.sequence, used);
+        let served: Vec<InstanceId> = presences.iter().map(|presence| presence.instance).collect();
+        let mut believed = Vec::with_capacity(presences.len());
         for presence in presences {
-            pin.see(presence).map_err(|seen| older(presence.sequence, seen))?;
+            if pin.see(&presence, &served).map_err(|seen| older(presence.sequence, seen))? {
+                believed.push(presence);
+            }
         }
-        Ok(pin)
+        Ok((pin, believed))
     }
 
     fn pin(&mut self, identity: &IdentityRecord, pin: KeyPin, handed_over: Option<UnixTime>, now: UnixTime) {
@@ -259,33 +267,38 @@ impl NamePin {
 }
 
 impl KeyPin {
-    /// Notes a presence. Of an instance that is not remembered it must be later than one that is, whose place it takes when all are taken.
+    /// Notes a presence from an answer about the instances in `served`, and tells whether it is believed. One of an instance that is not
+    /// remembered may be from the past if it was issued before one that was forgotten; else it takes the place of the oldest that is not
+    /// in the answer, when all are taken.
     ///
     /// # Errors
-    /// The sequence of a later one that was seen.
-    fn see(&mut self, record: &PresenceRecord) -> Result<(), u64> {
-        let place = self.presences.iter().position(|seen| seen.instance == record.instance);
-        let oldest = || (0..self.presences.len()).min_by_key(|&place| self.presences[place].issued);
-        let place = if self.presences.len() < INSTANCES_MAX { place } else { place.or_else(oldest) };
-        let Some(seen) = place.map(|place| &mut self.presences[place]) else {
-            self.presences.push(PresencePin::of(record));
-            return Ok(());
-        };
-        if seen.is_newer_than(record) {
-            return Err(seen.sequence);
+    /// The sequence of a later one that was seen of the same instance.
+    fn see(&mut self, record: &PresenceRecord, served: &[InstanceId]) -> Result<bool, u64> {
+        if let Some(seen) = self.presences.iter_mut().find(|seen| seen.instance == record.instance) {
+            if seen.sequence > record.sequence {
+                return Err(seen.sequence);
+            }
+            *seen = PresencePin::of(record);
+            return Ok(true);
         }
-        *seen = PresencePin::of(record);
-        Ok(())
+        if self.forgotten.is_some_and(|forgotten| record.issued < forgotten) {
+            return Ok(false);
+        }
+        if self.presences.len() < INSTANCES_MAX {
+            self.presences.push(PresencePin::of(record));
+            return Ok(true);
+        }
+        let gone = self.presences.iter_mut().filter(|seen| !served.contains(&seen.instance));
+        let Some(oldest) = gone.min_by_key(|seen| seen.issued) else { return Ok(false) };
+        self.forgotten = self.forgotten.max(Some(oldest.issued));
+        *oldest = PresencePin::of(record);
+        Ok(true)
     }
 }
 
 impl PresencePin {
     fn of(record: &PresenceRecord) -> Self {
         Self { instance: record.instance, sequence: record.sequence, issued: record.issued }
-    }
-
-    fn is_newer_than(&self, record: &PresenceRecord) -> bool {
-        if self.instance == record.instance { self.sequence > record.sequence } else { self.issued > record.issued }
     }
 }
 
@@ -506,9 +519,31 @@ mod tests {
             at_homes(&mut pins, &alice, &[(instance, 1, u64::from(instance))]).unwrap();
             assert!(pins.keys[&alice.identity.key()].presences.len() <= INSTANCES_MAX);
         }
-        assert!(at_homes(&mut pins, &alice, &[(1, 1, 1)]).is_err());
+        assert_eq!(at_homes(&mut pins, &alice, &[(1, 1, 1)]).unwrap().instances, []);
         let more: Vec<_> = (51..=60).map(|instance| (instance, 1, 60)).collect();
         assert_eq!(at_homes(&mut pins, &alice, &more).unwrap().instances.len(), INSTANCES_MAX);
+    }
+
+    #[test]
+    fn an_instance_that_stays_is_found_however_many_come_and_go_beside_it() {
+        let alice = Agent::new(1, "alice");
+        let mut pins = Pins::new();
+        for instance in 2..=20 {
+            for _ in 0..2 {
+                let found = at_homes(&mut pins, &alice, &[(instance, 1, u64::from(instance)), (1, 1, 0)]).unwrap();
+                assert_eq!(found.instances.len(), 2, "{instance}");
+            }
+        }
+    }
+
+    #[test]
+    fn with_more_instances_than_are_remembered_those_that_are_remembered_are_found() {
+        let alice = Agent::new(1, "alice");
+        let mut pins = Pins::new();
+        for first in 0..20 {
+            let served: Vec<_> = (first..first + 4).map(|n| (n % 5, 1, u64::from(n % 5))).collect();
+            assert!(at_homes(&mut pins, &alice, &served).unwrap().instances.len() >= 2, "{first}");
+        }
     }
 
     #[test]

@@ -218,35 +218,47 @@ fn api(home: &Home, agent: &str) -> UnixStream {
     UnixStream::connect(home.agent_path(agent, "api.sock")).expect("the local API")
 }
 
-/// A program that waits to be called, as long as it likes.
-fn waiting_program(home: &Home, agent: &str) -> UnixStream {
+/// A program that has asked for an upgrade, and keeps its connection as long as it likes.
+fn upgrading_program(home: &Home, agent: &str, call: &str) -> UnixStream {
     let mut program = api(home, agent);
     let upgrade = "connection: upgrade\r\nupgrade: pilot\r\ncontent-length: 0\r\n\r\n";
-    program
-        .write_all(format!("GET /v1/accept?service=7777 HTTP/1.1\r\nhost: localhost\r\n{upgrade}").as_bytes())
-        .expect("write");
+    program.write_all(format!("{call} HTTP/1.1\r\nhost: localhost\r\n{upgrade}").as_bytes()).expect("write");
     program
 }
 
 #[test]
 fn programs_that_take_every_connection_leave_the_agent_what_it_needs() {
+    take_every_connection(|_| "GET /v1/accept?service=7777".to_owned());
+}
+
+#[test]
+fn programs_with_streams_leave_the_agent_what_it_needs() {
+    take_every_connection(|beta| format!("POST /v1/streams?target={beta}&service=echo"));
+}
+
+/// Lets more programs make this call than there are descriptors for.
+fn take_every_connection(call: impl Fn(&str) -> String) {
     let (home, beta) = with_few_descriptors();
     let pid = home.pid("alpha");
     let mut echo = LocalStream::open(&home, "alpha", &beta, "echo");
     let mut early = api(&home, "alpha");
-    let programs: Vec<_> = (0..2 * DESCRIPTORS).map(|_| waiting_program(&home, "alpha")).collect();
+    let call = call(&beta);
+    let programs: Vec<_> = (0..2 * DESCRIPTORS).map(|_| upgrading_program(&home, "alpha", &call)).collect();
+    eventually("programs take most descriptors", || descriptors(pid) > DESCRIPTORS / 2);
     // All are queued when `info` comes, so that it has to wait for one of them to go.
     let info = Running::start(home.command(&["info", "--as", "alpha"]));
     echo.send("still here");
     echo.expect("still here");
-    let open = descriptors(pid);
-    assert!(open > DESCRIPTORS / 2 && open < DESCRIPTORS, "{open} descriptors are open");
     let body = r#"{"description":"new"}"#;
     let (len, head) = (body.len(), "PUT /v1/settings HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json");
     write!(early, "{head}\r\ncontent-length: {len}\r\nconnection: close\r\n\r\n{body}").expect("write");
     let mut reply = String::new();
     early.read_to_string(&mut reply).expect("read");
     assert!(reply.starts_with("HTTP/1.1 200 "), "files can still be written: {reply}");
+    let open = descriptors(pid);
+    assert!(open > DESCRIPTORS / 2 && open < DESCRIPTORS, "{open} descriptors are open");
+    let log = fs::read_to_string(home.agent_path("alpha", "log")).expect("a log");
+    assert!(!log.contains("programs wait for the local API"), "descriptors have run out: {log}");
     drop(programs);
     info.wait_for_line("new");
 }

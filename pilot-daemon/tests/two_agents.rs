@@ -137,6 +137,27 @@ async fn stream_whose_handler_left_without_it_goes_to_the_next() {
 }
 
 #[tokio::test]
+async fn caller_that_gave_up_waiting_is_given_to_no_handler() {
+    let (_home, alpha, beta_agent, beta) = neighbours().await;
+    let call = async |text: &'static [u8]| {
+        let mut stream = alpha.open(&beta, header("query").unwrap()).await.unwrap();
+        stream.write_chunk(Bytes::from_static(text)).await.unwrap();
+        stream
+    };
+    let _first = call(b"first").await;
+    let _held = patiently(accept(&beta_agent, ServicePort::QUERY, false)).await;
+    let mut second = call(b"second").await;
+    patiently(alpha.ping(&beta, PATIENCE)).await.unwrap();
+    second.reset(Code::CANCELLED, "waited for too long");
+    patiently(second.watch().closed()).await;
+    let _third = call(b"third").await;
+    patiently(alpha.ping(&beta, PATIENCE)).await.unwrap();
+
+    let mut next = patiently(accept(&beta_agent, ServicePort::QUERY, false)).await;
+    assert_eq!(patiently(next.stream.read_chunk()).await, Ok(Some(Bytes::from_static(b"third"))));
+}
+
+#[tokio::test]
 async fn reset_carries_code_and_reason_to_the_other_side() {
     let (_home, alpha, beta_agent, beta) = neighbours().await;
     let server = tokio::spawn(async move {

@@ -378,7 +378,11 @@ impl Transport {
         if self.is_closed || self.closing.is_some() {
             return Err(OpenStreamError::Closed);
         }
-        self.streams.open(header)
+        let stream = self.streams.open(header)?;
+        if self.is_stalled {
+            self.streams.set_stalled(true);
+        }
+        Ok(stream)
     }
 
     /// Takes the front of `data` into the send buffer; returns how much. Zero means that the buffer is full: `Writable` follows.

@@ -22,7 +22,7 @@ use pilot_core::time::Mono;
 use pilot_core::transport::Code;
 use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::request::{self, Call, check_origin, no_such_stream, usage};
 use super::types::{
@@ -63,6 +63,23 @@ type Reply = Response<Full<Bytes>>;
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
+}
+
+/// A place among [`CONNECTIONS_MAX`]: whoever has the socket holds it, hyper or what follows an upgrade.
+type Slot = Option<Arc<OwnedSemaphorePermit>>;
+
+/// A connection that hyper is to let go of.
+struct Upgrade {
+    on: OnUpgrade,
+    slot: Slot,
+}
+
+/// The socket of a program, once hyper has let go of it.
+struct Program {
+    socket: UnixStream,
+    /// What came on it meanwhile.
+    early: Bytes,
+    slot: Slot,
 }
 
 /// What connections share.
@@ -114,15 +131,11 @@ impl Server {
         let slots = Arc::new(Semaphore::new(connections_within_limit(CONNECTIONS_MAX)));
         let mut is_failing = false;
         loop {
-            let slot = Arc::clone(&slots).acquire_owned().await;
+            let slot = Arc::clone(&slots).acquire_owned().await.ok().map(Arc::new);
             match self.listener.accept().await {
                 Ok((socket, _)) => {
                     is_failing = false;
-                    let shared = Arc::clone(&shared);
-                    tokio::spawn(async move {
-                        serve(shared, socket).await;
-                        drop(slot);
-                    });
+                    tokio::spawn(serve(Arc::clone(&shared), socket, slot));
                 }
                 Err(error) => {
                     // Said once, however long it lasts.
@@ -142,13 +155,14 @@ fn remove_socket(path: &Path) {
     }
 }
 
-async fn serve(shared: Arc<Shared>, socket: UnixStream) {
+async fn serve(shared: Arc<Shared>, socket: UnixStream, slot: Slot) {
     if !is_owner(&socket) {
         tracing::warn!("local API: another user's program was turned away");
         return;
     }
-    let service = service_fn(|request| {
+    let service = service_fn(|mut request| {
         let shared = Arc::clone(&shared);
+        request.extensions_mut().insert(Slot::clone(&slot));
         async move { Ok::<_, Infallible>(answer(&shared, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -331,10 +345,10 @@ async fn open(shared: &Arc<Shared>, request: Request<Body>, asked: OpenRequest) 
     if let Some(name) = &found.name {
         put(&mut reply, header::PEER_NAME, name)?;
     }
-    let (upgrade, shared) = (hyper::upgrade::on(request), Arc::clone(shared));
+    let (upgrade, shared) = (Upgrade::of(request), Arc::clone(shared));
     tokio::spawn(async move {
-        match let_go(upgrade).await {
-            Some((socket, early)) => shared.carry(id, socket, early, stream, deadline).await,
+        match upgrade.let_go().await {
+            Some(program) => shared.carry(id, program, stream, deadline).await,
             None => {
                 stream.reset(Code::CANCELLED, "the program at the other end went away");
                 shared.streams.end(id);
@@ -352,10 +366,10 @@ async fn accept(shared: &Arc<Shared>, request: Request<Body>, asked: AcceptReque
     let id = shared.streams.add(incoming.stream.watch());
     let mut reply = switching_to(id)?;
     describe(&mut reply, &incoming)?;
-    let (upgrade, shared) = (hyper::upgrade::on(request), Arc::clone(shared));
+    let (upgrade, shared) = (Upgrade::of(request), Arc::clone(shared));
     tokio::spawn(async move {
-        match let_go(upgrade).await {
-            Some((socket, early)) => shared.carry(id, socket, early, incoming.stream, None).await,
+        match upgrade.let_go().await {
+            Some(program) => shared.carry(id, program, incoming.stream, None).await,
             // The handler left without it.
             None => {
                 shared.streams.end(id);
@@ -375,10 +389,11 @@ async fn open_datagrams(agent: &Agent, request: Request<Body>, asked: DatagramsR
         }
         None => None,
     };
-    let (upgrade, agent) = (hyper::upgrade::on(request), agent.clone());
+    let (upgrade, agent) = (Upgrade::of(request), agent.clone());
     tokio::spawn(async move {
-        if let Some((socket, early)) = let_go(upgrade).await {
+        if let Some(Program { socket, early, slot }) = upgrade.let_go().await {
             datagrams::run(&agent, socket, early, receiver).await;
+            drop(slot);
         }
     });
     switching()
@@ -409,17 +424,26 @@ fn describe(reply: &mut Reply, incoming: &Incoming) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The socket, once hyper has let go of it, and what came on it meanwhile; nothing if the program has gone away before.
-async fn let_go(upgrade: OnUpgrade) -> Option<(UnixStream, Bytes)> {
-    let parts = upgrade.await.ok()?.downcast::<TokioIo<UnixStream>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf))
+impl Upgrade {
+    fn of(mut request: Request<Body>) -> Self {
+        let slot = request.extensions_mut().remove::<Slot>().flatten();
+        Self { on: hyper::upgrade::on(request), slot }
+    }
+
+    /// Nothing if the program has gone away before.
+    async fn let_go(self) -> Option<Program> {
+        let parts = self.on.await.ok()?.downcast::<TokioIo<UnixStream>>().ok()?;
+        Some(Program { socket: parts.io.into_inner(), early: parts.read_buf, slot: self.slot })
+    }
 }
 
 impl Shared {
     /// Carries the bytes of a stream until it is over.
-    async fn carry(&self, id: u64, socket: UnixStream, early: Bytes, stream: Stream, deadline: Option<Duration>) {
-        let watch = stream.watch();
+    async fn carry(&self, id: u64, program: Program, stream: Stream, deadline: Option<Duration>) {
+        let (Program { socket, early, slot }, watch) = (program, stream.watch());
         pump::run(socket, early, stream, deadline).await;
+        // A peer that is gone may keep the stream for minutes more, but no descriptor.
+        drop(slot);
         watch.closed().await;
         self.streams.end(id);
     }

@@ -295,6 +295,8 @@ pub fn replace_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     // Two threads may replace the same file at once: each writes a file of its own, and the last rename stands.
     static REPLACED: AtomicU64 = AtomicU64::new(0);
     let directory = path.parent().unwrap_or(Path::new("."));
+    // First, so that who has no descriptor left is told so while the old file is still there.
+    let opened = File::open(directory)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let number = REPLACED.fetch_add(1, Ordering::Relaxed);
     let temporary = directory.join(format!(".{name}.{}.{number}", std::process::id()));
@@ -304,7 +306,7 @@ pub fn replace_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         fs::remove_file(&temporary).ok();
         return result;
     }
-    File::open(directory)?.sync_all()
+    opened.sync_all()
 }
 
 fn write_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {

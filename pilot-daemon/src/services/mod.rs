@@ -177,9 +177,10 @@ impl Services {
         Ok(())
     }
 
-    /// A stream is over, whoever had it.
+    /// A stream is over, whoever had it. One that nobody had yet is kept for no handler: its end would not be told again.
     pub(crate) fn stream_closed(&mut self, now: Mono, stream: StreamHandle) {
         for service in self.table.values_mut() {
+            service.queue.retain(|incoming| incoming.stream.handle() != stream);
             if service.serving.remove(&stream) && service.serving.is_empty() {
                 service.last_handler = now;
             }

@@ -5,9 +5,13 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
-/// First and largest size of the chunks that data in order is gathered in: small streams stay small.
-const CHUNK_LEN_MIN: usize = 2 * 1024;
+/// First and largest size of the chunks that data in order is gathered in: small streams stay small, and a byte on each of all the streams
+/// that a stranger may open takes no more than those streams themselves.
+const CHUNK_LEN_MIN: usize = 128;
 const CHUNK_LEN_MAX: usize = 64 * 1024;
+
+/// Data from beyond a gap that is copied to the rest: a longer stretch is worth a chunk of its own.
+const COPY_LEN_MAX: usize = 2 * 1024;
 
 /// Used chunks that a tunnel keeps: twice what a driver queues for a reader, so that a stream at full speed finds one it can use again.
 const USED_CHUNKS_MAX: usize = 32;
@@ -170,7 +174,7 @@ impl Assembler {
             self.beyond_len -= chunk.len() as u64;
             let known = usize::try_from(self.end - start).unwrap_or(usize::MAX).min(chunk.len());
             let fresh = chunk.split_off(known);
-            if fresh.len() <= CHUNK_LEN_MIN {
+            if fresh.len() <= COPY_LEN_MAX {
                 self.append(&fresh, chunks);
                 continue;
             }
@@ -250,6 +254,13 @@ mod tests {
 
     fn pattern(range: Range<u64>) -> Vec<u8> {
         range.map(|offset| (offset * 31 % 251) as u8).collect()
+    }
+
+    #[test]
+    fn a_first_byte_takes_little_room() {
+        let mut assembler = Assembler::default();
+        assembler.insert(0, &[7], 0, &mut Chunks::default()).unwrap();
+        assert!(assembler.tail.capacity() <= CHUNK_LEN_MIN, "{}", assembler.tail.capacity());
     }
 
     #[test]

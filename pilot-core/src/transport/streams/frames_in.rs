@@ -78,8 +78,12 @@ impl Streams {
 
     pub(in crate::transport) fn on_max_streams(&mut self, max: u64) {
         if max > self.local_max {
+            // Only what was opened before the limit was known waits for it: else a frame would cost a look at every stream.
+            let some_wait = self.local_opened > self.local_max;
             self.local_max = max;
-            self.schedule_all();
+            if some_wait {
+                self.schedule_all();
+            }
         }
     }
 

@@ -17,6 +17,21 @@ fn a_silent_peer_stalls_the_stream_and_resumes_it() {
 }
 
 #[test]
+fn a_stream_opened_to_a_silent_peer_is_stalled_like_the_others() {
+    let mut pair = Pair::new(16, Link::default());
+    pair.open(0);
+    pair.run("the answer", |pair| pair.stats(0, RELAY).rtt.is_some());
+    pair.link(RELAY).blocked = [true, true];
+    pair.sides[0].transport.ping(RELAY);
+    pair.run_for(Duration::from_millis(5_100));
+    let late = pair.open(0);
+    pair.sides[0].work();
+    assert!(pair.sides[0].has(&TransportEvent::Stalled(late)));
+    pair.link(RELAY).blocked = [false, false];
+    pair.run("its return", |pair| pair.sides[0].has(&TransportEvent::Resumed(late)));
+}
+
+#[test]
 fn a_peer_that_never_returns_ends_the_tunnel_at_the_idle_timeout() {
     let mut pair = Pair::new(17, Link { blocked: [true, true], ..Link::default() });
     pair.send(10);
