@@ -175,12 +175,17 @@ impl Revocations {
         let org_keys = charters.keys().filter(|key| charters.may_issue(key, now));
         let is_void = |issuer: &IdentityKey, position: usize| {
             let link = &links[position];
-            self.void.get(&(*issuer, link.member)).is_some_and(|until| link.issued <= *until)
+            self.void_until(issuer, &link.member).is_some_and(|until| link.issued <= until)
         };
         let by_org = |key: &IdentityKey| (0..links.len()).any(|position| is_void(key, position));
         let by_members =
             || (1..links.len()).any(|position| links[..position].iter().any(|above| is_void(&above.member, position)));
         org_keys.into_iter().any(by_org) || by_members()
+    }
+
+    /// Until when memberships of `member` are void by what `issuer` says.
+    pub fn void_until(&self, issuer: &IdentityKey, member: &IdentityKey) -> Option<UnixTime> {
+        self.void.get(&(*issuer, *member)).copied()
     }
 
     /// When the newest list of the organisation's key was signed.

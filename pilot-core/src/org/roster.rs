@@ -243,6 +243,13 @@ impl Roster {
         age_max == 0 || self.revocations.newest(&self.charters).is_some_and(is_fresh)
     }
 
+    /// Whether the organisation, `issuer`, or somebody by whom that one is a member, has revoked `key` at `since` or later.
+    pub fn has_revoked_since(&self, since: UnixTime, key: &IdentityKey, issuer: &IdentityKey, now: UnixTime) -> bool {
+        let of_org = self.charters.keys().filter(|key| self.charters.may_issue(key, now)).copied();
+        let above = self.proof(issuer, now).into_iter().flat_map(Proof::links).map(|link| link.member);
+        of_org.chain(above).any(|by| self.revocations.void_until(&by, key).is_some_and(|until| until >= since))
+    }
+
     /// The organisation.
     pub fn org(&self) -> IdentityKey {
         self.charters.org()

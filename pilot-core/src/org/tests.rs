@@ -459,6 +459,24 @@ fn an_expired_closed_or_guessed_invite_makes_nobody_a_member() {
 }
 
 #[test]
+fn a_revoked_member_does_not_come_back_by_the_invite_that_it_had() {
+    let (mut roster, mut invites) = (founded(), with_invite(2));
+    let applicant = applicant(agent(0), "agent-0");
+    let later = NOW + Duration::from_secs(60);
+    let proof = invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant, NOW).unwrap();
+    roster.add_proof(&proof, NOW).unwrap();
+    let list = revoke(&roster, org_key(), agent(0), NOW + Duration::from_secs(30));
+    roster.add_list(&list, later).unwrap();
+    let again = invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant, later);
+    assert_eq!(again, Err(EnrolError::Revoked));
+    invites.open([7; 8], &INVITE.1, terms(), 1, later + DAY, later).unwrap();
+    assert!(
+        invites.redeem((&[7; 8], &INVITE.1), &by_org(), &roster, &applicant, later).is_ok(),
+        "a later one is meant"
+    );
+}
+
+#[test]
 fn a_taken_name_costs_no_use() {
     let (mut roster, mut invites) = (founded(), with_invite(1));
     enrol(&mut roster, 0, &terms(), NOW);
