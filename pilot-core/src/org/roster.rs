@@ -239,7 +239,7 @@ impl Roster {
     /// Whether the revocation lists are younger than the organisation wants them to be.
     pub fn lists_are_fresh(&self, now: UnixTime) -> bool {
         let age_max = self.charter().list_age_max;
-        let is_fresh = |newest: UnixTime| newest.as_secs() + age_max >= now.as_secs();
+        let is_fresh = |newest: UnixTime| newest.as_secs().saturating_add(age_max) >= now.as_secs();
         age_max == 0 || self.revocations.newest(&self.charters).is_some_and(is_fresh)
     }
 

@@ -138,15 +138,19 @@ impl Agent {
     pub async fn revoke(&self, request: &types::RevokeRequest) -> Result<types::Revoked, ApiError> {
         let (inner, name) = (&self.inner, &request.org);
         let now = clock::now().unix;
-        let (member, expires, route) = inner.orgs.with(name, |org| {
+        let (member, issued, expires, route) = inner.orgs.with(name, |org| {
             let found = named_or_keyed(&org.roster, &request.member, now);
-            let found = found.map(|proof| (proof.key(), proof.membership().expires, org.route(&proof.key(), now)));
+            let found = found.map(|proof| {
+                let membership = proof.membership();
+                (proof.key(), membership.issued, membership.expires, org.route(&proof.key(), now))
+            });
             found.ok_or_else(|| {
                 ApiError::new(ErrorCode::NotFound, format!("'{name}' has no member '{}'", request.member))
                     .hint(format!("see who is one: pilotctl org members {name}"))
             })
         })??;
-        let revocation = Revocation { member, issued_until: now, kept_until: expires };
+        // Its issuer's clock may have been ahead of ours.
+        let revocation = Revocation { member, issued_until: now.max(issued), kept_until: expires };
         keeper::publish_list(inner, name, Some(revocation), now).await?;
         let still = inner.orgs.with(name, |org| org.roster.member(&member, now).is_some())?;
         if still {

@@ -102,8 +102,13 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
         }
         Request::Leave { org } => {
             let name = member_of(inner, &org, &caller, now)?;
-            let ends = inner.orgs.with(&name, |org| org.roster.member(&caller, now).map(|member| member.expires))?;
-            let revocation = ends.map(|kept_until| Revocation { member: caller, issued_until: now, kept_until });
+            let own =
+                inner.orgs.with(&name, |org| org.roster.member(&caller, now).map(|own| (own.issued, own.expires)))?;
+            let revocation = own.map(|(issued, kept_until)| Revocation {
+                member: caller,
+                issued_until: now.max(issued),
+                kept_until,
+            });
             // So that nobody takes it up again; where that cannot be signed, its time will end it.
             if let Err(error) = keeper::sign_list(inner, &name, revocation, now).await {
                 tracing::debug!(%error, org = name, "a member has left");
@@ -147,7 +152,7 @@ async fn renew(inner: &Arc<Inner>, name: &str, caller: IdentityKey, now: UnixTim
             groups: membership.groups.clone(),
             services: membership.services.clone(),
             generations: membership.generations,
-            lifetime: membership.expires.as_secs() - membership.issued.as_secs(),
+            lifetime: membership.expires.as_secs().saturating_sub(membership.issued.as_secs()),
         };
         let applicant = Applicant { key: caller, modifier: membership.modifier, name: membership.name.clone() };
         let proof = issuer.enrol(&org.roster, &applicant, &terms, now).map_err(|error| refused(error.to_string()))?;
