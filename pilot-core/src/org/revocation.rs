@@ -22,7 +22,7 @@ pub const LIST_LEN_MAX: usize = 52 * 1_024;
 pub const LIST_VALIDITY_MAX: Duration = MEMBERSHIP_VALIDITY_MAX;
 /// Lists that are kept, of all issuers.
 const LISTS_MAX: usize = 16;
-/// Bytes that name a list among those of one organisation.
+/// Bytes that name a charter or list among those of one organisation.
 pub const LIST_DIGEST_LEN: usize = 8;
 
 /// Ends memberships of one key.
@@ -129,7 +129,7 @@ impl Payload for RevocationList {
     }
 }
 
-/// What bytes of a list are named by in a call.
+/// What the bytes of a charter or list are named by in a call.
 pub fn list_digest(bytes: &[u8]) -> [u8; LIST_DIGEST_LEN] {
     let digest = crypto::sha256(&[bytes]);
     digest[..LIST_DIGEST_LEN].try_into().expect("a digest is longer")

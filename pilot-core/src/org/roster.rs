@@ -92,12 +92,17 @@ impl Roster {
         (records, newer.last().map_or(after, |known| known.arrival))
     }
 
-    /// Charters and lists that are not among those named.
-    pub fn rules_except(&self, charter_count: usize, lists: &[[u8; LIST_DIGEST_LEN]]) -> Records {
-        let unknown = |bytes: &&[u8]| !lists.contains(&list_digest(bytes));
+    /// What names the charters and lists that are known.
+    pub fn rule_digests(&self) -> impl Iterator<Item = [u8; LIST_DIGEST_LEN]> {
+        self.charters.chain().chain(self.revocations.lists()).map(list_digest)
+    }
+
+    /// Charters and lists that are not among those named. Charters are not counted: of two of one sequence the other may be known.
+    pub fn rules_except(&self, known: &[[u8; LIST_DIGEST_LEN]]) -> Records {
+        let unknown = |bytes: &&[u8]| !known.contains(&list_digest(bytes));
         let to_records = |bytes: &[u8]| ByteVec::from(bytes.to_vec());
         Records {
-            charters: self.charters.chain().skip(charter_count).map(to_records).collect(),
+            charters: self.charters.chain().filter(unknown).map(to_records).collect(),
             lists: self.revocations.lists().filter(unknown).map(to_records).collect(),
             ..Records::default()
         }

@@ -428,6 +428,18 @@ fn the_successor_outranks_a_thief_of_the_key() {
 }
 
 #[test]
+fn who_was_told_of_a_thiefs_charter_hears_of_the_one_that_counts_from_others() {
+    let (mut deceived, mut roster) = (founded(), founded());
+    deceived.add_charter(&next_charter(&deceived, org_key(), agent(4)), NOW).unwrap();
+    roster.add_charter(&next_charter(&roster, successor(), agent(3)), NOW).unwrap();
+    let known: Vec<_> = deceived.rule_digests().collect();
+    let news = roster.rules_except(&known);
+    assert_eq!(news.charters.len(), 1, "the first one is known");
+    assert_eq!(deceived.learn(&news, NOW).rules, 1);
+    assert_eq!(deceived.charter(), roster.charter());
+}
+
+#[test]
 fn a_charter_by_anybody_else_or_out_of_order_is_refused() {
     let mut roster = founded();
     let foreign = next_charter(&roster, agent(4), agent(3));

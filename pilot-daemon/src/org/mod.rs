@@ -66,6 +66,15 @@ pub(crate) struct Standing {
     /// What the organisation is called.
     pub(crate) org: String,
     pub(crate) membership: Membership,
+    /// Its revocation lists are as young as it wants them to be: it is a reason to let somebody in.
+    pub(crate) is_fresh: bool,
+}
+
+impl Standing {
+    /// Whether it is a reason to let the member call `service`.
+    pub(crate) fn vouches_for(&self, service: &str) -> bool {
+        self.is_fresh && self.membership.allows_service(service)
+    }
 }
 
 impl Orgs {
@@ -84,15 +93,14 @@ impl Orgs {
         self.epoch
     }
 
-    /// What the organisations that we share with `key` say of it. One whose revocation lists are too old says nothing.
+    /// What the organisations that we share with `key` say of it.
     pub(crate) fn standings(&self, key: &IdentityKey, now: UnixTime) -> Vec<Standing> {
         let table = self.table();
-        let fresh = table.iter().filter(|(_, org)| org.roster.lists_are_fresh(now));
         let standing = |(name, org): (&String, &Org)| {
             let membership = org.roster.member(key, now)?.clone();
-            Some(Standing { org: name.clone(), membership })
+            Some(Standing { org: name.clone(), membership, is_fresh: org.roster.lists_are_fresh(now) })
         };
-        fresh.filter_map(standing).collect()
+        table.iter().filter_map(standing).collect()
     }
 
     /// The names of all organisations.

@@ -77,16 +77,15 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
             let name = org_of(inner, &org)?;
             introduce(inner, &name, caller, proof, whereabouts, now).await
         }
-        Request::Sync { org, after, epoch, charters, lists } => {
+        Request::Sync { org, after, epoch, known } => {
             let name = member_of(inner, &org, &caller, now)?;
-            let lists: Vec<_> = lists.into_iter().map(|digest| digest.0).collect();
+            let known: Vec<_> = known.into_iter().map(|digest| digest.0).collect();
             let own_epoch = inner.orgs.epoch();
             let after = if epoch == own_epoch { after } else { 0 };
             inner.orgs.with(&name, |org| {
                 let (members, after) = org.roster.members_since(after, SYNC_MEMBERS_MAX);
                 let more = after < org.roster.arrivals() && !members.proofs.is_empty();
-                let charters = usize::try_from(charters).unwrap_or(usize::MAX);
-                let rules = org.roster.rules_except(charters, &lists);
+                let rules = org.roster.rules_except(&known);
                 let records = Records { charters: rules.charters, lists: rules.lists, ..members };
                 Reply::News { epoch: own_epoch, after, more, records }
             })
@@ -164,7 +163,7 @@ async fn renew(inner: &Arc<Inner>, name: &str, caller: IdentityKey, now: UnixTim
 /// Takes a member up that was just made, and tells it what it needs.
 fn admit(roster: &mut Roster, proof: Vec<u8>, now: UnixTime) -> Result<Reply, ApiError> {
     roster.add_proof(&proof, now).map_err(|error| refused(error.to_string()))?;
-    let rules = roster.rules_except(0, &[]);
+    let rules = roster.rules_except(&[]);
     let (members, _) = roster.members_since(0, FIRST_MEMBERS_MAX);
     let records = Records { charters: rules.charters, lists: rules.lists, ..members };
     Ok(Reply::Enrolled { proof, records })
