@@ -60,7 +60,7 @@ impl Agent {
         roster.add_proof(&proof, now).map_err(failed)?;
         let org = roster.org();
         inner.orgs.add(Org::new(roster, Some(key), None)).await?;
-        let successor_file = store::keep_key(&inner.agent_home, name, store::SUCCESSOR_DIR, &successor)?;
+        let successor_file = store::keep_successor(&inner.agent_home, name, &successor)?;
         if list_age_max > Duration::ZERO {
             keeper::publish_list(inner, name, None, now).await?;
         }
@@ -205,15 +205,16 @@ impl Agent {
             ..before
         };
         let bytes = charter.sign(&signer).map_err(|error| org::failed(&error))?;
-        // The new keys are kept before anybody hears of them.
-        let successor_file = store::keep_key(&inner.agent_home, name, store::SUCCESSOR_DIR, &successor)?;
-        store::keep_key(&inner.agent_home, name, store::KEY_DIR, &key)?;
+        // The new keys are kept before anybody hears of them, and the old ones until the charter is.
+        store::keep_next_keys(&inner.agent_home, name, &key, &successor)?;
         let org = inner.orgs.change(name, |org| {
             org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))?;
             org.key = Some(key);
-            Ok(org.roster.org())
+            Ok((org.roster.org(), org.roster.charter().clone()))
         });
-        let org = org.await?;
+        let (org, charter) = org.await?;
+        store::promote_keys(&inner.agent_home, name, &charter)?;
+        let successor_file = store::successor_file(&inner.agent_home, name);
         // A list of the new key, and with it the charter, goes to everybody.
         keeper::publish_list(inner, name, None, now).await?;
         Ok(types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file })

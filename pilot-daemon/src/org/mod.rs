@@ -133,7 +133,7 @@ impl Orgs {
     ) -> Result<T, ApiError> {
         let _writing = self.writing.lock().await;
         let (result, before, bytes) = self.with(name, |org| {
-            let before = (org.roster.clone(), org.invites.clone());
+            let before = (org.roster.clone(), org.invites.clone(), org.key.clone());
             let result = change(org);
             (result, before, org.to_bytes())
         })?;
@@ -143,7 +143,7 @@ impl Orgs {
         match kept.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string())).and_then(|kept| Ok(kept?)) {
             Ok(()) => result,
             Err(error) => {
-                self.with(name, |org| (org.roster, org.invites) = before)?;
+                self.with(name, |org| (org.roster, org.invites, org.key) = before)?;
                 Err(error)
             }
         }
