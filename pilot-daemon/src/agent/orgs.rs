@@ -59,8 +59,8 @@ impl Agent {
         let proof = issuer.enrol(&roster, &founder, &terms, now).map_err(failed)?;
         roster.add_proof(&proof, now).map_err(failed)?;
         let org = roster.org();
-        inner.orgs.add(Org::new(roster, Some(key), None)).await?;
-        let successor_file = store::keep_successor(&inner.agent_home, name, &successor)?;
+        inner.orgs.add(Org::new(roster, Some(key), None), Some(successor)).await?;
+        let successor_file = store::successor_file(&inner.agent_home, name);
         if list_age_max > Duration::ZERO {
             keeper::publish_list(inner, name, None, now).await?;
         }
@@ -120,7 +120,7 @@ impl Agent {
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         let enrolled = calls::enrol(inner, &invite, way, name).await;
         let org = enrolled.map_err(|error| unreached(error, &invite.name))?;
-        inner.orgs.add(org).await?;
+        inner.orgs.add(org, None).await?;
         let joined = self.org_status(&invite.name)?;
         let (weak, name) = (std::sync::Arc::clone(inner), invite.name);
         // The others hear of us, and we of the rest of them.
@@ -189,6 +189,7 @@ impl Agent {
     pub async fn rotate_org_key(&self, name: &str) -> Result<types::OrgCreated, ApiError> {
         let inner = &self.inner;
         let now = clock::now().unix;
+        let _rotating = inner.orgs.rotating.lock().await;
         let successor = store::successor(&inner.agent_home, name)?;
         let (before, key) = inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
         let candidates = key.into_iter().chain(successor);

@@ -33,6 +33,8 @@ pub(crate) struct Orgs {
     table: Mutex<BTreeMap<String, Org>>,
     /// Held by who changes what is on disk, from the change until it is there.
     writing: tokio::sync::Mutex<()>,
+    /// Held by who replaces the key of an organisation: of two at once one would lose the key that its charter names.
+    pub(crate) rotating: tokio::sync::Mutex<()>,
     /// Names this process to those who ask what is new.
     epoch: u64,
 }
@@ -85,7 +87,8 @@ impl Orgs {
     pub(crate) fn load(home: &AgentHome, identity: &Identity, now: UnixTime) -> Result<Self, HomeError> {
         let table = Mutex::new(store::load(home, now)?);
         let epoch = u64::from_be_bytes(entropy()?);
-        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing: tokio::sync::Mutex::new(()), epoch })
+        let (writing, rotating) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
+        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing, rotating, epoch })
     }
 
     /// Names this process to those who ask what is new.
@@ -149,17 +152,17 @@ impl Orgs {
         }
     }
 
-    /// Takes up an organisation that this agent has founded or joined, and returns when that is on disk.
+    /// Takes up an organisation that this agent has joined, or founded with this successor, and returns when that is on disk.
     ///
     /// # Errors
     /// If there is one of that name, there are too many, or it cannot be kept.
-    pub(crate) async fn add(&self, org: Org) -> Result<(), ApiError> {
+    pub(crate) async fn add(&self, org: Org, successor: Option<Identity>) -> Result<(), ApiError> {
         let name = org.roster.charter().name.clone();
         let _writing = self.writing.lock().await;
         self.check_new(&name)?;
         let (home, bytes) = (self.home.clone(), org.to_bytes());
-        let (file, key) = (name.clone(), org.key.clone());
-        let kept = tokio::task::spawn_blocking(move || store::create(&home, &file, key.as_ref(), &bytes)).await;
+        let (file, keys) = (name.clone(), org.key.clone().zip(successor));
+        let kept = tokio::task::spawn_blocking(move || store::create(&home, &file, keys, &bytes)).await;
         kept.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))??;
         self.table().insert(name, org);
         Ok(())
@@ -201,8 +204,9 @@ impl Orgs {
     /// # Errors
     /// If the agent is not in the organisation, or the news cannot be kept.
     pub(crate) async fn learn(&self, name: &str, records: &Records, now: UnixTime) -> Result<Learned, ApiError> {
-        let is_news = self.with(name, |org| org.roster.clone().learn(records, now).is_any())?;
-        if !is_news {
+        // Whatever a caller sends is verified without the lock, for which every call to a service waits.
+        let mut roster = self.with(name, |org| org.roster.clone())?;
+        if !roster.learn(records, now).is_any() {
             return Ok(Learned::default());
         }
         self.change(name, |org| Ok(org.roster.learn(records, now))).await

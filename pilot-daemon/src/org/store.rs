@@ -96,18 +96,18 @@ pub(super) fn save(home: &AgentHome, name: &str, state: &[u8]) -> Result<(), Hom
 }
 
 /// Keeps a new organisation; its state comes last, and with it the organisation is there.
-pub(super) fn create(home: &AgentHome, name: &str, key: Option<&Identity>, state: &[u8]) -> Result<(), HomeError> {
+pub(super) fn create(
+    home: &AgentHome,
+    name: &str,
+    keys: Option<(Identity, Identity)>,
+    state: &[u8],
+) -> Result<(), HomeError> {
     make_dir(dir_of(home, name))?;
-    if let Some(key) = key {
-        keep_key(home, name, KEY_DIR, key)?;
+    if let Some((key, successor)) = keys {
+        keep_key(home, name, KEY_DIR, &key)?;
+        keep_key(home, name, SUCCESSOR_DIR, &successor)?;
     }
     save(home, name, state)
-}
-
-/// Keeps the key that may replace the organisation's, and tells where.
-pub(crate) fn keep_successor(home: &AgentHome, name: &str, key: &Identity) -> Result<PathBuf, HomeError> {
-    keep_key(home, name, SUCCESSOR_DIR, key)?;
-    Ok(successor_file(home, name))
 }
 
 /// Keeps the keys of a charter that is still to be made, beside those in force: without these nobody could make it any more.
@@ -199,8 +199,7 @@ mod tests {
         let keys: Vec<_> = (1..5).map(|seed| Identity::generate([seed; 32])).collect();
         let charters = Issuer::found(&keys[0], keys[1].key(), "fleet", Duration::ZERO, NOW).unwrap();
         let mut org = Org::new(Roster::new(charters), Some(keys[0].clone()), None);
-        create(&home, "fleet", org.key.as_ref(), &org.to_bytes()).unwrap();
-        keep_successor(&home, "fleet", &keys[1]).unwrap();
+        create(&home, "fleet", Some((keys[0].clone(), keys[1].clone())), &org.to_bytes()).unwrap();
         let kept = || {
             let key = load_one(&home, "fleet", NOW).unwrap().unwrap().key.unwrap();
             (key.key(), successor(&home, "fleet").unwrap().unwrap().key())
