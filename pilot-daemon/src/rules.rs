@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pilot_core::id::IdentityKey;
@@ -43,7 +44,8 @@ pub(crate) struct Rules {
 struct Stamp {
     inode: u64,
     len: u64,
-    modified_ns: i128,
+    /// When it was written or its mode was changed; unlike the time of modification nobody sets this back.
+    changed_ns: i128,
 }
 
 /// What a file of rules says.
@@ -176,8 +178,8 @@ impl Rules {
 impl Stamp {
     fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
-        let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Some(Self { inode: metadata.ino(), len: metadata.len(), modified_ns })
+        let changed_ns = i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec());
+        Some(Self { inode: metadata.ino(), len: metadata.len(), changed_ns })
     }
 }
 
@@ -205,7 +207,7 @@ impl Table {
 
     /// Whether `caller` may call `service`, which everybody may if it `is_public` (spec/rules.md §2).
     pub(crate) fn decide(&self, caller: Caller<'_>, service: &str, is_public: bool) -> Decision {
-        if let Some(rule) = self.deny.iter().find(|rule| rule.is_about(service) && rule.names(caller, service)) {
+        if let Some(rule) = self.deny.iter().find(|rule| rule.is_about(service) && rule.names(caller, |_| true)) {
             return Decision::no(format!("the rule {rule} keeps it out"));
         }
         if caller.is_neighbour {
@@ -214,8 +216,9 @@ impl Table {
         if is_public {
             return Decision::yes(format!("'{service}' was started with --allow public"));
         }
+        let vouches = |standing: &Standing| standing.vouches_for(service);
         let mut matching = self.allow.iter().filter(|rule| rule.is_about(service));
-        if let Some(rule) = matching.clone().find(|rule| rule.names(caller, service)) {
+        if let Some(rule) = matching.clone().find(|rule| rule.names(caller, vouches)) {
             return Decision::yes(format!("the rule {rule} lets it in"));
         }
         if matching.any(|rule| rule.service.0 != ANY_SERVICE) {
@@ -235,10 +238,13 @@ impl Table {
 }
 
 fn by_organisation(standings: &[Standing], service: &str) -> Decision {
-    let Some(standing) = standings.iter().find(|standing| standing.membership.allows_service(service)) else {
+    if standings.iter().all(|standing| !standing.is_fresh) {
+        return Decision::no("the revocation lists of its organisation are too old");
+    }
+    let Some(standing) = standings.iter().find(|standing| standing.vouches_for(service)) else {
         return Decision::no(format!("its membership does not name the service '{service}'"));
     };
-    let Standing { org, membership } = standing;
+    let Standing { org, membership, .. } = standing;
     Decision::yes(format!("it is '{}' of '{org}', and '{service}' has no rules of its own", membership.name))
 }
 
@@ -257,10 +263,11 @@ impl Rule {
         self.service.0 == ANY_SERVICE || self.service.0 == service
     }
 
-    fn names(&self, caller: Caller<'_>, service: &str) -> bool {
+    /// Whether it is about the caller, by those organisations that `count`.
+    fn names(&self, caller: Caller<'_>, count: impl Fn(&Standing) -> bool) -> bool {
         let has = |wanted: &str, what: &dyn Fn(&Standing) -> bool| {
             let mut of_org = caller.standings.iter().filter(|standing| standing.org == wanted);
-            of_org.any(|standing| standing.membership.allows_service(service) && what(standing))
+            of_org.any(|standing| count(standing) && what(standing))
         };
         match &self.from {
             Who::Public => true,
@@ -359,6 +366,9 @@ pub(crate) fn edit(path: &Path, effect: Effect, rule: &Rule, is_removed: bool) -
         ApiError::new(ErrorCode::Failed, error.to_string())
             .hint("correct the file first; the rules before are in force")
     };
+    // From reading to writing nobody else edits: of two rules added at once both stay.
+    static EDITING: Mutex<()> = Mutex::new(());
+    let _editing = EDITING.lock().unwrap_or_else(PoisonError::into_inner);
     let text = match fs::read_to_string(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         read => {
@@ -435,7 +445,7 @@ mod tests {
             issued: UnixTime::from_secs(0),
             expires: UnixTime::from_secs(0) + Duration::from_secs(1),
         };
-        Standing { org: "fleet".into(), membership }
+        Standing { org: "fleet".into(), membership, is_fresh: true }
     }
 
     fn table(text: &str) -> Table {
@@ -498,6 +508,39 @@ mod tests {
     }
 
     #[test]
+    fn deny_keeps_a_member_out_whatever_its_membership_names_and_however_old_the_lists_are() {
+        let rules =
+            "[[allow]]\nservice = 'mcp'\nfrom = 'public'\n[[deny]]\nservice = 'mcp'\nfrom = 'role:contractor@fleet'";
+        let query_only = standing("contractor", &[], &["query"]);
+        let stale = Standing { is_fresh: false, ..standing("contractor", &[], &[]) };
+        for standings in [query_only, stale] {
+            assert!(!decides(rules, &[standings], "mcp"));
+        }
+    }
+
+    #[test]
+    fn an_organisation_with_lists_that_are_too_old_lets_nobody_in() {
+        let stale = [Standing { is_fresh: false, ..standing("lead", &[], &[]) }];
+        for rules in ["", "[[allow]]\nservice = 'query'\nfrom = 'org:fleet'"] {
+            assert!(!decides(rules, &stale, "query"));
+        }
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_read_counts_once_it_can_be() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("rules.toml");
+        let mut rules = Rules::load(path.clone()).expect("no rules");
+        fs::create_dir(&path).expect("a directory in its place");
+        assert_eq!(rules.current(Mono(1_000_000_000)).rules().count(), 0);
+        assert!(rules.error().is_some());
+        fs::remove_dir(&path).expect("removed");
+        fs::write(&path, "[[deny]]\nservice = 'query'\nfrom = 'public'").expect("written");
+        assert_eq!(rules.current(Mono(2_000_000_000)).rules().count(), 1);
+        assert_eq!(rules.error(), None);
+    }
+
+    #[test]
     fn an_error_is_named_with_line_and_column() {
         let error = |text: &str| Table::parse(Path::new("rules.toml"), text).expect_err("no rules").to_string();
         let who = error("[[allow]]\nservice = 'query'\nfrom = 'everybody'");
@@ -552,5 +595,19 @@ mod tests {
         assert!(edit(&path, Effect::Allow, &added, true).expect("edited"));
         assert_eq!(fs::read_to_string(&path).expect("read").trim(), before.trim());
         assert!(!edit(&path, Effect::Deny, &added, true).expect("edited"), "there is no such rule");
+    }
+
+    #[test]
+    fn of_rules_added_at_once_none_is_lost() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("rules.toml");
+        std::thread::scope(|scope| {
+            for port in 2_000..2_008 {
+                let (path, service) = (&path, Service(format!("{port}")));
+                let rule = Rule { service, from: Who::Public, note: None };
+                scope.spawn(move || edit(path, Effect::Deny, &rule, false).expect("edited"));
+            }
+        });
+        assert_eq!(Table::read(&path).expect("rules").deny.len(), 8);
     }
 }

@@ -72,12 +72,9 @@ pub enum Request {
         /// The callee's process that counted them.
         #[n(2)]
         epoch: u64,
-        /// How many charters the caller has.
+        /// The charters and lists that the caller has.
         #[n(3)]
-        charters: u64,
-        /// The lists that the caller has.
-        #[n(4)]
-        lists: Vec<ListDigest>,
+        known: Vec<ListDigest>,
     },
     /// These lists and charters are news.
     #[n(4)]
@@ -149,7 +146,7 @@ pub enum Reply {
     },
 }
 
-/// Names a list among those of one organisation.
+/// Names a charter or list among those of one organisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ListDigest(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; LIST_DIGEST_LEN]);
 

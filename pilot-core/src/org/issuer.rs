@@ -64,6 +64,9 @@ pub struct OpenInvite {
     /// Who has used it.
     #[n(6)]
     users: Vec<IdentityKey>,
+    /// When it was made: whoever was revoked since then is not meant by it any more.
+    #[n(7)]
+    made: UnixTime,
 }
 
 /// The invites of one issuer. It is on disk before any answer that follows from it leaves.
@@ -93,6 +96,9 @@ pub enum EnrolError {
     /// Its time is over.
     #[error("the invite has expired")]
     Expired,
+    /// It was a member, and was revoked or left after the invite was made.
+    #[error("this agent was revoked, or has left, after the invite was made: ask for a new one")]
+    Revoked,
     /// Somebody has that name.
     #[error("the name '{0}' is taken in this organisation")]
     NameTaken(String),
@@ -217,7 +223,7 @@ impl Invites {
         }
         let (secret_hash, uses_left) = (crypto::sha256(&[secret]), uses.min(INVITE_USES_MAX));
         let users = Vec::new();
-        self.open.push(OpenInvite { id, secret_hash, terms, uses_left, expires, wrong_secrets: 0, users });
+        self.open.push(OpenInvite { id, secret_hash, terms, uses_left, expires, wrong_secrets: 0, users, made: now });
         Ok(())
     }
 
@@ -244,6 +250,9 @@ impl Invites {
         }
         if invite.expires <= now {
             return Err(EnrolError::Expired);
+        }
+        if roster.has_revoked_since(invite.made, &applicant.key, &issuer.key(), now) {
+            return Err(EnrolError::Revoked);
         }
         let has_used = invite.users.contains(&applicant.key);
         if !has_used && invite.uses_left == 0 {

@@ -117,6 +117,7 @@ impl Payload for Membership {
         record::within("groups", self.groups.len() <= GROUPS_MAX && self.groups.iter().all(|group| is_label(group)))?;
         let are_labels = self.services.iter().all(|service| is_label(service));
         record::within("services", self.services.len() <= SERVICES_MAX && are_labels)?;
+        record::within("expires", self.issued <= self.expires)?;
         record::within("generations", self.generations <= GENERATIONS_MAX)
     }
 

@@ -22,7 +22,7 @@ pub const LIST_LEN_MAX: usize = 52 * 1_024;
 pub const LIST_VALIDITY_MAX: Duration = MEMBERSHIP_VALIDITY_MAX;
 /// Lists that are kept, of all issuers.
 const LISTS_MAX: usize = 16;
-/// Bytes that name a list among those of one organisation.
+/// Bytes that name a charter or list among those of one organisation.
 pub const LIST_DIGEST_LEN: usize = 8;
 
 /// Ends memberships of one key.
@@ -95,6 +95,12 @@ impl Revocation {
         self.kept_until + CLOCK_SKEW <= now
     }
 
+    /// The same in a list that is signed now, whatever clock it was made by.
+    fn within(self, now: UnixTime) -> Self {
+        let issued_until = self.issued_until.min(now + CLOCK_SKEW);
+        Self { issued_until, kept_until: self.kept_until.min(now + MEMBERSHIP_VALIDITY_MAX + CLOCK_SKEW), ..self }
+    }
+
     fn covers(&self, other: &Self) -> bool {
         self.member == other.member && self.issued_until >= other.issued_until && self.kept_until >= other.kept_until
     }
@@ -109,7 +115,13 @@ impl Payload for RevocationList {
     }
 
     fn check_bounds(&self) -> Result<(), RecordError> {
-        record::within("revocations", self.revocations.len() <= REVOCATIONS_MAX)
+        // Nobody is kept out for longer than a membership can last, whoever has had the key for a day.
+        let ends = self.issued + MEMBERSHIP_VALIDITY_MAX + CLOCK_SKEW;
+        let is_bounded = |one: &Revocation| one.issued_until <= self.issued + CLOCK_SKEW && one.kept_until <= ends;
+        record::within(
+            "revocations",
+            self.revocations.len() <= REVOCATIONS_MAX && self.revocations.iter().all(is_bounded),
+        )
     }
 
     fn check_claims(&self, now: UnixTime) -> Result<(), RecordError> {
@@ -117,7 +129,7 @@ impl Payload for RevocationList {
     }
 }
 
-/// What bytes of a list are named by in a call.
+/// What the bytes of a charter or list are named by in a call.
 pub fn list_digest(bytes: &[u8]) -> [u8; LIST_DIGEST_LEN] {
     let digest = crypto::sha256(&[bytes]);
     digest[..LIST_DIGEST_LEN].try_into().expect("a digest is longer")
@@ -148,9 +160,7 @@ impl Revocations {
         }
         self.lists.retain(|(known, _)| !list.covers(known, now));
         if self.lists.len() >= LISTS_MAX {
-            let is_own = |issuer: &IdentityKey| charters.keys().any(|key| key == issuer);
-            let displaced = self.lists.iter().position(|(known, _)| !is_own(&known.issuer));
-            let displaced = displaced.filter(|_| is_own(&list.issuer)).ok_or(OrgError::Full(LISTS_MAX))?;
+            let displaced = self.displaced_by(&list.issuer, charters).ok_or(OrgError::Full(LISTS_MAX))?;
             self.lists.remove(displaced);
         }
         self.lists.push((list, bytes.to_vec()));
@@ -164,6 +174,21 @@ impl Revocations {
         Ok(true)
     }
 
+    /// The list that makes room for one more of `issuer`: of those whose word counts least the one who has most lists gives one up. So
+    /// who floods, be it with a key that was replaced, displaces nothing but its own.
+    fn displaced_by(&self, issuer: &IdentityKey, charters: &Charters) -> Option<usize> {
+        let rank = |issuer: &IdentityKey| {
+            let is_former = charters.keys().any(|key| key == issuer);
+            (charters.current().key == *issuer, is_former)
+        };
+        let count = |issuer: &IdentityKey| self.lists.iter().filter(|(known, _)| known.issuer == *issuer).count();
+        let weight = |issuer: &IdentityKey, count: usize| (rank(issuer), std::cmp::Reverse(count));
+        let issuers = self.lists.iter().map(|(known, _)| known.issuer).enumerate();
+        let weighed = issuers.map(|(position, known)| (weight(&known, count(&known)), position));
+        let (lightest, position) = weighed.min()?;
+        (lightest < weight(issuer, count(issuer) + 1)).then_some(position)
+    }
+
     /// Whether these bytes are a list that is known.
     pub fn contains(&self, bytes: &[u8]) -> bool {
         self.lists.iter().any(|(_, known)| known == bytes)
@@ -175,12 +200,17 @@ impl Revocations {
         let org_keys = charters.keys().filter(|key| charters.may_issue(key, now));
         let is_void = |issuer: &IdentityKey, position: usize| {
             let link = &links[position];
-            self.void.get(&(*issuer, link.member)).is_some_and(|until| link.issued <= *until)
+            self.void_until(issuer, &link.member).is_some_and(|until| link.issued <= until)
         };
         let by_org = |key: &IdentityKey| (0..links.len()).any(|position| is_void(key, position));
         let by_members =
             || (1..links.len()).any(|position| links[..position].iter().any(|above| is_void(&above.member, position)));
         org_keys.into_iter().any(by_org) || by_members()
+    }
+
+    /// Until when memberships of `member` are void by what `issuer` says.
+    pub fn void_until(&self, issuer: &IdentityKey, member: &IdentityKey) -> Option<UnixTime> {
+        self.void.get(&(*issuer, *member)).copied()
     }
 
     /// When the newest list of the organisation's key was signed.
@@ -189,27 +219,47 @@ impl Revocations {
         own.map(|(list, _)| list.issued).max()
     }
 
-    /// The next list of `issuer`: what all its lists say that still matters, and `more`.
+    /// The next list of `issuer`: what all its lists say that still matters, and `more`. The organisation's key takes over what those
+    /// before it have said, since their word ends sooner than what they have revoked.
     ///
     /// # Errors
     /// [`OrgError::Full`] if that is more than a list can hold.
     pub fn next_list(
         &self,
-        org: IdentityKey,
+        charters: &Charters,
         issuer: IdentityKey,
         more: Option<Revocation>,
         now: UnixTime,
     ) -> Result<RevocationList, OrgError> {
-        let own = || self.lists.iter().map(|(list, _)| list).filter(|list| list.issuer == issuer);
-        let mut revocations: Vec<_> = own().flat_map(|list| list.revocations.iter().copied()).chain(more).collect();
-        revocations.retain(|revocation| !revocation.has_run_out(now));
-        revocations.sort();
-        revocations.dedup();
+        let lists = || self.lists.iter().map(|(list, _)| list);
+        let own = || lists().filter(|list| list.issuer == issuer);
+        let gather = |revocations: &mut Vec<Revocation>| {
+            revocations.retain(|revocation| !revocation.has_run_out(now));
+            revocations.sort();
+            revocations.dedup();
+        };
+        let revoked = |list: &RevocationList| list.revocations.iter().map(|one| one.within(now)).collect::<Vec<_>>();
+        let mut revocations: Vec<_> = own().flat_map(revoked).chain(more).collect();
+        gather(&mut revocations);
         if revocations.len() > REVOCATIONS_MAX {
             return Err(OrgError::Full(REVOCATIONS_MAX));
         }
+        if charters.current().key == issuer {
+            let former = lists().filter(|list| list.issuer != issuer && charters.may_issue(&list.issuer, now));
+            // A former key may have been stolen: it fills what is free, and no more.
+            let room = REVOCATIONS_MAX - revocations.len();
+            revocations.extend(former.flat_map(revoked).filter(|one| !one.has_run_out(now)).take(room));
+            gather(&mut revocations);
+        }
         let sequence = own().map(|list| list.sequence + 1).max().unwrap_or(0);
-        Ok(RevocationList { org, issuer, sequence, issued: now, expires: now + LIST_VALIDITY_MAX, revocations })
+        Ok(RevocationList {
+            org: charters.org(),
+            issuer,
+            sequence,
+            issued: now,
+            expires: now + LIST_VALIDITY_MAX,
+            revocations,
+        })
     }
 
     /// The signed lists.

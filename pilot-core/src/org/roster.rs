@@ -92,12 +92,17 @@ impl Roster {
         (records, newer.last().map_or(after, |known| known.arrival))
     }
 
-    /// Charters and lists that are not among those named.
-    pub fn rules_except(&self, charter_count: usize, lists: &[[u8; LIST_DIGEST_LEN]]) -> Records {
-        let unknown = |bytes: &&[u8]| !lists.contains(&list_digest(bytes));
+    /// What names the charters and lists that are known.
+    pub fn rule_digests(&self) -> impl Iterator<Item = [u8; LIST_DIGEST_LEN]> {
+        self.charters.chain().chain(self.revocations.lists()).map(list_digest)
+    }
+
+    /// Charters and lists that are not among those named. Charters are not counted: of two of one sequence the other may be known.
+    pub fn rules_except(&self, known: &[[u8; LIST_DIGEST_LEN]]) -> Records {
+        let unknown = |bytes: &&[u8]| !known.contains(&list_digest(bytes));
         let to_records = |bytes: &[u8]| ByteVec::from(bytes.to_vec());
         Records {
-            charters: self.charters.chain().skip(charter_count).map(to_records).collect(),
+            charters: self.charters.chain().filter(unknown).map(to_records).collect(),
             lists: self.revocations.lists().filter(unknown).map(to_records).collect(),
             ..Records::default()
         }
@@ -239,8 +244,15 @@ impl Roster {
     /// Whether the revocation lists are younger than the organisation wants them to be.
     pub fn lists_are_fresh(&self, now: UnixTime) -> bool {
         let age_max = self.charter().list_age_max;
-        let is_fresh = |newest: UnixTime| newest.as_secs() + age_max >= now.as_secs();
+        let is_fresh = |newest: UnixTime| newest.as_secs().saturating_add(age_max) >= now.as_secs();
         age_max == 0 || self.revocations.newest(&self.charters).is_some_and(is_fresh)
+    }
+
+    /// Whether the organisation, `issuer`, or somebody by whom that one is a member, has revoked `key` at `since` or later.
+    pub fn has_revoked_since(&self, since: UnixTime, key: &IdentityKey, issuer: &IdentityKey, now: UnixTime) -> bool {
+        let of_org = self.charters.keys().filter(|key| self.charters.may_issue(key, now)).copied();
+        let above = self.proof(issuer, now).into_iter().flat_map(Proof::links).map(|link| link.member);
+        of_org.chain(above).any(|by| self.revocations.void_until(&by, key).is_some_and(|until| until >= since))
     }
 
     /// The organisation.

@@ -74,7 +74,7 @@ fn enrol(roster: &mut Roster, index: usize, terms: &Terms, now: UnixTime) -> Vec
 
 fn revoke(roster: &Roster, issuer: &Identity, who: &Identity, now: UnixTime) -> Vec<u8> {
     let revocation = Revocation { member: who.key(), issued_until: now, kept_until: now + 90 * DAY };
-    let list = roster.revocations().next_list(roster.org(), issuer.key(), Some(revocation), now).unwrap();
+    let list = roster.revocations().next_list(roster.charters(), issuer.key(), Some(revocation), now).unwrap();
     list.sign(issuer).unwrap()
 }
 
@@ -237,7 +237,7 @@ fn an_older_list_or_an_emptier_one_gives_nothing_back() {
     enrol(&mut roster, 0, &terms(), NOW);
     let before = RevocationList {
         issued: NOW,
-        ..roster.revocations().next_list(roster.org(), org_key().key(), None, NOW).unwrap()
+        ..roster.revocations().next_list(roster.charters(), org_key().key(), None, NOW).unwrap()
     };
     roster.add_list(&revoke(&roster, org_key(), agent(0), NOW + DAY), NOW + DAY).unwrap();
     let emptier = RevocationList { issued: NOW + DAY, sequence: 9, ..before.clone() };
@@ -273,6 +273,106 @@ fn many_lists_of_a_delegate_keep_no_list_of_the_organisation_out() {
     assert!(roster.member(&agent(1).key(), NOW).is_none());
 }
 
+/// A list of `issuer` that covers no other: it revokes somebody else, whom nobody knows.
+fn stray_list(roster: &Roster, issuer: &Identity, number: u8) -> Vec<u8> {
+    let member = crate::id::IdentityKey([number; 32]);
+    let list = RevocationList {
+        org: roster.org(),
+        issuer: issuer.key(),
+        sequence: u64::from(number),
+        issued: NOW,
+        expires: NOW + DAY,
+        revocations: vec![Revocation { member, issued_until: NOW, kept_until: NOW + DAY }],
+    };
+    list.sign(issuer).unwrap()
+}
+
+#[test]
+fn who_floods_with_lists_displaces_nothing_but_its_own() {
+    let mut roster = founded();
+    (0..2).for_each(|index| drop(enrol(&mut roster, index, &Terms { generations: 1, ..terms() }, NOW)));
+    let honest = Issuer::Member(agent(1).clone());
+    let proof = honest.enrol(&roster, &applicant(agent(2), "agent-2"), &terms(), NOW).unwrap();
+    roster.add_proof(&proof, NOW).unwrap();
+    let flood = |roster: &mut Roster| {
+        (0..50).for_each(|number| drop(roster.add_list(&stray_list(roster, agent(0), number), NOW)));
+    };
+    flood(&mut roster);
+    assert_eq!(roster.add_list(&revoke(&roster, agent(1), agent(2), NOW), NOW), Ok(true));
+    flood(&mut roster);
+    for number in 0..3 {
+        roster.add_list(&stray_list(&roster, org_key(), 100 + number), NOW).unwrap();
+    }
+    assert!(roster.member(&agent(2).key(), NOW).is_none(), "what another member has revoked stays so");
+}
+
+#[test]
+fn who_stole_a_key_that_was_replaced_keeps_no_list_of_the_new_one_out() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &terms(), NOW);
+    (0..50).for_each(|number| drop(roster.add_list(&stray_list(&roster, org_key(), number), NOW)));
+    roster.add_charter(&next_charter(&roster, successor(), agent(3)), NOW).unwrap();
+    assert_eq!(roster.add_list(&revoke(&roster, agent(3), agent(0), NOW), NOW), Ok(true));
+    assert!(roster.member(&agent(0).key(), NOW).is_none());
+}
+
+#[test]
+fn what_a_replaced_key_has_revoked_stays_revoked_when_its_word_has_ended() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    let lead = Issuer::Member(agent(0).clone());
+    let worker = lead.enrol(&roster, &applicant(agent(1), "agent-1"), &terms(), NOW).unwrap();
+    let worker: Vec<ByteVec> = cbor::from_slice(&worker).unwrap();
+    roster.add_list(&revoke(&roster, org_key(), agent(1), NOW), NOW).unwrap();
+    roster.add_charter(&next_charter(&roster, org_key(), agent(3)), NOW).unwrap();
+    let next = roster.revocations().next_list(roster.charters(), agent(3).key(), None, NOW).unwrap();
+    roster.add_list(&next.sign(agent(3)).unwrap(), NOW).unwrap();
+    // The lead gets a membership of the new key; below it the worker puts the one that was revoked.
+    let rights = Terms { generations: 1, ..terms() };
+    let renewed = Issuer::Org(agent(3).clone()).enrol(&roster, &applicant(agent(0), "agent-0"), &rights, NOW + DAY);
+    roster.add_proof(&renewed.unwrap(), NOW + DAY).unwrap();
+    let grafted = Proof::extend(roster.proof(&agent(0).key(), NOW + DAY), worker[1].to_vec());
+    assert_eq!(roster.add_proof(&grafted, NOW + 31 * DAY), Err(OrgError::Revoked));
+}
+
+#[test]
+fn a_list_from_a_clock_ahead_keeps_its_issuer_from_signing_no_other() {
+    let mut roster = founded();
+    let (ahead, member) = (NOW + DAY, agent(0).key());
+    let revocation = Revocation { member, issued_until: ahead + DAY, kept_until: ahead + 401 * DAY };
+    let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revocation), ahead).unwrap();
+    roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
+    let next = roster.revocations().next_list(roster.charters(), org_key().key(), None, NOW).unwrap();
+    assert_eq!(next.revocations.len(), 1);
+    assert!(next.sign(org_key()).is_ok());
+}
+
+#[test]
+fn a_revocation_ends_with_the_memberships_that_it_can_mean() {
+    let roster = founded();
+    let list = |issued_until, kept_until| {
+        let more = Some(Revocation { member: agent(0).key(), issued_until, kept_until });
+        roster.revocations().next_list(roster.charters(), org_key().key(), more, NOW).unwrap().sign(org_key())
+    };
+    assert!(list(NOW + DAY, NOW + 401 * DAY).is_ok());
+    assert_eq!(list(NOW + 2 * DAY, NOW), Err(RecordError::Field("revocations")));
+    assert_eq!(list(NOW, NOW + 402 * DAY), Err(RecordError::Field("revocations")));
+}
+
+#[test]
+fn an_age_of_lists_beyond_all_times_is_never_reached() {
+    let mut roster = founded_with(Duration::from_secs(u64::MAX));
+    let list = roster.revocations().next_list(roster.charters(), org_key().key(), None, NOW).unwrap();
+    roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
+    assert!(roster.lists_are_fresh(NOW + DAY));
+}
+
+#[test]
+fn a_membership_that_ends_before_it_begins_is_none() {
+    let backward = Membership { issued: NOW, expires: UnixTime::from_secs(NOW.as_secs() - 60), ..membership(0) };
+    assert_eq!(backward.sign(org_key()), Err(RecordError::Field("expires")));
+}
+
 #[test]
 fn an_organisation_decides_whether_old_lists_will_do() {
     let mut lenient = founded();
@@ -280,7 +380,7 @@ fn an_organisation_decides_whether_old_lists_will_do() {
     assert!(lenient.lists_are_fresh(NOW + 30 * DAY));
     let mut strict = founded_with(DAY);
     assert!(!strict.lists_are_fresh(NOW), "there is no list at all");
-    let list = strict.revocations().next_list(strict.org(), org_key().key(), None, NOW).unwrap();
+    let list = strict.revocations().next_list(strict.charters(), org_key().key(), None, NOW).unwrap();
     strict.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
     assert!(strict.lists_are_fresh(NOW + DAY) && !strict.lists_are_fresh(NOW + DAY + Duration::from_secs(1)));
 }
@@ -325,6 +425,18 @@ fn the_successor_outranks_a_thief_of_the_key() {
     assert_eq!(roster.charter().key, agent(3).key());
     let by_thief = Membership { issuer: agent(4).key(), ..membership(0) }.sign(agent(4)).unwrap();
     assert_eq!(roster.add_proof(&Proof::extend(None, by_thief), NOW), Err(OrgError::Issuer));
+}
+
+#[test]
+fn who_was_told_of_a_thiefs_charter_hears_of_the_one_that_counts_from_others() {
+    let (mut deceived, mut roster) = (founded(), founded());
+    deceived.add_charter(&next_charter(&deceived, org_key(), agent(4)), NOW).unwrap();
+    roster.add_charter(&next_charter(&roster, successor(), agent(3)), NOW).unwrap();
+    let known: Vec<_> = deceived.rule_digests().collect();
+    let news = roster.rules_except(&known);
+    assert_eq!(news.charters.len(), 1, "the first one is known");
+    assert_eq!(deceived.learn(&news, NOW).rules, 1);
+    assert_eq!(deceived.charter(), roster.charter());
 }
 
 #[test]
@@ -456,6 +568,24 @@ fn an_expired_closed_or_guessed_invite_makes_nobody_a_member() {
     assert!(invites.close(&INVITE.0) && !invites.close(&INVITE.0));
     let after = invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant, NOW);
     assert_eq!(after, Err(EnrolError::NoSuchInvite));
+}
+
+#[test]
+fn a_revoked_member_does_not_come_back_by_the_invite_that_it_had() {
+    let (mut roster, mut invites) = (founded(), with_invite(2));
+    let applicant = applicant(agent(0), "agent-0");
+    let later = NOW + Duration::from_secs(60);
+    let proof = invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant, NOW).unwrap();
+    roster.add_proof(&proof, NOW).unwrap();
+    let list = revoke(&roster, org_key(), agent(0), NOW + Duration::from_secs(30));
+    roster.add_list(&list, later).unwrap();
+    let again = invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant, later);
+    assert_eq!(again, Err(EnrolError::Revoked));
+    invites.open([7; 8], &INVITE.1, terms(), 1, later + DAY, later).unwrap();
+    assert!(
+        invites.redeem((&[7; 8], &INVITE.1), &by_org(), &roster, &applicant, later).is_ok(),
+        "a later one is meant"
+    );
 }
 
 #[test]

@@ -59,8 +59,8 @@ impl Agent {
         let proof = issuer.enrol(&roster, &founder, &terms, now).map_err(failed)?;
         roster.add_proof(&proof, now).map_err(failed)?;
         let org = roster.org();
-        inner.orgs.add(Org::new(roster, Some(key), None)).await?;
-        let successor_file = store::keep_key(&inner.agent_home, name, store::SUCCESSOR_DIR, &successor)?;
+        inner.orgs.add(Org::new(roster, Some(key), None), Some(successor)).await?;
+        let successor_file = store::successor_file(&inner.agent_home, name);
         if list_age_max > Duration::ZERO {
             keeper::publish_list(inner, name, None, now).await?;
         }
@@ -120,7 +120,7 @@ impl Agent {
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         let enrolled = calls::enrol(inner, &invite, way, name).await;
         let org = enrolled.map_err(|error| unreached(error, &invite.name))?;
-        inner.orgs.add(org).await?;
+        inner.orgs.add(org, None).await?;
         let joined = self.org_status(&invite.name)?;
         let (weak, name) = (std::sync::Arc::clone(inner), invite.name);
         // The others hear of us, and we of the rest of them.
@@ -138,15 +138,19 @@ impl Agent {
     pub async fn revoke(&self, request: &types::RevokeRequest) -> Result<types::Revoked, ApiError> {
         let (inner, name) = (&self.inner, &request.org);
         let now = clock::now().unix;
-        let (member, expires, route) = inner.orgs.with(name, |org| {
+        let (member, issued, expires, route) = inner.orgs.with(name, |org| {
             let found = named_or_keyed(&org.roster, &request.member, now);
-            let found = found.map(|proof| (proof.key(), proof.membership().expires, org.route(&proof.key(), now)));
+            let found = found.map(|proof| {
+                let membership = proof.membership();
+                (proof.key(), membership.issued, membership.expires, org.route(&proof.key(), now))
+            });
             found.ok_or_else(|| {
                 ApiError::new(ErrorCode::NotFound, format!("'{name}' has no member '{}'", request.member))
                     .hint(format!("see who is one: pilotctl org members {name}"))
             })
         })??;
-        let revocation = Revocation { member, issued_until: now, kept_until: expires };
+        // Its issuer's clock may have been ahead of ours.
+        let revocation = Revocation { member, issued_until: now.max(issued), kept_until: expires };
         keeper::publish_list(inner, name, Some(revocation), now).await?;
         let still = inner.orgs.with(name, |org| org.roster.member(&member, now).is_some())?;
         if still {
@@ -185,6 +189,7 @@ impl Agent {
     pub async fn rotate_org_key(&self, name: &str) -> Result<types::OrgCreated, ApiError> {
         let inner = &self.inner;
         let now = clock::now().unix;
+        let _rotating = inner.orgs.rotating.lock().await;
         let successor = store::successor(&inner.agent_home, name)?;
         let (before, key) = inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
         let candidates = key.into_iter().chain(successor);
@@ -201,15 +206,16 @@ impl Agent {
             ..before
         };
         let bytes = charter.sign(&signer).map_err(|error| org::failed(&error))?;
-        // The new keys are kept before anybody hears of them.
-        let successor_file = store::keep_key(&inner.agent_home, name, store::SUCCESSOR_DIR, &successor)?;
-        store::keep_key(&inner.agent_home, name, store::KEY_DIR, &key)?;
+        // The new keys are kept before anybody hears of them, and the old ones until the charter is.
+        store::keep_next_keys(&inner.agent_home, name, &key, &successor)?;
         let org = inner.orgs.change(name, |org| {
             org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))?;
             org.key = Some(key);
-            Ok(org.roster.org())
+            Ok((org.roster.org(), org.roster.charter().clone()))
         });
-        let org = org.await?;
+        let (org, charter) = org.await?;
+        store::promote_keys(&inner.agent_home, name, &charter)?;
+        let successor_file = store::successor_file(&inner.agent_home, name);
         // A list of the new key, and with it the charter, goes to everybody.
         keeper::publish_list(inner, name, None, now).await?;
         Ok(types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file })

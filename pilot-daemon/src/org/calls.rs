@@ -10,7 +10,6 @@ use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request};
 use pilot_core::org::charter::Charters;
 use pilot_core::org::invite::Invite;
 use pilot_core::org::membership::Proof;
-use pilot_core::org::revocation::list_digest;
 use pilot_core::org::roster::{Learned, Records, Roster};
 use pilot_core::time::Now;
 use pilot_core::transport::Code;
@@ -212,9 +211,8 @@ async fn sync_with(inner: &Inner, name: &str, peer: PeerInfo) -> Result<Learned,
     loop {
         let request = inner.orgs.with(name, |org| {
             let Heard { epoch, after } = org.heard.get(&peer.key).copied().unwrap_or_default();
-            let charters = org.roster.charters().chain().count() as u64;
-            let lists = org.roster.revocations().lists().map(|list| ListDigest(list_digest(list))).collect();
-            Request::Sync { org: org.roster.org(), after, epoch, charters, lists }
+            let known = org.roster.rule_digests().map(ListDigest).collect();
+            Request::Sync { org: org.roster.org(), after, epoch, known }
         })?;
         let Reply::News { epoch, after, more, records } = call(inner, peer.clone(), &request).await? else {
             return Err(unexpected());
@@ -300,7 +298,7 @@ async fn tell(inner: &Arc<Inner>, name: &str, is_told: impl Fn(&IdentityKey) -> 
     let told = inner.orgs.with(name, |org| {
         let members = org.roster.members(now).map(Proof::key).filter(|key| *key != own && is_told(key));
         let members: Vec<_> = members.filter_map(|key| org.route(&key, now)).collect();
-        (members, Request::Tell { org: org.roster.org(), records: org.roster.rules_except(0, &[]) })
+        (members, Request::Tell { org: org.roster.org(), records: org.roster.rules_except(&[]) })
     });
     let Ok((members, request)) = told else { return };
     let request = Arc::new(request);
@@ -318,7 +316,7 @@ async fn tell(inner: &Arc<Inner>, name: &str, is_told: impl Fn(&IdentityKey) -> 
 /// Tells a former member that it is one, if it can be reached.
 pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: PeerInfo) {
     let request =
-        inner.orgs.with(name, |org| Request::Tell { org: org.roster.org(), records: org.roster.rules_except(0, &[]) });
+        inner.orgs.with(name, |org| Request::Tell { org: org.roster.org(), records: org.roster.rules_except(&[]) });
     let Ok(request) = request else { return };
     let inner = Arc::clone(inner);
     tokio::spawn(async move { drop(call(&inner, former, &request).await) });

@@ -102,7 +102,8 @@ pub(super) async fn sign_list(
     let issuer = issuer.ok_or_else(super::no_issuer)?;
     let signed = inner.orgs.change(name, |org| {
         let failed = |error: pilot_core::org::OrgError| super::failed(&error);
-        let list = org.roster.revocations().next_list(org.roster.org(), issuer.key(), more, now).map_err(failed)?;
+        let list =
+            org.roster.revocations().next_list(org.roster.charters(), issuer.key(), more, now).map_err(failed)?;
         let bytes = list.sign(issuer.identity()).map_err(|error| super::failed(&error))?;
         org.roster.add_list(&bytes, now).map_err(failed)
     });

@@ -33,6 +33,8 @@ pub(crate) struct Orgs {
     table: Mutex<BTreeMap<String, Org>>,
     /// Held by who changes what is on disk, from the change until it is there.
     writing: tokio::sync::Mutex<()>,
+    /// Held by who replaces the key of an organisation: of two at once one would lose the key that its charter names.
+    pub(crate) rotating: tokio::sync::Mutex<()>,
     /// Names this process to those who ask what is new.
     epoch: u64,
 }
@@ -66,6 +68,15 @@ pub(crate) struct Standing {
     /// What the organisation is called.
     pub(crate) org: String,
     pub(crate) membership: Membership,
+    /// Its revocation lists are as young as it wants them to be: it is a reason to let somebody in.
+    pub(crate) is_fresh: bool,
+}
+
+impl Standing {
+    /// Whether it is a reason to let the member call `service`.
+    pub(crate) fn vouches_for(&self, service: &str) -> bool {
+        self.is_fresh && self.membership.allows_service(service)
+    }
 }
 
 impl Orgs {
@@ -76,7 +87,8 @@ impl Orgs {
     pub(crate) fn load(home: &AgentHome, identity: &Identity, now: UnixTime) -> Result<Self, HomeError> {
         let table = Mutex::new(store::load(home, now)?);
         let epoch = u64::from_be_bytes(entropy()?);
-        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing: tokio::sync::Mutex::new(()), epoch })
+        let (writing, rotating) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
+        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing, rotating, epoch })
     }
 
     /// Names this process to those who ask what is new.
@@ -84,15 +96,14 @@ impl Orgs {
         self.epoch
     }
 
-    /// What the organisations that we share with `key` say of it. One whose revocation lists are too old says nothing.
+    /// What the organisations that we share with `key` say of it.
     pub(crate) fn standings(&self, key: &IdentityKey, now: UnixTime) -> Vec<Standing> {
         let table = self.table();
-        let fresh = table.iter().filter(|(_, org)| org.roster.lists_are_fresh(now));
         let standing = |(name, org): (&String, &Org)| {
             let membership = org.roster.member(key, now)?.clone();
-            Some(Standing { org: name.clone(), membership })
+            Some(Standing { org: name.clone(), membership, is_fresh: org.roster.lists_are_fresh(now) })
         };
-        fresh.filter_map(standing).collect()
+        table.iter().filter_map(standing).collect()
     }
 
     /// The names of all organisations.
@@ -125,7 +136,7 @@ impl Orgs {
     ) -> Result<T, ApiError> {
         let _writing = self.writing.lock().await;
         let (result, before, bytes) = self.with(name, |org| {
-            let before = (org.roster.clone(), org.invites.clone());
+            let before = (org.roster.clone(), org.invites.clone(), org.key.clone());
             let result = change(org);
             (result, before, org.to_bytes())
         })?;
@@ -135,23 +146,23 @@ impl Orgs {
         match kept.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string())).and_then(|kept| Ok(kept?)) {
             Ok(()) => result,
             Err(error) => {
-                self.with(name, |org| (org.roster, org.invites) = before)?;
+                self.with(name, |org| (org.roster, org.invites, org.key) = before)?;
                 Err(error)
             }
         }
     }
 
-    /// Takes up an organisation that this agent has founded or joined, and returns when that is on disk.
+    /// Takes up an organisation that this agent has joined, or founded with this successor, and returns when that is on disk.
     ///
     /// # Errors
     /// If there is one of that name, there are too many, or it cannot be kept.
-    pub(crate) async fn add(&self, org: Org) -> Result<(), ApiError> {
+    pub(crate) async fn add(&self, org: Org, successor: Option<Identity>) -> Result<(), ApiError> {
         let name = org.roster.charter().name.clone();
         let _writing = self.writing.lock().await;
         self.check_new(&name)?;
         let (home, bytes) = (self.home.clone(), org.to_bytes());
-        let (file, key) = (name.clone(), org.key.clone());
-        let kept = tokio::task::spawn_blocking(move || store::create(&home, &file, key.as_ref(), &bytes)).await;
+        let (file, keys) = (name.clone(), org.key.clone().zip(successor));
+        let kept = tokio::task::spawn_blocking(move || store::create(&home, &file, keys, &bytes)).await;
         kept.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))??;
         self.table().insert(name, org);
         Ok(())
@@ -193,8 +204,9 @@ impl Orgs {
     /// # Errors
     /// If the agent is not in the organisation, or the news cannot be kept.
     pub(crate) async fn learn(&self, name: &str, records: &Records, now: UnixTime) -> Result<Learned, ApiError> {
-        let is_news = self.with(name, |org| org.roster.clone().learn(records, now).is_any())?;
-        if !is_news {
+        // Whatever a caller sends is verified without the lock, for which every call to a service waits.
+        let mut roster = self.with(name, |org| org.roster.clone())?;
+        if !roster.learn(records, now).is_any() {
             return Ok(Learned::default());
         }
         self.change(name, |org| Ok(org.roster.learn(records, now))).await

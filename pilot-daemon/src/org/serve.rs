@@ -77,16 +77,15 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
             let name = org_of(inner, &org)?;
             introduce(inner, &name, caller, proof, whereabouts, now).await
         }
-        Request::Sync { org, after, epoch, charters, lists } => {
+        Request::Sync { org, after, epoch, known } => {
             let name = member_of(inner, &org, &caller, now)?;
-            let lists: Vec<_> = lists.into_iter().map(|digest| digest.0).collect();
+            let known: Vec<_> = known.into_iter().map(|digest| digest.0).collect();
             let own_epoch = inner.orgs.epoch();
             let after = if epoch == own_epoch { after } else { 0 };
             inner.orgs.with(&name, |org| {
                 let (members, after) = org.roster.members_since(after, SYNC_MEMBERS_MAX);
                 let more = after < org.roster.arrivals() && !members.proofs.is_empty();
-                let charters = usize::try_from(charters).unwrap_or(usize::MAX);
-                let rules = org.roster.rules_except(charters, &lists);
+                let rules = org.roster.rules_except(&known);
                 let records = Records { charters: rules.charters, lists: rules.lists, ..members };
                 Reply::News { epoch: own_epoch, after, more, records }
             })
@@ -102,8 +101,13 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
         }
         Request::Leave { org } => {
             let name = member_of(inner, &org, &caller, now)?;
-            let ends = inner.orgs.with(&name, |org| org.roster.member(&caller, now).map(|member| member.expires))?;
-            let revocation = ends.map(|kept_until| Revocation { member: caller, issued_until: now, kept_until });
+            let own =
+                inner.orgs.with(&name, |org| org.roster.member(&caller, now).map(|own| (own.issued, own.expires)))?;
+            let revocation = own.map(|(issued, kept_until)| Revocation {
+                member: caller,
+                issued_until: now.max(issued),
+                kept_until,
+            });
             // So that nobody takes it up again; where that cannot be signed, its time will end it.
             if let Err(error) = keeper::sign_list(inner, &name, revocation, now).await {
                 tracing::debug!(%error, org = name, "a member has left");
@@ -147,7 +151,7 @@ async fn renew(inner: &Arc<Inner>, name: &str, caller: IdentityKey, now: UnixTim
             groups: membership.groups.clone(),
             services: membership.services.clone(),
             generations: membership.generations,
-            lifetime: membership.expires.as_secs() - membership.issued.as_secs(),
+            lifetime: membership.expires.as_secs().saturating_sub(membership.issued.as_secs()),
         };
         let applicant = Applicant { key: caller, modifier: membership.modifier, name: membership.name.clone() };
         let proof = issuer.enrol(&org.roster, &applicant, &terms, now).map_err(|error| refused(error.to_string()))?;
@@ -159,7 +163,7 @@ async fn renew(inner: &Arc<Inner>, name: &str, caller: IdentityKey, now: UnixTim
 /// Takes a member up that was just made, and tells it what it needs.
 fn admit(roster: &mut Roster, proof: Vec<u8>, now: UnixTime) -> Result<Reply, ApiError> {
     roster.add_proof(&proof, now).map_err(|error| refused(error.to_string()))?;
-    let rules = roster.rules_except(0, &[]);
+    let rules = roster.rules_except(&[]);
     let (members, _) = roster.members_since(0, FIRST_MEMBERS_MAX);
     let records = Records { charters: rules.charters, lists: rules.lists, ..members };
     Ok(Reply::Enrolled { proof, records })

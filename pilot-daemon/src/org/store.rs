@@ -5,6 +5,7 @@
 //!   state                   0600, roster, open invites, who has enrolled this agent
 //!   key/                    the organisation's key, where this agent has founded it
 //!   successor/              the key that may replace it, until somebody takes it to a safe place
+//!   key.next/, successor.next/   those of a charter that is just being made
 //! ```
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 use minicbor::{Decode, Encode};
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::Identity;
+use pilot_core::org::charter::Charter;
 use pilot_core::org::issuer::Invites;
 use pilot_core::org::roster::{Records, Roster};
 use pilot_core::record::is_name;
@@ -27,9 +29,11 @@ use crate::home::{AgentHome, HomeError};
 
 const STATE_FILE: &str = "state";
 /// Where the organisation's key is kept.
-pub(crate) const KEY_DIR: &str = "key";
+const KEY_DIR: &str = "key";
 /// Where the key is kept that may replace the organisation's.
-pub(crate) const SUCCESSOR_DIR: &str = "successor";
+const SUCCESSOR_DIR: &str = "successor";
+/// What the directory of a key ends in until the charter that names it is kept.
+const NEXT_SUFFIX: &str = ".next";
 
 #[derive(Encode, Decode)]
 #[cbor(map)]
@@ -81,6 +85,7 @@ fn load_one(home: &AgentHome, name: &str, now: UnixTime) -> Result<Option<Org>, 
     let damaged = |what: String| HomeError::Damaged { path: path.clone(), what };
     let state: State = cbor::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     let roster = Roster::from_records(state.org, &state.records, now).map_err(|error| damaged(error.to_string()))?;
+    promote_keys(home, name, roster.charter())?;
     let key = key_home(home, name, KEY_DIR).stored_identity()?;
     Ok(Some(Org { invites: state.invites, ..Org::new(roster, key, state.enrolled_by) }))
 }
@@ -91,20 +96,58 @@ pub(super) fn save(home: &AgentHome, name: &str, state: &[u8]) -> Result<(), Hom
 }
 
 /// Keeps a new organisation; its state comes last, and with it the organisation is there.
-pub(super) fn create(home: &AgentHome, name: &str, key: Option<&Identity>, state: &[u8]) -> Result<(), HomeError> {
+pub(super) fn create(
+    home: &AgentHome,
+    name: &str,
+    keys: Option<(Identity, Identity)>,
+    state: &[u8],
+) -> Result<(), HomeError> {
     make_dir(dir_of(home, name))?;
-    if let Some(key) = key {
-        keep_key(home, name, KEY_DIR, key)?;
+    if let Some((key, successor)) = keys {
+        keep_key(home, name, KEY_DIR, &key)?;
+        keep_key(home, name, SUCCESSOR_DIR, &successor)?;
     }
     save(home, name, state)
 }
 
-/// Keeps a key of an organisation in a directory of its own.
-pub(crate) fn keep_key(home: &AgentHome, name: &str, kind: &str, key: &Identity) -> Result<PathBuf, HomeError> {
+/// Keeps the keys of a charter that is still to be made, beside those in force: without these nobody could make it any more.
+pub(crate) fn keep_next_keys(
+    home: &AgentHome,
+    name: &str,
+    key: &Identity,
+    successor: &Identity,
+) -> Result<(), HomeError> {
+    keep_key(home, name, &format!("{KEY_DIR}{NEXT_SUFFIX}"), key)?;
+    keep_key(home, name, &format!("{SUCCESSOR_DIR}{NEXT_SUFFIX}"), successor)
+}
+
+/// Puts the keys that `charter`, which is kept, names in place of those before it. What a crash interrupts is done at the next start.
+pub(crate) fn promote_keys(home: &AgentHome, name: &str, charter: &Charter) -> Result<(), HomeError> {
+    for (kind, key) in [(KEY_DIR, charter.key), (SUCCESSOR_DIR, charter.successor)] {
+        let next = key_home(home, name, &format!("{kind}{NEXT_SUFFIX}"));
+        // Half a key, or one of a charter that never was, is what a crash has left.
+        let kept = next.stored_identity().ok().flatten();
+        if kept.is_some_and(|kept| kept.key() == key) {
+            let dir = dir_of(home, name).join(kind);
+            let failed = |source| HomeError::Write { path: dir.clone(), source };
+            if dir.exists() {
+                fs::remove_dir_all(&dir).map_err(failed)?;
+            }
+            fs::rename(next.path(), &dir).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the key is that may replace the organisation's.
+pub(crate) fn successor_file(home: &AgentHome, name: &str) -> PathBuf {
+    dir_of(home, name).join(SUCCESSOR_DIR).join("identity.pem")
+}
+
+fn keep_key(home: &AgentHome, name: &str, kind: &str, key: &Identity) -> Result<(), HomeError> {
     let keys = key_home(home, name, kind);
     make_dir(keys.path().to_owned())?;
-    keys.replace_identity(key)?;
-    Ok(keys.path().join("identity.pem"))
+    keys.replace_identity(key)
 }
 
 /// The key that may replace the organisation's, if it is still here.
@@ -135,4 +178,40 @@ fn key_home(home: &AgentHome, name: &str, kind: &str) -> AgentHome {
 
 fn make_dir(path: PathBuf) -> Result<(), HomeError> {
     DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|source| HomeError::Write { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::time::Duration;
+
+    use pilot_core::org::issuer::Issuer;
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
+
+    #[test]
+    fn a_crash_while_the_key_is_replaced_leaves_the_key_that_the_charter_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = AgentHome::at(directory.path());
+        let keys: Vec<_> = (1..5).map(|seed| Identity::generate([seed; 32])).collect();
+        let charters = Issuer::found(&keys[0], keys[1].key(), "fleet", Duration::ZERO, NOW).unwrap();
+        let mut org = Org::new(Roster::new(charters), Some(keys[0].clone()), None);
+        create(&home, "fleet", Some((keys[0].clone(), keys[1].clone())), &org.to_bytes()).unwrap();
+        let kept = || {
+            let key = load_one(&home, "fleet", NOW).unwrap().unwrap().key.unwrap();
+            (key.key(), successor(&home, "fleet").unwrap().unwrap().key())
+        };
+        keep_next_keys(&home, "fleet", &keys[2], &keys[3]).unwrap();
+        assert_eq!(kept(), (keys[0].key(), keys[1].key()), "killed before the charter");
+        let before = org.roster.charter().clone();
+        let (key, next) = (keys[2].key(), keys[3].key());
+        let charter = Charter { sequence: 1, key, successor: next, previous_until: NOW, ..before };
+        org.roster.add_charter(&charter.sign(&keys[0]).unwrap(), NOW).unwrap();
+        save(&home, "fleet", &org.to_bytes()).unwrap();
+        assert_eq!(kept(), (key, next), "killed after it");
+        assert_eq!(kept(), (key, next), "and for good");
+    }
 }
