@@ -6,12 +6,12 @@ use crate::dial::{Dial, Stage};
 use crate::event::{ConnectError, Event};
 use crate::handshake::{self, EARLY_DATA_LEN_MAX, Initiator, Local, Parameters};
 use crate::id::{IdentityKey, Instance, SessionIndex, TunnelId};
-use crate::limits::{CONNECT_TIMEOUT, NEXT_INSTANCE_AFTER, RETRIES_BEFORE_NEW_CIRCUIT};
+use crate::limits::{CONNECT_TIMEOUT, NEXT_INSTANCE_AFTER, RETRIES_BEFORE_NEW_CIRCUIT, UNCONFIRMED_SESSION_LIFETIME};
 use crate::path::Hop;
 use crate::peer::EarlyTunnel;
 use crate::rng::Rng;
 use crate::route::Route;
-use crate::time::{Mono, Now};
+use crate::time::{Mono, Now, UnixTime};
 use crate::transport::Code;
 use crate::tunnel::{Agreed, LiveSession, Tunnel};
 use crate::wire;
@@ -109,6 +109,11 @@ impl Node {
 
     /// Makes message 1 of an attempt that has none yet. A new tunnel's has the early data that there is.
     pub(super) fn seal_dial(&mut self, now: Now, index: u32) {
+        let is_unsealed = |dial: &Dial| matches!(dial.stage, Stage::Unsealed { .. });
+        if !self.peers[index as usize].dial.as_ref().is_some_and(is_unsealed) {
+            return;
+        }
+        let timestamp = self.init_timestamp(now);
         let peer = &mut self.peers[index as usize];
         let Some(dial) = &mut peer.dial else { return };
         let Stage::Unsealed { index: local_index } = dial.stage else { return };
@@ -125,7 +130,7 @@ impl Node {
         };
         let parameters = Parameters { next_packet, ..self.config.parameters() };
         let message_1 = peer.certificate.as_ref().and_then(|remote| {
-            Initiator::start(&local, remote, local_index, tunnel, &parameters, early, now.unix, &mut self.rng).ok()
+            Initiator::start(&local, remote, local_index, tunnel, &parameters, early, timestamp, &mut self.rng).ok()
         });
         (dial.stage, dial.datagram) = match message_1 {
             Some((initiator, datagram)) => {
@@ -133,6 +138,16 @@ impl Node {
             }
             None => certificate_question(&peer.key, local_index, &mut self.rng),
         };
+    }
+
+    /// The time that a first message names. As long as the one before may wait at its responder it is a later one, even if the clock was
+    /// set back: the responder drops what is older (spec/handshake.md §4).
+    fn init_timestamp(&mut self, now: Now) -> UnixTime {
+        let (made, last) = self.last_init;
+        let is_recent = now.mono.since(made) < UNCONFIRMED_SESSION_LIFETIME;
+        let least = if is_recent { UnixTime(last.0.saturating_add(1)) } else { UnixTime(0) };
+        self.last_init = (now.mono, now.unix.max(least));
+        self.last_init.1
     }
 
     /// Sends the attempt's datagram by every way that is known; the first answer counts.

@@ -44,7 +44,7 @@ pub use crate::peer::{Home, PeerInfo, PeerStatus};
 use crate::rng::Rng;
 use crate::route::Route;
 use crate::stats::Stats;
-use crate::time::{ClockWatch, Mono, Now};
+use crate::time::{ClockWatch, Mono, Now, UnixTime};
 use crate::transport::{
     Audit, Code, DatagramError, OpenStreamError as TransportOpenError, Read, ReadError, WriteError,
 };
@@ -95,6 +95,8 @@ pub struct Node {
     load: Load,
     /// Whether both clocks go on alike.
     clocks: ClockWatch,
+    /// When the last first message was made, and its timestamp.
+    last_init: (Mono, UnixTime),
     /// Which early data was taken before.
     freshness: Freshness,
     stats: Stats,
@@ -142,6 +144,7 @@ impl Node {
             unknowns: RateLimit::new(now.mono),
             load: Load::new(now.mono),
             clocks: ClockWatch::new(now),
+            last_init: (now.mono, UnixTime(0)),
             freshness: Freshness::new(now.unix),
             stats: Stats::default(),
         }

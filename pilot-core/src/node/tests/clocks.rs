@@ -150,6 +150,22 @@ fn a_snapshot_of_a_handshake_under_way_makes_a_session_of_its_own() {
     }
 }
 
+/// The responder has answered, and waits with that session for what is not older.
+#[test]
+fn a_clock_that_is_set_back_during_a_handshake_does_not_keep_it_from_succeeding() {
+    for back in [3, 3_600, DAY / 2] {
+        let mut pair = Pair::new();
+        pair.learn_certificates();
+        pair.cut_ways.insert((1, 0));
+        pair.request(0, 1, b"hello");
+        pair.run_for(Duration::from_millis(500));
+        pair.set_clock(0, -back);
+        pair.cut_ways.clear();
+        pair.run_until(Duration::from_secs(5), |pair| pair.incoming(1).is_some());
+        assert!(pair.incoming(1).is_some() && pair.is_whole(), "{back} s");
+    }
+}
+
 /// The original went on for a while before the snapshot took its place: what the two have sent does not fit together.
 #[test]
 fn a_restored_snapshot_in_place_of_the_original_begins_a_new_tunnel() {

@@ -26,7 +26,7 @@ impl Pair {
         pair
     }
 
-    fn learn_certificates(&mut self) {
+    pub(super) fn learn_certificates(&mut self) {
         for (which, other) in [(0, 1), (1, 0)] {
             let certificate = Some(self.hosts[other].node.keys.certificate.clone());
             let info = PeerInfo { key: self.key(other), certificate, addresses: Vec::new(), homes: Vec::new() };
