@@ -1,6 +1,6 @@
 //! Who may call which service (spec/rules.md).
 //!
-//! [`Rules`] is the file, read again when it has changed; [`Table`] what it says; [`Table::decide`] the decision, with its reason.
+//! A [`Table`] is what the file says, a [`Decision`] what follows for one caller, with its reason.
 
 use std::fmt;
 use std::fs;

@@ -35,6 +35,8 @@ const NEWS_INTERVAL: Duration = Duration::from_secs(2);
 const TOLD_AT_ONCE: usize = 64;
 /// Members that an agent shows itself to when it starts.
 const MET_MAX: usize = 8;
+/// Members that are heard each time.
+const ANSWERS_WANTED: usize = 2;
 /// Members asked one after another for news, when the first do not answer.
 const ASKED_MAX: usize = 3;
 
@@ -190,18 +192,21 @@ pub(crate) async fn refresh(inner: &Arc<Inner>, name: &str) {
     }
 }
 
-/// Asks members for news until one answers; tells whether one did.
-pub(crate) async fn sync(inner: &Arc<Inner>, name: &str) -> bool {
-    for peer in candidates(inner, name).await.into_iter().take(ASKED_MAX) {
+/// Asks members for news until two have answered: one alone could keep something back.
+pub(crate) async fn sync(inner: &Arc<Inner>, name: &str) {
+    let mut answered = 0;
+    for peer in candidates(inner, name).await {
         match sync_with(inner, name, peer).await {
             Ok(learned) => {
                 announce(inner, name, learned, None).await;
-                return true;
+                answered += 1;
             }
             Err(error) => tracing::debug!(%error, org = name, "no news"),
         }
+        if answered == ANSWERS_WANTED {
+            return;
+        }
     }
-    false
 }
 
 async fn sync_with(inner: &Inner, name: &str, peer: PeerInfo) -> Result<Learned, ApiError> {
@@ -257,7 +262,8 @@ async fn candidates(inner: &Inner, name: &str) -> Vec<PeerInfo> {
         let others = org.roster.members(now).map(Proof::key).filter(|key| *key != own);
         let mut keys: Vec<_> = others.collect();
         let rank = |key: &IdentityKey| {
-            let seen = org.roster.whereabouts(key).map(|whereabouts| whereabouts.issued);
+            // Nobody was seen in the future.
+            let seen = org.roster.whereabouts(key).map(|whereabouts| whereabouts.issued.min(now));
             (connected.contains(key), org.enrolled_by == Some(*key), seen)
         };
         keys.sort_by_key(|key| std::cmp::Reverse(rank(key)));
