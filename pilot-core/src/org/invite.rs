@@ -4,7 +4,7 @@
 //! pilot-invite:NAME.BASE64URL
 //! ```
 //!
-//! NAME is there for people. The rest is the deterministic CBOR of [`Contents`] and the first four bytes of its SHA-256, so that an invite that
+//! NAME is there for people. The rest is the deterministic CBOR of its contents and the first four bytes of its SHA-256, so that an invite that
 //! was cut or mistyped is told from one that is worth nothing.
 
 use std::fmt;
