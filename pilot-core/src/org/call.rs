@@ -2,14 +2,13 @@
 //!
 //! [`ServicePort::ORG`]: crate::id::ServicePort::ORG
 
-use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
 use super::invite::{INVITE_ID_LEN, INVITE_SECRET_LEN};
 use super::revocation::{LIST_DIGEST_LEN, LIST_LEN_MAX};
 use super::roster::Records;
 use crate::id::IdentityKey;
-use crate::wire::cbor::{self, CborError};
+use crate::wire::cbor;
 
 /// The greatest request: a revocation list, or a proof with whereabouts, and the rest.
 pub const REQUEST_LEN_MAX: usize = LIST_LEN_MAX + 16 * 1_024;
@@ -150,28 +149,4 @@ pub enum Reply {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ListDigest(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; LIST_DIGEST_LEN]);
 
-macro_rules! message {
-    ($($message:ident),*) => {$(
-        impl $message {
-            /// Deterministic CBOR.
-            pub fn encode(&self) -> Vec<u8> {
-                cbor::to_vec(self)
-            }
-
-            /// Reads what [`Self::encode`] wrote.
-            ///
-            /// # Errors
-            /// If the bytes are anything else.
-            pub fn decode(bytes: &[u8]) -> Result<Self, CborError> {
-                cbor::from_slice(bytes)
-            }
-        }
-    )*};
-}
-
-message!(Request, Reply);
-
-/// A list of signed records, as [`Records`] has them.
-pub fn byte_vecs<'a>(records: impl IntoIterator<Item = &'a [u8]>) -> Vec<ByteVec> {
-    records.into_iter().map(|bytes| bytes.to_vec().into()).collect()
-}
+cbor::message!(Request, Reply);

@@ -45,6 +45,28 @@ fn array<const N: usize>(decoder: &mut Decoder<'_>) -> Result<[u8; N], decode::E
     <[u8; N]>::try_from(decoder.bytes()?).map_err(|_| decode::Error::message("wrong length of a byte string").at(at))
 }
 
+/// Gives messages that travel alone on a stream their `encode` and `decode`.
+macro_rules! message {
+    ($($message:ident),*) => {$(
+        impl $message {
+            /// Encodes the message as it stands on its stream.
+            pub fn encode(&self) -> Vec<u8> {
+                $crate::wire::cbor::to_vec(self)
+            }
+
+            /// Decodes a message that fills `bytes`.
+            ///
+            /// # Errors
+            /// `CborError` when the bytes are anything but the one encoding of a message.
+            pub fn decode(bytes: &[u8]) -> Result<Self, $crate::wire::cbor::CborError> {
+                $crate::wire::cbor::from_slice(bytes)
+            }
+        }
+    )*};
+}
+
+pub(crate) use message;
+
 macro_rules! byte_string {
     ($($id:ident),*) => {$(
         impl<C> Encode<C> for $id {

@@ -11,7 +11,7 @@ use minicbor::{Decode, Encode};
 use crate::address::Address;
 use crate::id::IdentityKey;
 use crate::time::UnixTime;
-use crate::wire::cbor::{self, CborError};
+use crate::wire::cbor;
 
 /// The greatest request: two records of 8,192 bytes and their framing.
 pub const REQUEST_LEN_MAX: usize = 17 * 1_024;
@@ -224,26 +224,7 @@ pub struct Status {
     pub packets_dropped: u64,
 }
 
-macro_rules! message {
-    ($($message:ident),*) => {$(
-        impl $message {
-            /// Encodes the message as it stands on its stream.
-            pub fn encode(&self) -> Vec<u8> {
-                cbor::to_vec(self)
-            }
-
-            /// Decodes a message that fills `bytes`.
-            ///
-            /// # Errors
-            /// [`CborError`] when the bytes are anything but the one encoding of a message.
-            pub fn decode(bytes: &[u8]) -> Result<Self, CborError> {
-                cbor::from_slice(bytes)
-            }
-        }
-    )*};
-}
-
-message!(Request, Reply);
+cbor::message!(Request, Reply);
 
 #[cfg(test)]
 mod tests {
