@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use pilot_core::id::ServicePort;
 use pilot_core::identity::Certificate;
 use pilot_core::node::PeerInfo;
@@ -337,15 +336,9 @@ async fn exchange(inner: &Inner, backbone: &BackboneTicket, request: &Request) -
     }
     let header = StreamHeader::new(ServicePort::DIRECTORY);
     let mut stream = inner.open(backbone.identity, header).await?;
-    stream.write_chunk(Bytes::from(request.encode())).await?;
-    stream.finish();
-    let mut reply = Vec::new();
-    while let Some(chunk) = stream.read_chunk().await? {
-        reply.extend_from_slice(&chunk);
-        if reply.len() > REPLY_LEN_MAX {
-            return Err(ApiError::new(ErrorCode::Failed, "the directory's reply is longer than any can be"));
-        }
-    }
+    let reply = stream.exchange(request.encode(), REPLY_LEN_MAX).await?;
+    let too_long = || ApiError::new(ErrorCode::Failed, "the directory's reply is longer than any can be");
+    let reply = reply.ok_or_else(too_long)?;
     Reply::decode(&reply).map_err(|error| {
         ApiError::new(ErrorCode::Failed, format!("the directory's reply makes no sense: {error}"))
             .hint("backbone and agent are perhaps of different versions")

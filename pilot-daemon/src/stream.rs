@@ -170,6 +170,23 @@ impl Stream {
         (ReadHalf { stream: self }, WriteHalf { stream: self })
     }
 
+    /// Says everything that there is to say, and hears the other side out; `None` if that is more than `len_max` bytes.
+    ///
+    /// # Errors
+    /// How the stream ended early.
+    pub async fn exchange(&mut self, request: Vec<u8>, len_max: usize) -> Result<Option<Vec<u8>>, StreamError> {
+        self.write_chunk(request.into()).await?;
+        self.finish();
+        let mut reply = Vec::new();
+        while let Some(chunk) = self.read_chunk().await? {
+            reply.extend_from_slice(&chunk);
+            if reply.len() > len_max {
+                return Ok(None);
+            }
+        }
+        Ok(Some(reply))
+    }
+
     /// Finishes our direction; what was written is still delivered.
     pub fn finish(&mut self) {
         self.split().1.finish();

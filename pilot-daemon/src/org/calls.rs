@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::PeerInfo;
 use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request};
@@ -21,7 +20,7 @@ use super::{Heard, Org};
 use crate::agent::Inner;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
-use crate::stream::{EndedBy, Stream, StreamError};
+use crate::stream::{EndedBy, StreamError};
 
 /// A member that does not answer within this is not waited for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,26 +67,12 @@ pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Re
 
 /// One call on one stream; the inner error tells how that broke.
 async fn exchange(inner: &Inner, peer: IdentityKey, request: &Request) -> Result<Result<Reply, StreamError>, ApiError> {
-    let stream = inner.open(peer, StreamHeader::new(ServicePort::ORG)).await?;
-    match ask(stream, request).await {
+    let mut stream = inner.open(peer, StreamHeader::new(ServicePort::ORG)).await?;
+    match stream.exchange(request.encode(), REPLY_LEN_MAX).await {
         Ok(Some(reply)) => Reply::decode(&reply).map(Ok).map_err(|_| unexpected()),
         Ok(None) => Err(ApiError::new(ErrorCode::Failed, "the member's reply is longer than any can be")),
         Err(error) => Ok(Err(error)),
     }
-}
-
-/// The bytes of the reply; none if there are too many.
-async fn ask(mut stream: Stream, request: &Request) -> Result<Option<Vec<u8>>, StreamError> {
-    stream.write_chunk(Bytes::from(request.encode())).await?;
-    stream.finish();
-    let mut reply = Vec::new();
-    while let Some(chunk) = stream.read_chunk().await? {
-        reply.extend_from_slice(&chunk);
-        if reply.len() > REPLY_LEN_MAX {
-            return Ok(None);
-        }
-    }
-    Ok(Some(reply))
 }
 
 /// Becomes a member with an invite: the organisation as it is told by who made the invite, verified.
