@@ -1,8 +1,8 @@
 //! The pages for newcomers: each command in them is run, and has to say what the page shows.
 //!
-//! A page is run as it stands, its blocks one after the other, each command on the machine that its prompt names: `laptop$ pilotctl ..`. A machine
-//! is a home directory on this one, so that nothing but the backbone and tickets joins two of them. What varies from run to run looks
-//! real in the page, and matches anything of its kind; so does what an ellipsis leaves out.
+//! A page is run as it stands, its blocks one after the other, each command on the machine that its prompt names: `laptop$ pilotctl ..`. A
+//! machine is a home directory on this one, so that nothing but the backbone and tickets joins two of them. What varies from run to run
+//! looks real in the page, and matches anything of its kind; so does what an ellipsis leaves out.
 
 mod support;
 
@@ -24,8 +24,8 @@ use tempfile::TempDir;
 const MACHINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/docs/machine");
 /// What a command may take on a loaded machine before the test is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the blocks of a page may be: run, used by a test of its own, or shown files that a test writes.
-const BLOCKS: [&str; 3] = ["console", "json", "text"];
+/// What the blocks of a page may be: run, or used by a test of its own.
+const BLOCKS: [&str; 2] = ["console", "json"];
 
 /// What varies in outputs, and what stands for it in the words of trycmd.
 const VARYING: [(&str, &str); 13] = [
@@ -111,6 +111,18 @@ impl Lab {
         command
     }
 
+    /// Ends what a page that went wrong has left without a home: whatever runs a program of a machine.
+    fn end_what_is_left(&self) {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let ours = processes.filter(|process| {
+            fs::read_link(process.path().join("exe")).is_ok_and(|program| program.starts_with(self.directory.path()))
+        });
+        for process in ours {
+            // Who has ended by itself meanwhile needs no end.
+            let _ended = Command::new("kill").arg("-KILL").arg(process.file_name()).stderr(Stdio::null()).status();
+        }
+    }
+
     fn homes(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.directory.path()).expect("machines").map(|entry| entry.expect("entry").path());
         entries.filter(|path| path.join(".pilot").is_dir()).collect()
@@ -127,6 +139,7 @@ impl Drop for Lab {
                 let _stopped = command.stdin(Stdio::null()).output();
             }
         }
+        self.end_what_is_left();
     }
 }
 
