@@ -33,7 +33,7 @@ const SERVICE: &str = "query";
 /// `daemon start` runs so often at once: an orchestrator's habit, and more than two cores have use for.
 const STARTS_AT_ONCE: usize = 8;
 /// An agent that is left alone this long is idle.
-const SETTLING: Duration = Duration::from_secs(5);
+pub(crate) const SETTLING: Duration = Duration::from_secs(5);
 /// Who was not answered asks again after this.
 const RETRY: Duration = Duration::from_millis(50);
 /// Asking again ends here, since nobody would wait longer.

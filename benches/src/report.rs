@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::BenchError;
 use crate::figure::{Outcome, Row, median, spread};
-use crate::fleet::Day;
+use crate::fleet::{Day, SETTLING};
 use crate::flood::{Flood, Tally};
 
 /// Features of the processor that decide how fast the AEAD is.
@@ -132,19 +132,20 @@ pub(crate) fn fleet_page(run: &Run, agents: usize, days: &[Day], sizes: &[u64], 
     const COLUMNS: [Column; 6] = [
         ("first `daemon start` until the last agent is a member", "s", |day| day.joined_s),
         ("until every agent was answered by every other, as a member", "s", |day| day.trusted_s),
-        ("calls among these that had to be made again", "", |day| day.in_vain),
-        ("memory of all agents, idle, no tunnels but those to the backbone and a few members", "MiB", |day| {
-            day.idle_mib
-        }),
-        ("memory of all agents, idle, each with a tunnel to every other", "MiB", |day| day.connected_mib),
+        ("calls among these that had to be made again", "calls", |day| day.in_vain),
+        ("memory of all agents, each with a tunnel to the backbone and to a few members", "MiB", |day| day.idle_mib),
+        ("memory of all agents, each with a tunnel to every other", "MiB", |day| day.connected_mib),
         ("`org revoke` until the last tunnel with the revoked agent is closed", "s", |day| day.revoked_s),
     ];
     let mut page = format!("# Fleet\n\n{}", run.head());
     page.push_str(&format!(
-        "\n## {agents} agents, one invite, one machine\n\nEach is a process with a home of its own, and this is its first boot: identity, registration and membership \
-         included. They share a backbone and nothing else, so that a call is answered only because caller and called are members. All \
-         {} ordered pairs call. Memory is the sum of what proc(5) calls Pss.\n\n| | median of {} | ± |\n|---|---|---|\n",
+        "\n## {agents} agents, one invite, one machine\n\nEach is a process with a home of its own, and this is its first boot: identity, \
+         registration and membership included. They share a backbone and nothing else, so that a call is answered only because caller \
+         and called are members. All {} ordered pairs call, after which each agent lists all {agents} members. Memory is the sum of what \
+         proc(5) calls Pss, when all were left alone for {} s; these are not counted elsewhere.\n\n\
+         | | median of {} | ± |\n|---|---|---|\n",
         agents * agents.saturating_sub(1),
+        SETTLING.as_secs(),
         days.len(),
     ));
     for (what, unit, of) in COLUMNS {
