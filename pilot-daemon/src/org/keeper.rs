@@ -7,14 +7,17 @@ use pilot_core::org::call::{Reply, Request};
 use pilot_core::org::issuer::Issuer;
 use pilot_core::org::revocation::Revocation;
 use pilot_core::time::UnixTime;
+use tokio::time::timeout;
 
-use super::calls;
+use super::{Orgs, calls, directory};
 use crate::agent::Inner;
 use crate::api::types::ApiError;
 use crate::clock;
 
 /// News are asked for this often by an agent that has no other reason to ask.
-const SYNC_INTERVAL: Duration = Duration::from_secs(300);
+pub(super) const SYNC_INTERVAL: Duration = Duration::from_secs(300);
+/// What need not be on disk at once is there after this: so many members may show themselves in between for one write.
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Keeps up until the agent is gone.
 pub(crate) async fn run(agent: Weak<Inner>) {
@@ -35,6 +38,17 @@ pub(crate) async fn run(agent: Weak<Inner>) {
         is_start = false;
         drop(inner);
         tokio::time::sleep(SYNC_INTERVAL).await;
+    }
+}
+
+/// Puts on disk what was heard, not more often than every now and then, until the agent is gone.
+pub(crate) async fn save(orgs: Weak<Orgs>) {
+    loop {
+        let Some(orgs) = orgs.upgrade() else { return };
+        if timeout(SYNC_INTERVAL, orgs.unsaved()).await.is_ok() {
+            tokio::time::sleep(SAVE_INTERVAL).await;
+            orgs.save_unsaved().await;
+        }
     }
 }
 
@@ -85,6 +99,8 @@ pub(crate) async fn publish_list(
 ) -> Result<(), ApiError> {
     sign_list(inner, name, more, now).await?;
     calls::proclaim(inner, name).await;
+    // So that it is heard of although this agent goes away now.
+    directory::compare(inner, name).await;
     Ok(())
 }
 
@@ -105,7 +121,11 @@ pub(super) async fn sign_list(
         let list =
             org.roster.revocations().next_list(org.roster.charters(), issuer.key(), more, now).map_err(failed)?;
         let bytes = list.sign(issuer.identity()).map_err(|error| super::failed(&error))?;
-        org.roster.add_list(&bytes, now).map_err(failed)
+        org.roster.add_list(&bytes, now).map_err(failed)?;
+        if let (Issuer::Org(_), Some(revocation)) = (&issuer, more) {
+            Arc::make_mut(&mut org.ledger).revoked(revocation, now);
+        }
+        Ok(())
     });
-    signed.await.map(drop)
+    signed.await
 }
