@@ -8,6 +8,8 @@ pub(crate) mod directory;
 pub(crate) mod keeper;
 pub(crate) mod serve;
 pub(crate) mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -376,6 +376,7 @@ fn nobody_loses_a_name_because_the_node_was_down() {
             .map(|agent| StoredAgent { lease_until: restart.unix - 60 * DAY, ..agent })
             .collect(),
         names: vec![],
+        orgs: vec![],
     };
     let mut store = MemoryStore::restore(restart.unix, long_ago).unwrap();
     let returns_until = restart.unix + RETURN_TIME;
