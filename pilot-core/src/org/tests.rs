@@ -473,7 +473,7 @@ impl Theft {
             key: agent(3).key(),
             successor: agent(5).key(),
             signer: successor().key(),
-            previous_until: now,
+            previous_until: now - DAY,
             issued: now,
             ..before.clone()
         };
@@ -490,7 +490,9 @@ fn when_a_stolen_key_is_cut_off_nobody_has_to_join_again() {
     let mut theft = Theft::before();
     let rescue = theft.rescue(NOW);
     theft.roster.learn(&rescue, NOW);
-    assert!(!theft.roster.charters().may_issue(&org_key().key(), NOW));
+    for now in [NOW, NOW - DAY] {
+        assert!(!theft.roster.charters().may_issue(&org_key().key(), now), "also by a clock that is behind by a day");
+    }
     assert!((0..3).all(|index| theft.is_member(index, NOW)), "also whom a member has enrolled");
     let restored = Roster::from_records(theft.roster.org(), &theft.roster.records(), NOW).unwrap();
     assert_eq!(restored.members(NOW).count(), 3, "also from disk");
@@ -615,6 +617,32 @@ fn of_two_members_of_one_name_the_nearer_to_the_organisation_has_it() {
     let by_org = by_org().enrol(&roster, &applicant(agent(2), "worker"), &terms(), NOW + DAY).unwrap();
     roster.add_proof(&by_org, NOW + DAY).unwrap();
     assert_eq!(roster.named("worker", NOW + DAY).unwrap().key(), agent(2).key());
+}
+
+#[test]
+fn of_two_who_enrol_one_name_with_the_organisations_key_at_once_the_first_stays_the_one_who_has_it() {
+    let mut roster = founded();
+    for (index, issued) in [(1, NOW + Duration::from_secs(1)), (0, NOW)] {
+        let proof = by_org().enrol(&roster, &applicant(agent(index), "worker"), &terms(), issued).unwrap();
+        roster.add_proof(&proof, issued).unwrap();
+    }
+    assert_eq!(roster.named("worker", NOW + DAY).map(Proof::key), Some(agent(0).key()));
+    assert_eq!(roster.members(NOW + DAY).count(), 2);
+}
+
+#[test]
+fn of_two_who_replace_the_key_at_once_each_is_followed_by_some_until_the_successor_decides() {
+    let (mut one, mut other) = (founded(), founded());
+    let charters = [next_charter(&one, org_key(), agent(3)), next_charter(&one, org_key(), agent(4))];
+    for (roster, order) in [(&mut one, [0, 1]), (&mut other, [1, 0])] {
+        assert_eq!(order.map(|which: usize| roster.add_charter(&charters[which], NOW)), [Ok(true), Ok(false)]);
+    }
+    assert_ne!(one.charter().key, other.charter().key);
+    let decision = next_charter(&founded(), successor(), agent(2));
+    for roster in [&mut one, &mut other] {
+        assert_eq!(roster.add_charter(&decision, NOW), Ok(true));
+    }
+    assert_eq!(one.charter(), other.charter());
 }
 
 #[test]

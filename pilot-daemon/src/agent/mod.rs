@@ -223,7 +223,7 @@ impl Agent {
         tracing::info!(name = agent.name(), version = env!("CARGO_PKG_VERSION"), ?listen, "started");
         agent.join_backbone(registration_sender).await?;
         tokio::spawn(org::keeper::run(Arc::downgrade(&agent.inner)));
-        tokio::spawn(org::keeper::save(Arc::downgrade(&agent.inner.orgs)));
+        tokio::spawn(org::keeper::save(Arc::downgrade(&agent.inner)));
         if agent.inner.backbone.is_some() {
             tokio::spawn(org::directory::run(Arc::downgrade(&agent.inner)));
         }

@@ -98,7 +98,8 @@ pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name
     Ok(Org::new(roster, None, Some(enrolled_by)))
 }
 
-fn believe(
+/// The organisation of an invite as its issuer tells it, if that is this organisation and says that we are a member.
+pub(super) fn believe(
     invite: &Invite,
     records: &Records,
     proof: &[u8],

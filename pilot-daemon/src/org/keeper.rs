@@ -9,7 +9,7 @@ use pilot_core::org::revocation::Revocation;
 use pilot_core::time::UnixTime;
 use tokio::time::timeout;
 
-use super::{Orgs, calls, directory};
+use super::{calls, directory};
 use crate::agent::Inner;
 use crate::api::types::ApiError;
 use crate::clock;
@@ -42,12 +42,16 @@ pub(crate) async fn run(agent: Weak<Inner>) {
 }
 
 /// Puts on disk what was heard, not more often than every now and then, until the agent is gone.
-pub(crate) async fn save(orgs: Weak<Orgs>) {
+pub(crate) async fn save(agent: Weak<Inner>) {
     loop {
-        let Some(orgs) = orgs.upgrade() else { return };
-        if timeout(SYNC_INTERVAL, orgs.unsaved()).await.is_ok() {
+        let Some(orgs) = agent.upgrade().map(|inner| Arc::clone(&inner.orgs)) else { return };
+        let is_unsaved = timeout(SYNC_INTERVAL, orgs.unsaved()).await.is_ok();
+        drop(orgs);
+        if is_unsaved {
             tokio::time::sleep(SAVE_INTERVAL).await;
-            orgs.save_unsaved().await;
+            // Without the agent its home may be another's.
+            let Some(inner) = agent.upgrade() else { return };
+            inner.orgs.save_unsaved().await;
         }
     }
 }

@@ -5,11 +5,14 @@
 use std::fs;
 use std::time::Duration;
 
+use pilot_core::org::OrgError;
 use pilot_core::org::charter::Charters;
+use pilot_core::org::invite::Invite;
 use pilot_core::org::issuer::{Applicant, Terms};
 use pilot_core::org::membership::Proof;
 use pilot_core::org::revocation::Revocation;
 use pilot_core::org::whereabouts::Whereabouts;
+use pilot_core::ticket::Ticket;
 use tempfile::TempDir;
 
 use super::*;
@@ -137,4 +140,29 @@ async fn who_is_told_a_roster_of_another_organisation_learns_nothing() {
     assert!(Proof::verify(&proof, &charters, NOW).is_ok());
     let lies = Records { proofs: vec![proof.into()], ..roster.records() };
     assert_eq!(desk.orgs.learn(FLEET, &lies, NOW).await.unwrap(), Learned::default());
+}
+
+#[tokio::test]
+async fn an_invite_whose_issuer_does_not_speak_for_the_organisation_makes_nobody_a_member() {
+    let desk = Desk::new().await;
+    let genuine = desk.roster();
+    let mallory = Identity::generate([9; 32]);
+    let charters = Issuer::found(&mallory, desk.other.key(), FLEET, Duration::ZERO, NOW).unwrap();
+    let forged = Roster::new(charters);
+    let issuer = Ticket::new(mallory.key(), mallory.modifier(), vec!["192.0.2.1:4000".parse().unwrap()], None).unwrap();
+    let invite = Invite { org: genuine.org(), name: FLEET.into(), issuer, id: [1; 8], secret: [2; 16].into() };
+    let own = &desk.orgs.identity;
+    let by = |key: &Identity, roster: &Roster| enrol(key, roster, "own", own);
+    let believed = |records: &Roster, proof: &[u8]| {
+        calls::believe(&invite, &records.records(), proof, own.key(), NOW).map(|roster| roster.org())
+    };
+    assert_eq!(believed(&genuine, &by(&desk.key, &genuine)), Ok(genuine.org()));
+    assert_eq!(
+        believed(&forged, &by(&mallory, &forged)),
+        Err(OrgError::ForeignOrg),
+        "another organisation of that name"
+    );
+    assert_eq!(believed(&genuine, &by(&mallory, &forged)), Err(OrgError::ForeignOrg), "a proof of another");
+    let others = enrol(&desk.key, &genuine, "other", &desk.other);
+    assert_eq!(believed(&genuine, &others), Err(OrgError::ForeignOrg), "a proof of somebody else");
 }
