@@ -238,12 +238,12 @@ impl Roster {
     fn lister(&self, issuer: &IdentityKey, along: &[ByteVec], now: UnixTime) -> Option<Arc<Proof>> {
         let enrols = |proof: &Arc<Proof>| proof.membership().generations > 0 && self.is_rooted(proof, now);
         let known = self.members.get(issuer).map(|known| &known.proof).or_else(|| self.listers.get(issuer));
-        if let Some(proof) = known {
-            return Some(proof).filter(|proof| enrols(proof)).cloned();
-        }
-        let claims = |bytes: &&ByteVec| Proof::claimed_key(bytes) == Some(*issuer);
-        let bytes = along.iter().find(claims)?;
-        Proof::verify(bytes, &self.charters, now).ok().map(Arc::new).filter(enrols)
+        let is_news = |bytes: &&ByteVec| {
+            known.is_none_or(|known| known.bytes() != bytes.as_slice()) && Proof::claimed_key(bytes) == Some(*issuer)
+        };
+        let told = along.iter().find(is_news).and_then(|bytes| Proof::verify(bytes, &self.charters, now).ok());
+        let proofs = known.cloned().into_iter().chain(told.map(Arc::new)).filter(enrols);
+        proofs.max_by_key(|proof| proof.membership().issued)
     }
 
     /// Takes the whereabouts of a member; tells whether they were news.

@@ -189,7 +189,7 @@ impl Orgs {
         self.unsaved.notified().await;
     }
 
-    /// Puts on disk what was heard and is not there yet.
+    /// Puts on disk what was heard and is not there yet. What the disk does not take stays unsaved.
     pub(crate) async fn save_unsaved(&self) {
         let _writing = self.writing.lock().await;
         for name in self.names() {
@@ -198,6 +198,7 @@ impl Orgs {
                 && let Err(error) = self.save(&name, kept).await
             {
                 tracing::warn!(%error, org = name, "what was heard is not kept");
+                self.unsaved.notify_one();
             }
         }
     }
