@@ -78,10 +78,11 @@ async fn bring(inner: &Arc<Inner>, name: &str, missing: &[RuleDigest]) -> Result
         let Some(list) = lists.into_iter().next().filter(|list| is_missing(list)) else { continue };
         let proof = proofs.into_iter().next().map(Into::into);
         let keep = Request::KeepRules { org, charters, list: list.into(), proof };
-        match backbone_link::call(inner, &keep).await? {
-            Reply::RulesKept => {}
-            Reply::Error { message, .. } => tracing::info!(message, org = name, "the directory does not hold a list"),
-            reply => return Err(backbone_link::unexpected(&reply)),
+        let reply = backbone_link::call(inner, &keep).await?;
+        if let Reply::Error { message, .. } = &reply {
+            tracing::info!(message, org = name, "the directory does not hold a list");
+        } else if reply != Reply::RulesKept {
+            return Err(backbone_link::unexpected(&reply));
         }
     }
     Ok(())

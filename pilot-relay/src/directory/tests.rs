@@ -569,10 +569,9 @@ impl Fleet {
 }
 
 fn held(node: &mut Node, caller: &Agent, org: IdentityKey, known: Vec<RuleDigest>) -> Rules {
-    match node.ask(at(9), caller, Request::Rules { org, known }) {
-        Reply::Rules(rules) => rules,
-        reply => panic!("{reply:?}"),
-    }
+    let reply = node.ask(at(9), caller, Request::Rules { org, known });
+    let Reply::Rules(rules) = reply else { panic!("{reply:?}") };
+    rules
 }
 
 #[test]
@@ -601,9 +600,9 @@ fn nothing_is_held_in_the_name_of_an_organisation_that_has_not_said_it() {
     let (org, key, foreign) = (fleet.key.key(), fleet.key.clone(), other.key.clone());
     let genuine = fleet.revoke(&key, 7, at(0));
     let foreign = other.revoke(&foreign, 7, at(0));
-    let with = |org, from: &Fleet, list: &[u8]| match from.keep(list) {
-        Request::KeepRules { charters, list, .. } => Request::KeepRules { org, charters, list, proof: None },
-        request => panic!("{request:?}"),
+    let with = |org, from: &Fleet, list: &[u8]| {
+        let Request::KeepRules { charters, list, .. } = from.keep(list) else { panic!("another request") };
+        Request::KeepRules { org, charters, list, proof: None }
     };
     let mut forged = genuine.clone();
     *forged.last_mut().unwrap() ^= 1;
