@@ -211,3 +211,23 @@ async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers
         assert_eq!(answers[0].code, ErrorCode::Refused);
     }
 }
+
+#[tokio::test]
+async fn who_has_the_key_of_the_organisation_renews_its_own_membership() {
+    let home = tempfile::tempdir().unwrap();
+    let founder = agent(&home, "founder", None).await;
+    let create = types::CreateOrg { name: "fleet".into(), list_age_max_s: None };
+    patiently(founder.create_org(&create)).await.unwrap();
+    let now = clock::now().unix;
+    let inner = &founder.inner;
+    let expires = |at| {
+        let membership = inner.orgs.with("fleet", |org| org.roster.member(&inner.orgs.own_key(), at).cloned());
+        membership.unwrap().expect("it is a member").expires
+    };
+    let first = expires(now);
+    patiently(org::keeper::renew(inner, "fleet", now + 199 * DAY)).await.unwrap();
+    assert_eq!(expires(now), first, "it is not time yet");
+    let later = now + 300 * DAY;
+    patiently(org::keeper::renew(inner, "fleet", later)).await.unwrap();
+    assert_eq!(expires(later).as_secs(), (later + 400 * DAY).as_secs());
+}

@@ -9,7 +9,7 @@ use pilot_core::org::revocation::Revocation;
 use pilot_core::time::UnixTime;
 use tokio::time::timeout;
 
-use super::{calls, directory};
+use super::{calls, directory, serve};
 use crate::agent::Inner;
 use crate::api::types::ApiError;
 use crate::clock;
@@ -29,7 +29,8 @@ pub(crate) async fn run(agent: Weak<Inner>) {
             if is_start {
                 calls::meet(&inner, &name).await;
             }
-            for result in [renew(&inner, &name).await, refresh_list(&inner, &name).await] {
+            let now = clock::now().unix;
+            for result in [renew(&inner, &name, now).await, refresh_list(&inner, &name).await] {
                 if let Err(error) = result {
                     tracing::warn!(%error, org = name, "organisation");
                 }
@@ -56,18 +57,25 @@ pub(crate) async fn save(agent: Weak<Inner>) {
     }
 }
 
-/// Renews this agent's own membership when half of its time is over.
-async fn renew(inner: &Arc<Inner>, name: &str) -> Result<(), ApiError> {
-    let now = clock::now().unix;
+/// Renews this agent's own membership when half of its time is over; by itself, where it has the organisation's key.
+pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Result<(), ApiError> {
     let own = inner.orgs.own_key();
-    let due = inner.orgs.with(name, |org| {
-        let membership = org.roster.member(&own, now)?;
-        let half = (membership.expires.as_secs() - membership.issued.as_secs()) / 2;
-        let is_due = now.as_secs() >= membership.issued.as_secs() + half;
-        let issuer = org.enrolled_by.filter(|_| is_due)?;
-        Some((org.route(&issuer, now)?, Request::Renew { org: org.roster.org() }))
+    let (is_due, is_own_issuer, issuer) = inner.orgs.with(name, |org| {
+        let is_due = org.roster.member(&own, now).is_some_and(|membership| {
+            let half = (membership.expires.as_secs() - membership.issued.as_secs()) / 2;
+            now.as_secs() >= membership.issued.as_secs() + half
+        });
+        let is_own_issuer = matches!(inner.orgs.issuer(org, now), Some(Issuer::Org(_)));
+        let route = org.enrolled_by.and_then(|issuer| org.route(&issuer, now));
+        (is_due, is_own_issuer, route.map(|issuer| (issuer, Request::Renew { org: org.roster.org() })))
     })?;
-    let Some((issuer, request)) = due else { return Ok(()) };
+    if !is_due {
+        return Ok(());
+    }
+    if is_own_issuer {
+        return serve::renew(inner, name, own, now).await.map(drop);
+    }
+    let Some((issuer, request)) = issuer else { return Ok(()) };
     let Reply::Enrolled { proof, mut records } = calls::call(inner, issuer, &request).await? else {
         return Err(calls::unexpected());
     };

@@ -166,7 +166,13 @@ async fn enrol(
     Ok(reply)
 }
 
-async fn renew(inner: &Arc<Inner>, name: &str, caller: IdentityKey, now: UnixTime) -> Result<Reply, ApiError> {
+/// Gives a member a fresh membership with what it had.
+pub(super) async fn renew(
+    inner: &Arc<Inner>,
+    name: &str,
+    caller: IdentityKey,
+    now: UnixTime,
+) -> Result<Reply, ApiError> {
     let issuer = issuer(inner, name, now)?;
     let renewed = inner.orgs.change(name, |org| {
         let membership = org.roster.member(&caller, now).ok_or_else(not_a_member)?.clone();
