@@ -172,9 +172,10 @@ impl Charters {
         self.chain.iter().map(|(charter, _)| &charter.key)
     }
 
-    /// The last charter that names `successor` as its own: what that key signs follows this one, whatever a thief has signed since.
+    /// The first charter that names `successor`: what that key signs follows this one, and outranks what a thief has signed since, be it a
+    /// charter that names the same successor.
     pub fn succeeded_by(&self, successor: &IdentityKey) -> Option<&Charter> {
-        self.chain.iter().rev().map(|(charter, _)| charter).find(|charter| charter.successor == *successor)
+        self.chain.iter().map(|(charter, _)| charter).find(|charter| charter.successor == *successor)
     }
 
     /// When the last key was cut off of which memberships may have been endorsed, if one was.

@@ -525,10 +525,20 @@ fn who_holds_a_key_that_was_cut_off_neither_enrols_nor_revokes_nor_renews_nor_ma
     theft.roster.add_list(&revoke(&theft.roster, org_key(), agent(0), later), later).unwrap();
     assert!(!theft.is_member(0, later) && !theft.is_member(1, later) && theft.is_member(4, later));
     theft.roster.take_former(later);
-    theft.roster.add_charter(&next_charter(&theft.roster, org_key(), agent(4)), later).unwrap();
+    // Two charters, of which everybody sees one: neither is what the rescue rests on, although they name the successor, too.
+    let charter_of_thief = |key: &Identity| {
+        let (key, signer) = (key.key(), org_key().key());
+        Charter { sequence: 1, key, signer, previous_until: NOW + 30 * DAY, ..founded().charter().clone() }
+    };
+    let seen_by_others = charter_of_thief(agent(5)).sign(org_key()).unwrap();
+    let mut other = theft.roster.clone();
+    assert_eq!(other.add_charter(&seen_by_others, later), Ok(true));
+    assert_eq!(theft.roster.add_charter(&charter_of_thief(agent(4)).sign(org_key()).unwrap(), later), Ok(true));
 
     let rescue = theft.rescue(later);
+    other.learn(&rescue, later);
     theft.roster.learn(&rescue, later);
+    assert_eq!(other.charter(), theft.roster.charter());
     theft.ledger.proofs().for_each(|proof| drop(theft.roster.add_proof(proof, later)));
     assert!(theft.is_member(0, later) && !theft.is_member(4, later));
     assert_eq!(theft.roster.member(&agent(2).key(), later).unwrap().role, "member");

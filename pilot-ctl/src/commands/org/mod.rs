@@ -55,8 +55,8 @@ The organisation's key stays with this agent. Put the successor key in a safe pl
   pilotctl org rotate
   pilotctl org rotate --stolen                          somebody else has the key
 
-With --stolen the key counts no more at once, and the successor key must be where it was when the organisation was made. Those whom this
-agent has enrolled stay members, and so do those whom they have enrolled. Nothing that a thief has signed counts any more.")]
+With --stolen the key counts no more at once. The successor key must be in its place again.
+Those whom this agent has enrolled stay members, and so do those whom they have enrolled.")]
     Rotate(RotateArgs),
     /// Leave an organisation.
     #[command(after_help = "Example:\n  pilotctl org leave my-company-fleet")]
