@@ -213,6 +213,28 @@ async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers
 }
 
 #[tokio::test]
+async fn who_shows_the_proof_of_another_is_none_of_us() {
+    let home = tempfile::tempdir().unwrap();
+    let (founder, outsider) = (agent(&home, "founder", None).await, agent(&home, "outsider", None).await);
+    let create = types::CreateOrg { name: "fleet".into(), list_age_max_s: None };
+    patiently(founder.create_org(&create)).await.unwrap();
+    let now = clock::now().unix;
+    let replayed = founder.inner.orgs.with("fleet", |org| {
+        let proof = org.roster.proof(&founder.key(), now).unwrap().bytes().to_vec();
+        (org.roster.org(), proof)
+    });
+    let (org, proof) = replayed.unwrap();
+    let whereabouts = outsider.inner.whereabouts().await.unwrap();
+    let ticket = founder.ticket().await.unwrap().to_string();
+    let way = patiently(outsider.resolve(&ticket)).await.unwrap().routes.into_iter().next().unwrap();
+    let request = Request::Introduce { org, proof, whereabouts };
+    let error = patiently(org::calls::call(&outsider.inner, way, &request)).await.unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (ErrorCode::Refused, "not a member"));
+    let known = founder.inner.orgs.with("fleet", |org| org.roster.members(now).count());
+    assert_eq!(known.unwrap(), 1);
+}
+
+#[tokio::test]
 async fn who_has_the_key_of_the_organisation_renews_its_own_membership() {
     let home = tempfile::tempdir().unwrap();
     let founder = agent(&home, "founder", None).await;
