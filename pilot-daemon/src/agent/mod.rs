@@ -39,7 +39,7 @@ use pilot_core::event::PathKind;
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::{Node, PeerStatus};
 use pilot_core::record::OFFER_DESCRIPTION_LEN_MAX;
-use pilot_core::ticket::{ADDRESSES_MAX, BackboneTicket, Ticket};
+use pilot_core::ticket::{BackboneTicket, Ticket};
 use pilot_core::time::Now;
 use pilot_core::transport::Code;
 use pilot_core::wire::stream_header::StreamHeader;
@@ -340,13 +340,7 @@ impl Agent {
     /// # Errors
     /// If the agent has shut down.
     pub async fn ticket(&self) -> Result<Ticket, ApiError> {
-        let observed = self.inner.ask(|core, _| core.node.observed_address()).await?;
-        let mut addresses = host_addresses(self.inner.listen);
-        addresses.extend(observed.filter(|observed| !addresses.contains(observed)));
-        addresses.truncate(ADDRESSES_MAX);
-        let identity = &self.inner.identity;
-        Ticket::new(identity.key(), identity.modifier(), addresses, self.inner.backbone.clone())
-            .map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))
+        self.inner.ticket().await
     }
 
     /// Ends every tunnel, tells the peers, and stops. Clones of this agent answer that it has ended.

@@ -1,8 +1,10 @@
 //! The organisations that an agent is in (spec/org.md): what it knows of their members, kept on disk, and told among them.
 //!
-//! [`Orgs`] is the state and answers without waiting; [`calls`] asks other members, [`serve`] answers them, [`keeper`] keeps up with them.
+//! [`Orgs`] is the state and answers without waiting; [`calls`] asks other members, [`serve`] answers them, [`codes`] is both for people who
+//! join by a code, [`keeper`] keeps up with them all.
 
 pub(crate) mod calls;
+pub(crate) mod codes;
 pub(crate) mod keeper;
 pub(crate) mod serve;
 pub(crate) mod store;
@@ -35,6 +37,8 @@ pub(crate) struct Orgs {
     writing: tokio::sync::Mutex<()>,
     /// Held by who replaces the key of an organisation: of two at once one would lose the key that its charter names.
     pub(crate) rotating: tokio::sync::Mutex<()>,
+    /// Held by who makes a code, from the choice of its number until it is kept.
+    pub(crate) coding: tokio::sync::Mutex<()>,
     /// Names this process to those who ask what is new.
     epoch: u64,
 }
@@ -87,8 +91,8 @@ impl Orgs {
     pub(crate) fn load(home: &AgentHome, identity: &Identity, now: UnixTime) -> Result<Self, HomeError> {
         let table = Mutex::new(store::load(home, now)?);
         let epoch = u64::from_be_bytes(entropy()?);
-        let (writing, rotating) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
-        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing, rotating, epoch })
+        let [writing, rotating, coding] = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
+        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing, rotating, coding, epoch })
     }
 
     /// Names this process to those who ask what is new.

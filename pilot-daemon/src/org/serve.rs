@@ -15,7 +15,7 @@ use pilot_core::transport::Code;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::{Org, calls, keeper};
+use super::{Org, calls, codes, keeper};
 use crate::agent::Inner;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
@@ -99,6 +99,8 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
             tokio::spawn(async move { calls::announce(&inner, &name, learned, Some(caller)).await });
             Ok(Reply::Done)
         }
+        Request::Code { number, share } => codes::answer(inner, caller, (number, share), now).await,
+        Request::CodeProof { number, share, tag } => codes::finish(inner, caller, (number, share, tag), now).await,
         Request::Leave { org } => {
             let name = member_of(inner, &org, &caller, now)?;
             let own =
