@@ -121,6 +121,7 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
     home.ok(&["daemon", "stop", "--as", "epsilon"]);
     verbs_run.run("identity-rename", &["epsilon", "zeta"]);
     verbs_run.run("org-create", &["fleet", "--as", "alpha"]);
+    verbs_run.run("org-invite", &["--code", "--as", "alpha"]);
     let invited = verbs_run.run("org-invite", &["--as", "alpha"]);
     verbs_run.run("join", &["--token", invited["invite"].as_str().expect("an invite"), "--as", "beta"]);
     verbs_run.run("org-list", &["--as", "alpha"]);

@@ -18,6 +18,7 @@ const TOKEN_LEN_MAX: u64 = 4_096;
   pilotctl join --org my-company-fleet --token pilot-invite:my-company-fleet.…
   PILOT_TOKEN=pilot-invite:… pilotctl join --org my-company-fleet
   pilotctl join --org my-company-fleet --token-file fleet.invite
+  pilotctl join --org my-company-fleet --code alice-laptop/K7QM-2XPA
 
 `pilotctl org invite` makes invites. Who made it must run while you join; afterwards it need not.")]
 pub(crate) struct JoinArgs {
@@ -40,12 +41,15 @@ pub(crate) struct TokenArgs {
     /// A file with the invite.
     #[arg(long, value_name = "FILE", env = env_vars::PILOT_TOKEN_FILE, conflicts_with = "token", hide_env_values = true)]
     token_file: Option<PathBuf>,
+    /// The code that who invites has read out: upper or lower case, with or without the hyphen.
+    #[arg(long, value_name = "CODE", conflicts_with_all = ["token", "token_file"])]
+    code: Option<String>,
 }
 
 pub(crate) async fn run(args: &JoinArgs, context: &Context) -> Result<()> {
     let Some(token) = args.token.read(context)? else {
         return Err(Failure::usage("there is no invite")
-            .hint("give it with --token, --token-file or PILOT_TOKEN; `pilotctl org invite` makes one"));
+            .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one"));
     };
     let daemon = context.daemon().await?;
     let request = JoinRequest { token, org: args.token.org.clone(), name: args.name.clone() };
@@ -60,9 +64,9 @@ pub(crate) fn lines(joined: &Joined) -> String {
 }
 
 impl TokenArgs {
-    /// The invite: of the command line, the environment, the file, or the config file's `token-file`.
+    /// The invite or the code: of the command line, the environment, the file, or the config file's `token-file`.
     pub(crate) fn read(&self, context: &Context) -> Result<Option<String>> {
-        if let Some(token) = &self.token {
+        if let Some(token) = self.code.as_ref().or(self.token.as_ref()) {
             return Ok(Some(token.trim().to_owned()));
         }
         let file = self.token_file.as_deref().or(context.settings.token_file.as_deref());
@@ -92,7 +96,7 @@ pub(crate) async fn join_at_start(args: &TokenArgs, daemon: &Daemon, context: &C
     }
     let Some(token) = args.read(context)? else {
         return Err(Failure::usage(format!("there is no invite to '{org}'"))
-            .hint("give it with --token, --token-file or PILOT_TOKEN; `pilotctl org invite` makes one"));
+            .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one"));
     };
     let request = JoinRequest { token, org: Some(org.clone()), name: None };
     daemon.join_org(&request).await.map(Some)
