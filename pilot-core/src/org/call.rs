@@ -39,6 +39,9 @@ pub enum Request {
         /// The name that the caller wants.
         #[n(4)]
         name: String,
+        /// Seconds that it wants its membership to last at most; none: as long as it may.
+        #[n(5)]
+        lifetime_max: Option<u64>,
     },
     /// Make my membership last longer.
     #[n(1)]

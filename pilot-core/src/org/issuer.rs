@@ -133,6 +133,8 @@ pub struct Applicant {
     pub modifier: u64,
     /// The name it wants.
     pub name: String,
+    /// How long it wants to be a member at most.
+    pub lifetime_max: Duration,
 }
 
 impl Issuer {
@@ -189,7 +191,7 @@ impl Issuer {
             Self::Org(_) => None,
             Self::Member(identity) => Some(roster.proof(&identity.key(), now).ok_or(OrgError::Issuer)?),
         };
-        let lifetime = Duration::from_secs(terms.lifetime).min(MEMBERSHIP_VALIDITY_MAX);
+        let lifetime = Duration::from_secs(terms.lifetime).min(MEMBERSHIP_VALIDITY_MAX).min(applicant.lifetime_max);
         let expires = now + lifetime;
         let membership = Membership {
             org: roster.org(),

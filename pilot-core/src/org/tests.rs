@@ -58,7 +58,7 @@ fn terms() -> Terms {
 }
 
 fn applicant(identity: &Identity, name: &str) -> Applicant {
-    Applicant { key: identity.key(), modifier: identity.modifier(), name: name.into() }
+    Applicant { key: identity.key(), modifier: identity.modifier(), name: name.into(), lifetime_max: Duration::MAX }
 }
 
 fn by_org() -> Issuer {

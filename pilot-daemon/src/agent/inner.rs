@@ -12,7 +12,7 @@ use pilot_core::ticket::{ADDRESSES_MAX, BackboneTicket, Ticket};
 use pilot_core::time::{Mono, Now, UnixTime};
 use pilot_core::wire::stream_header::StreamHeader;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 
 use super::error::has_ended;
 use super::settings::Profile;
@@ -41,6 +41,10 @@ pub(crate) struct Inner {
     pub(crate) backbone: Option<BackboneTicket>,
     pub(super) listen: SocketAddr,
     pub(super) supervised: bool,
+    /// It leaves nothing behind.
+    pub(crate) is_ephemeral: bool,
+    /// Said once, however many ask the agent to end.
+    pub(super) farewell: OnceCell<()>,
     /// Guards pins and answers; a leaf, never held across an await.
     pub(super) names: Mutex<Names>,
     /// Guards the files of `names`, taken before it and only on threads that may wait for a disk.

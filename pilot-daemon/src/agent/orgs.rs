@@ -53,8 +53,7 @@ impl Agent {
         let failed = |error: pilot_core::org::OrgError| org::failed(&error);
         let charters = Issuer::found(&key, successor.key(), name, list_age_max, now).map_err(failed)?;
         let mut roster = Roster::new(charters);
-        let founder =
-            Applicant { key: inner.identity.key(), modifier: inner.identity.modifier(), name: inner.name().to_owned() };
+        let founder = self.applicant(inner.name());
         let terms = Terms {
             role: ROLE_FOUNDER.to_owned(),
             groups: Vec::new(),
@@ -72,6 +71,12 @@ impl Agent {
             keeper::publish_list(inner, name, None, now).await?;
         }
         Ok(types::OrgCreated { name: name.clone(), key: org.to_string(), successor_file })
+    }
+
+    fn applicant(&self, name: &str) -> Applicant {
+        let identity = &self.inner.identity;
+        let (key, modifier) = (identity.key(), identity.modifier());
+        Applicant { key, modifier, name: name.to_owned(), lifetime_max: Duration::MAX }
     }
 
     /// Makes an invite.
@@ -97,7 +102,7 @@ impl Agent {
         let org = inner.orgs.change(&request.org, |org| {
             let issuer = inner.orgs.issuer(org, now).ok_or_else(org::no_issuer)?;
             // What could not be given when the invite is used is refused now.
-            let applicant = Applicant { key: self.key(), modifier: inner.identity.modifier(), name: "probe".into() };
+            let applicant = self.applicant("probe");
             let refused = |error: pilot_core::org::OrgError| ApiError::new(ErrorCode::Refused, error.to_string());
             issuer.enrol(&org.roster, &applicant, &terms, now).map_err(refused)?;
             let opened = match &code {

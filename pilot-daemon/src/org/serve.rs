@@ -68,8 +68,9 @@ async fn read(incoming: &mut Incoming) -> Option<Request> {
 async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Result<Reply, ApiError> {
     let now = clock::now().unix;
     match request {
-        Request::Enrol { org, invite, secret, modifier, name } => {
-            let applicant = Applicant { key: caller, modifier, name };
+        Request::Enrol { org, invite, secret, modifier, name, lifetime_max } => {
+            let lifetime_max = lifetime_max.map_or(Duration::MAX, Duration::from_secs);
+            let applicant = Applicant { key: caller, modifier, name, lifetime_max };
             enrol(inner, &org_of(inner, &org)?, (invite, secret), applicant, now).await
         }
         Request::Renew { org } => renew(inner, &org_of(inner, &org)?, caller, now).await,
@@ -155,7 +156,12 @@ async fn renew(inner: &Arc<Inner>, name: &str, caller: IdentityKey, now: UnixTim
             generations: membership.generations,
             lifetime: membership.expires.as_secs().saturating_sub(membership.issued.as_secs()),
         };
-        let applicant = Applicant { key: caller, modifier: membership.modifier, name: membership.name.clone() };
+        let applicant = Applicant {
+            key: caller,
+            modifier: membership.modifier,
+            name: membership.name.clone(),
+            lifetime_max: Duration::MAX,
+        };
         let proof = issuer.enrol(&org.roster, &applicant, &terms, now).map_err(|error| refused(error.to_string()))?;
         admit(&mut org.roster, proof, now)
     });

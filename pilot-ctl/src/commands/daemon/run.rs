@@ -4,7 +4,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use clap::Args;
 use pilot_core::ticket::BackboneTicket;
-use pilot_daemon::agent::{Agent, AgentConfig, StartError, check_profile};
+use pilot_daemon::agent::{Agent, AgentConfig, StartError, check_profile, ephemeral};
 use pilot_daemon::api::server::{CONNECTIONS_MAX, Server};
 use pilot_daemon::api::types::ErrorCode;
 use pilot_daemon::descriptors;
@@ -47,8 +47,9 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
 async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let manager = ServiceManager::of(args.detached)?;
     let name = hostname(&args.start, context)?;
-    let settings = checked_settings(&args.start, &name, context)?;
     let home = Home::at(&context.home);
+    ephemeral::make_room(&home, &name).await;
+    let settings = checked_settings(&args.start, &name, context)?;
     let agent_home = home.agent(&name)?;
     home::make_directory(agent_home.path())?;
     process::start_log(&agent_home.log_path())?;
@@ -62,12 +63,17 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
         listen: settings.listen.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
         direct: settings.direct.unwrap_or(true),
         supervised: manager.is_there(),
-        ..AgentConfig::new(home, name)
+        ephemeral: args.start.ephemeral,
+        ..AgentConfig::new(home.clone(), name)
     };
     let agent = Agent::start(config).await.map_err(start_failure)?;
     drop(backbone.local);
+    let clearing = tokio::spawn(async move { ephemeral::clear_up(&home).await });
     let worked = work(&agent, args, context, &manager).await;
     agent.shutdown().await;
+    // What it has not come to, the next start does.
+    clearing.abort();
+    agent.home().discard()?;
     worked
 }
 

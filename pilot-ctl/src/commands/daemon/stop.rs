@@ -42,13 +42,13 @@ pub(super) async fn stop(daemon: &Daemon, context: &Context) -> Result<()> {
     let lock = context.agent_dir(&daemon.name).join("lock");
     let pid = daemon.status().await.ok().and_then(|status| Pid::from_raw(i32::try_from(status.pid).ok()?));
     let asked = daemon.shut_down().await;
-    let ended = Lock::take(&lock, GOODBYE_TIMEOUT).await;
+    let ended = Lock::freed(&lock, GOODBYE_TIMEOUT).await;
     match (ended, pid) {
-        (Ok(_), _) => Ok(()),
+        (Ok(()), _) => Ok(()),
         (Err(_), Some(pid)) => {
             // An error means that it has ended meanwhile.
             let _ended = kill_process(pid, Signal::KILL);
-            Lock::take(&lock, KILL_TIMEOUT).await.map(drop)
+            Lock::freed(&lock, KILL_TIMEOUT).await
         }
         (Err(failure), None) => asked.and(Err(failure)),
     }
