@@ -46,17 +46,13 @@ impl Lock {
         Self::wait(path, patience, Self::try_take_shared).await
     }
 
-    /// Waits for at most `patience` until nobody holds the lock. It makes no file: who held it may have taken its directory along.
-    pub(crate) async fn freed(path: &Path, patience: Duration) -> Result<()> {
-        let is_free = |path: &Path| match File::open(path) {
-            Ok(file) => Ok(flock(&file, FlockOperation::NonBlockingLockShared).is_ok().then_some(())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Some(())),
-            Err(error) => Err(unusable(path, &error)),
-        };
-        Self::wait(path, patience, is_free).await
+    /// Waits for at most `patience` until nobody holds the lock of a file that is open here: who held it may have taken its directory along.
+    pub(crate) async fn freed(file: &File, path: &Path, patience: Duration) -> Result<()> {
+        let attempt = |_: &Path| Ok(flock(file, FlockOperation::NonBlockingLockShared).ok());
+        Self::wait(path, patience, attempt).await
     }
 
-    async fn wait<T>(path: &Path, patience: Duration, attempt: fn(&Path) -> Result<Option<T>>) -> Result<T> {
+    async fn wait<T>(path: &Path, patience: Duration, attempt: impl Fn(&Path) -> Result<Option<T>>) -> Result<T> {
         let waiting = async {
             let mut pause = POLL_FIRST;
             loop {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pilot_daemon::api::types::{JoinRequest, Joined};
+use pilot_daemon::api::types::{JoinRequest, Joined, OrgStatus};
 
 use crate::client::Daemon;
 use crate::context::Context;
@@ -87,17 +87,37 @@ fn read_file(path: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Joins on behalf of an agent that was just started, unless it is a member already: what an agent needs that starts again.
-pub(crate) async fn join_at_start(args: &TokenArgs, daemon: &Daemon, context: &Context) -> Result<Option<Joined>> {
-    let Some(org) = &args.org else { return Ok(None) };
-    let known = daemon.orgs().await?.orgs.into_iter().find(|known| known.name == *org);
-    if let Some(known) = known {
-        return Ok(Some(Joined { org: known.name, role: known.role, members: known.members }));
+/// What an agent that was just started has to do about the organisation that it was started for.
+pub(crate) enum AtStart {
+    /// None was named.
+    Nothing,
+    /// It is in already: it has started again.
+    IsMember(Joined),
+    /// It joins.
+    Join(JoinRequest),
+}
+
+impl TokenArgs {
+    /// What to do, given the organisations that the agent is in.
+    pub(crate) fn at_start(&self, known: Vec<OrgStatus>, context: &Context) -> Result<AtStart> {
+        let Some(org) = &self.org else { return Ok(AtStart::Nothing) };
+        if let Some(known) = known.into_iter().find(|known| known.name == *org) {
+            let OrgStatus { name, role, members, .. } = known;
+            return Ok(AtStart::IsMember(Joined { org: name, role, members }));
+        }
+        let Some(token) = self.read(context)? else {
+            return Err(Failure::usage(format!("there is no invite to '{org}'"))
+                .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one"));
+        };
+        Ok(AtStart::Join(JoinRequest { token, org: Some(org.clone()), name: None }))
     }
-    let Some(token) = args.read(context)? else {
-        return Err(Failure::usage(format!("there is no invite to '{org}'"))
-            .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one"));
-    };
-    let request = JoinRequest { token, org: Some(org.clone()), name: None };
-    daemon.join_org(&request).await.map(Some)
+}
+
+/// Joins on behalf of an agent that was just started.
+pub(crate) async fn join_at_start(args: &TokenArgs, daemon: &Daemon, context: &Context) -> Result<Option<Joined>> {
+    match args.at_start(daemon.orgs().await?.orgs, context)? {
+        AtStart::Nothing => Ok(None),
+        AtStart::IsMember(joined) => Ok(Some(joined)),
+        AtStart::Join(request) => daemon.join_org(&request).await.map(Some),
+    }
 }

@@ -54,13 +54,13 @@ impl AgentHome {
     /// Marks a home that is locked, and has no key yet.
     ///
     /// # Errors
-    /// [`HomeError::HasIdentity`] if an agent lives there that is to stay, or why it cannot be written.
+    /// [`HomeError::Kept`] if an agent lives there that is to stay, or why it cannot be written.
     pub(crate) fn make_ephemeral(&self) -> Result<(), HomeError> {
         if self.is_ephemeral() {
             return Ok(());
         }
         if self.has_identity() {
-            return Err(HomeError::HasIdentity { name: self.name.clone() });
+            return Err(HomeError::Kept { name: self.name.clone() });
         }
         self.write(MARKER, b"", 0o600)
     }

@@ -1,5 +1,6 @@
 //! `daemon stop`: returns when the process has gone, so that a start may follow at once.
 
+use std::fs::File;
 use std::time::Duration;
 
 use clap::Args;
@@ -40,15 +41,17 @@ pub(super) async fn run(args: &StopArgs, context: &Context) -> Result<()> {
 /// Asks the daemon to end, and kills one that does not. Its lock tells when it has gone.
 pub(super) async fn stop(daemon: &Daemon, context: &Context) -> Result<()> {
     let lock = context.agent_dir(&daemon.name).join("lock");
+    // An ephemeral agent takes the file along; whoever is not there any more has nothing to be waited for.
+    let Ok(held) = File::open(&lock) else { return Ok(()) };
     let pid = daemon.status().await.ok().and_then(|status| Pid::from_raw(i32::try_from(status.pid).ok()?));
     let asked = daemon.shut_down().await;
-    let ended = Lock::freed(&lock, GOODBYE_TIMEOUT).await;
+    let ended = Lock::freed(&held, &lock, GOODBYE_TIMEOUT).await;
     match (ended, pid) {
         (Ok(()), _) => Ok(()),
         (Err(_), Some(pid)) => {
             // An error means that it has ended meanwhile.
             let _ended = kill_process(pid, Signal::KILL);
-            Lock::freed(&lock, KILL_TIMEOUT).await
+            Lock::freed(&held, &lock, KILL_TIMEOUT).await
         }
         (Err(failure), None) => asked.and(Err(failure)),
     }
