@@ -1,4 +1,4 @@
-//! Ephemeral agents with real processes (spec/install.md §9): what is left of them.
+//! Ephemeral agents with real processes (spec/install.md §6): what is left of them.
 
 mod support;
 

@@ -1,4 +1,4 @@
-//! Codes: an invite that a person reads aloud to a person at the other end (spec/org.md §5).
+//! Codes: an invite that a person reads aloud to a person at the other end (spec/org.md §6).
 //!
 //! ```text
 //! alice-laptop/K7QM-2XPA      who has made it, a number (K), thirty secret bits (7QM2XP), and a check symbol (A)

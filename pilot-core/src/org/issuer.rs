@@ -299,7 +299,7 @@ impl Invites {
         Ok(())
     }
 
-    /// The first half of a run of the key exchange (spec/org.md §5.3). It counts as a try whatever comes of it.
+    /// The first half of a run of the key exchange (spec/org.md §6.3). It counts as a try whatever comes of it.
     ///
     /// # Errors
     /// [`EnrolError::Code`].

@@ -1,4 +1,4 @@
-//! Agents that leave nothing behind (spec/install.md §9): what they do before they end, and what is done for those that were killed.
+//! Agents that leave nothing behind (spec/install.md §6): what they do before they end, and what is done for those that were killed.
 
 use std::time::Duration;
 

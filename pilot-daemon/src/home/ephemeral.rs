@@ -1,4 +1,4 @@
-//! Homes of ephemeral agents: marked under their lock before they have a key, gone when they end (spec/install.md §9).
+//! Homes of ephemeral agents: marked under their lock before they have a key, gone when they end (spec/install.md §6).
 //!
 //! A marked home that nobody has locked is what a killed agent has left. Its key is still there, so that somebody can say goodbye in its name.
 

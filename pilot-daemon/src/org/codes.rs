@@ -1,4 +1,4 @@
-//! Codes that people read to each other (spec/org.md §5): a key exchange in two calls, and then the invite that the code stands for.
+//! Codes that people read to each other (spec/org.md §6): a key exchange in two calls, and then the invite that the code stands for.
 
 use std::sync::Arc;
 

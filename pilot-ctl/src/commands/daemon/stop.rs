@@ -41,10 +41,11 @@ pub(super) async fn run(args: &StopArgs, context: &Context) -> Result<()> {
 /// Asks the daemon to end, and kills one that does not. Its lock tells when it has gone.
 pub(super) async fn stop(daemon: &Daemon, context: &Context) -> Result<()> {
     let lock = context.agent_dir(&daemon.name).join("lock");
-    // An ephemeral agent takes the file along; whoever is not there any more has nothing to be waited for.
-    let Ok(held) = File::open(&lock) else { return Ok(()) };
+    // Opened now, for an ephemeral agent takes the file along.
+    let held = File::open(&lock);
     let pid = daemon.status().await.ok().and_then(|status| Pid::from_raw(i32::try_from(status.pid).ok()?));
     let asked = daemon.shut_down().await;
+    let Ok(held) = held else { return asked };
     let ended = Lock::freed(&held, &lock, GOODBYE_TIMEOUT).await;
     match (ended, pid) {
         (Ok(()), _) => Ok(()),

@@ -1,4 +1,4 @@
-//! Codes between agents with tunnels of their own, and somebody in the middle (spec/org.md §5).
+//! Codes between agents with tunnels of their own, and somebody in the middle (spec/org.md §6).
 
 use pilot_core::org::call::{REPLY_LEN_MAX, Reply, Request};
 use pilot_core::org::code::Word;
