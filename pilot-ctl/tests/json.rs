@@ -81,9 +81,11 @@ impl Verbs<'_> {
         schema::check(verb, value);
         let validator = schema::validator(verb);
         let fields = value.as_object().expect("an object");
-        // A message may have no reply, and one setting is enough.
+        // A message may have no reply, one setting is enough, and a line is no code.
         let is_optional = |field: &str| {
-            verb == "daemon-set" || [("connect", "reply"), ("allow", "note"), ("deny", "note")].contains(&(verb, field))
+            verb == "daemon-set"
+                || [("connect", "reply"), ("allow", "note"), ("deny", "note"), ("org-invite", "scan")]
+                    .contains(&(verb, field))
         };
         for field in fields.keys() {
             let mut less = fields.clone();

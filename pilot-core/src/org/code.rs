@@ -329,6 +329,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::vectors::cases;
 
     const ENDS: Ends = Ends { joiner: IdentityKey([1; 32]), issuer: IdentityKey([2; 32]) };
 
@@ -352,6 +353,20 @@ mod tests {
         assert_eq!(code.finish(&ENDS, &asker.share(), &tag), Ok(()));
         assert_eq!(code.tries_left(), CODE_TRIES_MAX, "it was no wrong guess");
         assert_eq!(code.finish(&ENDS, &asker.share(), &tag), Err(WrongCode), "once is enough");
+    }
+
+    #[test]
+    fn a_run_is_that_of_the_vectors() {
+        let vectors = cases(include_str!("../../../spec/vectors/code.txt"));
+        let case = &vectors[0];
+        let word: Word = case.text("word").parse().unwrap();
+        let ends = Ends { joiner: IdentityKey(case.array("joiner")), issuer: IdentityKey(case.array("issuer")) };
+        let asker = Asker::new(&word, &ends, &case.array("joiner_seed"));
+        assert_eq!(asker.share(), case.array("joiner_share"));
+        let answer = Answer { share: case.array("issuer_share"), tag: case.array("issuer_tag") };
+        assert_eq!(asker.confirm(&answer), Ok(case.array("joiner_tag")));
+        let mut code = OpenCode::new(word, [9; CODE_SEED_LEN], [3; INVITE_ID_LEN]);
+        assert_eq!(code.answer(&ends, &asker.share()), Ok(answer), "the seed is the issuer's own affair");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use minicbor::bytes::ByteVec;
 
 use super::OrgError;
 use super::charter::{Charter, Charters};
+use super::code::{Asker, Ends, Word};
 use super::invite::{Invite, InviteError};
 use super::issuer::{Applicant, EnrolError, Invites, Issuer, Terms};
 use super::membership::{Membership, Proof};
@@ -568,6 +569,43 @@ fn an_expired_closed_or_guessed_invite_makes_nobody_a_member() {
     assert!(invites.close(&INVITE.0) && !invites.close(&INVITE.0));
     let after = invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant, NOW);
     assert_eq!(after, Err(EnrolError::NoSuchInvite));
+}
+
+#[test]
+fn a_code_leads_to_its_invite_and_ends_with_it() {
+    let (roster, mut invites) = (founded(), Invites::default());
+    let word = Word::new(4, &[1; 6]);
+    invites.open_code(INVITE.0, (word.clone(), [2; 32]), terms(), NOW + DAY, NOW).unwrap();
+    let ends = Ends { joiner: agent(0).key(), issuer: org_key().key() };
+    let asker = Asker::new(&word, &ends, &[3; 64]);
+    let share = asker.share();
+    assert!(invites.answer_code((5, &share), &ends, NOW).is_err(), "another number");
+    let answer = invites.answer_code((4, &share), &ends, NOW).unwrap();
+    let stored = Invites::from_bytes(&invites.to_bytes()).unwrap();
+    assert_eq!((stored.codes(NOW).next().unwrap().tries_left(), &stored), (2, &invites));
+    let tag = asker.confirm(&answer).unwrap();
+    let (id, secret) = invites.finish_code((4, &share, &tag), &ends, NOW).unwrap();
+    let mut redeem = |index: usize, now| {
+        invites.redeem((&id, &secret), &by_org(), &roster, &applicant(agent(index), "agent"), now).map(drop)
+    };
+    assert_eq!(redeem(1, NOW + DAY), Err(EnrolError::Expired));
+    assert_eq!(redeem(0, NOW), Ok(()));
+    assert_eq!(redeem(1, NOW), Err(EnrolError::NoSuchInvite), "it is for one");
+    assert!(invites.answer_code((4, &share), &ends, NOW).is_ok(), "who has used it may have lost the answer");
+    let other = Ends { joiner: agent(1).key(), ..ends };
+    assert!(invites.answer_code((4, &share), &other, NOW).is_err());
+    assert_eq!(invites.codes(NOW).count(), 0);
+    assert!(invites.close(&id));
+    assert!(invites.answer_code((4, &share), &ends, NOW).is_err());
+}
+
+#[test]
+fn a_membership_lasts_no_longer_than_its_member_wants() {
+    let roster = founded();
+    let applicant = Applicant { lifetime_max: DAY / 24, ..applicant(agent(0), "agent-0") };
+    let proof = by_org().enrol(&roster, &applicant, &terms(), NOW).unwrap();
+    let proof = Proof::verify(&proof, roster.charters(), NOW).unwrap();
+    assert_eq!(proof.membership().expires, NOW + DAY / 24);
 }
 
 #[test]

@@ -422,8 +422,12 @@ fn org_member(proof: &Proof, now: UnixTime) -> types::OrgMember {
     }
 }
 
-/// Says what an invite needs: its issuer.
+/// Says what an invite needs: its issuer, and what that one asks for.
 fn unreached(error: ApiError, org: &str) -> ApiError {
+    if error.code == ErrorCode::Refused && error.hint.is_none() {
+        return error
+            .hint("--name gives another name in the organisation; another invite comes from who made this one");
+    }
     if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
         return error;
     }

@@ -32,7 +32,7 @@ enum DaemonVerb {
   pilotctl daemon start --hostname my-mcp-server --tags mcp,finance
   pilotctl daemon start --hostname far-away --backbone \"pilot-backbone:…\"
   pilotctl daemon start --hostname worker-7 --org my-company-fleet --token-file fleet.invite
-  pilotctl daemon start --hostname worker-7 --org my-company-fleet --token-file fleet.invite --ephemeral
+  pilotctl daemon start --hostname worker-8 --org my-company-fleet --token-file FILE --ephemeral
 
 Without a backbone named, the local one is used, and started if it does not run. Several agents run side by side, each
 in PILOT_HOME/agents/NAME.")]

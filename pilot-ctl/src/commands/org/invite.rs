@@ -71,8 +71,10 @@ pub(super) async fn run(args: &InviteArgs, daemon: &Daemon, context: &Context) -
         return context.output.result(&invited, || invited.invite.clone());
     };
     let contents = format!("{}\n", invited.invite);
-    pilot_daemon::home::replace_file(file, contents.as_bytes(), 0o600)
-        .map_err(|error| Failure::failed(format!("cannot write {}: {error}", file.display())))?;
+    pilot_daemon::home::replace_file(file, contents.as_bytes(), 0o600).map_err(|error| {
+        Failure::failed(format!("cannot write {}: {error}", file.display()))
+            .hint("the invite is open all the same: `pilotctl org list --json` shows it until it ends")
+    })?;
     context.output.result(&invited, || file.display().to_string())
 }
 
