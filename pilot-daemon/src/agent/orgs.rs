@@ -155,7 +155,7 @@ impl Agent {
         let name = request.name.as_deref().unwrap_or(inner.name());
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         let enrolled = calls::enrol(inner, &invite, way, name).await;
-        let org = enrolled.map_err(|error| unreached(error, &invite.name))?;
+        let org = enrolled.map_err(|error| unreached(error, &format!("this invite to '{}'", invite.name)))?;
         inner.orgs.add(org, None).await?;
         let joined = self.org_status(&invite.name)?;
         let (weak, name) = (std::sync::Arc::clone(inner), invite.name);
@@ -187,13 +187,7 @@ impl Agent {
     async fn ask_for_invite(&self, code: &Code) -> Result<Invite, ApiError> {
         let issuer = self.resolve(&code.issuer).await?;
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
-        codes::ask(&self.inner, &code.word, way).await.map_err(|error| match error.code {
-            ErrorCode::Unreachable | ErrorCode::Timeout => {
-                let message = format!("who made this code cannot be reached: {}", error.message);
-                ApiError::new(error.code, message).hint("it must run while you join; afterwards it need not")
-            }
-            _ => error,
-        })
+        codes::ask(&self.inner, &code.word, way).await.map_err(|error| unreached(error, "this code"))
     }
 
     /// Ends a membership for everybody.
@@ -423,7 +417,7 @@ fn org_member(proof: &Proof, now: UnixTime) -> types::OrgMember {
 }
 
 /// Says what an invite needs: its issuer, and what that one asks for.
-fn unreached(error: ApiError, org: &str) -> ApiError {
+fn unreached(error: ApiError, invite: &str) -> ApiError {
     if error.code == ErrorCode::Refused && error.hint.is_none() {
         return error
             .hint("--name gives another name in the organisation; another invite comes from who made this one");
@@ -431,6 +425,6 @@ fn unreached(error: ApiError, org: &str) -> ApiError {
     if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
         return error;
     }
-    let message = format!("who made this invite to '{org}' cannot be reached: {}", error.message);
+    let message = format!("who made {invite} cannot be reached: {}", error.message);
     ApiError::new(ErrorCode::Unreachable, message).hint("it must run while you join; afterwards it need not")
 }
