@@ -7,11 +7,11 @@ use pilot_core::node::PeerInfo;
 use pilot_core::org::call::{Reply, Request};
 use pilot_core::org::code::{Answer, Asker, Block, CODES_MAX, Ends, Word, WrongCode};
 use pilot_core::org::invite::Invite;
-use pilot_core::org::issuer::EnrolError;
+use pilot_core::org::issuer::{EnrolError, Invites};
 use pilot_core::time::UnixTime;
 
 use super::calls::{call, unexpected};
-use super::{Orgs, failed};
+use super::{Org, Orgs, failed};
 use crate::agent::Inner;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::home::entropy;
@@ -42,14 +42,12 @@ pub(super) async fn answer(
 ) -> Result<Reply, ApiError> {
     let ends = Ends { joiner, issuer: inner.identity.key() };
     let name = inner.orgs.of_code(number, now)?;
-    let answered = inner.orgs.change(&name, |org| {
-        let answer = org.invites.answer_code((number, &share), &ends, now).map_err(|error| refused(&error));
-        if answer.is_err() || org.invites.codes(now).any(|code| code.number() == number && code.tries_left() == 0) {
-            tracing::warn!(org = name, ?joiner, "a code was tried as often as it may be");
-        }
-        answer
-    });
-    let Answer { share, tag } = answered.await?;
+    let answered = attempt(inner, &name, |invites| invites.answer_code((number, &share), &ends, now)).await;
+    let is_spent = |org: &mut Org| org.invites.codes(now).any(|code| code.number() == number && code.tries_left() == 0);
+    if inner.orgs.with(&name, is_spent)? {
+        tracing::warn!(org = name, ?joiner, "a code was tried as often as it may be");
+    }
+    let Answer { share, tag } = answered?;
     Ok(Reply::CodeShare { share, tag })
 }
 
@@ -63,13 +61,26 @@ pub(super) async fn finish(
     let ends = Ends { joiner, issuer: inner.identity.key() };
     let name = inner.orgs.of_code(number, now)?;
     let issuer = inner.ticket().await?;
-    let finished = inner.orgs.change(&name, |org| {
-        let finished = org.invites.finish_code((number, &share, &tag), &ends, now);
-        finished.map(|invite| (org.roster.org(), invite)).map_err(|error| refused(&error))
-    });
-    let (org, (id, secret)) = finished.await?;
+    let (id, secret) = attempt(inner, &name, |invites| invites.finish_code((number, &share, &tag), &ends, now)).await?;
+    let org = inner.orgs.with(&name, |org| org.roster.org())?;
     let invite = Invite { org, name, issuer, id, secret };
     Ok(Reply::Invited { invite: invite.to_string() })
+}
+
+/// Tries something with the invites of an organisation. What it changes is on disk when this returns; who asks in vain, however often, has
+/// nothing written.
+async fn attempt<T>(
+    inner: &Inner,
+    name: &str,
+    attempt: impl Fn(&mut Invites) -> Result<T, EnrolError>,
+) -> Result<T, ApiError> {
+    let before = inner.orgs.with(name, |org| org.invites.clone())?;
+    let mut after = before.clone();
+    let result = attempt(&mut after);
+    if after == before {
+        return result.map_err(|error| refused(&error));
+    }
+    inner.orgs.change(name, |org| attempt(&mut org.invites).map_err(|error| refused(&error))).await
 }
 
 impl Orgs {

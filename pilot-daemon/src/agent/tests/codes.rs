@@ -1,5 +1,7 @@
 //! Codes between agents with tunnels of their own, and somebody in the middle (spec/org.md §6).
 
+use std::os::unix::fs::MetadataExt;
+
 use pilot_core::org::call::{REPLY_LEN_MAX, Reply, Request};
 use pilot_core::org::code::Word;
 
@@ -81,7 +83,11 @@ async fn three_wrong_guesses_at_a_code_end_it_also_over_a_restart_of_its_issuer(
     let stored = Orgs::load(alice.home(), &alice.inner.identity, clock::now().unix).unwrap();
     let kept = stored.with(FLEET, |org| org.invites.codes(clock::now().unix).map(|code| code.tries_left()).sum());
     assert_eq!(kept, Ok(0_usize), "the count is on disk");
+    let file = alice.home().path().join("orgs").join(FLEET).join("state");
+    let written = || std::fs::metadata(&file).unwrap().ino();
+    let before = written();
     let right = join(bob, read).await.unwrap_err();
+    assert_eq!(written(), before, "asking in vain writes nothing");
     assert_eq!((right.code, right.message.as_str()), (ErrorCode::Refused, "the code is wrong or used up"));
     assert!(bob.orgs().is_empty() && eve.orgs().is_empty());
 }
