@@ -5,7 +5,7 @@
 //! ```
 //!
 //! So few bits would be guessed at leisure if anything that follows from them left the two agents. They go into a key exchange
-//! ([`cpace`]) that is bound to both tunnel identities: whoever is in between, or at the wrong end, has made one guess. [`Asker`] is the side
+//! ([`cpace`](crate::crypto::cpace)) that is bound to both tunnel identities: whoever is in between, or at the wrong end, has made one guess. [`Asker`] is the side
 //! that joins, [`OpenCode`] the side that has made the code; both are pure, and the issuer keeps nothing between the two calls but its count
 //! of tries.
 
