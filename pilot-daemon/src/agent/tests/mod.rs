@@ -1,5 +1,7 @@
 //! What only the agent itself can show of its renewal: the date is moved, the network is real.
 
+mod codes;
+
 use std::path::Path;
 
 use pilot_core::id::KeyId;
