@@ -1,5 +1,6 @@
 //! A host: an address, a clock, and the machine that runs there, with what its disk would keep over a restart.
 
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::mem::discriminant;
 use std::net::SocketAddr;
@@ -11,18 +12,23 @@ use pilot_core::id::{IdentityKey, InstanceId};
 use pilot_core::identity::{Certificate, Identity, TransportKey};
 use pilot_core::node::{Node, PeerInfo};
 use pilot_core::rng::Rng;
-use pilot_core::route::{Ecn, Route, Transmit};
+use pilot_core::route::{Ecn, Route, SocketId, Transmit};
 use pilot_core::time::{Mono, Now, UnixTime};
 use pilot_relay::backbone::{Backbone, BackboneEvent, BackboneStatus};
 
 use crate::application::Application;
 use crate::invariants::{self, Violation};
+use crate::realm::Site;
 use crate::world::START;
 
 /// Wall clock at the beginning of every world: a Friday in 2027.
 const EPOCH: UnixTime = UnixTime(1_800_000_000_000_000_000);
 /// Trains and events that one turn of a host may produce. A correct one stays below a hundred: whole windows leave in trains of 64 KiB.
 const TURN_OUTPUT_MAX: usize = 10_000;
+/// Local ports of further sockets: those of the ephemeral range on Linux.
+const FIRST_EXTRA_PORT: u16 = 32_768;
+/// How many there are before they come again.
+const EXTRA_PORTS: u16 = 28_232;
 /// Modifiers of the identities whose secret is the byte of their position, plus one, 32 times: found once, since each search takes a
 /// million hashes (spec/address.md §2).
 const MODIFIERS: [u64; 51] = [
@@ -120,7 +126,10 @@ pub(crate) struct Disk {
 
 /// One host.
 pub(crate) struct Host {
-    pub(crate) address: SocketAddr,
+    pub(crate) site: Site,
+    /// Local ports of the sockets beside the main one.
+    pub(crate) sockets: BTreeMap<SocketId, u16>,
+    sockets_opened: u16,
     /// How far its wall clock is ahead of the world's.
     pub(crate) clock_skew: Duration,
     pub(crate) disk: Disk,
@@ -133,7 +142,7 @@ pub(crate) struct Host {
 /// Why a host gets its turn.
 pub(crate) enum Input {
     /// A datagram arrived.
-    Datagram { from: SocketAddr, ecn: Ecn, datagram: Vec<u8> },
+    Datagram { from: SocketAddr, at: SocketAddr, ecn: Ecn, datagram: Vec<u8> },
     /// Its timer is due.
     Timeout,
     /// Its program has done something.
@@ -143,7 +152,7 @@ pub(crate) enum Input {
 /// What a turn produced.
 #[derive(Default)]
 pub(crate) struct Turn {
-    pub(crate) datagrams: Vec<(Route, Ecn, Vec<u8>)>,
+    pub(crate) datagrams: Vec<(Transmit, Vec<u8>)>,
     pub(crate) events: Vec<Happening>,
 }
 
@@ -165,14 +174,15 @@ impl Happening {
 }
 
 impl Host {
-    pub(crate) fn new(position: usize, address: SocketAddr, role: Role, clock_skew: Duration, rng: Rng) -> Self {
+    pub(crate) fn new(position: usize, site: Site, role: Role, clock_skew: Duration, rng: Rng) -> Self {
         let disk = Disk::new(position, role, &rng, EPOCH + clock_skew);
-        Self { address, clock_skew, disk, program: None, boots: 0, rng }
+        Self { site, sockets: BTreeMap::new(), sockets_opened: 0, clock_skew, disk, program: None, boots: 0, rng }
     }
 
     /// Starts what runs on this host, with what the disk holds and nothing else.
     pub(crate) fn boot(&mut self, now: Mono) {
         self.boots += 1;
+        self.sockets.clear();
         let seed = *self.rng.child(&format!("boot {}", self.boots)).secret_key();
         let now = self.clock(now);
         self.program = Some(match &self.disk.role {
@@ -186,12 +196,34 @@ impl Host {
 
     fn boot_node(&self, config: Config, seed: [u8; 32], now: Now) -> Node {
         let mut node = Node::new(config, self.disk.keys(), seed, now);
-        node.set_local_addresses(now, &[self.address]);
+        node.set_local_addresses(now, &self.site.addresses);
         for peer in &self.disk.known {
             node.learn_peer(now, peer.clone());
         }
         node.set_home(now, self.disk.home.clone());
         node
+    }
+
+    /// The address from which a route leads out, if the host has it and the socket.
+    pub(crate) fn source(&self, route: &Route) -> Option<SocketAddr> {
+        let mut source = self.site.source_for(route.remote, route.local_ip)?;
+        if route.socket != SocketId::default() {
+            source.set_port(*self.sockets.get(&route.socket)?);
+        }
+        Some(source)
+    }
+
+    /// Whether a datagram for this address finds a socket.
+    pub(crate) fn listens_at(&self, address: SocketAddr) -> bool {
+        let is_main = self.site.addresses.contains(&address);
+        is_main || (self.site.has(address.ip()) && self.sockets.values().any(|port| *port == address.port()))
+    }
+
+    /// Opens a socket on a port of its own, or on the one given.
+    pub(crate) fn open_socket(&mut self, socket: SocketId, port: Option<u16>) {
+        self.sockets_opened += 1;
+        let port = port.unwrap_or(FIRST_EXTRA_PORT + self.sockets_opened % EXTRA_PORTS);
+        self.sockets.insert(socket, port);
     }
 
     /// Both clocks of this host.
@@ -240,12 +272,14 @@ impl Host {
     /// One turn of the host's loop: one input, then everything that follows from it, then the invariants.
     pub(crate) fn turn(&mut self, mono: Mono, input: Input) -> Result<Turn, Violation> {
         let now = self.clock(mono);
-        let local_ip = Some(self.address.ip());
         let mut turn = Turn::default();
         let Some(program) = &mut self.program else { return Ok(turn) };
         match input {
-            Input::Datagram { from, ecn, mut datagram } => {
-                program.machine_mut().handle_datagram(now, Route { local_ip, ..Route::to(from) }, ecn, &mut datagram);
+            Input::Datagram { from, at, ecn, mut datagram } => {
+                let socket = self.sockets.iter().find(|(_, port)| **port == at.port()).map(|(id, _)| *id);
+                let socket = socket.unwrap_or_default();
+                let route = Route { socket, local_ip: Some(at.ip()), remote: from };
+                program.machine_mut().handle_datagram(now, route, ecn, &mut datagram);
             }
             Input::Timeout => program.machine_mut().handle_timeout(now),
             Input::Nothing => {}
@@ -313,7 +347,7 @@ impl Program {
         let Some(transmit) = self.machine_mut().poll_transmit(now, &mut buf) else { return false };
         assert_eq!(buf.len(), transmit.len, "a transmit appends what it says");
         for datagram in buf.chunks(transmit.segment_size.unwrap_or(transmit.len).max(1)) {
-            turn.datagrams.push((transmit.route, transmit.ecn, datagram.to_vec()));
+            turn.datagrams.push((transmit, datagram.to_vec()));
         }
         true
     }

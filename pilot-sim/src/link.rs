@@ -8,6 +8,8 @@ use std::time::Duration;
 use pilot_core::rng::Rng;
 use pilot_core::time::Mono;
 
+use crate::nat::NatDrop;
+
 /// The longest that a datagram picked for reordering is held back: it falls behind a few round trips' worth of others.
 const HOLD_BACK_MAX: Duration = Duration::from_millis(40);
 /// What a datagram weighs on the wire beside its payload: IPv4 and UDP headers.
@@ -160,8 +162,12 @@ pub enum Fate {
     QueueFull,
     /// Nobody has the destination address.
     NoHost,
-    /// The sender does not have the local address it wants to send from.
+    /// The sender does not have the local address or socket it wants to send from.
     NoLocalAddress,
+    /// Its time to live was too short for the way.
+    Expired,
+    /// A gateway did not let it through.
+    Nat(NatDrop),
 }
 
 /// What passed a link so far.
