@@ -195,6 +195,18 @@ impl Paths {
         self.probe_credit = (self.probe_credit + len * PROBE_BYTES_PER_BYTE).min(PROBE_CREDIT_MAX);
     }
 
+    /// Takes the credit for one probe, if there is any.
+    pub(crate) fn spend_probe(&mut self) -> bool {
+        let rest = self.probe_credit.checked_sub(PROBE_LEN);
+        self.probe_credit = rest.unwrap_or(self.probe_credit);
+        rest.is_some()
+    }
+
+    /// The direct paths that are not proved.
+    pub(crate) fn unproved(&self) -> Vec<PathId> {
+        self.paths.iter().filter(|path| !path.proved).map(|path| path.id).collect()
+    }
+
     /// Marks a path as proved in both directions.
     pub(crate) fn prove(&mut self, now: Mono, id: PathId) {
         let Some(path) = self.path_mut(id) else { return };

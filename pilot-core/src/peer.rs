@@ -113,6 +113,8 @@ pub(crate) struct Peer {
     pub(crate) attested: Option<SocketAddr>,
     /// Candidates have gone out on this tunnel.
     pub(crate) has_sent_candidates: bool,
+    /// The peer has them, and has opened its NAT towards them: what is sent there finds it open.
+    pub(crate) has_taken_candidates: bool,
     pub(crate) last_unknown: Option<Mono>,
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
@@ -162,6 +164,7 @@ impl Peer {
             refused_by: Vec::new(),
             attested: None,
             has_sent_candidates: false,
+            has_taken_candidates: false,
             last_unknown: None,
             bytes_sent: 0,
             bytes_received: 0,

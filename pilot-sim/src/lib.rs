@@ -38,6 +38,7 @@ pub mod application;
 mod host;
 pub mod invariants;
 pub mod link;
+pub mod meeting;
 pub mod nat;
 pub mod pattern;
 pub mod realm;

@@ -421,7 +421,8 @@ impl Nat {
         let ip = self.outside_ip(source.ip());
         let preserved = self.port_position(source.port());
         let len = self.config.ports_len();
-        let is_free = |nat: &Self, position: usize| nat.is_free(now, SocketAddr::new(ip, nat.port_at(position)), remote);
+        let is_free =
+            |nat: &Self, position: usize| nat.is_free(now, SocketAddr::new(ip, nat.port_at(position)), remote);
         let first = match self.config.allocation {
             Allocation::Preserve | Allocation::Linux => {
                 let random = draw(&mut self.rng, len);

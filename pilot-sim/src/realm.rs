@@ -72,7 +72,13 @@ impl Site {
 
 impl Realms {
     /// Adds a gateway with an outside address of its own.
-    pub(crate) fn add(&mut self, nat: NatConfig, firewall: NatConfig, parent: Option<GatewayId>, rng: &Rng) -> GatewayId {
+    pub(crate) fn add(
+        &mut self,
+        nat: NatConfig,
+        firewall: NatConfig,
+        parent: Option<GatewayId>,
+        rng: &Rng,
+    ) -> GatewayId {
         let public = self.new_address(parent);
         let mut rng = rng.child(&format!("gateway {}", self.gateways.len()));
         let nat = Nat::new(nat, vec![public], rng.array());
@@ -115,7 +121,11 @@ impl Realms {
         loop {
             if let Some(end) = self.leads_to(sites, realm, remote.ip()) {
                 let needed = if realm.is_none() { hops + CORE_HOPS } else { hops };
-                return if ttl.is_some_and(|ttl| ttl <= needed) { Err(Fate::Expired) } else { Ok((end, source, remote)) };
+                return if ttl.is_some_and(|ttl| ttl <= needed) {
+                    Err(Fate::Expired)
+                } else {
+                    Ok((end, source, remote))
+                };
             }
             let Some(id) = realm else { return Err(Fate::NoHost) };
             hops += 1;
@@ -159,7 +169,8 @@ impl Realms {
         realm: Option<GatewayId>,
         ip: IpAddr,
     ) -> Option<Endpoint> {
-        let is_outer = |&position: &usize| self.gateways[position].parent == realm && self.gateways[position].public == ip;
+        let is_outer =
+            |&position: &usize| self.gateways[position].parent == realm && self.gateways[position].public == ip;
         if let Some(position) = (0..self.gateways.len()).find(is_outer) {
             return Some(Endpoint::Gateway(GatewayId(position)));
         }

@@ -32,8 +32,10 @@ pub(crate) const START: Mono = Mono(3_600_000_000_000);
 const STEPS_PER_INSTANT_MAX: usize = 100_000;
 /// Time in which the last acknowledgements of a scenario get through, whatever the network does.
 const SETTLING_TIME: Duration = Duration::from_secs(20);
-/// Port of every host's main socket.
+/// Port of an agent's main socket.
 const MAIN_PORT: u16 = 4_000;
+/// Port of a backbone node: what firewalls let through if they let anything through.
+const BACKBONE_PORT: u16 = 443;
 /// How far apart the wall clocks of two neighbours in the list of hosts are: real ones never agree.
 const CLOCK_SKEW: Duration = Duration::from_secs(47);
 
@@ -173,7 +175,7 @@ impl World {
     /// Takes a host behind another gateway, or to the public realm, with new addresses. Its driver notices.
     pub fn move_behind(&mut self, host: HostId, gateway: Option<GatewayId>, families: Families) -> Result<(), Failure> {
         let site = &mut self.hosts[host.0].site;
-        (site.gateway, site.addresses) = (gateway, families.addresses(host.0, gateway));
+        (site.gateway, site.addresses) = (gateway, families.addresses(host.0, gateway, MAIN_PORT));
         let addresses = site.addresses.clone();
         self.note(format!("{host} moves to {addresses:?}"));
         self.call(host, |node, now| node.set_local_addresses(now, &addresses))
@@ -188,8 +190,7 @@ impl World {
     /// Tells one agent of another what a directory record says: the certificate, but no address.
     pub fn give_record(&mut self, to: HostId, of: HostId, homes: &[HostId]) {
         let certificate = Some(self.hosts[of.0].certificate());
-        let homes =
-            homes.iter().map(|&home| Home { key: self.key(home), addresses: self.addresses(home) }).collect();
+        let homes = homes.iter().map(|&home| Home { key: self.key(home), addresses: self.addresses(home) }).collect();
         self.learn(to, PeerInfo { key: self.key(of), certificate, addresses: Vec::new(), homes });
     }
 
@@ -387,7 +388,8 @@ impl World {
 
     fn add_host_at(&mut self, role: Role, gateway: Option<GatewayId>, families: Families) -> HostId {
         let position = self.hosts.len();
-        let addresses = families.addresses(position, gateway);
+        let port = if matches!(role, Role::Backbone) { BACKBONE_PORT } else { MAIN_PORT };
+        let addresses = families.addresses(position, gateway, port);
         let site = Site { addresses, gateway, is_ipv6_broken: false };
         let rng = self.rng.child(&format!("host {position}"));
         let mut host = Host::new(position, site, role, CLOCK_SKEW * position as u32, rng);
@@ -569,11 +571,11 @@ impl HostId {
 
 impl Families {
     /// Addresses of the host at this position: private ones behind a gateway, IPv6 global everywhere.
-    fn addresses(self, position: usize, gateway: Option<GatewayId>) -> Vec<SocketAddr> {
+    fn addresses(self, position: usize, gateway: Option<GatewayId>, port: u16) -> Vec<SocketAddr> {
         let byte = u8::try_from(position).expect("few hosts");
         let v4 = if gateway.is_some() { [192, 168, 1, byte + 10] } else { [10, byte, 0, 1] };
-        let v4 = SocketAddr::from((v4, MAIN_PORT));
-        let v6 = SocketAddr::from(([0x2001, 0xdb8, byte.into(), 0, 0, 0, 0, 1], MAIN_PORT));
+        let v4 = SocketAddr::from((v4, port));
+        let v6 = SocketAddr::from(([0x2001, 0xdb8, byte.into(), 0, 0, 0, 0, 1], port));
         match self {
             Self::V4 => vec![v4],
             Self::V6 => vec![v6],

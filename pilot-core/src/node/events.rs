@@ -112,6 +112,7 @@ impl Node {
             }
             TransportEvent::Datagram { port, data } => self.message_arrived(index, port, data),
             TransportEvent::Path { path, frame } => self.path_frame(now, index, path, frame),
+            TransportEvent::CandidatesTaken => self.candidates_taken(now, index),
             TransportEvent::PtoExpired { path, count } => self.pto_expired(now, index, path, count),
             TransportEvent::MtuProved { mtu, .. } => tracing::debug!(mtu, "path MTU"),
             TransportEvent::Closed { code, reason } => {

@@ -73,8 +73,11 @@ impl Announcements {
         Some(announcement.number)
     }
 
-    pub(super) fn on_acked(&mut self, number: u64) {
-        self.waiting.retain(|waiting| waiting.number != number);
+    /// The peer has an announcement. Returns whether that is the newest list of candidates.
+    pub(super) fn on_acked(&mut self, number: u64) -> bool {
+        let Some(position) = self.waiting.iter().position(|waiting| waiting.number == number) else { return false };
+        let acked = self.waiting.remove(position);
+        acked.is_some_and(|acked| matches!(acked.content, Content::Candidates(_)))
     }
 
     pub(super) fn on_lost(&mut self, number: u64) {

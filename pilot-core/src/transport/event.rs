@@ -65,6 +65,8 @@ pub enum TransportEvent {
         /// The frame.
         frame: PathFrame,
     },
+    /// The peer has the newest list of candidates that was queued.
+    CandidatesTaken,
     /// The tunnel is over: the peer closed it, or the idle timeout has passed ([`Code::TIMEOUT`]).
     Closed {
         /// Why.

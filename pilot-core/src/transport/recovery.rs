@@ -147,7 +147,11 @@ impl Transport {
             let Some(frame) = self.sent.frame(number) else { continue };
             match frame {
                 SentFrame::Ack(reported) => self.received.on_ack_acked(reported),
-                SentFrame::Announcement(number) => self.announcements.on_acked(number),
+                SentFrame::Announcement(number) => {
+                    if self.announcements.on_acked(number) {
+                        self.streams.events.push_back(TransportEvent::CandidatesTaken);
+                    }
+                }
                 SentFrame::Stream { .. }
                 | SentFrame::Reset(_)
                 | SentFrame::StopSending(_)
