@@ -9,7 +9,7 @@
 //!
 //! [`figure`] is how a quantity is measured, [`mod@figures`] is which ones there are, [`report`] is what is said about them. The
 //! contestants: [`daemons`] (real processes), [`agents`] (the library), [`library`] (core and socket alone), [`tcp`] and, with the
-//! feature `peers`, quinn. [`mod@flood`] stands apart: its twin is the same flood elsewhere.
+//! feature `peers`, quinn. [`mod@flood`] stands apart: its twin is the same flood elsewhere. So does [`netlab`], a network of its own.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what was measured is this program's output")]
 
@@ -22,6 +22,8 @@ mod figure;
 mod figures;
 mod flood;
 mod library;
+#[cfg(target_os = "linux")]
+mod netlab;
 #[cfg(feature = "peers")]
 mod peers;
 mod report;
@@ -54,6 +56,10 @@ enum Verb {
     Figures(FiguresArgs),
     /// Measure what a flood of forged packets leaves of an established stream.
     Flood(FloodArgs),
+    /// Run real programs behind emulated NATs and links.
+    #[cfg(target_os = "linux")]
+    #[command(subcommand)]
+    Netlab(netlab::Scenario),
     /// The twin of a daemon: listens, says so, and echoes until it is killed.
     #[command(hide = true)]
     TcpServer,
@@ -98,6 +104,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Figures(args) => figures(args),
         Verb::Flood(args) => flood(&args),
+        #[cfg(target_os = "linux")]
+        Verb::Netlab(scenario) => netlab::run(&scenario),
         Verb::TcpServer => tcp_server(),
         Verb::TcpPing { address } => tcp_ping(address),
     };

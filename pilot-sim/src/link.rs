@@ -181,8 +181,8 @@ pub struct LinkStats {
     pub dropped: u64,
 }
 
-/// The state of one direction.
-pub(crate) struct Link {
+/// The state of one direction. Like [`crate::nat::Nat`] it is arithmetic only, so that a router in real time can use it too.
+pub struct Link {
     pub(crate) config: LinkConfig,
     pub(crate) stats: LinkStats,
     rng: Rng,
@@ -191,22 +191,26 @@ pub(crate) struct Link {
 }
 
 /// When a datagram arrives, if it does, and its double.
-pub(crate) struct Passage {
-    pub(crate) fate: Fate,
-    pub(crate) arrivals: [Option<Mono>; 2],
+#[derive(Clone, Copy, Debug)]
+pub struct Passage {
+    /// What happened to it.
+    pub fate: Fate,
+    /// When it is at the other end.
+    pub arrivals: [Option<Mono>; 2],
 }
 
 /// The dice of one datagram.
 struct Draw([u32; 6]);
 
 impl Link {
-    pub(crate) fn new(config: LinkConfig, rng: Rng) -> Self {
+    /// A link on which nothing is yet; `rng` decides what is left to chance.
+    pub fn new(config: LinkConfig, rng: Rng) -> Self {
         let start = Mono::default();
         Self { config, stats: LinkStats::default(), rng, busy_until: start, last_arrival: start }
     }
 
     /// Decides what becomes of a datagram, and damages it if so decided.
-    pub(crate) fn send(&mut self, now: Mono, datagram: &mut [u8]) -> Passage {
+    pub fn send(&mut self, now: Mono, datagram: &mut [u8]) -> Passage {
         let draw = Draw::new(&mut self.rng);
         self.stats.offered += 1;
         let passage = self.pass(now, datagram, &draw);
@@ -214,6 +218,16 @@ impl Link {
             self.stats.dropped += 1;
         }
         passage
+    }
+
+    /// Treats datagrams otherwise from now on.
+    pub fn change(&mut self, change: impl FnOnce(LinkConfig) -> LinkConfig) {
+        self.config = change(self.config.clone());
+    }
+
+    /// What passed it so far.
+    pub fn stats(&self) -> LinkStats {
+        self.stats
     }
 
     fn pass(

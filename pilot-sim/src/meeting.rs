@@ -78,7 +78,7 @@ impl Network {
     ];
 
     /// The NATs around the agent, the outermost first.
-    fn nats(self) -> Vec<NatConfig> {
+    pub fn nats(self) -> Vec<NatConfig> {
         match self {
             Self::Open => vec![],
             Self::FullCone => vec![NatConfig::full_cone()],
@@ -94,7 +94,8 @@ impl Network {
         }
     }
 
-    fn families(self) -> Families {
+    /// The families of its addresses.
+    pub fn families(self) -> Families {
         match self {
             Self::Ipv6Only => Families::V6,
             Self::Dual | Self::BrokenIpv6 => Families::Dual,
