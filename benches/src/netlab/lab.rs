@@ -24,6 +24,10 @@ use crate::error::BenchError;
 
 /// The name of a host's only interface.
 const INTERFACE: &str = "eth0";
+/// What `ip netns exec` lays over `/etc`.
+const ETC: &str = "/etc/netns";
+/// That of Ethernet.
+const MTU: u16 = 1_500;
 /// Labs of this process so far, for names.
 static LABS: AtomicU32 = AtomicU32::new(0);
 
@@ -31,6 +35,8 @@ static LABS: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Plan {
     pub(crate) router: Router,
     hosts: Vec<Planned>,
+    /// Lines of every host's `/etc/hosts`: the labs' only directory of names.
+    names: String,
 }
 
 #[derive(Debug)]
@@ -38,7 +44,6 @@ struct Planned {
     name: &'static str,
     node: NodeId,
     addresses: Vec<IpAddr>,
-    mtu: u16,
 }
 
 /// The network, built.
@@ -65,7 +70,7 @@ impl Plan {
     pub(crate) fn new(seed: u64) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        Self { router: Router::new(bytes), hosts: Vec::new() }
+        Self { router: Router::new(bytes), hosts: Vec::new(), names: String::new() }
     }
 
     /// Plans a host below `parent`, with interfaces of Ethernet's MTU.
@@ -73,15 +78,13 @@ impl Plan {
         let addresses: Vec<IpAddr> =
             addresses.iter().map(|text| text.parse().expect("addresses of labs are written in this program")).collect();
         let node = self.router.add_host(parent, addresses.clone(), link);
-        self.hosts.push(Planned { name, node, addresses, mtu: 1_500 });
+        self.hosts.push(Planned { name, node, addresses });
         node
     }
 
-    /// Gives the host that was planned last another MTU.
-    pub(crate) fn mtu(&mut self, mtu: u16) {
-        if let Some(host) = self.hosts.last_mut() {
-            host.mtu = mtu;
-        }
+    /// Lets every host know addresses by a name.
+    pub(crate) fn name(&mut self, name: &str, addresses: &[&str]) {
+        self.names.extend(addresses.iter().map(|address| format!("{address} {name}\n")));
     }
 
     /// Builds it.
@@ -100,7 +103,7 @@ impl Plan {
                 home: home.path().join(planned.name),
             };
             std::fs::create_dir(&host.home)?;
-            ports.push(Port { host: host.node, device: host.build(planned)? });
+            ports.push(Port { host: host.node, device: host.build(planned, &self.names)? });
             hosts.push(host);
         }
         Ok(Lab { engine: Engine::start(self.router, ports)?, hosts, cleaner, _home: home })
@@ -157,9 +160,12 @@ impl Host {
         run_ip(&[&["-n", &self.namespace], args].concat())
     }
 
-    fn build(&self, planned: &Planned) -> Result<SyncDevice, BenchError> {
+    fn build(&self, planned: &Planned, names: &str) -> Result<SyncDevice, BenchError> {
         run_ip(&["netns", "add", &self.namespace])?;
-        let device = self.enter(|| DeviceBuilder::new().name(INTERFACE).mtu(planned.mtu).enable(false).build_sync())?;
+        let etc = Path::new(ETC).join(&self.namespace);
+        std::fs::create_dir_all(&etc)?;
+        std::fs::write(etc.join("hosts"), names)?;
+        let device = self.enter(|| DeviceBuilder::new().name(INTERFACE).mtu(MTU).enable(false).build_sync())?;
         device.set_nonblocking(true)?;
         self.ip(&["link", "set", "lo", "up"])?;
         self.ip(&["link", "set", INTERFACE, "up"])?;
@@ -194,6 +200,7 @@ read -r _
 for namespace in "$@"; do
     ip netns pids "$namespace" | xargs -r kill -9
     ip netns delete "$namespace"
+    rm -r "/etc/netns/$namespace"
 done
 "#;
 

@@ -3,107 +3,118 @@
 //!
 //! A path is direct if the backbone's host forwards nothing for ten seconds of traffic: packets are counted on the wire, nobody is asked.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use pilot_core::time::Mono;
-use pilot_daemon::api::client::Client;
-use pilot_daemon::api::types::{Reached, TargetRequest};
 use pilot_daemon::clock;
-use pilot_daemon::home::Home;
-use pilot_sim::meeting::{DIRECT_FOR, DIRECT_WITHIN, Network};
+use pilot_sim::meeting::{DIRECT_FOR, DIRECT_WITHIN, Network, Pair};
+use pilot_sim::nat::Hairpin;
 
-use super::lab::{Host, Lab, Plan};
-use super::nats::{access, plan};
-use super::router::CORE;
+use super::agents::{Agent, Agents};
+use super::engine::Punctuality;
+use super::lab::Lab;
+use super::nats::access;
 use crate::error::BenchError;
 use crate::exchange::on_this_thread;
 
-/// How long daemons have been ready before they are asked for anything.
-const READY: Duration = Duration::from_secs(10);
 /// Pause between two pings of the traffic that shows which way it takes.
 const PING_INTERVAL: Duration = Duration::from_millis(50);
 /// A ping that takes longer has failed.
 const PING_PATIENCE: Duration = Duration::from_secs(10);
-const BACKBONE: &str = "203.0.113.10";
-const BACKBONE_V6: &str = "2001:db8:ffff::10";
+/// Pairs that are not in two networks of their own.
+const NEIGHBOURS: [Pair; 6] = [
+    Pair::SameNat(Hairpin::Off),
+    Pair::SameNat(Hairpin::ExternalSource),
+    Pair::SameNat(Hairpin::InternalSource),
+    Pair::SameCarrier(Hairpin::Off),
+    Pair::SameCarrier(Hairpin::ExternalSource),
+    Pair::SameSymmetricCarrier,
+];
 
 /// What came of a pair.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Outcome {
-    /// From the first ping to its answer.
-    answered: Duration,
+struct Outcome {
+    /// From the first ping to its answer, if one came.
+    answered: Option<Duration>,
     /// From the first ping to the last relayed packet, if none came for [`DIRECT_FOR`] after that.
     direct: Option<Duration>,
+    punctuality: Punctuality,
 }
 
-/// Measures the pairs of `networks`, some at a time, and prints what came out.
+/// Measures the pairs of `networks`, and neighbours if it is all of them, some at a time. Returns what came out as a page.
 ///
 /// # Errors
-/// If a pair could not be measured.
-pub(crate) fn run(pilotctl: &Path, networks: &[Network], seed: u64, at_once: usize) -> Result<(), BenchError> {
-    let pairs: Vec<_> =
-        networks.iter().enumerate().flat_map(|(at, &one)| networks[at..].iter().map(move |&two| (one, two))).collect();
+/// If a lab could not be built.
+pub(crate) fn run(pilotctl: &Path, networks: &[Network], seed: u64, at_once: usize) -> Result<String, BenchError> {
+    let with_itself_and_later = |at: usize| networks[at..].iter().map(move |&other| Pair::Apart(networks[at], other));
+    let mut pairs: Vec<_> = (0..networks.len()).flat_map(with_itself_and_later).collect();
+    if networks == Network::ALL {
+        pairs.extend(NEIGHBOURS);
+    }
+    let outcomes = measure(pilotctl, &pairs, seed, at_once)?;
+    let cell = |pair: Pair| {
+        let at = pairs.iter().position(|known| *known == pair);
+        at.map_or_else(String::new, |at| outcomes[at].to_string())
+    };
+    let mut page = String::from("Milliseconds to the direct path; in brackets, to the first answer.\n\n");
+    page += &format!("| | {} |\n", networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "));
+    page += &format!("| ---{} |\n", " | ---".repeat(networks.len()));
+    for &caller in networks {
+        let cells: Vec<_> = networks.iter().map(|&callee| cell(Pair::Apart(caller, callee))).collect();
+        page += &format!("| {caller} | {} |\n", cells.join(" | "));
+    }
+    for pair in pairs.iter().filter(|pair| NEIGHBOURS.contains(pair)) {
+        page += &format!("\n{pair:?}: {}\n", cell(*pair));
+    }
+    let latest = outcomes.iter().max_by_key(|outcome| outcome.punctuality.late_max);
+    if let Some(latest) = latest {
+        page += &format!("\nThe least punctual of the labs: {}.\n", latest.punctuality.sentence());
+    }
+    Ok(page)
+}
+
+/// All pairs, in their order, some at a time.
+fn measure(pilotctl: &Path, pairs: &[Pair], seed: u64, at_once: usize) -> Result<Vec<Outcome>, BenchError> {
     let outcomes = Mutex::new(vec![None; pairs.len()]);
     let next = AtomicUsize::new(0);
     let work = || -> Result<(), BenchError> {
-        while let Some(&(caller, callee)) = pairs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let outcome = meet(pilotctl, caller, callee, seed)?;
-            eprintln!("{caller} to {callee}: {outcome:?}");
-            let at = pairs.iter().position(|pair| *pair == (caller, callee)).expect("taken from there");
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&pair) = pairs.get(at) else { return Ok(()) };
+            let outcome = on_this_thread(meet(pilotctl, pair, seed))?;
+            eprintln!("{pair:?}: {outcome}");
             outcomes.lock().expect("nobody panics with it")[at] = Some(outcome);
         }
-        Ok(())
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..at_once).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..at_once.max(1)).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("a worker reports, it does not panic"))
     })?;
     let outcomes = outcomes.into_inner().expect("nobody panics with it");
-    println!("seed {seed}; ms to direct, of the first answer in brackets\n");
-    println!("| | {} |", networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | "));
-    println!("|{} --- |", " --- |".repeat(networks.len()));
-    for (row, caller) in networks.iter().enumerate() {
-        let cell = |callee: &Network| {
-            let at = pairs.iter().position(|pair| *pair == (*caller, *callee))?;
-            let outcome = outcomes[at]?;
-            let direct = outcome.direct.map_or("relay".to_owned(), |time| time.as_millis().to_string());
-            Some(format!("{direct} ({})", outcome.answered.as_millis()))
-        };
-        let cells: Vec<_> = networks.iter().map(|callee| cell(callee).unwrap_or_default()).collect();
-        let _ = row;
-        println!("| {caller} | {} |", cells.join(" | "));
-    }
-    Ok(())
+    Ok(outcomes.into_iter().map(|outcome| outcome.expect("each pair was measured")).collect())
 }
 
-/// One pair: builds its lab, and measures it.
-fn meet(pilotctl: &Path, caller: Network, callee: Network, seed: u64) -> Result<Outcome, BenchError> {
-    let mut lab = Plan::new(seed);
-    lab.host("relay", CORE, &[BACKBONE, BACKBONE_V6], &access());
-    plan(caller, &mut lab, "a", 1, &access());
-    plan(callee, &mut lab, "b", 2, &access());
-    let lab = lab.build()?;
-    let (_backbone, ticket) = start_backbone(pilotctl, lab.host("relay"))?;
-    start_agent(pilotctl, lab.host("a"), &ticket)?;
-    start_agent(pilotctl, lab.host("b"), &ticket)?;
-    std::thread::sleep(READY);
-    on_this_thread(traffic(&lab))
+async fn meet(pilotctl: &Path, pair: Pair, seed: u64) -> Result<Outcome, BenchError> {
+    let Some(agents) = Agents::start(pilotctl, pair, seed, &access())? else {
+        return Ok(Outcome { answered: None, direct: None, punctuality: Punctuality::default() });
+    };
+    agents.rest().await;
+    let (answered, direct) = traffic(&agents.lab, &agents.caller).await?;
+    Ok(Outcome { answered, direct, punctuality: agents.lab.engine.punctuality() })
 }
 
 /// Pings until nothing was relayed for long enough, or it is clear that this will not be in time.
-async fn traffic(lab: &Lab) -> Result<Outcome, BenchError> {
-    let agent = Home::at(lab.host("a").pilot_home()).agent("a").map_err(wrong)?;
-    let client = Client::connect(agent.socket_path().map_err(wrong)?).await?;
-    let relay = lab.host("relay").node;
-    let relayed = || lab.engine.with(move |router| router.relayed_by(relay));
+async fn traffic(lab: &Lab, caller: &Agent) -> Result<(Option<Duration>, Option<Duration>), BenchError> {
+    let client = caller.client().await?;
+    let relayed = || lab.relayed();
     let started = clock::now().mono;
     let before = relayed();
-    ping(&client).await?;
+    if !caller.ping(&client, PING_PATIENCE).await {
+        return Ok((None, None));
+    }
     let answered = clock::now().mono.since(started);
     let mut last = (relayed(), clock::now().mono);
     if last.0 == before {
@@ -112,44 +123,21 @@ async fn traffic(lab: &Lab) -> Result<Outcome, BenchError> {
     let since = |at: Mono| at.since(started);
     while clock::now().mono.since(last.1) < DIRECT_FOR && since(last.1) <= DIRECT_WITHIN {
         tokio::time::sleep(PING_INTERVAL).await;
-        ping(&client).await?;
+        caller.ping(&client, PING_PATIENCE).await;
         let now = relayed();
         if now != last.0 {
             last = (now, clock::now().mono);
         }
     }
-    Ok(Outcome { answered, direct: Some(since(last.1)).filter(|direct| *direct <= DIRECT_WITHIN) })
+    Ok((Some(answered), Some(since(last.1)).filter(|direct| *direct <= DIRECT_WITHIN)))
 }
 
-async fn ping(client: &Client) -> Result<(), BenchError> {
-    let timeout_ms = u64::try_from(PING_PATIENCE.as_millis()).ok();
-    let request = TargetRequest { target: "b".to_owned(), timeout_ms };
-    let _reached: Reached = client.post("/v1/ping", &request).await?;
-    Ok(())
-}
-
-/// A backbone, and its ticket.
-fn start_backbone(pilotctl: &Path, host: &Host) -> Result<(Child, String), BenchError> {
-    let mut command = host.command(pilotctl);
-    command.args(["backbone", "start", "--listen", "[::]:3478", "--advertise", BACKBONE]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let stdout = child.stdout.take().ok_or_else(|| BenchError::Wrong("the backbone has no stdout".to_owned()))?;
-    let mut ticket = String::new();
-    BufReader::new(stdout).read_line(&mut ticket)?;
-    Ok((child, ticket.trim().to_owned()))
-}
-
-fn start_agent(pilotctl: &Path, host: &Host, ticket: &str) -> Result<(), BenchError> {
-    let mut command: Command = host.command(pilotctl);
-    command.args(["daemon", "start", "--hostname", host.name, "--backbone", ticket]);
-    let output = command.output()?;
-    if output.status.success() {
-        return Ok(());
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.direct, self.answered) {
+            (Some(direct), Some(answered)) => write!(f, "{} ({})", direct.as_millis(), answered.as_millis()),
+            (None, Some(answered)) => write!(f, "relay ({})", answered.as_millis()),
+            (_, None) => f.write_str("none"),
+        }
     }
-    let output = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(BenchError::Pilotctl { command: format!("daemon start --hostname {}", host.name), output })
-}
-
-fn wrong(error: impl std::fmt::Display) -> BenchError {
-    BenchError::Wrong(error.to_string())
 }

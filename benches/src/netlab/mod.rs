@@ -6,8 +6,9 @@
 //! ```
 //!
 //! [`packet`] and [`router`] are the network, without I/O; [`engine`] runs it; [`lab`] builds hosts around it. The scenarios are on top:
-//! [`classify`] proves the lab, the others use it. It takes root on Linux.
+//! [`classify`] proves the lab; [`matrix`] puts [`agents`] into it. It takes root on Linux.
 
+mod agents;
 mod classify;
 mod engine;
 mod lab;
@@ -22,6 +23,7 @@ use clap::Subcommand;
 use pilot_sim::meeting::Network;
 
 use crate::error::BenchError;
+use crate::report::Run;
 
 /// What the lab can do.
 #[derive(Debug, Subcommand)]
@@ -46,6 +48,9 @@ pub(crate) enum Scenario {
         /// The program to try, built with `cargo build --release -p pilot-ctl` [default: beside this one].
         #[arg(long, env = "PILOTCTL")]
         pilotctl: Option<PathBuf>,
+        /// Keep the page in this file too.
+        #[arg(long)]
+        save: Option<PathBuf>,
     },
 }
 
@@ -53,11 +58,14 @@ pub(crate) enum Scenario {
 pub(crate) fn run(scenario: &Scenario) -> Result<(), BenchError> {
     match scenario {
         Scenario::Classify { seed } => classify::run(*seed),
-        Scenario::Matrix { seed, only, at_once, pilotctl } => {
+        Scenario::Matrix { seed, only, at_once, pilotctl, save } => {
             let pilotctl = pilotctl.clone().map_or_else(crate::beside_this_program, Ok)?;
             let wanted = |network: &Network| only.is_empty() || only.contains(&network.to_string());
             let networks: Vec<_> = Network::ALL.into_iter().filter(wanted).collect();
-            matrix::run(&pilotctl, &networks, *seed, *at_once)
+            let head = Run::here(1).lab_markdown(*seed);
+            let page = head + &matrix::run(&pilotctl, &networks, *seed, *at_once)?;
+            println!("{page}");
+            save.as_ref().map_or(Ok(()), |path| Ok(std::fs::write(path, page)?))
         }
     }
 }

@@ -4,39 +4,72 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use pilot_sim::link::LinkConfig;
-use pilot_sim::meeting::Network;
-use pilot_sim::nat::NatConfig;
+use pilot_sim::meeting::{Network, Pair};
+use pilot_sim::nat::{Hairpin, NatConfig};
 use pilot_sim::world::Families;
 
 use super::lab::Plan;
 use super::router::{CORE, Gateway, NodeId, Policy};
 
-/// Plans a host in a network of that kind. `number` makes its addresses, and those of its gateways, its own.
-pub(crate) fn plan(network: Network, plan: &mut Plan, name: &'static str, number: u8, link: &LinkConfig) -> NodeId {
+/// Plans two hosts in networks of that kind.
+pub(crate) fn plan(pair: Pair, plan: &mut Plan, names: [&'static str; 2], link: &LinkConfig) {
+    let home = NatConfig::port_restricted;
+    match pair {
+        Pair::Apart(one, other) => {
+            for (name, network, number) in [(names[0], one, 1), (names[1], other, 2)] {
+                apart(network, plan, name, number, link);
+            }
+        }
+        Pair::SameNat(hairpin) => {
+            let gateway = gateway(home().hairpin(hairpin), "198.51.100.1", plan, CORE, link);
+            plan.host(names[0], gateway, &["192.168.1.2"], &lan());
+            plan.host(names[1], gateway, &["192.168.1.3"], &lan());
+        }
+        Pair::SameCarrier(hairpin) => same_carrier(home().hairpin(hairpin), plan, names, link),
+        Pair::SameSymmetricCarrier => {
+            same_carrier(NatConfig::symmetric_random().hairpin(Hairpin::ExternalSource), plan, names, link);
+        }
+    }
+}
+
+/// Two homes behind one carrier's NAT.
+fn same_carrier(nat: NatConfig, plan: &mut Plan, names: [&'static str; 2], link: &LinkConfig) {
+    let carrier = gateway(nat, "198.51.100.1", plan, CORE, link);
+    for (name, number) in names.into_iter().zip(1..) {
+        let home = gateway(NatConfig::port_restricted(), &format!("100.64.0.{number}"), plan, carrier, &lan());
+        plan.host(name, home, &[&format!("192.168.{number}.2")], &lan());
+    }
+}
+
+/// A host in a network of its own. `number` makes its addresses, and those of its gateways, its own.
+fn apart(network: Network, plan: &mut Plan, name: &'static str, number: u8, link: &LinkConfig) {
     let has_v4 = network.families() != Families::V6;
     let has_v6 = network.families() != Families::V4;
+    let is_v6_broken = network == Network::BrokenIpv6;
     let mut parent = CORE;
     let nats = network.nats();
     for (depth, nat) in nats.iter().enumerate() {
         let public = if depth == 0 { format!("198.51.100.{number}") } else { format!("100.64.{number}.{depth}") };
-        let v4 = match has_v4 {
-            true => translate(nat.clone(), &[address(&public)], plan),
-            false => Policy::Drop,
-        };
-        let v6 = match (has_v6, network) {
-            (true, Network::BrokenIpv6) | (false, _) => Policy::Drop,
-            (true, _) => translate(NatConfig::firewall(), &[], plan),
-        };
+        let v4 = if has_v4 { translate(nat.clone(), &[address(&public)], plan) } else { Policy::Drop };
+        let v6 = if has_v6 && !is_v6_broken { translate(NatConfig::firewall(), &[], plan) } else { Policy::Drop };
         // Only the outermost line is long.
         let line = if depth == 0 { link.clone() } else { lan() };
         parent = plan.router.add_gateway(parent, Gateway { v4, v6 }, &line);
     }
-    let v4 = if nats.is_empty() { format!("198.51.100.{number}") } else { format!("192.168.{number}.2") };
+    let (v4, line) = match nats.is_empty() {
+        true => (format!("198.51.100.{number}"), link.clone()),
+        false => (format!("192.168.{number}.2"), lan()),
+    };
     let v6 = format!("2001:db8:{number}::2");
     let addresses: Vec<&str> =
         [has_v4.then_some(v4.as_str()), has_v6.then_some(v6.as_str())].into_iter().flatten().collect();
-    let line = if nats.is_empty() { link.clone() } else { lan() };
-    plan.host(name, parent, &addresses, &line)
+    plan.host(name, parent, &addresses, &line);
+}
+
+/// A NAT for IPv4 that lets no IPv6 through.
+fn gateway(nat: NatConfig, public: &str, plan: &mut Plan, parent: NodeId, link: &LinkConfig) -> NodeId {
+    let v4 = translate(nat, &[address(public)], plan);
+    plan.router.add_gateway(parent, Gateway { v4, v6: Policy::Drop }, link)
 }
 
 fn translate(udp: NatConfig, public: &[IpAddr], plan: &mut Plan) -> Policy {
