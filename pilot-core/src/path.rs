@@ -207,6 +207,11 @@ impl Paths {
         self.paths.iter().filter(|path| !path.proved).map(|path| path.id).collect()
     }
 
+    /// Whether the peer is reached directly.
+    pub(crate) fn has_proved_direct(&self) -> bool {
+        self.paths.iter().any(|path| path.proved && path.hop.is_direct())
+    }
+
     /// Marks a path as proved in both directions.
     pub(crate) fn prove(&mut self, now: Mono, id: PathId) {
         let Some(path) = self.path_mut(id) else { return };

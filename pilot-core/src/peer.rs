@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::dial::Dial;
+use crate::effort::Effort;
 use crate::event::PathKind;
 use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, InstanceId, PathId};
@@ -115,6 +116,8 @@ pub(crate) struct Peer {
     pub(crate) has_sent_candidates: bool,
     /// The peer has them, and has opened its NAT towards them: what is sent there finds it open.
     pub(crate) has_taken_candidates: bool,
+    /// What is done to reach it directly, when simple challenges do not.
+    pub(crate) effort: Effort,
     pub(crate) last_unknown: Option<Mono>,
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
@@ -165,6 +168,7 @@ impl Peer {
             attested: None,
             has_sent_candidates: false,
             has_taken_candidates: false,
+            effort: Effort::default(),
             last_unknown: None,
             bytes_sent: 0,
             bytes_received: 0,
@@ -434,6 +438,7 @@ impl Peer {
             self.dial_due(),
             self.unconfirmed.as_ref().map(|session| session.since + UNCONFIRMED_SESSION_LIFETIME),
             self.paths.timeout(self.is_in_use()),
+            self.effort.timeout(self.is_in_use()).filter(|_| tunnel.is_some()),
             self.liveness_timeout(is_home),
         ];
         timers.into_iter().flatten().min()

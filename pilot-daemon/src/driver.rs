@@ -342,6 +342,8 @@ impl Core {
                 tracing::debug!(?peer, ?path, "path changed");
             }
             Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
+            // Not opened, so that no effort is made that needs them.
+            Event::OpenSockets(_) | Event::CloseSockets(_) => {}
             Event::Datagram { peer, port, data } => self.datagram_arrived(now, peer, port, data),
             // Acknowledgement is part of StreamClosed.
             Event::SendFinished(_) => {}

@@ -127,9 +127,7 @@ pub(crate) struct Disk {
 /// One host.
 pub(crate) struct Host {
     pub(crate) site: Site,
-    /// Local ports of the sockets beside the main one.
-    pub(crate) sockets: BTreeMap<SocketId, u16>,
-    sockets_opened: u16,
+    pub(crate) sockets: Sockets,
     /// How far its wall clock is ahead of the world's.
     pub(crate) clock_skew: Duration,
     pub(crate) disk: Disk,
@@ -137,6 +135,13 @@ pub(crate) struct Host {
     pub(crate) program: Option<Program>,
     boots: u32,
     rng: Rng,
+}
+
+/// The sockets beside the main one.
+#[derive(Default)]
+pub(crate) struct Sockets {
+    ports: BTreeMap<SocketId, u16>,
+    opened: u16,
 }
 
 /// Why a host gets its turn.
@@ -176,13 +181,13 @@ impl Happening {
 impl Host {
     pub(crate) fn new(position: usize, site: Site, role: Role, clock_skew: Duration, rng: Rng) -> Self {
         let disk = Disk::new(position, role, &rng, EPOCH + clock_skew);
-        Self { site, sockets: BTreeMap::new(), sockets_opened: 0, clock_skew, disk, program: None, boots: 0, rng }
+        Self { site, sockets: Sockets::default(), clock_skew, disk, program: None, boots: 0, rng }
     }
 
     /// Starts what runs on this host, with what the disk holds and nothing else.
     pub(crate) fn boot(&mut self, now: Mono) {
         self.boots += 1;
-        self.sockets.clear();
+        self.sockets.ports.clear();
         let seed = *self.rng.child(&format!("boot {}", self.boots)).secret_key();
         let now = self.clock(now);
         self.program = Some(match &self.disk.role {
@@ -208,22 +213,15 @@ impl Host {
     pub(crate) fn source(&self, route: &Route) -> Option<SocketAddr> {
         let mut source = self.site.source_for(route.remote, route.local_ip)?;
         if route.socket != SocketId::default() {
-            source.set_port(*self.sockets.get(&route.socket)?);
+            source.set_port(*self.sockets.ports.get(&route.socket)?);
         }
         Some(source)
     }
 
     /// Whether a datagram for this address finds a socket.
     pub(crate) fn listens_at(&self, address: SocketAddr) -> bool {
-        let is_main = self.site.addresses.contains(&address);
-        is_main || (self.site.has(address.ip()) && self.sockets.values().any(|port| *port == address.port()))
-    }
-
-    /// Opens a socket on a port of its own, or on the one given.
-    pub(crate) fn open_socket(&mut self, socket: SocketId, port: Option<u16>) {
-        self.sockets_opened += 1;
-        let port = port.unwrap_or(FIRST_EXTRA_PORT + self.sockets_opened % EXTRA_PORTS);
-        self.sockets.insert(socket, port);
+        let is_main = self.site.all().any(|own| own == address);
+        is_main || (self.site.has(address.ip()) && self.sockets.at(address.port()) != SocketId::default())
     }
 
     /// Both clocks of this host.
@@ -276,18 +274,39 @@ impl Host {
         let Some(program) = &mut self.program else { return Ok(turn) };
         match input {
             Input::Datagram { from, at, ecn, mut datagram } => {
-                let socket = self.sockets.iter().find(|(_, port)| **port == at.port()).map(|(id, _)| *id);
-                let socket = socket.unwrap_or_default();
+                let socket = self.sockets.at(at.port());
                 let route = Route { socket, local_ip: Some(at.ip()), remote: from };
                 program.machine_mut().handle_datagram(now, route, ecn, &mut datagram);
             }
             Input::Timeout => program.machine_mut().handle_timeout(now),
             Input::Nothing => {}
         }
-        program.drain(now, &mut turn)?;
-        program.handle_due(now, &mut turn)?;
+        program.drain(now, &mut turn, &mut self.sockets)?;
+        program.handle_due(now, &mut turn, &mut self.sockets)?;
         invariants::check_node(program.machine().node(), mono)?;
         Ok(turn)
+    }
+}
+
+impl Sockets {
+    /// Opens a socket on a port of its own.
+    fn open(&mut self, socket: SocketId) {
+        self.opened += 1;
+        self.ports.insert(socket, FIRST_EXTRA_PORT + self.opened % EXTRA_PORTS);
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        self.ports.remove(&socket);
+    }
+
+    /// The socket at a local port: the main one, if no other is.
+    fn at(&self, port: u16) -> SocketId {
+        self.ports.iter().find(|(_, at)| **at == port).map(|(&id, _)| id).unwrap_or_default()
+    }
+
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.ports.len()
     }
 }
 
@@ -307,20 +326,20 @@ impl Program {
     }
 
     /// Handles a timer that is due at this very moment; afterwards none may be.
-    fn handle_due(&mut self, now: Now, turn: &mut Turn) -> Result<(), Violation> {
+    fn handle_due(&mut self, now: Now, turn: &mut Turn, sockets: &mut Sockets) -> Result<(), Violation> {
         let is_due = |machine: &dyn Machine| machine.poll_timeout().filter(|&due| due <= now.mono);
         if is_due(self.machine_mut()).is_none() {
             return Ok(());
         }
         self.machine_mut().handle_timeout(now);
-        self.drain(now, turn)?;
+        self.drain(now, turn, sockets)?;
         is_due(self.machine_mut()).map_or(Ok(()), |due| Err(Violation::Timer(now.mono.since(due))))
     }
 
     /// Takes events and datagrams until there are no more. Events go to the program first: what it writes leaves in the same turn.
-    fn drain(&mut self, now: Now, turn: &mut Turn) -> Result<(), Violation> {
+    fn drain(&mut self, now: Now, turn: &mut Turn, sockets: &mut Sockets) -> Result<(), Violation> {
         for _ in 0..TURN_OUTPUT_MAX {
-            if let Some(happening) = self.poll_event(now)? {
+            if let Some(happening) = self.poll_event(now, sockets)? {
                 turn.events.push(happening);
             } else if !self.transmit(now, turn) {
                 return Ok(());
@@ -329,12 +348,19 @@ impl Program {
         Err(Violation::Livelock(TURN_OUTPUT_MAX))
     }
 
-    fn poll_event(&mut self, now: Now) -> Result<Option<Happening>, Violation> {
+    fn poll_event(&mut self, now: Now, sockets: &mut Sockets) -> Result<Option<Happening>, Violation> {
         match self {
             Self::Agent(agent) => {
                 let (node, application) = &mut **agent;
                 let Some(event) = node.poll_event() else { return Ok(None) };
-                application.handle(node, now, &event)?;
+                match &event {
+                    Event::OpenSockets(wanted) => {
+                        wanted.iter().for_each(|&socket| sockets.open(socket));
+                        node.sockets_opened(now, wanted);
+                    }
+                    Event::CloseSockets(useless) => useless.iter().for_each(|&socket| sockets.close(socket)),
+                    _ => application.handle(node, now, &event)?,
+                }
                 Ok(Some(Happening::Agent(event)))
             }
             Self::Backbone(backbone) => Ok(backbone.poll_event().map(Happening::Backbone)),

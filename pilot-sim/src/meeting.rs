@@ -1,6 +1,7 @@
 //! Two agents, each behind a network of some kind, with a home node between them: how soon one reaches the other, and by which way.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use pilot_core::config::{Config, Role};
@@ -145,7 +146,7 @@ impl Meeting {
     pub fn new(seed: u64, link: LinkConfig, pair: Pair, direct: bool) -> Result<Self, Failure> {
         let mut world = World::new(seed, link);
         let backbone = world.add_backbone_with(Families::Dual);
-        world.add_address(backbone);
+        let second = SocketAddr::new(world.add_address(backbone), world.address(backbone).port());
         let config = || Config::new(Role::Agent).direct(direct);
         let gateways = place(&mut world, pair);
         let families = |side: usize| match pair {
@@ -162,15 +163,17 @@ impl Meeting {
         }
         let gateways = gateways.map(|(outer, _)| outer);
         let mut meeting = Self { world, alice, bob, backbone, gateways };
-        meeting.go_home()?;
+        meeting.go_home(second)?;
         Ok(meeting)
     }
 
-    fn go_home(&mut self) -> Result<(), Failure> {
+    /// `second`: another address of the home node, where it answers STUN too.
+    fn go_home(&mut self, second: SocketAddr) -> Result<(), Failure> {
         let Self { alice, bob, backbone, .. } = *self;
         for (agent, other) in [(alice, bob), (bob, alice)] {
             self.world.give_record(agent, other, &[backbone]);
             self.world.set_home(agent, backbone)?;
+            self.world.call(agent, |node, now| node.set_stun_servers(now, &[second]))?;
         }
         self.world.run_for(READY)?;
         let is_home = |world: &World, agent| world.node(agent).is_some_and(Node::is_home_connected);

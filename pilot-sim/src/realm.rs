@@ -34,6 +34,8 @@ pub enum Endpoint {
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
     pub(crate) addresses: Vec<SocketAddr>,
+    /// An address that the host answers at, and that no record of it names.
+    pub(crate) unnamed: Option<SocketAddr>,
     pub(crate) gateway: Option<GatewayId>,
     /// Its IPv6 leads nowhere, although it has addresses.
     pub(crate) is_ipv6_broken: bool,
@@ -57,15 +59,20 @@ pub(crate) struct Realms {
 impl Site {
     /// Whether the address is one of the host's.
     pub(crate) fn has(&self, ip: IpAddr) -> bool {
-        self.addresses.iter().any(|address| address.ip() == ip)
+        self.all().any(|address| address.ip() == ip)
+    }
+
+    /// Every address of the host.
+    pub(crate) fn all(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.addresses.iter().copied().chain(self.unnamed)
     }
 
     /// The address from which the host sends to `remote`: the one asked for, or the first of that family.
     pub(crate) fn source_for(&self, remote: SocketAddr, local_ip: Option<IpAddr>) -> Option<SocketAddr> {
-        let mut family = self.addresses.iter().filter(|address| address.is_ipv4() == remote.is_ipv4());
+        let mut family = self.all().filter(|address| address.is_ipv4() == remote.is_ipv4());
         match local_ip {
-            Some(ip) => family.find(|address| address.ip() == ip).copied(),
-            None => family.next().copied(),
+            Some(ip) => family.find(|address| address.ip() == ip),
+            None => family.next(),
         }
     }
 }

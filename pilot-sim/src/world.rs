@@ -13,7 +13,7 @@ use pilot_core::config::Config;
 use pilot_core::id::IdentityKey;
 use pilot_core::node::{Home, Node, PeerInfo};
 use pilot_core::rng::Rng;
-use pilot_core::route::{Ecn, SocketId, Transmit};
+use pilot_core::route::{Ecn, Transmit};
 use pilot_core::time::{Mono, Now};
 use pilot_core::wire::{self, PacketKind};
 use pilot_relay::backbone::BackboneStatus;
@@ -141,18 +141,18 @@ impl World {
         self.add_host_at(Role::Backbone, None, families)
     }
 
-    /// Gives a host one more address, in a network of its own.
+    /// Gives a host one more address, in a network of its own, which no record of it names.
     pub fn add_address(&mut self, host: HostId) -> IpAddr {
         let position = u8::try_from(host.0).expect("few hosts");
         let site = &mut self.hosts[host.0].site;
         let address = SocketAddr::from(([11, position, 0, 1], site.addresses[0].port()));
-        site.addresses.push(address);
+        site.unnamed = Some(address);
         address.ip()
     }
 
-    /// Opens one more socket of a host, at this port.
-    pub fn open_socket(&mut self, host: HostId, socket: SocketId, port: u16) {
-        self.hosts[host.0].open_socket(socket, Some(port));
+    /// Sockets that a host has beside its main one.
+    pub fn sockets_len(&self, host: HostId) -> usize {
+        self.hosts[host.0].sockets.len()
     }
 
     /// Lets the IPv6 of a host lead nowhere, although it has an address.
@@ -390,7 +390,7 @@ impl World {
         let position = self.hosts.len();
         let port = if matches!(role, Role::Backbone) { BACKBONE_PORT } else { MAIN_PORT };
         let addresses = families.addresses(position, gateway, port);
-        let site = Site { addresses, gateway, is_ipv6_broken: false };
+        let site = Site { addresses, unnamed: None, gateway, is_ipv6_broken: false };
         let rng = self.rng.child(&format!("host {position}"));
         let mut host = Host::new(position, site, role, CLOCK_SKEW * position as u32, rng);
         host.boot(self.now);

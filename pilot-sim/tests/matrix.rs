@@ -98,7 +98,7 @@ fn every_network_meets_every_other() -> Result<(), Failure> {
                 ));
             }
             let is_direct = outcome.direct.is_some();
-            if is_direct != (expected(caller, callee) == Expected::Direct) {
+            if is_direct == (expected(caller, callee) == Expected::Relay) {
                 broken.push(format!(
                     "{caller} to {callee}: {:?}, direct {:?}",
                     expected(caller, callee),

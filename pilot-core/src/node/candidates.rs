@@ -44,6 +44,7 @@ impl Node {
         if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) {
             tunnel.transport.queue_frame(path, PathFrame::Candidates(candidates));
             (peer.has_sent_candidates, peer.has_taken_candidates) = (true, false);
+            self.announce_ports(index);
         }
     }
 
@@ -103,6 +104,7 @@ impl Node {
             peer.paths.probe(now.mono, path, &mut self.rng);
         }
         self.probe_paths(now, index);
+        self.give_challenges_time(now, index);
         self.touch(index);
     }
 

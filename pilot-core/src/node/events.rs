@@ -36,6 +36,7 @@ impl Node {
         }
         self.dial_timeout(now, index);
         self.probe_paths(now, index);
+        self.effort_timeout(now, index);
         self.drain_peer(now, index);
     }
 
@@ -113,6 +114,7 @@ impl Node {
             TransportEvent::Datagram { port, data } => self.message_arrived(index, port, data),
             TransportEvent::Path { path, frame } => self.path_frame(now, index, path, frame),
             TransportEvent::CandidatesTaken => self.candidates_taken(now, index),
+            TransportEvent::PortsTaken => self.ports_taken(now, index),
             TransportEvent::PtoExpired { path, count } => self.pto_expired(now, index, path, count),
             TransportEvent::MtuProved { mtu, .. } => tracing::debug!(mtu, "path MTU"),
             TransportEvent::Closed { code, reason } => {
@@ -180,9 +182,11 @@ impl Node {
                     peer.prove_path(now.mono, path);
                     self.choose_path(now, index);
                     self.tell_observed_address(index);
+                    self.direct_path_proved(index, path);
                 }
             }
             PathFrame::Candidates(candidates) => self.candidates_received(now, index, &candidates),
+            PathFrame::Ports(ports) => self.ports_received(now, index, ports),
             PathFrame::ObservedAddress(address) => self.observed_by(now, index, address),
         }
     }
@@ -192,6 +196,13 @@ impl Node {
             self.observed = Some(address);
             self.events.push_back(Event::ObservedAddress(address));
             self.announce_candidates(now);
+            self.begin_survey(now);
+        }
+    }
+
+    fn direct_path_proved(&mut self, index: u32, path: PathId) {
+        if self.peers[index as usize].paths.path(path).is_some_and(|path| path.hop.is_direct()) {
+            self.effort_succeeded(index);
         }
     }
 

@@ -58,6 +58,9 @@ impl Node {
     }
 
     fn dispatch(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) -> Result<(), DropReason> {
+        if wire::peek(datagram) == Ok(PacketKind::Stun) {
+            return self.handle_stun(now, from, datagram);
+        }
         if wire::peek(datagram) != Ok(PacketKind::Relay) {
             return self.handle_packet(now, Hop::Direct(from), ecn, datagram);
         }

@@ -28,6 +28,8 @@ pub(super) enum Outgoing {
     Dial(u32),
     /// One byte that leaves our NAT and goes no further.
     Opener,
+    /// A sealed challenge to this peer, by the hop that it is queued with, of which nothing is kept.
+    Challenge(u32),
 }
 
 /// Where a hop leads at this moment.
@@ -83,6 +85,7 @@ impl Node {
                 Outgoing::Datagram(datagram) => Some(datagram),
                 Outgoing::Dial(index) => self.dial_datagram(now, index, &hop),
                 Outgoing::Opener => Some(vec![OPENER]),
+                Outgoing::Challenge(index) => self.lone_challenge(now, index),
             };
             let ttl = is_opener.then_some(OPENER_TTL);
             if let Some(transmit) = datagram.and_then(|datagram| self.transmit_single(&hop, &datagram, buf)) {

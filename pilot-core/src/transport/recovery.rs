@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Transport;
+use super::announce::Taken;
 use super::audit::TimerKind;
 use super::congestion::AckedPacket;
 use super::event::{TransportError, TransportEvent};
@@ -148,9 +149,11 @@ impl Transport {
             match frame {
                 SentFrame::Ack(reported) => self.received.on_ack_acked(reported),
                 SentFrame::Announcement(number) => {
-                    if self.announcements.on_acked(number) {
-                        self.streams.events.push_back(TransportEvent::CandidatesTaken);
-                    }
+                    let taken = self.announcements.on_acked(number);
+                    self.streams.events.extend(taken.map(|taken| match taken {
+                        Taken::Candidates => TransportEvent::CandidatesTaken,
+                        Taken::Ports => TransportEvent::PortsTaken,
+                    }));
                 }
                 SentFrame::Stream { .. }
                 | SentFrame::Reset(_)
