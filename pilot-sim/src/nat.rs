@@ -330,6 +330,11 @@ impl Nat {
         if self.config.translates {
             self.public = public;
         }
+        self.flush();
+    }
+
+    /// Forgets every mapping.
+    pub fn flush(&mut self) {
         self.mappings.clear();
         self.by_outside.clear();
         self.poisoned.clear();

@@ -13,7 +13,7 @@ use pilot_sim::meeting::Pair;
 
 use super::lab::{Host, Lab, Plan};
 use super::nats;
-use super::router::CORE;
+use super::router::{CORE, NodeId};
 use crate::error::BenchError;
 
 /// How long daemons have been ready before they are asked for anything.
@@ -30,7 +30,8 @@ const CALLED: &str = "b";
 /// A lab in which two agents run. Dropping it ends them.
 pub(crate) struct Agents {
     pub(crate) caller: Agent,
-    pub(crate) called: Agent,
+    /// The gateways that they are directly behind, if they are behind any.
+    pub(crate) gateways: [Option<NodeId>; 2],
     pub(crate) lab: Lab,
 }
 
@@ -46,12 +47,12 @@ impl Agents {
         let mut plan = Plan::new(seed);
         plan.host(RELAY, CORE, &[BACKBONE, BACKBONE_V6], &nats::access());
         plan.name(BACKBONE_NAME, &[BACKBONE, BACKBONE_V6]);
-        nats::plan(pair, &mut plan, [CALLER, CALLED], link);
+        let gateways = nats::plan(pair, &mut plan, [CALLER, CALLED], link);
         let lab = plan.build()?;
         let ticket = start_backbone(pilotctl, lab.host(RELAY))?;
         let [caller, called] = [CALLER, CALLED].map(|name| Agent { host: lab.host(name).clone() });
         let is_up = caller.start(pilotctl, &ticket)? && called.start(pilotctl, &ticket)?;
-        Ok(is_up.then_some(Self { caller, called, lab }))
+        Ok(is_up.then_some(Self { caller, gateways, lab }))
     }
 
     /// Lets them find out what their networks are like.

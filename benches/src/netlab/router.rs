@@ -177,15 +177,14 @@ impl Router {
         self.link(node, way).change(change);
     }
 
+    /// Lets a gateway forget all mappings.
+    pub(crate) fn flush(&mut self, gateway: NodeId) {
+        self.for_each_table(gateway, Nat::flush);
+    }
+
     /// Lets a gateway forget all mappings, and have other outside addresses from now on.
     pub(crate) fn rebind(&mut self, gateway: NodeId, public: &[IpAddr]) {
-        let Kind::Gateway(gateway) = &mut self.nodes[gateway.0].kind else { return };
-        for policy in [&mut gateway.v4, &mut gateway.v6] {
-            if let Policy::Translate { udp, tcp } = policy {
-                udp.rebind(public.to_vec());
-                tcp.rebind(public.to_vec());
-            }
-        }
+        self.for_each_table(gateway, |nat| nat.rebind(public.to_vec()));
     }
 
     /// What passed the link of a node in one way.
@@ -237,6 +236,16 @@ impl Router {
         let (up, down) = (new_link(), new_link());
         self.nodes.push(Node { parent, kind, up, down, relayed: 0 });
         NodeId(self.nodes.len() - 1)
+    }
+
+    fn for_each_table(&mut self, gateway: NodeId, change: impl Fn(&mut Nat)) {
+        let Kind::Gateway(gateway) = &mut self.nodes[gateway.0].kind else { return };
+        for policy in [&mut gateway.v4, &mut gateway.v6] {
+            if let Policy::Translate { udp, tcp } = policy {
+                change(udp);
+                change(tcp);
+            }
+        }
     }
 
     fn link(&mut self, node: NodeId, way: Way) -> &mut Link {
