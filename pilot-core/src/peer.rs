@@ -390,9 +390,21 @@ impl Peer {
     pub(crate) fn local_addresses_changed(&mut self, now: Mono, addresses: &[SocketAddr]) {
         self.paths.forget_local_ips(|ip| addresses.iter().any(|address| address.ip() == ip));
         if self.is_backbone || self.is_in_use() {
+            self.confirm_address(now);
+        }
+    }
+
+    /// Shows the peer, twice, where packets from here come from now.
+    pub(crate) fn confirm_address(&mut self, now: Mono) {
+        if self.confirm_move_at.is_none() {
             self.ping_direct_paths();
             self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
         }
+    }
+
+    /// Whether nothing has come from the peer for so long that it may see us elsewhere than it did.
+    pub(crate) fn is_quiet(&self, now: Mono) -> bool {
+        now.since(self.last_received) >= LIVENESS_PROBE_AFTER
     }
 
     /// By all of them: the one in use leads nowhere if the peer has moved too.

@@ -215,15 +215,30 @@ impl Node {
             self.start_dial(now, index);
             return;
         }
-        if count < PATH_FAILED_PTO_COUNT || peer.is_backbone {
+        if peer.is_backbone {
             return;
         }
+        self.confirm_address_at_home(now);
+        if count < PATH_FAILED_PTO_COUNT {
+            return;
+        }
+        let peer = &mut self.peers[index as usize];
         if peer.paths.iter().count() > 1 || !peer.homes.is_empty() {
             peer.paths.fail(now.mono, path, &mut self.rng);
             self.choose_path(now, index);
             if !self.has_usable_path(now.mono, index) {
                 self.open_circuit(now, index);
             }
+        }
+    }
+
+    /// Silence of a peer may mean that our own address has changed: the home node has to know the new one before it relays from there.
+    fn confirm_address_at_home(&mut self, now: Now) {
+        let Some(home) = self.home else { return };
+        let peer = &mut self.peers[home as usize];
+        if peer.is_quiet(now.mono) {
+            peer.confirm_address(now.mono);
+            self.touch(home);
         }
     }
 
@@ -250,6 +265,8 @@ impl Node {
         if peer.is_connected() {
             let (peer, path) = (peer.key, self.path_kind(&hop));
             self.events.push_back(Event::PathChanged { peer, path });
+            // After a fall back to the relay: what the peer does not know yet of our addresses.
+            self.send_candidates(index);
         }
     }
 
