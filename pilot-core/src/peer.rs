@@ -396,15 +396,13 @@ impl Peer {
 
     /// Shows the peer, twice, where packets from here come from now.
     pub(crate) fn confirm_address(&mut self, now: Mono) {
-        if self.confirm_move_at.is_none() {
-            self.ping_direct_paths();
-            self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
-        }
+        self.ping_direct_paths();
+        self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
     }
 
-    /// Whether nothing has come from the peer for so long that it may see us elsewhere than it did.
-    pub(crate) fn is_quiet(&self, now: Mono) -> bool {
-        now.since(self.last_received) >= LIVENESS_PROBE_AFTER
+    /// Whether the peer may see us elsewhere than it did: nothing has come from it for a while, and it is not being shown.
+    pub(crate) fn may_see_us_elsewhere(&self, now: Mono) -> bool {
+        now.since(self.last_received) >= LIVENESS_PROBE_AFTER && self.confirm_move_at.is_none()
     }
 
     /// By all of them: the one in use leads nowhere if the peer has moved too.

@@ -236,7 +236,7 @@ impl Node {
     fn confirm_address_at_home(&mut self, now: Now) {
         let Some(home) = self.home else { return };
         let peer = &mut self.peers[home as usize];
-        if peer.is_quiet(now.mono) {
+        if peer.may_see_us_elsewhere(now.mono) {
             peer.confirm_address(now.mono);
             self.touch(home);
         }
