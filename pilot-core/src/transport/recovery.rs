@@ -133,7 +133,7 @@ impl Transport {
         if self.breaks_in_flight {
             path.bytes_in_flight = path.bytes_in_flight.saturating_sub(u64::from(packet.size));
         }
-        let delivered = path.on_packet_acked(&packet);
+        let delivered = path.on_packet_acked(now, &packet);
         // RFC 9002 §7.8: a window of which not even half was used is not the bottleneck.
         let app_limited = in_flight_before < path.controller.window() / 2;
         let acked = AckedPacket { sent_at: packet.sent_at, bytes: u64::from(packet.size), app_limited };
