@@ -131,6 +131,7 @@ pub(crate) struct Host {
     /// How far its wall clock is ahead of the world's.
     pub(crate) clock_skew: Duration,
     pub(crate) disk: Disk,
+    pub(crate) is_asleep: bool,
     /// None while it is switched off.
     pub(crate) program: Option<Program>,
     boots: u32,
@@ -181,7 +182,7 @@ impl Happening {
 impl Host {
     pub(crate) fn new(position: usize, site: Site, role: Role, clock_skew: Duration, rng: Rng) -> Self {
         let disk = Disk::new(position, role, &rng, EPOCH + clock_skew);
-        Self { site, sockets: Sockets::default(), clock_skew, disk, program: None, boots: 0, rng }
+        Self { site, sockets: Sockets::default(), clock_skew, disk, is_asleep: false, program: None, boots: 0, rng }
     }
 
     /// Starts what runs on this host, with what the disk holds and nothing else.
@@ -264,7 +265,7 @@ impl Host {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Mono> {
-        self.machine()?.poll_timeout()
+        self.machine()?.poll_timeout().filter(|_| !self.is_asleep)
     }
 
     /// One turn of the host's loop: one input, then everything that follows from it, then the invariants.
