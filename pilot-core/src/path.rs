@@ -19,6 +19,12 @@ const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(25);
 /// A peer that was heard by another direct path for this long, and not by the one in use, has moved.
 const PEER_MOVED_AFTER: Duration = Duration::from_millis(200);
 
+/// Direct paths besides the one in use that a peer may be heard by within [`NEWCOMERS_WITHIN`]: those that a volley finds are more than the
+/// table holds, and would drive each other out of it for ever.
+const NEWCOMERS_MAX: usize = 4;
+/// How long a path is a newcomer: some round trips.
+const NEWCOMERS_WITHIN: Duration = Duration::from_secs(1);
+
 /// How a packet gets to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hop {
@@ -205,6 +211,16 @@ impl Paths {
     /// The direct paths that are not proved.
     pub(crate) fn unproved(&self) -> Vec<PathId> {
         self.paths.iter().filter(|path| !path.proved).map(|path| path.id).collect()
+    }
+
+    /// Whether so many direct paths have appeared in this moment that another one is not wanted: each of them is challenged, and one is enough.
+    pub(crate) fn is_crowded(&self, now: Mono, hop: &Hop) -> bool {
+        let is_new = !self.paths.iter().any(|path| path.hop.is_same_way(hop));
+        let is_recent = |path: &&Path| {
+            let is_heard = path.last_received.is_some_and(|at| now.since(at) < NEWCOMERS_WITHIN);
+            is_heard && path.hop.is_direct() && Some(path.id) != self.active
+        };
+        is_new && hop.is_direct() && self.paths.iter().filter(is_recent).count() >= NEWCOMERS_MAX
     }
 
     /// Whether the peer is reached directly.

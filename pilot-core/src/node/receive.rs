@@ -98,6 +98,9 @@ impl Node {
             return Err(DropReason::UnknownSession);
         };
         self.check_direct(Some(index), &hop)?;
+        if self.peers[index as usize].paths.is_crowded(now.mono, &hop) {
+            return Err(DropReason::TableFull);
+        }
         let len = packet.len();
         self.confirm(now, index, header.receiver, hop, packet)?;
         let peer = &mut self.peers[index as usize];
