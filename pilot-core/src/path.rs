@@ -52,6 +52,8 @@ pub(crate) struct Path {
     /// It was proved once, even if it has failed since: the peer was there, and a handshake may be sent to see whether it still is.
     was_proved: bool,
     last_received: Option<Mono>,
+    /// Since when a probe timeout has left it in doubt.
+    doubted: Option<Mono>,
     probe: Option<Probe>,
     /// Pause before the next round of probes, once this one has failed.
     reprobe_after: Duration,
@@ -152,6 +154,7 @@ impl Paths {
             proved,
             was_proved: proved,
             last_received,
+            doubted: None,
             probe: None,
             reprobe_after: REPROBE_MIN,
         });
@@ -235,6 +238,23 @@ impl Paths {
         path.reprobe_after = REPROBE_MIN;
         path.last_received = Some(now);
         (path.proved, path.was_proved) = (true, true);
+    }
+
+    /// A probe timeout has passed on a path. Returns the relayed paths, by which the peer can be asked whether it is still there.
+    pub(crate) fn doubt(&mut self, now: Mono, id: PathId, count: u32) -> Vec<PathId> {
+        let Some(path) = self.path_mut(id).filter(|path| path.hop.is_direct()) else { return Vec::new() };
+        if count == 1 {
+            path.doubted = Some(now);
+        }
+        self.ids_where(|hop| !hop.is_direct())
+    }
+
+    /// Whether the peer was heard by another path since this one is in doubt: it is the path that is silent, not the peer.
+    pub(crate) fn is_outlived(&self, id: PathId) -> bool {
+        let doubted = self.path(id).and_then(|path| path.doubted);
+        doubted.is_some_and(|doubted| {
+            self.paths.iter().any(|path| path.id != id && path.last_received.is_some_and(|at| at > doubted))
+        })
     }
 
     /// Takes the proof away after probe timeouts in a row. A direct path will be probed again.

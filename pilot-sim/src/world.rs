@@ -244,12 +244,7 @@ impl World {
     }
 
     /// Changes the link from a host to a gateway.
-    pub fn change_link_to_gateway(
-        &mut self,
-        from: HostId,
-        to: GatewayId,
-        change: impl Fn(LinkConfig) -> LinkConfig,
-    ) {
+    pub fn change_link_to_gateway(&mut self, from: HostId, to: GatewayId, change: impl Fn(LinkConfig) -> LinkConfig) {
         self.note(format!("the link from {from} to {} changes", Endpoint::Gateway(to)));
         let link = self.link(from, Endpoint::Gateway(to));
         link.config = change(link.config.clone());
@@ -498,7 +493,11 @@ impl World {
             }
         };
         let host = &self.hosts[to.0];
-        if !host.listens_at(at) || host.program.is_none() || host.is_asleep || (host.site.is_ipv6_broken && at.is_ipv6()) {
+        if !host.listens_at(at)
+            || host.program.is_none()
+            || host.is_asleep
+            || (host.site.is_ipv6_broken && at.is_ipv6())
+        {
             return Ok(());
         }
         let first = datagram.first().copied().unwrap_or_default();

@@ -132,7 +132,11 @@ fn nothing_is_tried_where_nothing_can_come_of_it() -> Result<(), Failure> {
         let (meeting, outcome) = meet(1, caller, callee)?;
         assert_eq!(outcome.direct, None);
         for agent in [meeting.alice, meeting.bob] {
-            assert!(meeting.world.sent(agent).offered < 300, "{caller} calls {callee}: {:?}", meeting.world.sent(agent));
+            assert!(
+                meeting.world.sent(agent).offered < 300,
+                "{caller} calls {callee}: {:?}",
+                meeting.world.sent(agent)
+            );
         }
     }
     Ok(())

@@ -125,6 +125,7 @@ impl Node {
             return Ok(());
         }
         if self.peers[index as usize].paths.active().is_none_or(|active| active.id != path) {
+            self.leave_outlived_path(now, index);
             self.choose_path(now, index);
         }
         self.drain_peer(now, index);
