@@ -219,10 +219,10 @@ impl Node {
             return;
         }
         let relays = peer.paths.doubt(now.mono, path, count);
-        if let Some(tunnel) = peer.tunnel.as_mut().filter(|_| !relays.is_empty()) {
+        if let Some(tunnel) = &mut peer.tunnel {
             relays.into_iter().for_each(|relay| tunnel.transport.ping(relay));
-            self.suspect_move(now);
         }
+        self.suspect_move(now);
         if count >= PATH_FAILED_PTO_COUNT {
             self.path_failed(now, index, path);
         } else {
@@ -246,13 +246,14 @@ impl Node {
         if peer.paths.iter().count() > 1 || !peer.homes.is_empty() {
             peer.paths.fail(now.mono, path, &mut self.rng);
             self.choose_path(now, index);
+            self.send_candidates(index);
             if !self.has_usable_path(now.mono, index) {
                 self.open_circuit(now, index);
             }
         }
     }
 
-    /// A direct path has fallen silent. Perhaps our NAT has given us another address: the home node, which would not take what we have
+    /// A path has fallen silent. Perhaps our NAT has given us another address: the home node, which would not take what we have
     /// relayed from there, is shown it.
     fn suspect_move(&mut self, now: Now) {
         let Some(home) = self.home else { return };
