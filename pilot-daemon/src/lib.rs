@@ -16,5 +16,6 @@ mod org;
 pub mod renewal;
 pub mod rules;
 pub mod services;
+mod sockets;
 pub mod stream;
 mod timer;

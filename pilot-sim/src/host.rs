@@ -25,6 +25,8 @@ use crate::world::START;
 const EPOCH: UnixTime = UnixTime(1_800_000_000_000_000_000);
 /// Trains and events that one turn of a host may produce. A correct one stays below a hundred: whole windows leave in trains of 64 KiB.
 const TURN_OUTPUT_MAX: usize = 10_000;
+/// The socket on which a backbone node answers STUN on the port above.
+const SECOND_STUN: SocketId = SocketId(1);
 /// Local ports of further sockets: those of the ephemeral range on Linux.
 const FIRST_EXTRA_PORT: u16 = 32_768;
 /// How many there are before they come again.
@@ -192,7 +194,10 @@ impl Host {
         let seed = *self.rng.child(&format!("boot {}", self.boots)).secret_key();
         let now = self.clock(now);
         self.program = Some(match &self.disk.role {
-            Role::Backbone => Program::Backbone(Box::new(Backbone::new(self.disk.keys(), seed, now))),
+            Role::Backbone => {
+                self.sockets.ports.insert(SECOND_STUN, self.site.addresses[0].port() + 1);
+                Program::Backbone(Box::new(Backbone::new(self.disk.keys(), seed, now)))
+            }
             Role::Agent(config) => {
                 let node = self.boot_node(config.clone(), seed, now);
                 Program::Agent(Box::new((node, Application::default())))

@@ -1,12 +1,17 @@
 //! Direct paths that take effort (spec/paths.md §7): how often it succeeds, how much it sends, and what nobody can make an agent do by it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use pilot_core::config::{Config, Role};
 use pilot_core::mapping::NatMapping;
+use pilot_sim::application::Plan;
 use pilot_sim::invariants::Failure;
 use pilot_sim::link::{Chance, LinkConfig};
 use pilot_sim::meeting::{DIRECT_WITHIN, Meeting, Network, Outcome, Pair};
+use pilot_sim::nat::NatConfig;
 use pilot_sim::scenario::for_each_seed;
+use pilot_sim::world::{Families, World};
 
 use Network::{AddressDependent, Answering, DoubleRandom, PortRestricted, PortSet, Random, Sequential};
 
@@ -139,6 +144,29 @@ fn nothing_is_tried_where_nothing_can_come_of_it() -> Result<(), Failure> {
             );
         }
     }
+    Ok(())
+}
+
+/// Each agent has a home of its own. The caller is at a node that it has not chosen when it hears where the other one is seen.
+#[test]
+fn guessed_ports_are_those_of_an_address_that_our_own_home_attests() -> Result<(), Failure> {
+    let mut world = World::new(1, link());
+    let homes = [world.add_backbone(), world.add_backbone()];
+    let seconds = homes.map(|home| SocketAddr::new(world.add_address(home), world.address(home).port()));
+    let nats = [NatConfig::port_restricted(), NatConfig::symmetric_random()].map(|nat| world.add_gateway(nat, None));
+    let agents = nats.map(|nat| world.add_agent_at(Config::new(Role::Agent), Some(nat), Families::V4));
+    for side in [0, 1] {
+        world.give_record(agents[side], agents[1 - side], &[homes[1 - side]]);
+        world.set_home(agents[side], homes[side])?;
+        world.call(agents[side], |node, now| node.set_stun_servers(now, &[seconds[side]]))?;
+    }
+    world.run_for(Duration::from_secs(5))?;
+    for _ in 0..30 {
+        let job = world.start_job(agents[0], agents[1], Plan::request(32, 32))?;
+        world.complete(&[job], Duration::from_secs(10))?;
+        world.run_for(Duration::from_millis(100))?;
+    }
+    assert!(world.sent(agents[0]).offered < 500, "{:?}", world.sent(agents[0]));
     Ok(())
 }
 

@@ -210,6 +210,27 @@ fn a_relay_that_vanishes_while_paths_are_tried_costs_nothing_but_itself() -> Res
     })
 }
 
+/// What goes by the relay is lost, doubled, late and out of order while both sides look for a direct path.
+#[test]
+fn a_bad_relay_delays_a_direct_path_and_no_more() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        for network in [Network::PortRestricted, Network::Answering, Network::Sequential, Network::Random] {
+            let pair = Pair::Apart(network, Network::PortRestricted);
+            let mut meeting = Meeting::new(seed, LinkConfig::default(), pair, true)?;
+            let Meeting { world, alice, bob, backbone, .. } = &mut meeting;
+            for agent in [*alice, *bob] {
+                world.change_one_way(agent, *backbone, |link| {
+                    link.loss(Chance::percent(20)).duplication(Chance::percent(20)).reordering(Chance::percent(20))
+                });
+            }
+            let job = world.start_job(*alice, *bob, Plan::echo(4 * MIB))?;
+            world.complete(&[job], PATIENCE)?;
+            world.settle()?;
+        }
+        Ok(())
+    })
+}
+
 /// One side's link as bad as iroh's tests of levels 4 and 5, which it marks as not passing reliably.
 fn bad(link: LinkConfig, delay: u64, jitter: u64, percent: u32) -> LinkConfig {
     let (delay, jitter) = (Duration::from_millis(delay - jitter), Duration::from_millis(2 * jitter));

@@ -218,11 +218,13 @@ impl Node {
         if peer.is_backbone {
             return;
         }
-        let relays = peer.paths.doubt(now.mono, path, count);
-        if let Some(tunnel) = &mut peer.tunnel {
-            relays.into_iter().for_each(|relay| tunnel.transport.ping(relay));
+        if peer.paths.active().is_some_and(|active| active.id == path) {
+            let relays = peer.paths.doubt(now.mono, path, count);
+            if let Some(tunnel) = &mut peer.tunnel {
+                relays.into_iter().for_each(|relay| tunnel.transport.ping(relay));
+            }
+            self.suspect_move(now);
         }
-        self.suspect_move(now);
         if count >= PATH_FAILED_PTO_COUNT {
             self.path_failed(now, index, path);
         } else {
