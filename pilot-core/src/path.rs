@@ -240,11 +240,13 @@ impl Paths {
         (path.proved, path.was_proved) = (true, true);
     }
 
-    /// A probe timeout has passed on a path. Returns the relayed paths, by which the peer can be asked whether it is still there.
+    /// A probe timeout has passed on a path. Returns the relayed paths, by which the peer can be asked whether it is still there, if it is not
+    /// the first: single losses ask nobody.
     pub(crate) fn doubt(&mut self, now: Mono, id: PathId, count: u32) -> Vec<PathId> {
         let Some(path) = self.path_mut(id).filter(|path| path.hop.is_direct()) else { return Vec::new() };
         if count == 1 {
             path.doubted = Some(now);
+            return Vec::new();
         }
         self.ids_where(|hop| !hop.is_direct())
     }

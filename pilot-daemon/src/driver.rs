@@ -123,7 +123,19 @@ impl Driver {
         let timer = Timer::new()?;
         let entropy = EntropyFeed::new(clock::now().mono);
         let (batch, blocked, awake_until) = (RecvBatch::new(), None, Mono(0));
-        Ok(Self { core, socket, sockets: Sockets::default(), timer, entropy, commands, dirty, batch, buffer, blocked, awake_until })
+        Ok(Self {
+            core,
+            socket,
+            sockets: Sockets::default(),
+            timer,
+            entropy,
+            commands,
+            dirty,
+            batch,
+            buffer,
+            blocked,
+            awake_until,
+        })
     }
 
     /// Runs until a command stops the node or nobody is left to give one.

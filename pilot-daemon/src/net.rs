@@ -278,7 +278,12 @@ impl Default for RecvBatch {
 impl RecvBatch {
     /// Buffers for one call; the pages are touched only as far as traffic fills them.
     pub fn new() -> Self {
-        Self { storage: vec![0; RECV_BUFFERS * RECV_BUFFER_LEN], metas: Default::default(), filled: 0, socket: SocketId::default() }
+        Self {
+            storage: vec![0; RECV_BUFFERS * RECV_BUFFER_LEN],
+            metas: Default::default(),
+            filled: 0,
+            socket: SocketId::default(),
+        }
     }
 
     /// The datagrams of the last [`UdpSocket::recv`], GRO trains taken apart, in order of arrival.
@@ -286,11 +291,8 @@ impl RecvBatch {
         let socket = self.socket;
         let filled = self.metas[..self.filled].iter().zip(self.storage.chunks_exact_mut(RECV_BUFFER_LEN));
         filled.flat_map(|(meta, buffer)| {
-            let route = Route {
-                socket,
-                local_ip: meta.dst_ip.map(|ip| ip.to_canonical()),
-                remote: canonical(meta.addr),
-            };
+            let route =
+                Route { socket, local_ip: meta.dst_ip.map(|ip| ip.to_canonical()), remote: canonical(meta.addr) };
             let ecn = ecn(meta.ecn);
             let segments = buffer[..meta.len].chunks_mut(meta.stride.max(1));
             segments.map(move |bytes| Datagram { route, ecn, bytes })

@@ -182,7 +182,7 @@ impl Node {
                     peer.prove_path(now.mono, path);
                     self.choose_path(now, index);
                     self.tell_observed_address(index);
-                    self.direct_path_proved(index, path);
+                    self.direct_path_proved(now, index, path);
                 }
             }
             PathFrame::Candidates(candidates) => self.candidates_received(now, index, &candidates),
@@ -200,9 +200,9 @@ impl Node {
         }
     }
 
-    fn direct_path_proved(&mut self, index: u32, path: PathId) {
+    fn direct_path_proved(&mut self, now: Now, index: u32, path: PathId) {
         if self.peers[index as usize].paths.path(path).is_some_and(|path| path.hop.is_direct()) {
-            self.effort_succeeded(index);
+            self.effort_succeeded(now, index);
         }
     }
 
