@@ -290,7 +290,7 @@ impl RecvBatch {
     pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
         let socket = self.socket;
         let filled = self.metas[..self.filled].iter().zip(self.storage.chunks_exact_mut(RECV_BUFFER_LEN));
-        filled.flat_map(|(meta, buffer)| {
+        filled.flat_map(move |(meta, buffer)| {
             let route =
                 Route { socket, local_ip: meta.dst_ip.map(|ip| ip.to_canonical()), remote: canonical(meta.addr) };
             let ecn = ecn(meta.ecn);

@@ -80,7 +80,7 @@ impl Node {
             return;
         }
         let count = match (self.survey.mapping(), peer.effort.peer) {
-            (NatMapping::Random { set }, None) => (set.len() / BIRTHDAY_SHARE).min(BIRTHDAY_SOCKETS),
+            (NatMapping::Random { set }, None) => (set.ports_len() / BIRTHDAY_SHARE).min(BIRTHDAY_SOCKETS),
             (NatMapping::Sequence { .. }, None | Some(Ports::Sequence { .. })) => 1,
             _ => return,
         };
@@ -140,17 +140,12 @@ impl Node {
     /// The peer has what we have told it, and acts on it.
     pub(super) fn ports_taken(&mut self, now: Now, index: u32) {
         let peer = &mut self.peers[index as usize];
-        match peer.effort.stage {
-            Stage::Spread { has_challenged: false, .. } => {
-                let due = now.mono + Volley::duration();
-                peer.effort.stage = Stage::Spread { due, has_challenged: false };
-            }
+        if let Stage::Spread { due, has_challenged: false } = &mut peer.effort.stage {
+            *due = now.mono + Volley::duration();
+        } else if matches!(peer.effort.stage, Stage::Foretold(_)) && peer.effort.peer.is_none() {
             // The peer has opened its NAT towards the port that we are about to get.
-            Stage::Foretold(_) if peer.effort.peer.is_none() => {
-                let attested = peer.attested.into_iter().collect();
-                self.challenge_all(now, index, peer_socket(&self.peers[index as usize].effort), attested);
-            }
-            _ => {}
+            let (socket, attested) = (peer_socket(&peer.effort), peer.attested.into_iter().collect());
+            self.challenge_all(now, index, socket, attested);
         }
         self.touch(index);
     }

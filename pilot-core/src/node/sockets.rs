@@ -1,6 +1,7 @@
 //! Sockets besides the main one, opened by the driver on request, and STUN questions out of any of them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
 use super::Node;
@@ -112,8 +113,8 @@ impl Sockets {
         loop {
             self.last = self.last.wrapping_add(1).max(1);
             let socket = SocketId(self.last);
-            if !self.purposes.contains_key(&socket) {
-                self.purposes.insert(socket, purpose);
+            if let Entry::Vacant(vacant) = self.purposes.entry(socket) {
+                vacant.insert(purpose);
                 return socket;
             }
         }
