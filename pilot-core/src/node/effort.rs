@@ -113,7 +113,7 @@ impl Node {
     }
 
     /// The new socket's port is known, and with it the one that follows.
-    pub(super) fn effort_answered(&mut self, now: Now, index: u32, _socket: SocketId, mapped: SocketAddr) {
+    pub(super) fn effort_answered(&mut self, now: Now, index: u32, mapped: SocketAddr) {
         let NatMapping::Sequence { step } = self.survey.mapping() else { return };
         let effort = &mut self.peers[index as usize].effort;
         if !matches!(effort.stage, Stage::Preparing(_)) {
@@ -159,11 +159,12 @@ impl Node {
         let is_own_port_known = matches!(self.survey.mapping(), NatMapping::Independent | NatMapping::Unknown);
         match ports {
             Ports::Random { set, sockets: 1.. } if is_own_port_known => {
-                let is_under_way = |peer: &crate::peer::Peer| matches!(peer.effort.stage, Stage::Volley(_));
-                let effort_is_free = !self.peers.iter().any(is_under_way);
-                let peer = &mut self.peers[index as usize];
-                if effort_is_free && peer.attested.is_some() && peer.effort.may_volley(now.mono) {
-                    peer.effort.stage = Stage::Volley(Volley::new(now.mono, set, &mut self.rng));
+                let is_attested = self.peers[index as usize].attested.is_some();
+                let is_free = is_attested && self.sockets.may_volley(now.mono);
+                let effort = &mut self.peers[index as usize].effort;
+                if is_free && effort.may_volley(now.mono) {
+                    effort.stage = Stage::Volley(Volley::new(now.mono, set, &mut self.rng));
+                    self.sockets.volley_begins(now.mono);
                 }
             }
             Ports::Sequence { next: 1.., .. } => self.challenge_sequence(now, index),
