@@ -11,7 +11,7 @@ use crate::id::{IdentityKey, InstanceId, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
     ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
-    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
@@ -126,6 +126,7 @@ pub(crate) struct Peer {
     waiting_since: Mono,
     /// When the peer hears from a new local address once more.
     confirm_move_at: Option<Mono>,
+    move_suspected: Option<Mono>,
     /// In the node's queue of peers that may have something to send.
     pub(crate) is_queued: bool,
     /// The timer that the node has armed for it.
@@ -176,6 +177,7 @@ impl Peer {
             last_received: now,
             waiting_since: now,
             confirm_move_at: None,
+            move_suspected: None,
             is_queued: false,
             armed: None,
         }
@@ -390,19 +392,21 @@ impl Peer {
     pub(crate) fn local_addresses_changed(&mut self, now: Mono, addresses: &[SocketAddr]) {
         self.paths.forget_local_ips(|ip| addresses.iter().any(|address| address.ip() == ip));
         if self.is_backbone || self.is_in_use() {
-            self.confirm_address(now);
+            self.ping_direct_paths();
+            self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
         }
     }
 
-    /// Shows the peer, twice, where packets from here come from now.
-    pub(crate) fn confirm_address(&mut self, now: Mono) {
-        self.ping_direct_paths();
-        self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
-    }
-
-    /// Whether the peer may see us elsewhere than it did: nothing has come from it for a while, and it is not being shown.
-    pub(crate) fn may_see_us_elsewhere(&self, now: Mono) -> bool {
-        now.since(self.last_received) >= LIVENESS_PROBE_AFTER && self.confirm_move_at.is_none()
+    /// Our address may be another, although nobody has told: the peer hears from us now, and once more when it can tell a move from a packet
+    /// that was late. Returns whether this was not done just now.
+    pub(crate) fn suspect_move(&mut self, now: Mono) -> bool {
+        let is_due = self.move_suspected.is_none_or(|at| now.since(at) >= MOVE_SUSPECTED_INTERVAL);
+        if is_due {
+            self.move_suspected = Some(now);
+            self.ping_direct_paths();
+            self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
+        }
+        is_due
     }
 
     /// By all of them: the one in use leads nowhere if the peer has moved too.

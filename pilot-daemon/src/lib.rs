@@ -17,5 +17,6 @@ mod org;
 pub mod renewal;
 pub mod rules;
 pub mod services;
+mod sockets;
 pub mod stream;
 mod timer;

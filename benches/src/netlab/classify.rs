@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use pilot_sim::nat::{Allocation, Hairpin, NatConfig, UdpPolicy};
@@ -24,7 +24,7 @@ const ADDRESSES: [&str; 2] = ["203.0.113.10", "203.0.113.11"];
 const PORTS: [u16; 2] = [3_478, 3_479];
 const INSIDE: &str = "192.168.1.2";
 const NEIGHBOUR: &str = "192.168.1.3";
-const OUTSIDE: &str = "198.51.100.1";
+const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1));
 
 /// What a behaviour depends on, as seen from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,8 +108,7 @@ impl Stage {
     fn new(seed: u64, udp: NatConfig) -> Result<Self, BenchError> {
         let mut plan = Plan::new(seed);
         plan.host("server", CORE, &ADDRESSES, &access());
-        let outside = OUTSIDE.parse().expect("an address");
-        let v4 = Policy::nat(udp, NatConfig::port_restricted(), &[outside], plan.router.rng());
+        let v4 = Policy::nat(udp, NatConfig::port_restricted(), &[OUTSIDE], plan.router.rng());
         let gateway = plan.router.add_gateway(CORE, Gateway { v4, v6: Policy::Drop }, &access());
         plan.host("client", gateway, &[INSIDE], &lan());
         plan.host("neighbour", gateway, &[NEIGHBOUR], &lan());

@@ -4,8 +4,8 @@
 //! A path is direct if the backbone's host forwards nothing for ten seconds of traffic: packets are counted on the wire, nobody is asked.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pilot_core::time::Mono;
@@ -93,7 +93,7 @@ fn measure(pilotctl: &Path, pairs: &[Pair], seed: u64, at_once: usize) -> Result
         let workers: Vec<_> = (0..at_once.max(1)).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("a worker reports, it does not panic"))
     })?;
-    let outcomes = outcomes.into_inner().expect("nobody panics with it");
+    let outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(outcomes.into_iter().map(|outcome| outcome.expect("each pair was measured")).collect())
 }
 

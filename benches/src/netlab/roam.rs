@@ -77,7 +77,12 @@ impl Change {
     fn outage(self) -> Duration {
         match self {
             Self::Cut | Self::DeafFor => CUT,
-            _ => Duration::ZERO,
+            Self::Nothing
+            | Self::Rebinding
+            | Self::PublicAddress
+            | Self::BothRebind
+            | Self::HostAddress
+            | Self::Network => Duration::ZERO,
         }
     }
 }
@@ -113,7 +118,8 @@ pub(crate) fn run(pilotctl: &Path, networks: [Network; 2], seed: u64) -> Result<
             ticker.came,
             if kept { "kept" } else { "NOT kept" }
         );
-        page += &format!("{}.\n", agents.lab.engine.punctuality().sentence());
+        let drops = agents.lab.engine.with(|router| router.drops());
+        page += &format!("{drops}; {}.\n", agents.lab.engine.punctuality().sentence());
         Ok(page)
     })
 }

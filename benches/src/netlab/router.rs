@@ -6,11 +6,12 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::fmt;
 use std::net::IpAddr;
 
 use pilot_core::rng::Rng;
 use pilot_core::time::Mono;
-use pilot_sim::link::{Link, LinkConfig, LinkStats};
+use pilot_sim::link::{Link, LinkConfig};
 use pilot_sim::nat::{Nat, NatConfig, NatDrop};
 
 use super::packet::{Packet, Protocol};
@@ -36,8 +37,6 @@ pub(crate) enum Way {
 
 /// What a gateway does with packets of one family.
 pub(crate) enum Policy {
-    /// Passes them on.
-    Route,
     /// Drops them.
     Drop,
     /// Translates or filters them, UDP and TCP each by a table of its own.
@@ -109,7 +108,7 @@ impl Policy {
         match (self, protocol) {
             (Self::Translate { udp, .. }, Protocol::Udp) => Some(udp),
             (Self::Translate { tcp, .. }, Protocol::Tcp) => Some(tcp),
-            (Self::Route | Self::Drop, _) => None,
+            (Self::Drop, _) => None,
         }
     }
 }
@@ -122,7 +121,7 @@ impl Gateway {
     fn is_public(&self, ip: IpAddr) -> bool {
         match if ip.is_ipv4() { &self.v4 } else { &self.v6 } {
             Policy::Translate { udp, .. } => udp.is_public(ip),
-            Policy::Route | Policy::Drop => false,
+            Policy::Drop => false,
         }
     }
 
@@ -130,7 +129,6 @@ impl Gateway {
     fn shows_inside(&self, ip: IpAddr) -> bool {
         match if ip.is_ipv4() { &self.v4 } else { &self.v6 } {
             Policy::Translate { udp, .. } => !udp.translates(),
-            Policy::Route => true,
             Policy::Drop => false,
         }
     }
@@ -185,15 +183,6 @@ impl Router {
     /// Lets a gateway forget all mappings, and have other outside addresses from now on.
     pub(crate) fn rebind(&mut self, gateway: NodeId, public: &[IpAddr]) {
         self.for_each_table(gateway, |nat| nat.rebind(public.to_vec()));
-    }
-
-    /// What passed the link of a node in one way.
-    pub(crate) fn link_stats(&self, node: NodeId, way: Way) -> LinkStats {
-        let node = &self.nodes[node.0];
-        match way {
-            Way::Up => node.up.stats(),
-            Way::Down => node.down.stats(),
-        }
     }
 
     /// Relayed packets that a host has sent.
@@ -353,6 +342,16 @@ fn let_in(now: Mono, gateway: &mut Gateway, mut packet: Packet) -> Option<Packet
     let inside: Result<_, NatDrop> = table.inbound(now, packet.source(), packet.destination());
     packet.set_destination(inside.ok()?);
     Some(packet)
+}
+
+impl fmt::Display for Drops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { by_gateway, no_host, hop_limit, overflow } = self;
+        write!(
+            f,
+            "{by_gateway} packets stopped by gateways, {no_host} for nobody, {hop_limit} out of hops, {overflow} too many"
+        )
+    }
 }
 
 impl PartialEq for OnTheWay {

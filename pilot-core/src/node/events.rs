@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::event::{Event, StreamHandle};
 use crate::id::{Instance, PathId, ServicePort};
-use crate::limits::{EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT};
+use crate::limits::{EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT, PATH_OUTLIVED_PTO_COUNT};
 use crate::path::Hop;
 use crate::stats::DropReason;
 use crate::time::{Mono, Now};
@@ -145,6 +145,7 @@ impl Node {
         for id in peer.paths.ids_where(|_| true) {
             peer.remove_path(id);
         }
+        self.close_useless_sockets(index);
     }
 
     fn is_control(&self, stream: StreamHandle) -> bool {
@@ -182,7 +183,7 @@ impl Node {
                     peer.prove_path(now.mono, path);
                     self.choose_path(now, index);
                     self.tell_observed_address(index);
-                    self.direct_path_proved(index, path);
+                    self.direct_path_proved(now, index, path);
                 }
             }
             PathFrame::Candidates(candidates) => self.candidates_received(now, index, &candidates),
@@ -200,9 +201,9 @@ impl Node {
         }
     }
 
-    fn direct_path_proved(&mut self, index: u32, path: PathId) {
+    fn direct_path_proved(&mut self, now: Now, index: u32, path: PathId) {
         if self.peers[index as usize].paths.path(path).is_some_and(|path| path.hop.is_direct()) {
-            self.effort_succeeded(index);
+            self.effort_succeeded(now, index);
         }
     }
 
@@ -218,26 +219,48 @@ impl Node {
         if peer.is_backbone {
             return;
         }
-        self.confirm_address_at_home(now);
-        if count < PATH_FAILED_PTO_COUNT {
-            return;
+        if peer.paths.active().is_some_and(|active| active.id == path) {
+            let relays = peer.paths.doubt(now.mono, path, count);
+            if let Some(tunnel) = &mut peer.tunnel {
+                relays.into_iter().for_each(|relay| tunnel.transport.ping(relay));
+            }
+            self.suspect_move(now);
         }
+        if count >= PATH_FAILED_PTO_COUNT {
+            self.path_failed(now, index, path);
+        } else {
+            self.leave_outlived_path(now, index);
+        }
+    }
+
+    /// Leaves a direct path on which two probe timeouts have passed, if the peer was heard by another one meanwhile.
+    pub(super) fn leave_outlived_path(&mut self, now: Now, index: u32) {
+        let peer = &self.peers[index as usize];
+        let Some(active) = peer.paths.active().map(|path| path.id).filter(|_| !peer.is_backbone) else { return };
+        let stats = peer.tunnel.as_ref().and_then(|tunnel| tunnel.transport.path_stats(active));
+        let is_silent = stats.is_some_and(|stats| stats.pto_count >= PATH_OUTLIVED_PTO_COUNT);
+        if is_silent && peer.paths.is_outlived(active) {
+            self.path_failed(now, index, active);
+        }
+    }
+
+    fn path_failed(&mut self, now: Now, index: u32, path: PathId) {
         let peer = &mut self.peers[index as usize];
         if peer.paths.iter().count() > 1 || !peer.homes.is_empty() {
             peer.paths.fail(now.mono, path, &mut self.rng);
             self.choose_path(now, index);
+            self.send_candidates(index);
             if !self.has_usable_path(now.mono, index) {
                 self.open_circuit(now, index);
             }
         }
     }
 
-    /// Silence of a peer may mean that our own address has changed: the home node has to know the new one before it relays from there.
-    fn confirm_address_at_home(&mut self, now: Now) {
+    /// A path has fallen silent. Perhaps our NAT has given us another address: the home node, which would not take what we have
+    /// relayed from there, is shown it.
+    fn suspect_move(&mut self, now: Now) {
         let Some(home) = self.home else { return };
-        let peer = &mut self.peers[home as usize];
-        if peer.may_see_us_elsewhere(now.mono) {
-            peer.confirm_address(now.mono);
+        if self.peers[home as usize].suspect_move(now.mono) {
             self.touch(home);
         }
     }
@@ -265,8 +288,6 @@ impl Node {
         if peer.is_connected() {
             let (peer, path) = (peer.key, self.path_kind(&hop));
             self.events.push_back(Event::PathChanged { peer, path });
-            // After a fall back to the relay: what the peer does not know yet of our addresses.
-            self.send_candidates(index);
         }
     }
 

@@ -38,8 +38,8 @@ pub(super) struct Path {
     largest_acked_seq: Option<u64>,
     /// When the oldest packet that a later one has overtaken counts as lost.
     pub(super) loss_time: Option<Mono>,
-    /// When the probe timeout began to run: with the first packet in flight, an acknowledgement, or the timeout before. A packet that is
-    /// sent later moves nothing (RFC 9002 §6.2.1 would have it): a sender of many small ones would not notice silence for seconds.
+    /// When the probe timeout began to run: with the first packet in flight, the last acknowledgement, or the last timeout. A packet that is
+    /// sent meanwhile does not put it off (RFC 9002 §6.2.1 would): who goes on sending notices a dead path no later than who stops.
     pto_base: Mono,
     pub(super) pto_count: u32,
     /// Packets that may go whatever the window says.
@@ -101,9 +101,9 @@ impl Path {
         self.probes > 0 || (self.has_window() && self.pacer.can_send())
     }
 
-    /// Whether the window lets another packet go.
+    /// Whether the window lets another packet go. Data does not wait for a probe of the packet size, which may be larger than the window.
     pub(super) fn has_window(&self) -> bool {
-        self.bytes_in_flight < self.controller.window()
+        self.bytes_in_flight.saturating_sub(self.mtu.len_in_flight()) < self.controller.window()
     }
 
     /// Fills the pacer's bucket.

@@ -183,8 +183,10 @@ impl Transport {
 
     fn on_packet_lost(&mut self, now: Mono, pn: PacketNumber) {
         let Some(packet) = self.remove_lost(pn) else { return };
+        // What is lost beside the data are probes, of the packet size or of the path: that they fail says nothing about congestion.
+        let is_beside_data = packet.is_mtu_probe || self.active != Some(packet.path);
         let Some(path) = self.path_mut(packet.path) else { return };
-        if packet.is_mtu_probe {
+        if is_beside_data {
             return;
         }
         let is_persistent = path.on_packet_lost(&packet);

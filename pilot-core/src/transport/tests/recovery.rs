@@ -128,21 +128,6 @@ fn the_loss_of_the_last_packet_is_repaired_after_a_probe_timeout() {
 }
 
 #[test]
-fn who_goes_on_sending_notices_silence_as_soon_as_who_waits() {
-    let mut pair = Pair::new(12, Link::default());
-    let stream = pair.open(0);
-    let all = pattern(160 * 8);
-    for tick in 0..160 {
-        if tick == 100 {
-            pair.link(RELAY).blocked = [true, true];
-        }
-        pair.sides[0].transport.write(stream, &mut all.slice(tick * 8..(tick + 1) * 8)).unwrap();
-        pair.run_for(10 * MS);
-    }
-    assert!(pair.sides[0].has(&TransportEvent::PtoExpired { path: RELAY, count: 3 }));
-}
-
-#[test]
 fn a_request_and_its_reply_take_one_round_trip() {
     let mut pair = Pair::new(9, Link::default());
     pair.sides[1].echoes = true;
