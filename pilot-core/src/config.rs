@@ -1,6 +1,6 @@
 //! Settings of a node.
 
-use crate::handshake::Parameters;
+use crate::handshake::{FEATURE_PORTS, Parameters};
 use crate::id::ServicePort;
 use crate::identity::{Certificate, Identity, TransportKey};
 use crate::limits::CREDIT_CAP;
@@ -56,6 +56,7 @@ impl Config {
             max_data: limits.max_data,
             max_stream_data: limits.max_stream_data,
             max_streams: limits.max_streams,
+            features: FEATURE_PORTS,
             ..Parameters::default()
         }
     }

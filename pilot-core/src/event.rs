@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 
 use crate::id::{IdentityKey, InstanceId, ServicePort, StreamId};
+use crate::route::SocketId;
 use crate::transport::Code;
 use crate::wire::stream_header::StreamHeader;
 
@@ -100,6 +101,11 @@ pub enum Event {
     HomeLost,
     /// The home node sees us at this address.
     ObservedAddress(SocketAddr),
+    /// Sockets are wanted beside the main one, each on a port of its own. [`Node::sockets_opened`](crate::node::Node::sockets_opened) tells
+    /// when they are open; a driver that has no more sockets lets it be.
+    OpenSockets(Vec<SocketId>),
+    /// Sockets are of no use any more.
+    CloseSockets(Vec<SocketId>),
     /// The peer opened a stream.
     StreamOpened {
         /// The stream.

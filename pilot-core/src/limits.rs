@@ -36,6 +36,10 @@ pub const MOVE_CONFIRMED_AFTER: Duration = Duration::from_millis(250);
 pub const DIRECT_FRESH: Duration = Duration::from_secs(30);
 /// Probe timeouts in a row after which another path is taken.
 pub const PATH_FAILED_PTO_COUNT: u32 = 3;
+/// The same if the peer was heard by another path meanwhile.
+pub const PATH_OUTLIVED_PTO_COUNT: u32 = 2;
+/// Our own address may have changed when a path falls silent: the home node is asked, once in this time.
+pub const MOVE_SUSPECTED_INTERVAL: Duration = Duration::from_secs(1);
 /// Probe timeouts in a row after which the home node counts as lost.
 pub const HOME_LOST_PTO_COUNT: u32 = 4;
 /// Rest between two changes of path that only follow a peer that has moved, at the side with the smaller key.
@@ -104,3 +108,39 @@ pub const NEXT_INSTANCE_AFTER: Duration = Duration::from_secs(2);
 /// Unreliable messages are dropped while so many events wait to be taken: a packet can hold hundreds of empty ones, each of which costs more as an
 /// event than on the wire.
 pub const EVENTS_BESIDE_MESSAGES_MAX: usize = 1_024;
+/// Fresh sockets whose ports show what a NAT does with them (spec/paths.md §7).
+pub const SAMPLES: usize = 8;
+/// Ports further apart than this are no sequence: others behind the NAT use it too.
+pub const SEQUENCE_STEP_MAX: u16 = 16;
+/// Ports challenged of a sequence: so many new flows may others behind the NAT begin in between.
+pub const SEQUENCE_PROBES: u16 = 8;
+/// A STUN question is asked again after this, as RFC 8489 §6.2.1 says.
+pub const STUN_RETRY: Duration = Duration::from_millis(500);
+/// Then it was asked in vain.
+pub const STUN_TRIES: u32 = 3;
+/// STUN questions under way at once: one for each socket that learns its port.
+pub const STUN_QUESTIONS_MAX: usize = 64;
+/// STUN servers asked besides the home node: the first that answers tells enough.
+pub const STUN_SERVERS_MAX: usize = 4;
+/// Simple challenges have had their time after this: two round trips of most paths.
+pub const EFFORT_AFTER: Duration = Duration::from_millis(250);
+/// Pause after an effort in vain, doubling.
+pub const EFFORT_REST_MIN: Duration = Duration::from_secs(30);
+/// Longest pause between efforts.
+pub const EFFORT_REST_MAX: Duration = Duration::from_secs(600);
+/// An effort whose next step does not come ends after this.
+pub const EFFORT_PATIENCE: Duration = Duration::from_secs(3);
+/// Sockets that have not met the peer are closed so long after the last challenge.
+pub const EFFORT_AFTERMATH: Duration = Duration::from_secs(2);
+/// Sockets of one effort: with as many ports as a volley tries, they meet in 99.4 of 100 cases.
+pub const BIRTHDAY_SOCKETS: u32 = 256;
+/// Part of a NAT's port set that the sockets of an effort may take: the rest is for everybody else behind it.
+pub const BIRTHDAY_SHARE: u32 = 4;
+/// Sockets that a node has besides the main one.
+pub const SOCKETS_MAX: usize = 512;
+/// Challenges of a volley.
+pub const VOLLEY_PROBES: u32 = 1_280;
+/// Challenges of a volley at a time.
+pub const VOLLEY_BURST: u32 = 10;
+/// Pause between them: 1,250 packets, 82 kB a second with their headers.
+pub const VOLLEY_INTERVAL: Duration = Duration::from_millis(8);

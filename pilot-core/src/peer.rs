@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::dial::Dial;
+use crate::effort::Effort;
 use crate::event::PathKind;
 use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, InstanceId, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
     ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
-    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
@@ -113,6 +114,10 @@ pub(crate) struct Peer {
     pub(crate) attested: Option<SocketAddr>,
     /// Candidates have gone out on this tunnel.
     pub(crate) has_sent_candidates: bool,
+    /// The peer has them, and has opened its NAT towards them: what is sent there finds it open.
+    pub(crate) has_taken_candidates: bool,
+    /// What is done to reach it directly, when simple challenges do not.
+    pub(crate) effort: Effort,
     pub(crate) last_unknown: Option<Mono>,
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
@@ -121,6 +126,7 @@ pub(crate) struct Peer {
     waiting_since: Mono,
     /// When the peer hears from a new local address once more.
     confirm_move_at: Option<Mono>,
+    move_suspected: Option<Mono>,
     /// In the node's queue of peers that may have something to send.
     pub(crate) is_queued: bool,
     /// The timer that the node has armed for it.
@@ -162,6 +168,8 @@ impl Peer {
             refused_by: Vec::new(),
             attested: None,
             has_sent_candidates: false,
+            has_taken_candidates: false,
+            effort: Effort::default(),
             last_unknown: None,
             bytes_sent: 0,
             bytes_received: 0,
@@ -169,6 +177,7 @@ impl Peer {
             last_received: now,
             waiting_since: now,
             confirm_move_at: None,
+            move_suspected: None,
             is_queued: false,
             armed: None,
         }
@@ -388,6 +397,18 @@ impl Peer {
         }
     }
 
+    /// Our address may be another, although nobody has told: the peer hears from us now, and once more when it can tell a move from a packet
+    /// that was late. Returns whether this was not done just now.
+    pub(crate) fn suspect_move(&mut self, now: Mono) -> bool {
+        let is_due = self.move_suspected.is_none_or(|at| now.since(at) >= MOVE_SUSPECTED_INTERVAL);
+        if is_due {
+            self.move_suspected = Some(now);
+            self.ping_direct_paths();
+            self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
+        }
+        is_due
+    }
+
     /// By all of them: the one in use leads nowhere if the peer has moved too.
     fn ping_direct_paths(&mut self) {
         let Some(tunnel) = self.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) else { return };
@@ -431,6 +452,7 @@ impl Peer {
             self.dial_due(),
             self.unconfirmed.as_ref().map(|session| session.since + UNCONFIRMED_SESSION_LIFETIME),
             self.paths.timeout(self.is_in_use()),
+            self.effort.timeout(self.is_in_use()).filter(|_| tunnel.is_some()),
             self.liveness_timeout(is_home),
         ];
         timers.into_iter().flatten().min()

@@ -5,7 +5,7 @@
 //! of a tunnel: it waits in [`Unconfirmed`](crate::peer::Unconfirmed).
 
 use crate::event::StreamHandle;
-use crate::handshake::{Established, Parameters};
+use crate::handshake::{Established, FEATURE_PORTS, Parameters};
 use crate::id::{PacketNumber, SessionIndex, StreamId, TunnelId};
 use crate::limits::{
     HANDSHAKE_CROSSING, PREVIOUS_KEYS_LIFETIME, PREVIOUS_SESSION_LIFETIME, REJECT_AFTER_TIME, REKEY_AFTER_TIME,
@@ -62,6 +62,8 @@ pub(crate) struct Tunnel {
     previous: Option<LiveSession>,
     /// Somebody else may seal under the keys of `current`: a copy of this process.
     is_distrusted: bool,
+    /// What the peer knows beyond version 1.
+    features: u64,
 }
 
 impl Agreed {
@@ -158,6 +160,7 @@ impl Tunnel {
             current: None,
             previous: None,
             is_distrusted: false,
+            features: 0,
         }
     }
 
@@ -181,9 +184,15 @@ impl Tunnel {
         self.current.is_some()
     }
 
+    /// Whether the peer takes PORTS.
+    pub(crate) fn knows_ports(&self) -> bool {
+        self.is_established() && self.features & FEATURE_PORTS != 0
+    }
+
     /// Makes a new session the current one. Returns the session that this drops, if any: of the other two, the one that the peer may not have.
     pub(crate) fn adopt(&mut self, agreed: Agreed, now: Mono) -> Option<LiveSession> {
         self.is_distrusted = false;
+        self.features = agreed.parameters.features;
         let mut forgotten = self.current.replace(agreed.live);
         if self.previous.is_none() || forgotten.as_ref().is_some_and(|replaced| replaced.is_confirmed) {
             std::mem::swap(&mut self.previous, &mut forgotten);

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use pilot_core::event::{ConnectError, Event, PathKind, StreamHandle};
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::{Node, PeerInfo, PeerStatus};
-use pilot_core::route::Transmit;
+use pilot_core::route::{SocketId, Transmit};
 use pilot_core::time::{Mono, Now};
 use pilot_core::transport::{Code, Read, ReadError, WriteError};
 use pilot_core::wire::stream_header::StreamHeader;
@@ -27,6 +27,7 @@ use crate::renewal::{EntropyFeed, Fresh};
 use crate::rules::{Caller, Decision, Rules};
 use crate::services::inbox::Inbox;
 use crate::services::{Incoming, Refused, Services, builtin, service_name};
+use crate::sockets::{SocketRequest, Sockets};
 use crate::stream::{DirtyList, EndedBy, QUEUE_MAX, Shared, Stream, StreamError};
 use crate::timer::Timer;
 
@@ -74,6 +75,8 @@ pub(crate) struct Core {
     orgs: Arc<Orgs>,
     pub(crate) org_calls: mpsc::Sender<Incoming>,
     inbox: Inbox,
+    /// What the node wants of the driver's sockets.
+    socket_requests: Vec<SocketRequest>,
     is_stopping: bool,
 }
 
@@ -88,6 +91,7 @@ struct Neighbours {
 pub(crate) struct Driver {
     core: Core,
     socket: UdpSocket,
+    sockets: Sockets,
     timer: Timer,
     entropy: EntropyFeed,
     commands: mpsc::Receiver<Command>,
@@ -102,6 +106,8 @@ pub(crate) struct Driver {
 /// One thing that happened.
 enum Input {
     Readable,
+    /// One of the sockets beside the main one.
+    ReadableBeside(SocketId),
     Writable,
     Timer,
     Streams,
@@ -117,7 +123,19 @@ impl Driver {
         let timer = Timer::new()?;
         let entropy = EntropyFeed::new(clock::now().mono);
         let (batch, blocked, awake_until) = (RecvBatch::new(), None, Mono(0));
-        Ok(Self { core, socket, timer, entropy, commands, dirty, batch, buffer, blocked, awake_until })
+        Ok(Self {
+            core,
+            socket,
+            sockets: Sockets::default(),
+            timer,
+            entropy,
+            commands,
+            dirty,
+            batch,
+            buffer,
+            blocked,
+            awake_until,
+        })
     }
 
     /// Runs until a command stops the node or nobody is left to give one.
@@ -142,7 +160,9 @@ impl Driver {
 
     async fn wait(&mut self) -> Input {
         // While the socket is blocked the node always has something due: only room in the socket helps.
-        let is_blocked = self.blocked.is_some();
+        let blocked = self.blocked.map(|(transmit, _)| transmit.route.socket);
+        let is_blocked = blocked.is_some();
+        let blocked_beside = blocked.filter(|socket| *socket != SocketId::default());
         if !is_blocked {
             self.timer.arm(clock::now(), self.core.deadline());
         }
@@ -154,7 +174,9 @@ impl Driver {
             tokio::select! {
                 _ = self.socket.readable() => return Input::Readable,
                 () = self.dirty.notified() => return Input::Streams,
-                _ = self.socket.writable(), if is_blocked => return Input::Writable,
+                socket = self.sockets.readable() => return Input::ReadableBeside(socket),
+                _ = self.socket.writable(), if is_blocked && blocked_beside.is_none() => return Input::Writable,
+                () = self.sockets.writable(blocked_beside.unwrap_or_default()), if blocked_beside.is_some() => return Input::Writable,
                 () = self.timer.expired(), if !is_blocked => return Input::Timer,
                 command = self.commands.recv() => return command.map_or(Input::Abandoned, Input::Command),
                 // Comes back once the runtime has asked the system for events, without waiting for one.
@@ -165,7 +187,8 @@ impl Driver {
 
     fn apply(&mut self, now: Now, input: Input) {
         match input {
-            Input::Readable => self.receive(now),
+            Input::Readable => self.receive(now, SocketId::default()),
+            Input::ReadableBeside(socket) => self.receive(now, socket),
             Input::Timer => self.core.handle_timeout(now),
             Input::Command(command) => command(&mut self.core, now),
             Input::Abandoned => self.core.stop(now),
@@ -174,9 +197,11 @@ impl Driver {
         }
     }
 
-    fn receive(&mut self, now: Now) {
+    fn receive(&mut self, now: Now, socket: SocketId) {
+        let main = (socket == SocketId::default()).then_some(&mut self.socket);
+        let Some(socket) = main.or_else(|| self.sockets.get_mut(socket)) else { return };
         for _ in 0..RECEIVES_PER_TURN {
-            if self.socket.recv(&mut self.batch).is_err() {
+            if socket.recv(&mut self.batch).is_err() {
                 return;
             }
             for datagram in self.batch.datagrams() {
@@ -189,12 +214,21 @@ impl Driver {
     fn settle(&mut self, now: Now) {
         for _ in 0..ROUNDS_PER_TURN {
             let has_moved = self.core.pump(now);
+            self.handle_socket_requests(now);
             let has_sent = self.transmit(now);
             if !has_moved && !has_sent {
                 break;
             }
         }
         self.core.net = self.socket.counters();
+    }
+
+    /// Opens and closes the sockets that the node has asked for.
+    fn handle_socket_requests(&mut self, now: Now) {
+        for request in std::mem::take(&mut self.core.socket_requests) {
+            let opened = self.sockets.handle(request, self.socket.local_addr().ip());
+            self.core.node.sockets_opened(now, &opened);
+        }
     }
 
     /// Sends what the node has to send; tells whether it sent anything.
@@ -205,7 +239,14 @@ impl Driver {
                 self.blocked = self.core.node.poll_transmit(now, &mut self.buffer).map(|transmit| (transmit, 0));
             }
             let Some((transmit, start)) = self.blocked else { return sent > 0 };
-            match self.socket.send(&transmit, &self.buffer[start..transmit.len]) {
+            let socket = transmit.route.socket;
+            let main = (socket == SocketId::default()).then_some(&mut self.socket);
+            let Some(socket) = main.or_else(|| self.sockets.get_mut(socket)) else {
+                // Closed meanwhile: what was to leave by it is lost.
+                self.blocked = None;
+                continue;
+            };
+            match socket.send(&transmit, &self.buffer[start..transmit.len]) {
                 Sent::All => self.blocked = None,
                 Sent::Blocked(more) => {
                     self.blocked = Some((transmit, start + more));
@@ -241,6 +282,7 @@ impl Core {
             orgs,
             org_calls,
             inbox,
+            socket_requests: Vec::new(),
             is_stopping: false,
         }
     }
@@ -342,6 +384,8 @@ impl Core {
                 tracing::debug!(?peer, ?path, "path changed");
             }
             Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
+            Event::OpenSockets(sockets) => self.socket_requests.push(SocketRequest::Open(sockets)),
+            Event::CloseSockets(sockets) => self.socket_requests.push(SocketRequest::Close(sockets)),
             Event::Datagram { peer, port, data } => self.datagram_arrived(now, peer, port, data),
             // Acknowledgement is part of StreamClosed.
             Event::SendFinished(_) => {}

@@ -283,6 +283,8 @@ impl<D: Store> Backbone<D> {
             | Event::HomeConnected
             | Event::HomeLost
             | Event::ObservedAddress(_)
+            | Event::OpenSockets(_)
+            | Event::CloseSockets(_)
             | Event::SendFinished(_)
             | Event::Stalled(_)
             | Event::Resumed(_)

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::backbone::Backbone;
 use crate::roles::Roles;
+use crate::second_stun;
 use crate::status_api::{BackboneStatusReply, COMMANDS_MAX, Command, StatusApi};
 use crate::store::memory::MemoryStore;
 use crate::store::redb::{self, DirectoryFile, OpenError};
@@ -157,6 +158,8 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
     let pulse = Pulse(sender.clone());
     ready(&Ready { ticket: ticket.clone(), local_addr: socket.local_addr(), pulse });
 
+    let answers_stun = options.roles.stun;
+    let main = socket.local_addr();
     let renewal = KeyRenewal::new(home, &keys, now.unix);
     let (renewed_sender, renewed) = mpsc::channel(1);
     let mut driver = Driver {
@@ -176,6 +179,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
     tokio::select! {
         result = driver.run(commands, renewed, signals) => result.map_err(ServeError::Io),
         never = api.serve(sender) => match never {},
+        never = second_stun::serve(main), if answers_stun => match never {},
         never = renew_keys(renewal, renewed_sender) => match never {},
     }
 }

@@ -241,6 +241,8 @@ impl Application {
                 self.milestones.push((now.mono, event.clone()));
                 Ok(())
             }
+            // The host does it.
+            Event::OpenSockets(_) | Event::CloseSockets(_) => Ok(()),
             Event::Resumed(_) | Event::Datagram { .. } => Ok(()),
         }
     }

@@ -1,5 +1,6 @@
 //! A host: an address, a clock, and the machine that runs there, with what its disk would keep over a restart.
 
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::mem::discriminant;
 use std::net::SocketAddr;
@@ -11,18 +12,25 @@ use pilot_core::id::{IdentityKey, InstanceId};
 use pilot_core::identity::{Certificate, Identity, TransportKey};
 use pilot_core::node::{Node, PeerInfo};
 use pilot_core::rng::Rng;
-use pilot_core::route::{Ecn, Route, Transmit};
+use pilot_core::route::{Ecn, Route, SocketId, Transmit};
 use pilot_core::time::{Mono, Now, UnixTime};
 use pilot_relay::backbone::{Backbone, BackboneEvent, BackboneStatus};
 
 use crate::application::Application;
 use crate::invariants::{self, Violation};
+use crate::realm::Site;
 use crate::world::START;
 
 /// Wall clock at the beginning of every world: a Friday in 2027.
 const EPOCH: UnixTime = UnixTime(1_800_000_000_000_000_000);
 /// Trains and events that one turn of a host may produce. A correct one stays below a hundred: whole windows leave in trains of 64 KiB.
 const TURN_OUTPUT_MAX: usize = 10_000;
+/// The socket on which a backbone node answers STUN on the port above.
+const SECOND_STUN: SocketId = SocketId(1);
+/// Local ports of further sockets: those of the ephemeral range on Linux.
+const FIRST_EXTRA_PORT: u16 = 32_768;
+/// How many there are before they come again.
+const EXTRA_PORTS: u16 = 28_232;
 /// Modifiers of the identities whose secret is the byte of their position, plus one, 32 times: found once, since each search takes a
 /// million hashes (spec/address.md §2).
 const MODIFIERS: [u64; 51] = [
@@ -120,20 +128,29 @@ pub(crate) struct Disk {
 
 /// One host.
 pub(crate) struct Host {
-    pub(crate) address: SocketAddr,
+    pub(crate) site: Site,
+    pub(crate) sockets: Sockets,
     /// How far its wall clock is ahead of the world's.
     pub(crate) clock_skew: Duration,
     pub(crate) disk: Disk,
+    pub(crate) is_asleep: bool,
     /// None while it is switched off.
     pub(crate) program: Option<Program>,
     boots: u32,
     rng: Rng,
 }
 
+/// The sockets beside the main one.
+#[derive(Default)]
+pub(crate) struct Sockets {
+    ports: BTreeMap<SocketId, u16>,
+    opened: u16,
+}
+
 /// Why a host gets its turn.
 pub(crate) enum Input {
     /// A datagram arrived.
-    Datagram { from: SocketAddr, ecn: Ecn, datagram: Vec<u8> },
+    Datagram { from: SocketAddr, at: SocketAddr, ecn: Ecn, datagram: Vec<u8> },
     /// Its timer is due.
     Timeout,
     /// Its program has done something.
@@ -143,7 +160,7 @@ pub(crate) enum Input {
 /// What a turn produced.
 #[derive(Default)]
 pub(crate) struct Turn {
-    pub(crate) datagrams: Vec<(Route, Ecn, Vec<u8>)>,
+    pub(crate) datagrams: Vec<(Transmit, Vec<u8>)>,
     pub(crate) events: Vec<Happening>,
 }
 
@@ -165,18 +182,22 @@ impl Happening {
 }
 
 impl Host {
-    pub(crate) fn new(position: usize, address: SocketAddr, role: Role, clock_skew: Duration, rng: Rng) -> Self {
+    pub(crate) fn new(position: usize, site: Site, role: Role, clock_skew: Duration, rng: Rng) -> Self {
         let disk = Disk::new(position, role, &rng, EPOCH + clock_skew);
-        Self { address, clock_skew, disk, program: None, boots: 0, rng }
+        Self { site, sockets: Sockets::default(), clock_skew, disk, is_asleep: false, program: None, boots: 0, rng }
     }
 
     /// Starts what runs on this host, with what the disk holds and nothing else.
     pub(crate) fn boot(&mut self, now: Mono) {
         self.boots += 1;
+        self.sockets.ports.clear();
         let seed = *self.rng.child(&format!("boot {}", self.boots)).secret_key();
         let now = self.clock(now);
         self.program = Some(match &self.disk.role {
-            Role::Backbone => Program::Backbone(Box::new(Backbone::new(self.disk.keys(), seed, now))),
+            Role::Backbone => {
+                self.sockets.ports.insert(SECOND_STUN, self.site.addresses[0].port() + 1);
+                Program::Backbone(Box::new(Backbone::new(self.disk.keys(), seed, now)))
+            }
             Role::Agent(config) => {
                 let node = self.boot_node(config.clone(), seed, now);
                 Program::Agent(Box::new((node, Application::default())))
@@ -186,12 +207,27 @@ impl Host {
 
     fn boot_node(&self, config: Config, seed: [u8; 32], now: Now) -> Node {
         let mut node = Node::new(config, self.disk.keys(), seed, now);
-        node.set_local_addresses(now, &[self.address]);
+        node.set_local_addresses(now, &self.site.addresses);
         for peer in &self.disk.known {
             node.learn_peer(now, peer.clone());
         }
         node.set_home(now, self.disk.home.clone());
         node
+    }
+
+    /// The address from which a route leads out, if the host has it and the socket.
+    pub(crate) fn source(&self, route: &Route) -> Option<SocketAddr> {
+        let mut source = self.site.source_for(route.remote, route.local_ip)?;
+        if route.socket != SocketId::default() {
+            source.set_port(*self.sockets.ports.get(&route.socket)?);
+        }
+        Some(source)
+    }
+
+    /// Whether a datagram for this address finds a socket.
+    pub(crate) fn listens_at(&self, address: SocketAddr) -> bool {
+        let is_main = self.site.all().any(|own| own == address);
+        is_main || (self.site.has(address.ip()) && self.sockets.at(address.port()) != SocketId::default())
     }
 
     /// Both clocks of this host.
@@ -234,26 +270,49 @@ impl Host {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Mono> {
-        self.machine()?.poll_timeout()
+        self.machine()?.poll_timeout().filter(|_| !self.is_asleep)
     }
 
     /// One turn of the host's loop: one input, then everything that follows from it, then the invariants.
     pub(crate) fn turn(&mut self, mono: Mono, input: Input) -> Result<Turn, Violation> {
         let now = self.clock(mono);
-        let local_ip = Some(self.address.ip());
         let mut turn = Turn::default();
         let Some(program) = &mut self.program else { return Ok(turn) };
         match input {
-            Input::Datagram { from, ecn, mut datagram } => {
-                program.machine_mut().handle_datagram(now, Route { local_ip, ..Route::to(from) }, ecn, &mut datagram);
+            Input::Datagram { from, at, ecn, mut datagram } => {
+                let socket = self.sockets.at(at.port());
+                let route = Route { socket, local_ip: Some(at.ip()), remote: from };
+                program.machine_mut().handle_datagram(now, route, ecn, &mut datagram);
             }
             Input::Timeout => program.machine_mut().handle_timeout(now),
             Input::Nothing => {}
         }
-        program.drain(now, &mut turn)?;
-        program.handle_due(now, &mut turn)?;
+        program.drain(now, &mut turn, &mut self.sockets)?;
+        program.handle_due(now, &mut turn, &mut self.sockets)?;
         invariants::check_node(program.machine().node(), mono)?;
         Ok(turn)
+    }
+}
+
+impl Sockets {
+    /// Opens a socket on a port of its own.
+    fn open(&mut self, socket: SocketId) {
+        self.opened += 1;
+        self.ports.insert(socket, FIRST_EXTRA_PORT + self.opened % EXTRA_PORTS);
+    }
+
+    fn close(&mut self, socket: SocketId) {
+        self.ports.remove(&socket);
+    }
+
+    /// The socket at a local port: the main one, if no other is.
+    fn at(&self, port: u16) -> SocketId {
+        self.ports.iter().find(|(_, at)| **at == port).map(|(&id, _)| id).unwrap_or_default()
+    }
+
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.ports.len()
     }
 }
 
@@ -273,20 +332,20 @@ impl Program {
     }
 
     /// Handles a timer that is due at this very moment; afterwards none may be.
-    fn handle_due(&mut self, now: Now, turn: &mut Turn) -> Result<(), Violation> {
+    fn handle_due(&mut self, now: Now, turn: &mut Turn, sockets: &mut Sockets) -> Result<(), Violation> {
         let is_due = |machine: &dyn Machine| machine.poll_timeout().filter(|&due| due <= now.mono);
         if is_due(self.machine_mut()).is_none() {
             return Ok(());
         }
         self.machine_mut().handle_timeout(now);
-        self.drain(now, turn)?;
+        self.drain(now, turn, sockets)?;
         is_due(self.machine_mut()).map_or(Ok(()), |due| Err(Violation::Timer(now.mono.since(due))))
     }
 
     /// Takes events and datagrams until there are no more. Events go to the program first: what it writes leaves in the same turn.
-    fn drain(&mut self, now: Now, turn: &mut Turn) -> Result<(), Violation> {
+    fn drain(&mut self, now: Now, turn: &mut Turn, sockets: &mut Sockets) -> Result<(), Violation> {
         for _ in 0..TURN_OUTPUT_MAX {
-            if let Some(happening) = self.poll_event(now)? {
+            if let Some(happening) = self.poll_event(now, sockets)? {
                 turn.events.push(happening);
             } else if !self.transmit(now, turn) {
                 return Ok(());
@@ -295,12 +354,19 @@ impl Program {
         Err(Violation::Livelock(TURN_OUTPUT_MAX))
     }
 
-    fn poll_event(&mut self, now: Now) -> Result<Option<Happening>, Violation> {
+    fn poll_event(&mut self, now: Now, sockets: &mut Sockets) -> Result<Option<Happening>, Violation> {
         match self {
             Self::Agent(agent) => {
                 let (node, application) = &mut **agent;
                 let Some(event) = node.poll_event() else { return Ok(None) };
-                application.handle(node, now, &event)?;
+                if let Event::OpenSockets(wanted) = &event {
+                    wanted.iter().for_each(|&socket| sockets.open(socket));
+                    node.sockets_opened(now, wanted);
+                } else if let Event::CloseSockets(useless) = &event {
+                    useless.iter().for_each(|&socket| sockets.close(socket));
+                } else {
+                    application.handle(node, now, &event)?;
+                }
                 Ok(Some(Happening::Agent(event)))
             }
             Self::Backbone(backbone) => Ok(backbone.poll_event().map(Happening::Backbone)),
@@ -313,7 +379,7 @@ impl Program {
         let Some(transmit) = self.machine_mut().poll_transmit(now, &mut buf) else { return false };
         assert_eq!(buf.len(), transmit.len, "a transmit appends what it says");
         for datagram in buf.chunks(transmit.segment_size.unwrap_or(transmit.len).max(1)) {
-            turn.datagrams.push((transmit.route, transmit.ecn, datagram.to_vec()));
+            turn.datagrams.push((transmit, datagram.to_vec()));
         }
         true
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use pilot_core::rng::Rng;
 use pilot_core::time::Mono;
 
+use crate::nat::NatDrop;
+
 /// The longest that a datagram picked for reordering is held back: it falls behind a few round trips' worth of others.
 const HOLD_BACK_MAX: Duration = Duration::from_millis(40);
 /// What a datagram weighs on the wire beside its payload: IPv4 and UDP headers.
@@ -160,8 +162,12 @@ pub enum Fate {
     QueueFull,
     /// Nobody has the destination address.
     NoHost,
-    /// The sender does not have the local address it wants to send from.
+    /// The sender does not have the local address or socket it wants to send from.
     NoLocalAddress,
+    /// Its time to live was too short for the way.
+    Expired,
+    /// A gateway did not let it through.
+    Nat(NatDrop),
 }
 
 /// What passed a link so far.
@@ -177,8 +183,8 @@ pub struct LinkStats {
     pub dropped: u64,
 }
 
-/// The state of one direction.
-pub(crate) struct Link {
+/// The state of one direction. Like [`crate::nat::Nat`] it is arithmetic only, so that a router in real time can use it too.
+pub struct Link {
     pub(crate) config: LinkConfig,
     pub(crate) stats: LinkStats,
     rng: Rng,
@@ -187,22 +193,26 @@ pub(crate) struct Link {
 }
 
 /// When a datagram arrives, if it does, and its double.
-pub(crate) struct Passage {
-    pub(crate) fate: Fate,
-    pub(crate) arrivals: [Option<Mono>; 2],
+#[derive(Clone, Copy, Debug)]
+pub struct Passage {
+    /// What happened to it.
+    pub fate: Fate,
+    /// When it is at the other end.
+    pub arrivals: [Option<Mono>; 2],
 }
 
 /// The dice of one datagram.
 struct Draw([u32; 6]);
 
 impl Link {
-    pub(crate) fn new(config: LinkConfig, rng: Rng) -> Self {
+    /// A link on which nothing is yet; `rng` decides what is left to chance.
+    pub fn new(config: LinkConfig, rng: Rng) -> Self {
         let start = Mono::default();
         Self { config, stats: LinkStats::default(), rng, busy_until: start, last_arrival: start }
     }
 
     /// Decides what becomes of a datagram, and damages it if so decided.
-    pub(crate) fn send(&mut self, now: Mono, datagram: &mut [u8]) -> Passage {
+    pub fn send(&mut self, now: Mono, datagram: &mut [u8]) -> Passage {
         let draw = Draw::new(&mut self.rng);
         self.stats.offered += 1;
         self.stats.offered_bytes += datagram.len() as u64;
@@ -211,6 +221,11 @@ impl Link {
             self.stats.dropped += 1;
         }
         passage
+    }
+
+    /// Treats datagrams otherwise from now on.
+    pub fn change(&mut self, change: impl FnOnce(LinkConfig) -> LinkConfig) {
+        self.config = change(self.config.clone());
     }
 
     fn pass(

@@ -9,6 +9,7 @@ use pilot_core::time::Mono;
 
 use crate::host::Happening;
 use crate::link::Fate;
+use crate::realm::Endpoint;
 use crate::world::{HostId, START};
 
 /// Entries kept for a failure's report: about as many as a person reads.
@@ -18,7 +19,9 @@ const TAIL_LEN: usize = 60;
 #[derive(Clone, Debug)]
 pub(crate) enum Entry {
     /// A host gave a datagram to its link.
-    Sent { from: HostId, to: Option<HostId>, len: usize, first: u8, fate: Fate },
+    Sent { from: HostId, to: Option<Endpoint>, len: usize, first: u8, fate: Fate },
+    /// A gateway at the end of a link let a datagram in no further.
+    Stopped { from: HostId, at: Endpoint, fate: Fate },
     /// A host took a datagram.
     Arrived { from: HostId, to: HostId, len: usize, first: u8 },
     /// A host's timer fired.
@@ -42,6 +45,7 @@ impl Trace {
         (at, content).hash(&mut self.hasher);
         match &entry {
             Entry::Sent { from, to, len, fate, .. } => (0, from, to, len, fate).hash(&mut self.hasher),
+            Entry::Stopped { from, at, fate } => (5, from, at, fate).hash(&mut self.hasher),
             Entry::Arrived { from, to, len, .. } => (1, from, to, len).hash(&mut self.hasher),
             Entry::Timeout(host) => (2, host).hash(&mut self.hasher),
             Entry::Event(host, happening) => (3, host, happening.discriminant()).hash(&mut self.hasher),
@@ -74,6 +78,7 @@ impl fmt::Display for Entry {
             Self::Sent { from, to: None, len, first, fate } => {
                 write!(f, "{from} -> nobody, {} of {len} B: {fate:?}", kind(*first))
             }
+            Self::Stopped { from, at, fate } => write!(f, "{at} stops what came from {from}: {fate:?}"),
             Self::Arrived { from, to, len, first } => write!(f, "{to} <- {from} {} of {len} B", kind(*first)),
             Self::Timeout(host) => write!(f, "{host} timer"),
             Self::Event(host, happening) => match &**happening {

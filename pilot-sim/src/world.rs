@@ -6,21 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use pilot_core::config::Config;
 use pilot_core::id::IdentityKey;
 use pilot_core::node::{Home, Node, PeerInfo};
 use pilot_core::rng::Rng;
-use pilot_core::route::{Ecn, Route};
+use pilot_core::route::{Ecn, Transmit};
 use pilot_core::time::{Mono, Now};
 use pilot_core::wire::{self, PacketKind};
+use pilot_relay::backbone::BackboneStatus;
 
 use crate::application::{Application, JobId, JobReport, Plan};
 use crate::host::{Host, Input, Role, Turn};
 use crate::invariants::{Failure, Violation};
 use crate::link::{Fate, Link, LinkConfig, LinkStats};
+use crate::nat::NatConfig;
+use crate::realm::{Endpoint, GatewayId, Realms, Site};
 use crate::trace::{Entry, Trace, since_start};
 
 /// Virtual time at the beginning: an hour after boot, since no real clock is found at zero.
@@ -29,6 +32,10 @@ pub(crate) const START: Mono = Mono(3_600_000_000_000);
 const STEPS_PER_INSTANT_MAX: usize = 100_000;
 /// Time in which the last acknowledgements of a scenario get through, whatever the network does.
 const SETTLING_TIME: Duration = Duration::from_secs(20);
+/// Port of an agent's main socket.
+const MAIN_PORT: u16 = 4_000;
+/// Port of a backbone node: what firewalls let through if they let anything through.
+const BACKBONE_PORT: u16 = 443;
 /// How far apart the wall clocks of two neighbours in the list of hosts are: real ones never agree.
 const CLOCK_SKEW: Duration = Duration::from_secs(47);
 
@@ -52,7 +59,8 @@ pub struct World {
     now: Mono,
     hosts: Vec<Host>,
     default_link: LinkConfig,
-    links: BTreeMap<(HostId, HostId), Link>,
+    realms: Realms,
+    links: BTreeMap<(HostId, Endpoint), Link>,
     arrivals: BTreeMap<(Mono, u64), Arrival>,
     arrivals_made: u64,
     steps_at_this_instant: usize,
@@ -60,11 +68,22 @@ pub struct World {
     trace: Trace,
 }
 
+/// The address families that a host has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+    /// Both.
+    Dual,
+}
+
 /// A datagram under way.
 struct Arrival {
     from: HostId,
     source: SocketAddr,
-    to: HostId,
+    to: Endpoint,
     destination: SocketAddr,
     ecn: Ecn,
     datagram: Vec<u8>,
@@ -87,6 +106,7 @@ impl World {
             now: START,
             hosts: Vec::new(),
             default_link: link,
+            realms: Realms::default(),
             links: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             arrivals_made: 0,
@@ -106,6 +126,61 @@ impl World {
         self.add_host(Role::Backbone)
     }
 
+    /// Adds a gateway to the public realm, or behind another one.
+    pub fn add_gateway(&mut self, nat: NatConfig, parent: Option<GatewayId>) -> GatewayId {
+        self.realms.add(nat, NatConfig::firewall(), parent, &self.rng)
+    }
+
+    /// Adds an agent behind a gateway, or in the public realm, with addresses of these families, and starts it.
+    pub fn add_agent_at(&mut self, config: Config, gateway: Option<GatewayId>, families: Families) -> HostId {
+        self.add_host_at(Role::Agent(config), gateway, families)
+    }
+
+    /// Adds a backbone node with addresses of these families, and starts it.
+    pub fn add_backbone_with(&mut self, families: Families) -> HostId {
+        self.add_host_at(Role::Backbone, None, families)
+    }
+
+    /// Gives a host one more address, in a network of its own, which no record of it names.
+    pub fn add_address(&mut self, host: HostId) -> IpAddr {
+        let position = u8::try_from(host.0).expect("few hosts");
+        let site = &mut self.hosts[host.0].site;
+        let address = SocketAddr::from(([11, position, 0, 1], site.addresses[0].port()));
+        site.unnamed = Some(address);
+        address.ip()
+    }
+
+    /// Sockets that a host has beside its main one.
+    pub fn sockets_len(&self, host: HostId) -> usize {
+        self.hosts[host.0].sockets.len()
+    }
+
+    /// Lets the IPv6 of a host lead nowhere, although it has an address.
+    pub fn break_ipv6(&mut self, host: HostId) {
+        self.hosts[host.0].site.is_ipv6_broken = true;
+    }
+
+    /// Gives a gateway a new outside address and lets it forget every mapping, as after a reconnect of its line.
+    pub fn rebind(&mut self, gateway: GatewayId) {
+        self.note(format!("{} has a new address", Endpoint::Gateway(gateway)));
+        self.realms.rebind(gateway);
+    }
+
+    /// Lets a gateway forget every mapping.
+    pub fn flush(&mut self, gateway: GatewayId) {
+        self.note(format!("{} forgets its mappings", Endpoint::Gateway(gateway)));
+        self.realms.flush(gateway);
+    }
+
+    /// Takes a host behind another gateway, or to the public realm, with new addresses. Its driver notices.
+    pub fn move_behind(&mut self, host: HostId, gateway: Option<GatewayId>, families: Families) -> Result<(), Failure> {
+        let site = &mut self.hosts[host.0].site;
+        (site.gateway, site.addresses) = (gateway, families.addresses(host.0, gateway, MAIN_PORT));
+        let addresses = site.addresses.clone();
+        self.note(format!("{host} moves to {addresses:?}"));
+        self.call(host, |node, now| node.set_local_addresses(now, &addresses))
+    }
+
     /// Tells one agent where another is, as a ticket would: address, but no certificate.
     pub fn give_ticket(&mut self, to: HostId, of: HostId) {
         let info = self.contact(of);
@@ -115,8 +190,7 @@ impl World {
     /// Tells one agent of another what a directory record says: the certificate, but no address.
     pub fn give_record(&mut self, to: HostId, of: HostId, homes: &[HostId]) {
         let certificate = Some(self.hosts[of.0].certificate());
-        let homes =
-            homes.iter().map(|&home| Home { key: self.key(home), addresses: vec![self.address(home)] }).collect();
+        let homes = homes.iter().map(|&home| Home { key: self.key(home), addresses: self.addresses(home) }).collect();
         self.learn(to, PeerInfo { key: self.key(of), certificate, addresses: Vec::new(), homes });
     }
 
@@ -157,21 +231,46 @@ impl World {
     pub fn change_link(&mut self, one: HostId, other: HostId, change: impl Fn(LinkConfig) -> LinkConfig) {
         self.note(format!("the link between {one} and {other} changes"));
         for (from, to) in [(one, other), (other, one)] {
-            let link = self.link(from, to);
+            let link = self.link(from, Endpoint::Host(to));
             link.config = change(link.config.clone());
         }
     }
 
+    /// Changes the link from one host to another, in this direction only.
+    pub fn change_one_way(&mut self, from: HostId, to: HostId, change: impl Fn(LinkConfig) -> LinkConfig) {
+        self.note(format!("the link from {from} to {to} changes"));
+        let link = self.link(from, Endpoint::Host(to));
+        link.config = change(link.config.clone());
+    }
+
+    /// Changes the link from a host to a gateway.
+    pub fn change_link_to_gateway(&mut self, from: HostId, to: GatewayId, change: impl Fn(LinkConfig) -> LinkConfig) {
+        self.note(format!("the link from {from} to {} changes", Endpoint::Gateway(to)));
+        let link = self.link(from, Endpoint::Gateway(to));
+        link.config = change(link.config.clone());
+    }
+
+    /// Outside ports that a gateway has given away.
+    pub fn mappings_len(&self, gateway: GatewayId) -> usize {
+        self.realms.mappings_len(self.now, gateway)
+    }
+
+    /// Lets a host sleep: nothing runs there and nothing arrives, while its clocks go on. Or wakes it.
+    pub fn set_asleep(&mut self, host: HostId, is_asleep: bool) {
+        self.note(format!("{host} sleeps: {is_asleep}"));
+        self.hosts[host.0].is_asleep = is_asleep;
+    }
+
     /// Gives a host a new address; datagrams to the old one find nobody. Its driver notices.
     pub fn change_address(&mut self, host: HostId) -> Result<(), Failure> {
-        let address = &mut self.hosts[host.0].address;
+        let address = &mut self.hosts[host.0].site.addresses[0];
         address.set_port(address.port() + 1);
         let SocketAddr::V4(v4) = address else { unreachable!("addresses are made in `add_host`") };
         let [a, b, c, d] = v4.ip().octets();
         v4.set_ip([a, b, c + 1, d].into());
-        let address = *address;
-        self.note(format!("{host} moves to {address}"));
-        self.call(host, |node, now| node.set_local_addresses(now, &[address]))
+        let addresses = self.addresses(host);
+        self.note(format!("{host} moves to {addresses:?}"));
+        self.call(host, |node, now| node.set_local_addresses(now, &addresses))
     }
 
     /// Kills what runs on a host, without a farewell to its peers.
@@ -260,7 +359,17 @@ impl World {
 
     /// The address of a host.
     pub fn address(&self, host: HostId) -> SocketAddr {
-        self.hosts[host.0].address
+        self.hosts[host.0].site.addresses[0]
+    }
+
+    /// All addresses of a host.
+    pub fn addresses(&self, host: HostId) -> Vec<SocketAddr> {
+        self.hosts[host.0].site.addresses.clone()
+    }
+
+    /// How the backbone node on a host fares.
+    pub fn backbone_status(&self, host: HostId) -> Option<BackboneStatus> {
+        self.hosts[host.0].backbone_status()
     }
 
     /// The node of an agent, if it runs.
@@ -280,7 +389,18 @@ impl World {
 
     /// What one host has sent towards another so far.
     pub fn link_stats(&self, from: HostId, to: HostId) -> LinkStats {
-        self.links.get(&(from, to)).map(|link| link.stats).unwrap_or_default()
+        self.links.get(&(from, Endpoint::Host(to))).map(|link| link.stats).unwrap_or_default()
+    }
+
+    /// What one host has sent so far, to whomever.
+    pub fn sent(&self, from: HostId) -> LinkStats {
+        let links = self.links.iter().filter(|((sender, _), _)| *sender == from).map(|(_, link)| link.stats);
+        links.fold(LinkStats::default(), |sum, stats| LinkStats {
+            offered: sum.offered + stats.offered,
+            offered_bytes: sum.offered_bytes + stats.offered_bytes,
+            offered_relayed: sum.offered_relayed + stats.offered_relayed,
+            dropped: sum.dropped + stats.dropped,
+        })
     }
 
     /// Stands for everything that has happened: equal for equal seeds.
@@ -289,17 +409,23 @@ impl World {
     }
 
     fn add_host(&mut self, role: Role) -> HostId {
+        self.add_host_at(role, None, Families::V4)
+    }
+
+    fn add_host_at(&mut self, role: Role, gateway: Option<GatewayId>, families: Families) -> HostId {
         let position = self.hosts.len();
-        let address = SocketAddr::from(([10, u8::try_from(position).expect("few hosts"), 0, 1], 4_000));
+        let port = if matches!(role, Role::Backbone) { BACKBONE_PORT } else { MAIN_PORT };
+        let addresses = families.addresses(position, gateway, port);
+        let site = Site { addresses, unnamed: None, gateway, is_ipv6_broken: false };
         let rng = self.rng.child(&format!("host {position}"));
-        let mut host = Host::new(position, address, role, CLOCK_SKEW * position as u32, rng);
+        let mut host = Host::new(position, site, role, CLOCK_SKEW * position as u32, rng);
         host.boot(self.now);
         self.hosts.push(host);
         HostId(position)
     }
 
     fn contact(&self, host: HostId) -> PeerInfo {
-        PeerInfo { key: self.key(host), certificate: None, addresses: vec![self.address(host)], homes: Vec::new() }
+        PeerInfo { key: self.key(host), certificate: None, addresses: self.addresses(host), homes: Vec::new() }
     }
 
     fn learn(&mut self, host: HostId, info: PeerInfo) {
@@ -358,12 +484,26 @@ impl World {
         let Some((_, Arrival { from, source, to, destination, ecn, datagram })) = self.arrivals.pop_first() else {
             return Ok(());
         };
-        if self.hosts[to.0].address != destination || self.hosts[to.0].program.is_none() {
+        let hosts = &self.hosts;
+        let sites = |position: usize| hosts.get(position).map(|host: &Host| &host.site);
+        let (to, at) = match self.realms.descend(self.now, &sites, source, to, destination) {
+            Ok(found) => found,
+            Err(fate) => {
+                self.trace.push(self.now, Entry::Stopped { from, at: to, fate }, fingerprint(&datagram));
+                return Ok(());
+            }
+        };
+        let host = &self.hosts[to.0];
+        if !host.listens_at(at)
+            || host.program.is_none()
+            || host.is_asleep
+            || (host.site.is_ipv6_broken && at.is_ipv6())
+        {
             return Ok(());
         }
         let first = datagram.first().copied().unwrap_or_default();
         self.trace.push(self.now, Entry::Arrived { from, to, len: datagram.len(), first }, fingerprint(&datagram));
-        self.turn(to, Input::Datagram { from: source, ecn, datagram })
+        self.turn(to, Input::Datagram { from: source, at, ecn, datagram })
     }
 
     /// Gives a host its turn and takes care of what comes out of it.
@@ -373,41 +513,46 @@ impl World {
         for event in events {
             self.trace.push(self.now, Entry::Event(host, Box::new(event)), 0);
         }
-        for (route, ecn, datagram) in datagrams {
-            self.send(host, &route, ecn, datagram);
+        for (transmit, datagram) in datagrams {
+            self.send(host, &transmit, datagram);
         }
         Ok(())
     }
 
-    fn send(&mut self, from: HostId, route: &Route, ecn: Ecn, mut datagram: Vec<u8>) {
-        let source = self.hosts[from.0].address;
-        let to = self.hosts.iter().position(|host| host.address == route.remote).map(HostId);
+    fn send(&mut self, from: HostId, transmit: &Transmit, mut datagram: Vec<u8>) {
         let (len, first) = (datagram.len(), datagram.first().copied().unwrap_or_default());
         let content = fingerprint(&datagram);
-        let has_local_address = route.local_ip.is_none_or(|ip| ip == source.ip());
-        let (fate, arrivals) = match to {
-            _ if !has_local_address => (Fate::NoLocalAddress, [None, None]),
-            None => (Fate::NoHost, [None, None]),
-            Some(to) => {
-                let now = self.now;
-                let link = self.link(from, to);
-                if wire::peek(&datagram) == Ok(PacketKind::Relay) {
-                    link.stats.offered_relayed += 1;
-                }
-                let passage = link.send(now, &mut datagram);
-                (passage.fate, passage.arrivals)
-            }
+        let sent = |world: &mut Self, to, fate| {
+            world.trace.push(world.now, Entry::Sent { from, to, len, first, fate }, content);
         };
-        self.trace.push(self.now, Entry::Sent { from, to, len, first, fate }, content);
-        let Some(to) = to else { return };
-        for at in arrivals.into_iter().flatten() {
-            let arrival = Arrival { from, source, to, destination: route.remote, ecn, datagram: datagram.clone() };
+        let (to, source, destination) = match self.way(from, transmit) {
+            Ok(way) => way,
+            Err(fate) => return sent(self, None, fate),
+        };
+        let now = self.now;
+        let link = self.link(from, to);
+        if wire::peek(&datagram) == Ok(PacketKind::Relay) {
+            link.stats.offered_relayed += 1;
+        }
+        let passage = link.send(now, &mut datagram);
+        sent(self, Some(to), passage.fate);
+        for at in passage.arrivals.into_iter().flatten() {
+            let arrival = Arrival { from, source, to, destination, ecn: transmit.ecn, datagram: datagram.clone() };
             self.arrivals.insert((at, self.arrivals_made), arrival);
             self.arrivals_made += 1;
         }
     }
 
-    fn link(&mut self, from: HostId, to: HostId) -> &mut Link {
+    /// The link that a datagram takes out of the realm of its host, and both addresses that it has there.
+    fn way(&mut self, from: HostId, transmit: &Transmit) -> Result<(Endpoint, SocketAddr, SocketAddr), Fate> {
+        let hosts = &self.hosts;
+        let sites = |position: usize| hosts.get(position).map(|host: &Host| &host.site);
+        let host = &hosts[from.0];
+        let source = host.source(&transmit.route).ok_or(Fate::NoLocalAddress)?;
+        self.realms.climb(self.now, &sites, &host.site, source, transmit.route.remote, transmit.ttl)
+    }
+
+    fn link(&mut self, from: HostId, to: Endpoint) -> &mut Link {
         let (rng, config) = (&self.rng, &self.default_link);
         self.links
             .entry((from, to))
@@ -445,6 +590,27 @@ impl World {
             }
         }
         text
+    }
+}
+
+impl HostId {
+    pub(crate) fn at(position: usize) -> Self {
+        Self(position)
+    }
+}
+
+impl Families {
+    /// Addresses of the host at this position: private ones behind a gateway, IPv6 global everywhere.
+    fn addresses(self, position: usize, gateway: Option<GatewayId>, port: u16) -> Vec<SocketAddr> {
+        let byte = u8::try_from(position).expect("few hosts");
+        let v4 = if gateway.is_some() { [192, 168, 1, byte + 10] } else { [10, byte, 0, 1] };
+        let v4 = SocketAddr::from((v4, port));
+        let v6 = SocketAddr::from(([0x2001, 0xdb8, byte.into(), 0, 0, 0, 0, 1], port));
+        match self {
+            Self::V4 => vec![v4],
+            Self::V6 => vec![v6],
+            Self::Dual => vec![v4, v6],
+        }
     }
 }
 

@@ -76,6 +76,7 @@ fn check(frame: &Frame<'_>, len: usize) {
         | Frame::PathChallenge(_)
         | Frame::PathResponse(_)
         | Frame::ObservedAddress(_)
+        | Frame::Ports { .. }
         | Frame::AckFrequency { .. } => {}
     }
 }

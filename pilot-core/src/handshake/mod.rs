@@ -30,7 +30,7 @@ pub use certificate_exchange::{
     accept_certificate, answer_certificate_request, answer_stale_init, certificate_request,
 };
 pub use initiator::Initiator;
-pub use parameters::{EARLY_DATA_LEN_MAX, Parameters};
+pub use parameters::{EARLY_DATA_LEN_MAX, FEATURE_PORTS, Parameters};
 pub use responder::Incoming;
 
 use crate::crypto::{Secret, SmallOrder};

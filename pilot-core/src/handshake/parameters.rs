@@ -30,6 +30,9 @@ const EARLY_HEADER_LEN: usize = 1 + 2;
 /// Longest early data: what certificate, tunnel id, timestamp and parameters leave of the one datagram.
 pub const EARLY_DATA_LEN_MAX: usize = INIT_PAYLOAD_LEN - Certificate::LEN - 16 - 8 - LIST_LEN_MAX - EARLY_HEADER_LEN;
 
+/// The feature bit of a side that takes the PORTS frame (spec/streams.md §1).
+pub const FEATURE_PORTS: u64 = 1;
+
 /// What one side of a tunnel grants to the other. The defaults are what the absence of a parameter means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameters {

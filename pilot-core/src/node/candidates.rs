@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::Node;
+use super::send::Outgoing;
 use crate::limits::CANDIDATES_MAX;
 use crate::path::Hop;
 use crate::route::Route;
@@ -42,7 +43,8 @@ impl Node {
         }
         if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) {
             tunnel.transport.queue_frame(path, PathFrame::Candidates(candidates));
-            peer.has_sent_candidates = true;
+            (peer.has_sent_candidates, peer.has_taken_candidates) = (true, false);
+            self.announce_ports(index);
         }
     }
 
@@ -73,15 +75,45 @@ impl Node {
             return self.leave_direct_paths(now, index);
         }
         let is_same_host = self.is_on_this_host(index);
-        for candidate in candidates.iter().take(CANDIDATES_MAX) {
-            if is_probeable(&candidate.address, is_same_host) {
-                let peer = &mut self.peers[index as usize];
-                let path = peer.add_path(now.mono, Hop::Direct(Route::to(candidate.address)));
-                peer.paths.probe(now.mono, path, &mut self.rng);
-            }
+        let candidates = candidates.iter().take(CANDIDATES_MAX).map(|candidate| candidate.address);
+        let addresses: Vec<_> = candidates.filter(|address| is_probeable(address, is_same_host)).collect();
+        for &address in &addresses {
+            self.peers[index as usize].add_path(now.mono, Hop::Direct(Route::to(address)));
         }
         self.send_candidates(index);
+        let peer = &self.peers[index as usize];
+        if peer.has_sent_candidates && !peer.has_taken_candidates {
+            addresses.into_iter().for_each(|address| self.open_towards(index, address));
+        } else {
+            self.probe_candidates(now, index);
+        }
+    }
+
+    /// The peer has our candidates, and so has sent towards each: now probes find its NAT open.
+    pub(super) fn candidates_taken(&mut self, now: Now, index: u32) {
+        self.peers[index as usize].has_taken_candidates = true;
+        if self.config.direct {
+            self.probe_candidates(now, index);
+        }
+    }
+
+    /// Begins a round on every direct path that is not proved.
+    fn probe_candidates(&mut self, now: Now, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        for path in peer.paths.unproved() {
+            peer.paths.probe(now.mono, path, &mut self.rng);
+        }
         self.probe_paths(now, index);
+        self.give_challenges_time(now, index);
+        self.touch(index);
+    }
+
+    /// Lets our own NAT expect packets from an address, by one that dies on the way: at a NAT that does not expect it yet, it could spoil
+    /// the port that the peer is about to use.
+    fn open_towards(&mut self, index: u32, address: SocketAddr) {
+        if self.peers[index as usize].paths.spend_probe() {
+            self.queue(Hop::Direct(Route::to(address)), Outgoing::Opener);
+        }
     }
 
     /// Whether the backbone node, on this very host, sees the peer on this host too.

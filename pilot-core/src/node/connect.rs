@@ -1,5 +1,7 @@
 //! Reaching a peer: attempts and their retries, and what begins and ends with a session.
 
+use std::net::SocketAddr;
+
 use super::Node;
 use super::send::Outgoing;
 use crate::dial::{Dial, Stage};
@@ -152,9 +154,22 @@ impl Node {
 
     /// Sends the attempt's datagram by every way that is known; the first answer counts.
     fn send_dial(&mut self, index: u32) {
-        for hop in self.dial_hops(index) {
+        let mut hops = self.dial_hops(index);
+        if self.prefers_ipv4(index) && hops.iter().any(is_ipv4) {
+            hops.retain(is_ipv4);
+        }
+        for hop in hops {
             self.send_dial_by(index, hop);
         }
+    }
+
+    /// Whether the datagram goes by IPv4 alone for once: a backbone node learns from it, and attests to others, what our NAT makes of us. By
+    /// IPv6 there is nothing to learn. The retry goes by both.
+    fn prefers_ipv4(&self, index: u32) -> bool {
+        let peer = &self.peers[index as usize];
+        let is_first = peer.dial.as_ref().is_some_and(|dial| dial.retries() == 0);
+        let has_ipv4 = |address: &SocketAddr| address.is_ipv4() && !address.ip().is_loopback();
+        is_first && peer.is_backbone && !peer.is_connected() && self.local_addresses.iter().any(has_ipv4)
     }
 
     /// The ways by which a peer is dialled. What it has named itself, or seemed to come from, is not one before it was there: a
@@ -332,6 +347,10 @@ impl Node {
             self.end_tunnel(index, code, reason);
         }
     }
+}
+
+fn is_ipv4(hop: &Hop) -> bool {
+    matches!(hop, Hop::Direct(route) if route.remote.is_ipv4())
 }
 
 /// Asks for a peer's certificate. The nonce begins with the index of the attempt.

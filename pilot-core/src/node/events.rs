@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::event::{Event, StreamHandle};
 use crate::id::{Instance, PathId, ServicePort};
-use crate::limits::{EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT};
+use crate::limits::{EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT, PATH_OUTLIVED_PTO_COUNT};
 use crate::path::Hop;
 use crate::stats::DropReason;
 use crate::time::{Mono, Now};
@@ -36,6 +36,7 @@ impl Node {
         }
         self.dial_timeout(now, index);
         self.probe_paths(now, index);
+        self.effort_timeout(now, index);
         self.drain_peer(now, index);
     }
 
@@ -112,6 +113,8 @@ impl Node {
             }
             TransportEvent::Datagram { port, data } => self.message_arrived(index, port, data),
             TransportEvent::Path { path, frame } => self.path_frame(now, index, path, frame),
+            TransportEvent::CandidatesTaken => self.candidates_taken(now, index),
+            TransportEvent::PortsTaken => self.ports_taken(now, index),
             TransportEvent::PtoExpired { path, count } => self.pto_expired(now, index, path, count),
             TransportEvent::MtuProved { mtu, .. } => tracing::debug!(mtu, "path MTU"),
             TransportEvent::Closed { code, reason } => {
@@ -142,6 +145,7 @@ impl Node {
         for id in peer.paths.ids_where(|_| true) {
             peer.remove_path(id);
         }
+        self.close_useless_sockets(index);
     }
 
     fn is_control(&self, stream: StreamHandle) -> bool {
@@ -179,9 +183,11 @@ impl Node {
                     peer.prove_path(now.mono, path);
                     self.choose_path(now, index);
                     self.tell_observed_address(index);
+                    self.direct_path_proved(now, index, path);
                 }
             }
             PathFrame::Candidates(candidates) => self.candidates_received(now, index, &candidates),
+            PathFrame::Ports(ports) => self.ports_received(now, index, ports),
             PathFrame::ObservedAddress(address) => self.observed_by(now, index, address),
         }
     }
@@ -191,6 +197,13 @@ impl Node {
             self.observed = Some(address);
             self.events.push_back(Event::ObservedAddress(address));
             self.announce_candidates(now);
+            self.begin_survey(now);
+        }
+    }
+
+    fn direct_path_proved(&mut self, now: Now, index: u32, path: PathId) {
+        if self.peers[index as usize].paths.path(path).is_some_and(|path| path.hop.is_direct()) {
+            self.effort_succeeded(now, index);
         }
     }
 
@@ -203,15 +216,52 @@ impl Node {
             self.start_dial(now, index);
             return;
         }
-        if count < PATH_FAILED_PTO_COUNT || peer.is_backbone {
+        if peer.is_backbone {
             return;
         }
+        if peer.paths.active().is_some_and(|active| active.id == path) {
+            let relays = peer.paths.doubt(now.mono, path, count);
+            if let Some(tunnel) = &mut peer.tunnel {
+                relays.into_iter().for_each(|relay| tunnel.transport.ping(relay));
+            }
+            self.suspect_move(now);
+        }
+        if count >= PATH_FAILED_PTO_COUNT {
+            self.path_failed(now, index, path);
+        } else {
+            self.leave_outlived_path(now, index);
+        }
+    }
+
+    /// Leaves a direct path on which two probe timeouts have passed, if the peer was heard by another one meanwhile.
+    pub(super) fn leave_outlived_path(&mut self, now: Now, index: u32) {
+        let peer = &self.peers[index as usize];
+        let Some(active) = peer.paths.active().map(|path| path.id).filter(|_| !peer.is_backbone) else { return };
+        let stats = peer.tunnel.as_ref().and_then(|tunnel| tunnel.transport.path_stats(active));
+        let is_silent = stats.is_some_and(|stats| stats.pto_count >= PATH_OUTLIVED_PTO_COUNT);
+        if is_silent && peer.paths.is_outlived(active) {
+            self.path_failed(now, index, active);
+        }
+    }
+
+    fn path_failed(&mut self, now: Now, index: u32, path: PathId) {
+        let peer = &mut self.peers[index as usize];
         if peer.paths.iter().count() > 1 || !peer.homes.is_empty() {
             peer.paths.fail(now.mono, path, &mut self.rng);
             self.choose_path(now, index);
+            self.send_candidates(index);
             if !self.has_usable_path(now.mono, index) {
                 self.open_circuit(now, index);
             }
+        }
+    }
+
+    /// A path has fallen silent. Perhaps our NAT has given us another address: the home node, which would not take what we have
+    /// relayed from there, is shown it.
+    fn suspect_move(&mut self, now: Now) {
+        let Some(home) = self.home else { return };
+        if self.peers[home as usize].suspect_move(now.mono) {
+            self.touch(home);
         }
     }
 

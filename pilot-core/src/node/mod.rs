@@ -4,7 +4,7 @@
 //! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
 //!
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
-//! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `events` (what tunnels
+//! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `effort` (direct paths that take more than that, with `survey` and `sockets`), `events` (what tunnels
 //! report), `credit` (what they may still be sent), `instances` (several homes of one peer),
 //! `resume` (copies of this process), `load` (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
@@ -13,6 +13,7 @@ mod circuits;
 mod connect;
 mod credit;
 mod early;
+mod effort;
 mod events;
 mod freshness;
 mod instances;
@@ -20,6 +21,8 @@ mod load;
 mod receive;
 mod resume;
 mod send;
+mod sockets;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +37,8 @@ use self::freshness::Freshness;
 use self::load::Load;
 use self::receive::RateLimit;
 use self::send::{Held, Outgoing};
+use self::sockets::Sockets;
+use self::survey::Survey;
 use crate::config::{Config, Keys, Role};
 use crate::event::{Event, PathKind, StreamHandle};
 use crate::id::{IdentityKey, Instance, ServicePort, SessionIndex};
@@ -99,6 +104,10 @@ pub struct Node {
     last_init: (Mono, UnixTime),
     /// Which early data was taken before.
     freshness: Freshness,
+    /// Sockets beside the main one.
+    sockets: Sockets,
+    /// What our NAT is like.
+    survey: Survey,
     stats: Stats,
 }
 
@@ -146,6 +155,8 @@ impl Node {
             clocks: ClockWatch::new(now),
             last_init: (now.mono, UnixTime(0)),
             freshness: Freshness::new(now.unix),
+            sockets: Sockets::default(),
+            survey: Survey::default(),
             stats: Stats::default(),
         }
     }
@@ -165,6 +176,7 @@ impl Node {
     /// Does what has become due. Harmless when nothing has.
     pub fn handle_timeout(&mut self, now: Now) {
         self.look_at_clocks(now);
+        self.survey_timeout(now);
         while let Some(&(due, index)) = self.timers.first() {
             if due > now.mono {
                 break;
@@ -182,7 +194,8 @@ impl Node {
         {
             return Some(Mono(0));
         }
-        self.timers.first().map(|&(due, _)| due)
+        let peers = self.timers.first().map(|&(due, _)| due);
+        peers.into_iter().chain(self.survey.timeout()).min()
     }
 
     /// The next thing that happened.

@@ -58,6 +58,9 @@ impl Node {
     }
 
     fn dispatch(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) -> Result<(), DropReason> {
+        if wire::peek(datagram) == Ok(PacketKind::Stun) {
+            return self.handle_stun(now, from, datagram);
+        }
         if wire::peek(datagram) != Ok(PacketKind::Relay) {
             return self.handle_packet(now, Hop::Direct(from), ecn, datagram);
         }
@@ -95,6 +98,9 @@ impl Node {
             return Err(DropReason::UnknownSession);
         };
         self.check_direct(Some(index), &hop)?;
+        if self.peers[index as usize].paths.is_crowded(now.mono, &hop) {
+            return Err(DropReason::TableFull);
+        }
         let len = packet.len();
         self.confirm(now, index, header.receiver, hop, packet)?;
         let peer = &mut self.peers[index as usize];
@@ -119,6 +125,7 @@ impl Node {
             return Ok(());
         }
         if self.peers[index as usize].paths.active().is_none_or(|active| active.id != path) {
+            self.leave_outlived_path(now, index);
             self.choose_path(now, index);
         }
         self.drain_peer(now, index);

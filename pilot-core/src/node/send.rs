@@ -9,6 +9,11 @@ use crate::wire::{self, DataHeader, RelayHeader};
 
 use super::Node;
 
+/// What an opener holds: a first byte that nobody takes (RFC 7983), should it arrive.
+const OPENER: u8 = 0x40;
+/// How far an opener goes: the router at home passes it on, the next one drops it.
+const OPENER_TTL: u8 = 2;
+
 /// A sealed packet that was too long for the train in which it was made.
 pub(super) struct Held {
     route: Route,
@@ -21,6 +26,10 @@ pub(super) enum Outgoing {
     Datagram(Vec<u8>),
     /// The datagram of the attempt to reach this peer, made when its turn comes.
     Dial(u32),
+    /// One byte that leaves our NAT and goes no further.
+    Opener,
+    /// A sealed challenge to this peer, by the hop that it is queued with, of which nothing is kept.
+    Challenge(u32),
 }
 
 /// Where a hop leads at this moment.
@@ -71,12 +80,16 @@ impl Node {
         }
         self.open_queued_circuits(now);
         while let Some((hop, outgoing)) = self.outbox.pop_front() {
+            let is_opener = matches!(outgoing, Outgoing::Opener);
             let datagram = match outgoing {
                 Outgoing::Datagram(datagram) => Some(datagram),
                 Outgoing::Dial(index) => self.dial_datagram(now, index, &hop),
+                Outgoing::Opener => Some(vec![OPENER]),
+                Outgoing::Challenge(index) => self.lone_challenge(now, index),
             };
+            let ttl = is_opener.then_some(OPENER_TTL);
             if let Some(transmit) = datagram.and_then(|datagram| self.transmit_single(&hop, &datagram, buf)) {
-                return Some(transmit);
+                return Some(Transmit { ttl, ..transmit });
             }
         }
         while let Some(index) = self.ready.pop_front() {

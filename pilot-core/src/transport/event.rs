@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::id::{PathId, ServicePort, StreamId};
 use crate::wire::codec::DecodeError;
-use crate::wire::frame::{Candidate, Code};
+use crate::wire::frame::{Candidate, Code, Ports};
 use crate::wire::stream_header::StreamHeader;
 
 /// Something that happened in a [`Transport`](super::Transport).
@@ -65,6 +65,10 @@ pub enum TransportEvent {
         /// The frame.
         frame: PathFrame,
     },
+    /// The peer has the newest list of candidates that was queued.
+    CandidatesTaken,
+    /// The peer has what was told last of our ports.
+    PortsTaken,
     /// The tunnel is over: the peer closed it, or the idle timeout has passed ([`Code::TIMEOUT`]).
     Closed {
         /// Why.
@@ -108,6 +112,8 @@ pub enum PathFrame {
     /// CANDIDATES: reliable, on any path; a newer list replaces an older one. At most
     /// [`CANDIDATES_MAX`](crate::wire::frame::CANDIDATES_MAX), the rest is cut off.
     Candidates(Vec<Candidate>),
+    /// PORTS: reliable, on any path; a newer one replaces an older one. Only for a peer that has said that it knows the frame.
+    Ports(Ports),
     /// OBSERVED_ADDRESS: reliable, on any path. The address from which the peer's packets come.
     ObservedAddress(SocketAddr),
 }

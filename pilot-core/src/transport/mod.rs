@@ -57,7 +57,7 @@ use crate::id::{PacketNumber, PathId, ServicePort, StreamId};
 use crate::time::Mono;
 use crate::wire::codec::Reader;
 use crate::wire::frame::{self, Frame};
-pub use crate::wire::frame::{Candidate, CandidateKind, Code};
+pub use crate::wire::frame::{Candidate, CandidateKind, Code, PortSet, Ports};
 use crate::wire::stream_header::StreamHeader;
 use crate::wire::varint;
 
@@ -268,6 +268,12 @@ impl Transport {
         self.next_pn
     }
 
+    /// A number for a packet of which nothing is kept: whether it arrives, its answer tells.
+    pub(crate) fn take_number(&mut self) -> PacketNumber {
+        self.next_pn += 1;
+        PacketNumber(self.next_pn - 1)
+    }
+
     /// Whether a packet of this number, or a later one, was received.
     pub(crate) fn has_received_from(&self, pn: u64) -> bool {
         self.received.largest().is_some_and(|largest| largest >= pn)
@@ -326,6 +332,7 @@ impl Transport {
                 }
             }
             PathFrame::Candidates(candidates) => self.announcements.candidates(candidates),
+            PathFrame::Ports(ports) => self.announcements.ports(ports),
             PathFrame::ObservedAddress(address) => self.announcements.observed_address(address),
         }
     }
@@ -493,6 +500,11 @@ impl Transport {
                     self.report(path, PathFrame::Candidates(candidates));
                 }
             }
+            Frame::Ports { generation, ports } => {
+                if self.announcements.is_news_of_ports(generation) {
+                    self.report(path, PathFrame::Ports(ports));
+                }
+            }
             Frame::ObservedAddress(address) => self.report(path, PathFrame::ObservedAddress(address)),
             Frame::Close { code, reason } => self.end(code, reason),
             Frame::Datagram { port, data } => {
@@ -555,7 +567,7 @@ fn note_arrival(arrival: &mut Arrival, frame: &Frame<'_>) {
         Frame::PathChallenge(_) | Frame::PathResponse(_) => {
             (arrival.is_ack_eliciting, arrival.is_urgent) = (true, true);
         }
-        Frame::Ping | Frame::Candidates { .. } | Frame::ObservedAddress(_) => {
+        Frame::Ping | Frame::Candidates { .. } | Frame::Ports { .. } | Frame::ObservedAddress(_) => {
             (arrival.is_ack_eliciting, arrival.is_urgent, arrival.carries_data) = (true, true, true);
         }
         Frame::Stream(data) => {

@@ -167,7 +167,7 @@ impl Transport {
                     pads |= pad;
                 }
                 // Announcements wait elsewhere, for any path.
-                PathFrame::Candidates(_) | PathFrame::ObservedAddress(_) => {}
+                PathFrame::Candidates(_) | PathFrame::Ports(_) | PathFrame::ObservedAddress(_) => {}
             }
         }
         if pads {

@@ -60,6 +60,7 @@ use crate::clock;
 pub use crate::datagrams::{Datagram, DatagramReceiver};
 use crate::driver::{COMMANDS_MAX, Core, Driver, HomeLink};
 use crate::home::{AgentHome, Home, entropy};
+use crate::interfaces::AddressChanges;
 use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
 use crate::org::{self, Orgs};
@@ -72,8 +73,6 @@ pub use crate::stream::{EndedBy, ReadHalf, Stream, StreamError, StreamOutcome, S
 
 /// A start waits so long for the directory's word on the name; without it the agent runs and goes on asking.
 const REGISTER_WAIT: Duration = Duration::from_secs(2);
-/// Interfaces are looked at this often for addresses that came or went.
-const ADDRESSES_INTERVAL: Duration = Duration::from_secs(10);
 /// Time allowed for a ping or a connection unless the caller says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a ping carries: enough to be no special case, small enough to be one packet.
@@ -479,9 +478,10 @@ async fn renew_keys(agent: Weak<Inner>, mut renewal: KeyRenewal) {
 
 /// Tells the node when the machine's addresses change.
 async fn watch_addresses(agent: Weak<Inner>) {
+    let mut changes = AddressChanges::watch();
     let mut known = Vec::new();
     loop {
-        tokio::time::sleep(ADDRESSES_INTERVAL).await;
+        changes.next().await;
         let Some(inner) = agent.upgrade() else { return };
         let addresses = host_addresses(inner.listen);
         if addresses == known {

@@ -11,6 +11,7 @@
 mod ack;
 mod address;
 mod code;
+mod ports;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,8 @@ pub use self::ack::{Ack, put_ack};
 pub use self::address::{CANDIDATES_MAX, Candidate, CandidateKind, put_candidates, put_observed_address};
 use self::address::{decode_address, decode_candidates};
 pub use self::code::Code;
+use self::ports::decode_ports;
+pub use self::ports::{PortSet, Ports, put_ports};
 use crate::id::ServicePort;
 use crate::wire::codec::{DecodeError, Reader};
 use crate::wire::varint;
@@ -51,6 +54,7 @@ mod kind {
     pub(super) const CANDIDATES: u8 = 0x20;
     pub(super) const OBSERVED_ADDRESS: u8 = 0x21;
     pub(super) const ACK_FREQUENCY: u8 = 0x22;
+    pub(super) const PORTS: u8 = 0x23;
     pub(super) const DATAGRAM: u8 = 0x30;
 
     /// STREAM carries the end of the stream.
@@ -134,6 +138,13 @@ pub enum Frame<'a> {
     },
     /// The address from which the receiver's packets come.
     ObservedAddress(SocketAddr),
+    /// Which ports the sender's NAT will give.
+    Ports {
+        /// One of a higher generation replaces one of a lower.
+        generation: u64,
+        /// What is known of them.
+        ports: Ports,
+    },
     /// How often the sender of this frame would like to be acknowledged.
     AckFrequency {
         /// Packets without an acknowledgement.
@@ -201,6 +212,7 @@ impl<'a> Frame<'a> {
             kind::ACK_FREQUENCY => {
                 Ok(Self::AckFrequency { threshold: reader.varint()?, max_ack_delay_us: reader.varint()? })
             }
+            kind::PORTS => decode_ports(reader),
             kind::DATAGRAM => Ok(Self::Datagram {
                 port: ServicePort(reader.u16()?),
                 data: reader.length_prefixed(usize::from(u16::MAX))?,

@@ -43,6 +43,10 @@ fn one_of_each() -> Vec<(Vec<u8>, &'static str)> {
         encode("CANDIDATES", &|buf| put_candidates(buf, 3, &candidates)),
         encode("OBSERVED_ADDRESS", &|buf| put_observed_address(buf, v6)),
         encode("ACK_FREQUENCY", &|buf| put_ack_frequency(buf, 10, 25_000)),
+        encode("PORTS random", &|buf| {
+            put_ports(buf, 4, Ports::Random { set: PortSet::new(0xff00, 0x5000), sockets: 64 });
+        }),
+        encode("PORTS sequence", &|buf| put_ports(buf, 5, Ports::Sequence { next: 4_001, step: -1 })),
         encode("DATAGRAM", &|buf| put_datagram(buf, ServicePort::ECHO, b"hello")),
     ]
 }
@@ -74,6 +78,7 @@ fn encode(frame: &Frame<'_>) -> Vec<u8> {
         Frame::Close { code, reason } => put_close(&mut buf, *code, reason),
         Frame::Candidates { generation, candidates } => put_candidates(&mut buf, *generation, candidates),
         Frame::ObservedAddress(address) => put_observed_address(&mut buf, *address),
+        Frame::Ports { generation, ports } => put_ports(&mut buf, *generation, *ports),
         Frame::AckFrequency { threshold, max_ack_delay_us } => {
             put_ack_frequency(&mut buf, *threshold, *max_ack_delay_us);
         }

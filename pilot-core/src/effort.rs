@@ -1,0 +1,97 @@
+//! What is done for one peer when simple challenges do not meet: which step, and until when (spec/paths.md §7).
+
+use std::time::Duration;
+
+use crate::limits::{EFFORT_AFTER, EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_REST_MAX, EFFORT_REST_MIN};
+use crate::mapping::Volley;
+use crate::route::SocketId;
+use crate::time::Mono;
+use crate::transport::Ports;
+
+/// The effort for one peer.
+#[derive(Debug)]
+pub(crate) struct Effort {
+    pub(crate) stage: Stage,
+    /// What the peer has told of its ports last.
+    pub(crate) peer: Option<Ports>,
+    /// Sockets that the driver was asked for.
+    pub(crate) sockets: Vec<SocketId>,
+    /// Of those, how many are open.
+    pub(crate) open: usize,
+    rest: Duration,
+    last_volley: Option<Mono>,
+}
+
+/// Where an effort stands.
+#[derive(Debug, Default)]
+pub(crate) enum Stage {
+    /// Nothing is under way.
+    #[default]
+    Idle,
+    /// Simple challenges have their time, or a pause goes on; the next attempt is due then, if the tunnel is in use.
+    Waiting(Mono),
+    /// The driver opens sockets, or the home node is asked for their ports, until then.
+    Preparing(Mono),
+    /// The peer has been told the port that will follow, or is about to be.
+    Foretold(Mono),
+    /// Many sockets wait for the peer's volley. What is due at that time, and whether they have sent their own challenges.
+    Spread { due: Mono, has_challenged: bool },
+    /// A volley at the peer's ports.
+    Volley(Volley),
+    /// The peer is met. Until then it may turn out on which of the paths both sides agree; the sockets of the others go.
+    Met(Mono),
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Self { stage: Stage::Idle, peer: None, sockets: Vec::new(), open: 0, rest: EFFORT_REST_MIN, last_volley: None }
+    }
+}
+
+impl Effort {
+    /// Both sides have the other's candidates: simple challenges go out now.
+    pub(crate) fn give_time(&mut self, now: Mono) {
+        if matches!(self.stage, Stage::Idle | Stage::Waiting(_)) {
+            self.stage = Stage::Waiting(now + EFFORT_AFTER);
+        }
+    }
+
+    /// It was in vain: the next one after a pause, which doubles.
+    pub(crate) fn rest(&mut self, now: Mono) {
+        self.stage = Stage::Waiting(now + self.rest);
+        self.rest = (self.rest * 2).min(EFFORT_REST_MAX);
+    }
+
+    /// There is a direct path.
+    pub(crate) fn succeed(&mut self, now: Mono) {
+        let has_sockets = !self.sockets.is_empty();
+        if !matches!(self.stage, Stage::Met(_)) {
+            self.stage = if has_sockets { Stage::Met(now + EFFORT_AFTERMATH) } else { Stage::Idle };
+        }
+        self.rest = EFFORT_REST_MIN;
+    }
+
+    /// A step that the driver, a server or the peer has to answer in time.
+    pub(crate) fn patience(now: Mono) -> Mono {
+        now + EFFORT_PATIENCE
+    }
+
+    /// Whether the peer may cause a volley now: one in a while.
+    pub(crate) fn may_volley(&mut self, now: Mono) -> bool {
+        let may = self.last_volley.is_none_or(|last| now.since(last) >= EFFORT_REST_MIN);
+        if may {
+            self.last_volley = Some(now);
+        }
+        may
+    }
+
+    /// When something is due.
+    pub(crate) fn timeout(&self, is_in_use: bool) -> Option<Mono> {
+        match &self.stage {
+            Stage::Idle => None,
+            Stage::Waiting(due) => Some(*due).filter(|_| is_in_use),
+            Stage::Preparing(due) | Stage::Foretold(due) | Stage::Spread { due, .. } | Stage::Met(due) => Some(*due),
+            Stage::Volley(volley) => volley.timeout(),
+        }
+    }
+}
