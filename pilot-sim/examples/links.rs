@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use pilot_core::config::{Config, Role};
-use pilot_core::transport::TransportConfig;
+use pilot_core::transport::{Congestion, TransportConfig};
 use pilot_sim::application::{JobReport, Plan};
 use pilot_sim::dumbbell::Dumbbell;
 use pilot_sim::link::{Chance, LinkConfig};
@@ -44,7 +44,8 @@ fn main() {
 
 /// The controllers that are measured.
 fn controllers() -> Vec<(&'static str, TransportConfig)> {
-    vec![("new reno", TransportConfig::default())]
+    let with = |congestion| TransportConfig::default().congestion(congestion);
+    vec![("new reno", with(Congestion::NewReno)), ("cubic", with(Congestion::Cubic)), ("bbr", with(Congestion::Bbr))]
 }
 
 /// Bytes that are under way when the link is full and its queue is empty.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::congestion::Congestion;
 use super::early::{EARLY_CREDIT, EARLY_STREAMS};
 
 /// Limits that one side sets for the other in the handshake's parameters (spec/streams.md §4).
@@ -53,6 +54,7 @@ pub struct TransportConfig {
     pub(super) idle_timeout: Duration,
     pub(super) stalled_after: Duration,
     pub(super) packet_len_max: usize,
+    pub(super) congestion: Congestion,
     #[cfg(feature = "sabotage")]
     sabotage: Option<Sabotage>,
 }
@@ -67,6 +69,7 @@ impl Default for TransportConfig {
             idle_timeout: Duration::from_secs(180),
             stalled_after: Duration::from_secs(5),
             packet_len_max: usize::MAX,
+            congestion: Congestion::default(),
             #[cfg(feature = "sabotage")]
             sabotage: None,
         }
@@ -124,6 +127,13 @@ impl TransportConfig {
     #[must_use]
     pub fn packet_len_max(mut self, len: usize) -> Self {
         self.packet_len_max = len;
+        self
+    }
+
+    /// How this side decides what a path can carry. The peer need not choose the same. Default: [`Congestion::Bbr`].
+    #[must_use]
+    pub fn congestion(mut self, congestion: Congestion) -> Self {
+        self.congestion = congestion;
         self
     }
 
