@@ -62,9 +62,9 @@ pub struct TransportConfig {
 impl Default for TransportConfig {
     fn default() -> Self {
         Self {
-            stream_window: 8 << 20,
-            tunnel_window: 16 << 20,
-            send_buffer: 4 << 20,
+            stream_window: 24 << 20,
+            tunnel_window: 32 << 20,
+            send_buffer: 16 << 20,
             max_streams: 1024,
             idle_timeout: Duration::from_secs(180),
             stalled_after: Duration::from_secs(5),
