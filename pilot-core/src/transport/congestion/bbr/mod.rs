@@ -77,6 +77,9 @@ const QUIET_QUEUE_PART: u32 = 10;
 /// a long queue for ever (29 against 66 of 100 Mbit/s, with three 37 and 59), with more it takes from CUBIC in a short one.
 const BOUND_UP_ROUNDS: u64 = 3;
 
+/// A long bound above this holds nothing back: it is what Startup had in flight when its queue was full.
+const BINDING_GAIN: u64 = 175;
+
 /// Longest batch of the pacer, of which three have to fit the window: one leaves, one is under way, one is acknowledged.
 const BATCHES: u64 = 3;
 
@@ -428,7 +431,7 @@ impl Bbr {
     /// Whether Up has lasted long enough to be answered, and to raise a bound that holds it back.
     fn has_probed(&self, now: Mono) -> bool {
         let is_answered = self.model.min_rtt().is_some_and(|min| now.since(self.phase_since) > min);
-        let is_bound = self.bounds.long.is_some_and(|long| long < self.in_flight_at(UP_WINDOW_GAIN));
+        let is_bound = self.bounds.long.is_some_and(|long| long < self.in_flight_at(BINDING_GAIN));
         is_answered && (!is_bound || self.phase_rounds >= BOUND_UP_ROUNDS)
     }
 
