@@ -77,9 +77,8 @@ impl Default for TransportConfig {
 }
 
 impl TransportConfig {
-    /// Most credit for one stream: bytes that the peer may send ahead of the reader. Default 24 MiB: 1 Gbit/s at 40 ms with a tenth of
-    /// it lost twice. Larger costs
-    /// memory where readers are slow.
+    /// Most credit for one stream: bytes that the peer may send ahead of the reader. Default 24 MiB: 1 Gbit/s at 40 ms with what is
+    /// sent again. Larger costs memory where readers are slow.
     #[must_use]
     pub fn stream_window(mut self, bytes: u64) -> Self {
         self.stream_window = bytes;
@@ -95,8 +94,7 @@ impl TransportConfig {
     }
 
     /// Bytes that a stream takes from its writer before the peer has acknowledged them, 4 MiB where the peer has not granted
-    /// more. Default 16 MiB; smaller bounds memory,
-    /// larger fills longer paths.
+    /// more. Default 16 MiB; smaller bounds memory, larger fills longer paths.
     #[must_use]
     pub fn send_buffer(mut self, bytes: usize) -> Self {
         self.send_buffer = bytes;

@@ -29,6 +29,13 @@ const UNITY: u64 = 100;
 /// Pacing in Startup: 4 ln 2, with which the rate doubles each round trip (StartupPacingGain).
 const STARTUP_GAIN: u64 = 277;
 
+/// While no packet has met a queue, Startup raises the window by this multiple of what is acknowledged: a round trip less for what an
+/// agent fetches. Three would save another half, and lose a hundredth of a gigabit link's packets at the end.
+const SWIFT_GROWTH: u64 = 2;
+
+/// Part of the smallest round trip time that a queue takes when it begins to show.
+const FIRST_QUEUE_PART: u32 = 8;
+
 /// Pacing in Drain: what Startup has queued is gone after a round trip or two (DrainPacingGain).
 const DRAIN_GAIN: u64 = 50;
 
@@ -167,6 +174,8 @@ pub(crate) struct Bbr {
     rise: Rise,
     /// Whether Startup is over for good.
     is_full: bool,
+    /// A packet has met a queue.
+    has_met_queue: bool,
     growth_from: u64,
     rounds_without_growth: u32,
     /// When the last probe ended, how long it is to the next, and round trips so far.
@@ -221,6 +230,7 @@ impl Bbr {
             bounds: Bounds::default(),
             rise: Rise::default(),
             is_full: false,
+            has_met_queue: false,
             growth_from: 0,
             rounds_without_growth: 0,
             probed_at: Mono(0),
@@ -330,6 +340,11 @@ impl Bbr {
         }
         self.is_full = true;
         self.enter(now, Phase::Drain);
+    }
+
+    /// Whether Startup may grow faster than the rate is measured.
+    fn is_swift(&self) -> bool {
+        self.phase == Phase::Startup && !self.has_met_queue
     }
 
     fn has_stopped_to_grow(&mut self, finished: &Finished) -> bool {
@@ -470,10 +485,11 @@ impl Bbr {
     fn update_window(&mut self, newly_acked: u64, delivered: u64) {
         let gain = if self.phase == Phase::Up { UP_WINDOW_GAIN } else { WINDOW_GAIN };
         let target = self.in_flight_at(gain).saturating_add(self.model.excess());
-        let grown = self.window + newly_acked;
+        let is_swift = self.is_swift();
+        let grown = self.window + if is_swift { SWIFT_GROWTH * newly_acked } else { newly_acked };
         if self.is_full {
             self.window = grown.min(target);
-        } else if self.window < target || delivered < INITIAL_WINDOW_PACKETS * self.mtu {
+        } else if is_swift || self.window < target || delivered < INITIAL_WINDOW_PACKETS * self.mtu {
             self.window = grown;
         }
         self.window = self.window.max(self.minimum());
@@ -517,6 +533,7 @@ impl Controller for Bbr {
         self.acked_at = now;
         self.model.update_rate(sample);
         let is_min_rtt_old = self.model.update_min_rtt(now, sample.rtt);
+        self.has_met_queue |= self.model.has_queue(sample.rtt, FIRST_QUEUE_PART);
         let finished = self.count_round(sample);
         if let Some(finished) = &finished {
             self.on_round(now, finished, sample);
@@ -550,11 +567,8 @@ impl Controller for Bbr {
     }
 
     fn pacing_rate(&self, rtt: &RttEstimator) -> u64 {
-        let known = self.rate();
-        if known == 0 {
-            return super::rate_of_window(self.window, true, rtt);
-        }
-        percent_of(known, self.pacing_gain() * (UNITY - PACING_MARGIN) / UNITY)
+        let rate = percent_of(self.rate(), self.pacing_gain() * (UNITY - PACING_MARGIN) / UNITY);
+        if self.is_swift() || rate == 0 { rate.max(super::rate_of_window(self.window, true, rtt)) } else { rate }
     }
 }
 

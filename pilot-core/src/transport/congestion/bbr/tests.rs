@@ -139,6 +139,17 @@ fn startup_finds_the_rate_and_the_queue_it_made_is_drained() {
 }
 
 #[test]
+fn the_window_more_than_doubles_each_round_trip_until_a_queue_shows() {
+    let mut net = Net::new();
+    net.rate = 10_000 * RATE;
+    net.run_for(RTT * 7 / 2);
+    assert!(net.bbr.window() >= 16 * INITIAL_WINDOW_PACKETS * MTU, "{}", net.bbr.window());
+    let mut net = Net::new();
+    net.run_for(RTT * 7 / 2);
+    assert!(net.bbr.window() < 5 * INITIAL_WINDOW_PACKETS * MTU, "{}", net.bbr.window());
+}
+
+#[test]
 fn a_probe_makes_a_queue_of_a_quarter_and_then_empties_it() {
     let mut net = Net::new();
     net.run_for(Duration::from_secs(1));
