@@ -72,7 +72,7 @@ pub(crate) struct Core {
     neighbours: Neighbours,
     pub(crate) rules: Rules,
     orgs: Arc<Orgs>,
-    org_calls: mpsc::Sender<Incoming>,
+    pub(crate) org_calls: mpsc::Sender<Incoming>,
     inbox: Inbox,
     is_stopping: bool,
 }
