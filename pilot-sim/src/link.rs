@@ -201,6 +201,13 @@ pub struct Passage {
     pub arrivals: [Option<Mono>; 2],
 }
 
+impl Passage {
+    /// Whether the datagram was dropped because too many waited.
+    pub(crate) fn is_queue_full(&self) -> bool {
+        self.fate == Fate::QueueFull
+    }
+}
+
 /// The dice of one datagram.
 struct Draw([u32; 6]);
 
@@ -209,6 +216,11 @@ impl Link {
     pub fn new(config: LinkConfig, rng: Rng) -> Self {
         let start = Mono::default();
         Self { config, stats: LinkStats::default(), rng, busy_until: start, last_arrival: start }
+    }
+
+    /// How long a datagram that comes now waits before the first byte of it leaves.
+    pub(crate) fn wait(&self, now: Mono) -> Duration {
+        self.busy_until.max(now).since(now)
     }
 
     /// Decides what becomes of a datagram, and damages it if so decided.
