@@ -326,7 +326,9 @@ impl Roster {
     pub fn has_revoked_since(&self, since: UnixTime, key: &IdentityKey, issuer: &IdentityKey, now: UnixTime) -> bool {
         let of_org = self.charters.keys().filter(|key| self.charters.may_issue(key, now)).copied();
         let above = self.proof(issuer, now).into_iter().flat_map(Proof::links).map(|link| link.member);
-        of_org.chain(above).any(|by| self.revocations.void_until(&by, key).is_some_and(|until| until >= since))
+        of_org
+            .chain(above)
+            .any(|by| self.revocations.void_until(&by, key).is_some_and(|until| until.as_secs() >= since.as_secs()))
     }
 
     /// The organisation.

@@ -802,6 +802,25 @@ fn an_expired_closed_or_guessed_invite_makes_nobody_a_member() {
 }
 
 #[test]
+fn who_is_revoked_in_the_second_of_the_invite_does_not_come_back_by_it() {
+    let (mut roster, mut invites) = (founded(), Invites::default());
+    let made = NOW + Duration::from_millis(700);
+    invites.open(INVITE.0, &INVITE.1, terms(), 2, made + DAY, made).unwrap();
+    let mut redeem = |roster: &Roster, now| {
+        invites.redeem((&INVITE.0, &INVITE.1), &by_org(), roster, &applicant(agent(0), "agent-0"), now)
+    };
+    let proof = redeem(&roster, made).unwrap();
+    roster.add_proof(&proof, made).unwrap();
+    // Lists count in whole seconds: this one is dated before the invite.
+    let left = made + Duration::from_millis(100);
+    let revoked = Revocation { member: agent(0).key(), issued_until: left, kept_until: NOW + DAY };
+    let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revoked), left).unwrap();
+    roster.add_list(&list.sign(&org_key()).unwrap(), left).unwrap();
+    assert_eq!(redeem(&roster, left), Err(EnrolError::Revoked));
+    assert_eq!(redeem(&roster, left + DAY / 2), Err(EnrolError::Revoked));
+}
+
+#[test]
 fn no_invite_can_be_used_for_longer_than_the_greatest_time() {
     let mut invites = Invites::default();
     invites.open(INVITE.0, &INVITE.1, terms(), 1, NOW + 9_999 * DAY, NOW).unwrap();

@@ -251,14 +251,24 @@ impl Agent {
         let now = clock::now().unix;
         let told = inner.orgs.with(name, |org| {
             let issuer = org.enrolled_by?;
-            Some((org.route(&issuer, now)?, Request::Leave { org: org.roster.org() }))
+            Some((issuer, org.route(&issuer, now), Request::Leave { org: org.roster.org() }))
         })?;
-        if let Some((issuer, request)) = told
-            && let Err(error) = calls::call(inner, issuer, &request).await
-        {
-            tracing::info!(%error, org = name, "left without a word");
+        if let Some((issuer, route, request)) = told {
+            let way = match route.filter(|route| !(route.addresses.is_empty() && route.homes.is_empty())) {
+                Some(way) => way,
+                None => self.way_to(issuer).await,
+            };
+            if let Err(error) = calls::call(inner, way, &request).await {
+                tracing::info!(%error, org = name, "left without a word");
+            }
         }
         inner.orgs.remove(name).await
+    }
+
+    /// Where the directory says that somebody is: who was killed may not have kept what it has heard of that.
+    async fn way_to(&self, key: IdentityKey) -> PeerInfo {
+        let found = self.resolve_key(key).await.ok().and_then(|found| found.routes.into_iter().next());
+        found.unwrap_or_else(|| calls::way_unknown(key))
     }
 
     /// Replaces the organisation's key by a new one, on the word of the present key or, if that is lost, of its successor. If it was stolen,
