@@ -568,7 +568,16 @@ impl Controller for Bbr {
 
     fn pacing_rate(&self, rtt: &RttEstimator) -> u64 {
         let rate = percent_of(self.rate(), self.pacing_gain() * (UNITY - PACING_MARGIN) / UNITY);
-        if self.is_swift() || rate == 0 { rate.max(super::rate_of_window(self.window, true, rtt)) } else { rate }
+        if self.is_swift() || rate == 0 {
+            return rate.max(super::rate_of_window(self.window, true, rtt));
+        }
+        // Beyond the draft: who sends less than the path takes has measured itself, and would wait for its own tokens. What a new path may
+        // have at once it may have, too.
+        if self.round.is_app_limited {
+            let initial = self.window.min(INITIAL_WINDOW_PACKETS * self.mtu);
+            return rate.max(super::rate_of_window(initial, false, rtt));
+        }
+        rate
     }
 }
 
