@@ -18,3 +18,4 @@ pub mod rules;
 pub mod services;
 pub mod stream;
 mod timer;
+pub mod tls;

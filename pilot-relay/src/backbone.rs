@@ -136,7 +136,7 @@ impl<D: Store> Backbone<D> {
     /// Takes a datagram, whoever it is for: the first bits tell (spec/wire.md §2).
     pub fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) {
         match peek(datagram) {
-            Ok(PacketKind::Stun) if self.roles.stun => self.handle_stun(now, from, datagram),
+            Ok(PacketKind::Stun) if self.roles.stun && !from.socket.is_link() => self.handle_stun(now, from, datagram),
             Ok(PacketKind::Stun) => self.stun_dropped += 1,
             Ok(PacketKind::Relay) => self.control.relay.handle_datagram(now, from, ecn, datagram, &self.node),
             Ok(_) | Err(_) => {
@@ -300,6 +300,10 @@ fn transport() -> TransportConfig {
 impl Routes for Node {
     fn validated_remote(&self, client: &Instance) -> Option<Route> {
         Self::validated_remote(self, client)
+    }
+
+    fn has_validated(&self, now: Mono, client: &Instance, from: &Route) -> bool {
+        Self::has_validated(self, now, client, from)
     }
 }
 
