@@ -15,8 +15,8 @@ use crate::limits::{
 };
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
-use crate::time::{Mono, UnixTime};
 use crate::route::{Route, SocketId};
+use crate::time::{Mono, UnixTime};
 use crate::transport::{EarlyData, PathParams};
 use crate::tunnel::{Agreed, Tunnel};
 use crate::wire;

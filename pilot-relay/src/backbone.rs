@@ -9,7 +9,7 @@ use pilot_core::event::{Event, StreamHandle};
 use pilot_core::id::{IdentityKey, Instance};
 use pilot_core::node::{Node, OpenStreamError};
 use pilot_core::rng::Rng;
-use pilot_core::route::{Ecn, Route, Transmit};
+use pilot_core::route::{Ecn, Route, SocketId, Transmit};
 use pilot_core::time::{Mono, Now};
 use pilot_core::transport::{Code, Read, ReadError, TransportConfig, WriteError};
 use pilot_core::wire::directory::{REQUEST_LEN_MAX, Status};
@@ -144,6 +144,12 @@ impl<D: Store> Backbone<D> {
                 self.drain_node(now);
             }
         }
+    }
+
+    /// Tells that a TLS link is gone (spec/tcp.md §3).
+    pub fn link_down(&mut self, now: Now, link: SocketId) {
+        self.node.link_down(now, link);
+        self.drain_node(now);
     }
 
     /// Does what is due. Early, late and repeated calls do no harm.

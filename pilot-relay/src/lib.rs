@@ -27,6 +27,8 @@ pub mod roles;
 pub mod status_api;
 pub mod store;
 pub mod stun;
+#[cfg(feature = "server")]
+mod tls_listener;
 pub mod train;
 #[cfg(feature = "server")]
 mod writer;

@@ -67,8 +67,8 @@ use crate::rules::Rules;
 use crate::services::Services;
 use crate::services::inbox::Inbox;
 pub use crate::services::{Incoming, ServiceOptions, service_name, service_port};
-use crate::tls::keeper::{Keeper, LinkReport};
 pub use crate::stream::{EndedBy, ReadHalf, Stream, StreamError, StreamOutcome, StreamWatch, WriteHalf};
+use crate::tls::keeper::{Keeper, LinkReport};
 
 /// A start waits so long for the directory's word on the name; without it the agent runs and goes on asking.
 const REGISTER_WAIT: Duration = Duration::from_secs(2);

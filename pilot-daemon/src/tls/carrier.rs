@@ -40,13 +40,7 @@ pub enum LinkEnd {
 }
 
 /// Carries datagrams until the link ends. `early` is what has come with the end of the HTTP head.
-pub async fn carry<Io>(
-    io: Io,
-    early: Bytes,
-    route: Route,
-    outbox: &Outbox,
-    inputs: &mpsc::Sender<LinkInput>,
-) -> LinkEnd
+pub async fn carry<Io>(io: Io, early: Bytes, route: Route, outbox: &Outbox, inputs: &mpsc::Sender<LinkInput>) -> LinkEnd
 where
     Io: AsyncRead + AsyncWrite,
 {
@@ -54,6 +48,7 @@ where
     tokio::select! {
         end = receive(reader, early, route, inputs) => end,
         end = send(writer, outbox) => end,
+        () = inputs.closed() => LinkEnd::Abandoned,
     }
 }
 

@@ -97,7 +97,7 @@ enum AttemptError {
     Proxy(#[from] ConnectError),
     #[error("no TLS link by {0}: {1}")]
     Upgrade(SocketAddr, UpgradeError),
-    #[error("no answer by {0} in {} s", ATTEMPT_TIMEOUT.as_secs())]
+    #[error("no answer by {0} within ten seconds")]
     Timeout(SocketAddr),
 }
 

@@ -140,17 +140,17 @@ impl Proxy {
         let exchange = async {
             let answer = requests.send_request(request).await.map_err(|error| failed(error.into()))?;
             match answer.status() {
-                status if status.is_success() => {
-                    hyper::upgrade::on(answer).await.map_err(|error| failed(error.into()))
-                }
+                status if status.is_success() => hyper::upgrade::on(answer).await.map_err(|error| failed(error.into())),
                 StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(ConnectError::Credentials {
                     proxy: self.to_string(),
                     has_credentials: self.credentials.is_some(),
                     challenge: challenge(answer.headers()),
                 }),
-                status => {
-                    Err(ConnectError::Refused { proxy: self.to_string(), target: target.clone(), status: status.as_u16() })
-                }
+                status => Err(ConnectError::Refused {
+                    proxy: self.to_string(),
+                    target: target.clone(),
+                    status: status.as_u16(),
+                }),
             }
         };
         let upgraded = while_served(connection.with_upgrades(), exchange).await?;
@@ -230,7 +230,11 @@ fn target(host: &str, port: u16) -> String {
 fn challenge(headers: &HeaderMap) -> String {
     let challenges = headers.get_all(PROXY_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
     let said = challenges.collect::<Vec<_>>().join(", ");
-    if said.is_empty() { "it does not say what it takes".to_owned() } else { said.chars().take(CHALLENGE_LEN_MAX).collect() }
+    if said.is_empty() {
+        "it does not say what it takes".to_owned()
+    } else {
+        said.chars().take(CHALLENGE_LEN_MAX).collect()
+    }
 }
 
 /// RFC 3986 §2.1; what is no escape stays.
@@ -266,9 +270,9 @@ fn is_excepted(host: &str, exceptions: &str) -> bool {
 
 fn is_in_domain(host: &str, domain: &str) -> bool {
     let start = host.len().checked_sub(domain.len() + 1);
-    start.and_then(|start| host.get(start..)).is_some_and(|end| {
-        end.strip_prefix('.').is_some_and(|end| end.eq_ignore_ascii_case(domain))
-    })
+    start
+        .and_then(|start| host.get(start..))
+        .is_some_and(|end| end.strip_prefix('.').is_some_and(|end| end.eq_ignore_ascii_case(domain)))
 }
 
 fn is_in_network(ip: IpAddr, network: &str) -> bool {
@@ -276,7 +280,9 @@ fn is_in_network(ip: IpAddr, network: &str) -> bool {
     let (Ok(address), Ok(len)) = (address.parse::<IpAddr>(), len.parse::<u32>()) else { return false };
     match (ip, address) {
         (IpAddr::V4(ip), IpAddr::V4(network)) => len <= 32 && (ip.to_bits() ^ network.to_bits()).leading_zeros() >= len,
-        (IpAddr::V6(ip), IpAddr::V6(network)) => len <= 128 && (ip.to_bits() ^ network.to_bits()).leading_zeros() >= len,
+        (IpAddr::V6(ip), IpAddr::V6(network)) => {
+            len <= 128 && (ip.to_bits() ^ network.to_bits()).leading_zeros() >= len
+        }
         (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
     }
 }
@@ -330,7 +336,16 @@ mod tests {
     #[test]
     fn exceptions_are_hosts_domains_and_networks() {
         let exceptions = "node.example, .corp,*.lan , 10.0.0.0/8,2001:db8::/32,192.0.2.7";
-        for excepted in ["node.example", "NODE.example", "a.node.example", "x.corp", "h.lan", "10.9.8.7", "192.0.2.7", "2001:db8::9"] {
+        for excepted in [
+            "node.example",
+            "NODE.example",
+            "a.node.example",
+            "x.corp",
+            "h.lan",
+            "10.9.8.7",
+            "192.0.2.7",
+            "2001:db8::9",
+        ] {
             assert!(is_excepted(excepted, exceptions), "{excepted}");
         }
         for other in ["anode.example", "example", "corp.example", "11.0.0.1", "192.0.2.70", "2001:db9::1"] {

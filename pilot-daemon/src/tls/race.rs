@@ -42,7 +42,8 @@ where
 pub(super) fn interleaved(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let all: Vec<SocketAddr> = addresses.collect();
     let is_v6_first = all.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut first, mut second): (Vec<_>, Vec<_>) = all.into_iter().partition(|address| address.is_ipv6() == is_v6_first);
+    let (mut first, mut second): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|address| address.is_ipv6() == is_v6_first);
     first.reverse();
     second.reverse();
     let mut sorted = Vec::new();
@@ -86,7 +87,8 @@ mod tests {
 
     #[test]
     fn addresses_are_tried_family_by_family_in_turn() {
-        let addresses = ["[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", "192.0.2.1:1"].map(|text| text.parse().expect("an address"));
+        let addresses = ["[2001:db8::1]:1", "[2001:db8::2]:1", "[2001:db8::3]:1", "192.0.2.1:1"]
+            .map(|text| text.parse().expect("an address"));
         let order: Vec<bool> = interleaved(addresses.into_iter()).iter().map(SocketAddr::is_ipv6).collect();
         assert_eq!(order, [true, false, true, true]);
         let order: Vec<bool> = interleaved(addresses.into_iter().rev()).iter().map(SocketAddr::is_ipv6).collect();

@@ -75,13 +75,13 @@ pub struct Link<Io> {
 /// # Panics
 /// Never: the provider has the versions.
 pub fn connector() -> TlsConnector {
-    let config = ClientConfig::builder_with_provider(provider())
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .expect("the provider has suites for both versions")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate))
         .with_no_client_auth();
-    let mut config = ClientConfig { resumption: Resumption::disabled(), ..config };
+    config.resumption = Resumption::disabled();
     config.alpn_protocols.push(b"http/1.1".to_vec());
     TlsConnector::from(Arc::new(config))
 }
@@ -90,7 +90,10 @@ pub fn connector() -> TlsConnector {
 ///
 /// # Errors
 /// If key and certificate do not belong together.
-pub fn acceptor(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> Result<TlsAcceptor, rustls::Error> {
+pub fn acceptor(
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+) -> Result<TlsAcceptor, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
