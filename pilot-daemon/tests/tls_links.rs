@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -140,22 +141,28 @@ impl Middlebox {
             let mut buffer = vec![0; 2_048];
             loop {
                 let Ok((len, from)) = front.recv_from(&mut buffer).await else { continue };
-                if !mappings.contains_key(&from) {
-                    let mapping = Arc::new(UdpSocket::bind((LOOPBACK, 0)).await.unwrap());
-                    mapping.connect(node).await.unwrap();
-                    mappings.insert(from, Arc::clone(&mapping));
-                    let front = Arc::clone(&front);
-                    tokio::spawn(async move {
-                        let mut buffer = vec![0; 2_048];
-                        while let Ok(len) = mapping.recv(&mut buffer).await {
-                            front.send_to(&buffer[..len], from).await.ok();
-                        }
-                    });
-                }
-                mappings[&from].send(&buffer[..len]).await.ok();
+                let mapping = match mappings.entry(from) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => new.insert(mapping(node, from, Arc::clone(&front)).await),
+                };
+                mapping.send(&buffer[..len]).await.ok();
             }
         }));
     }
+}
+
+/// A socket of a NAT for one source; what the node sends to it goes back there.
+async fn mapping(node: SocketAddr, source: SocketAddr, front: Arc<UdpSocket>) -> Arc<UdpSocket> {
+    let mapping = Arc::new(UdpSocket::bind((LOOPBACK, 0)).await.unwrap());
+    mapping.connect(node).await.unwrap();
+    let back = Arc::clone(&mapping);
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 2_048];
+        while let Ok(len) = back.recv(&mut buffer).await {
+            front.send_to(&buffer[..len], source).await.ok();
+        }
+    });
+    mapping
 }
 
 /// The state of an agent's backbone node, once it is as it should be.

@@ -19,7 +19,7 @@ use pilot_daemon::tls::outbox::Outbox;
 use pilot_daemon::tls::{LinkInput, carrier, tune, upgrade};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
@@ -32,8 +32,6 @@ pub(crate) const CONNECTIONS_MAX: usize = 4_096;
 pub(crate) const CONNECTIONS_PER_PREFIX: usize = 256;
 /// New connections from one source prefix.
 const CONNECTION_RATE: Rate = Rate { per_second: 16, burst: 256 };
-/// Connections that are on their way through TLS and HTTP at once; the next ones wait in the kernel's queue.
-const HANDSHAKES_MAX: usize = 128;
 /// Time for TLS and HTTP, however slowly the bytes come.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that wait in the kernel's queue.
@@ -54,7 +52,6 @@ struct Shared {
     acceptor: TlsAcceptor,
     identity: Identity,
     inputs: mpsc::Sender<LinkInput>,
-    handshakes: Semaphore,
     /// A leaf, never held across an await.
     places: Mutex<Places>,
 }
@@ -94,8 +91,8 @@ impl TlsListener {
                 None
             }
         });
-        let (places, handshakes) = (Mutex::new(Places::new()), Semaphore::new(HANDSHAKES_MAX));
-        let shared = Shared { acceptor: acceptor(host)?, identity, inputs, handshakes, places };
+        let places = Mutex::new(Places::new());
+        let shared = Shared { acceptor: acceptor(host)?, identity, inputs, places };
         Ok(Self { sockets: sockets.collect(), shared: Arc::new(shared) })
     }
 
@@ -134,17 +131,12 @@ async fn accept(socket: TcpListener, shared: Arc<Shared>) {
 async fn serve(connection: TcpStream, remote: SocketAddr, place: Place) {
     tune(&connection);
     let shared = &place.shared;
-    let greeting = async {
-        // Closed never: the semaphore lives as long as its owner.
-        let _turn = shared.handshakes.acquire().await.ok()?;
-        upgrade::answer(&shared.acceptor, connection, &shared.identity)
-            .await
-            .map_err(|error| {
-                tracing::debug!(%remote, %error, "no TLS link");
-            })
-            .ok()?
+    let greeting = upgrade::answer(&shared.acceptor, connection, &shared.identity);
+    let link = match timeout(HANDSHAKE_TIMEOUT, greeting).await {
+        Ok(Ok(Some(link))) => link,
+        Ok(Err(error)) => return tracing::debug!(%remote, %error, "no TLS link"),
+        Ok(Ok(None)) | Err(_) => return,
     };
-    let Ok(Some(link)) = timeout(HANDSHAKE_TIMEOUT, greeting).await else { return };
     let route = Route { socket: place.link, ..Route::to(remote) };
     let outbox = Arc::new(Outbox::default());
     let up = LinkInput::Up { route, outbox: Arc::clone(&outbox), backbone: None };
@@ -159,7 +151,10 @@ async fn serve(connection: TcpStream, remote: SocketAddr, place: Place) {
 
 /// TLS under a certificate that this process has made and nobody checks (spec/tcp.md §1).
 fn acceptor(host: &str) -> io::Result<TlsAcceptor> {
-    let made = rcgen::generate_simple_self_signed([host.to_owned()]).map_err(io::Error::other)?;
+    let named = rcgen::generate_simple_self_signed([host.to_owned()]);
+    // What is no name for a certificate is none for a client either: it will not look.
+    let made = named.or_else(|_| rcgen::generate_simple_self_signed(["localhost".to_owned()]));
+    let made = made.map_err(io::Error::other)?;
     let key = PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
     upgrade::acceptor(made.cert.der().clone(), key).map_err(io::Error::other)
 }

@@ -134,3 +134,30 @@ fn try_tune(socket: &TcpStream) -> std::io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pilot_core::config::{Config, Role};
+
+    use super::*;
+    use crate::clock;
+    use crate::home::AgentHome;
+
+    #[tokio::test]
+    async fn a_link_without_a_tunnel_ends() {
+        let home = tempfile::tempdir().expect("a directory");
+        let now = clock::now();
+        let keys = AgentHome::at(home.path()).keys(now.unix).expect("keys");
+        let node = Node::new(Config::new(Role::Backbone), keys, [1; 32], now);
+        let (mut links, outbox) = (Links::default(), Arc::new(Outbox::default()));
+        links.open(now, SocketId::FIRST_LINK, Arc::clone(&outbox));
+        links.end_unused(now.mono, &node);
+        assert!(outbox.push(b"not yet"), "it has its time");
+        links.end_unused(now.mono + Duration::from_secs(1), &node);
+        assert!(!outbox.push(b"now it is over"));
+        assert!(outbox.take(Vec::new()).await.is_some(), "what waits is sent");
+        assert!(outbox.take(Vec::new()).await.is_none(), "then the task ends the link");
+    }
+}

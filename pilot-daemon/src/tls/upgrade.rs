@@ -190,6 +190,7 @@ where
 }
 
 fn request(host: &str, node: &IdentityKey) -> Request<Empty<Bytes>> {
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     Request::builder()
         .uri(PATH)
         .header(HOST, host)
