@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::limits::{EFFORT_AFTER, EFFORT_PATIENCE, EFFORT_REST_MAX, EFFORT_REST_MIN};
+use crate::limits::{EFFORT_AFTER, EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_REST_MAX, EFFORT_REST_MIN};
 use crate::mapping::Volley;
 use crate::route::SocketId;
 use crate::time::Mono;
@@ -38,6 +38,8 @@ pub(crate) enum Stage {
     Spread { due: Mono, has_challenged: bool },
     /// A volley at the peer's ports.
     Volley(Volley),
+    /// The peer is met. Until then it may turn out on which of the paths both sides agree; the sockets of the others go.
+    Met(Mono),
 }
 
 impl Default for Effort {
@@ -61,8 +63,11 @@ impl Effort {
     }
 
     /// There is a direct path.
-    pub(crate) fn succeed(&mut self) {
-        self.stage = Stage::Idle;
+    pub(crate) fn succeed(&mut self, now: Mono) {
+        let has_sockets = !self.sockets.is_empty();
+        if !matches!(self.stage, Stage::Met(_)) {
+            self.stage = if has_sockets { Stage::Met(now + EFFORT_AFTERMATH) } else { Stage::Idle };
+        }
         self.rest = EFFORT_REST_MIN;
     }
 
@@ -85,7 +90,7 @@ impl Effort {
         match &self.stage {
             Stage::Idle => None,
             Stage::Waiting(due) => Some(*due).filter(|_| is_in_use),
-            Stage::Preparing(due) | Stage::Foretold(due) | Stage::Spread { due, .. } => Some(*due),
+            Stage::Preparing(due) | Stage::Foretold(due) | Stage::Spread { due, .. } | Stage::Met(due) => Some(*due),
             Stage::Volley(volley) => volley.timeout(),
         }
     }

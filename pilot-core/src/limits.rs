@@ -36,6 +36,10 @@ pub const MOVE_CONFIRMED_AFTER: Duration = Duration::from_millis(250);
 pub const DIRECT_FRESH: Duration = Duration::from_secs(30);
 /// Probe timeouts in a row after which another path is taken.
 pub const PATH_FAILED_PTO_COUNT: u32 = 3;
+/// The same if the peer was heard by another path meanwhile.
+pub const PATH_OUTLIVED_PTO_COUNT: u32 = 2;
+/// Our own address may have changed when a path falls silent: the home node is asked, once in this time.
+pub const MOVE_SUSPECTED_INTERVAL: Duration = Duration::from_secs(1);
 /// Probe timeouts in a row after which the home node counts as lost.
 pub const HOME_LOST_PTO_COUNT: u32 = 4;
 /// Rest between two changes of path that only follow a peer that has moved, at the side with the smaller key.

@@ -19,6 +19,12 @@ const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(25);
 /// A peer that was heard by another direct path for this long, and not by the one in use, has moved.
 const PEER_MOVED_AFTER: Duration = Duration::from_millis(200);
 
+/// Direct paths besides the one in use that a peer may be heard by within [`NEWCOMERS_WITHIN`]: those that a volley finds are more than the
+/// table holds, and would drive each other out of it for ever.
+const NEWCOMERS_MAX: usize = 4;
+/// How long a path is a newcomer: some round trips.
+const NEWCOMERS_WITHIN: Duration = Duration::from_secs(1);
+
 /// How a packet gets to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hop {
@@ -46,6 +52,8 @@ pub(crate) struct Path {
     /// It was proved once, even if it has failed since: the peer was there, and a handshake may be sent to see whether it still is.
     was_proved: bool,
     last_received: Option<Mono>,
+    /// Since when a probe timeout has left it in doubt.
+    doubted: Option<Mono>,
     probe: Option<Probe>,
     /// Pause before the next round of probes, once this one has failed.
     reprobe_after: Duration,
@@ -156,6 +164,7 @@ impl Paths {
             proved,
             was_proved: proved,
             last_received,
+            doubted: None,
             probe: None,
             reprobe_after: REPROBE_MIN,
         });
@@ -222,6 +231,16 @@ impl Paths {
         self.paths.iter().any(|path| path.proved && path.id != id)
     }
 
+    /// Whether so many direct paths have appeared in this moment that another one is not wanted: each of them is challenged, and one is enough.
+    pub(crate) fn is_crowded(&self, now: Mono, hop: &Hop) -> bool {
+        let is_new = !self.paths.iter().any(|path| path.hop.is_same_way(hop));
+        let is_recent = |path: &&Path| {
+            let is_heard = path.last_received.is_some_and(|at| now.since(at) < NEWCOMERS_WITHIN);
+            is_heard && path.hop.is_direct() && Some(path.id) != self.active
+        };
+        is_new && hop.is_direct() && self.paths.iter().filter(is_recent).count() >= NEWCOMERS_MAX
+    }
+
     /// Whether the peer is reached directly.
     pub(crate) fn has_proved_direct(&self) -> bool {
         self.paths.iter().any(|path| path.proved && path.hop.is_direct())
@@ -234,6 +253,25 @@ impl Paths {
         path.reprobe_after = REPROBE_MIN;
         path.last_received = Some(now);
         (path.proved, path.was_proved) = (true, true);
+    }
+
+    /// A probe timeout has passed on a path. Returns the relayed paths, by which the peer can be asked whether it is still there, if it is not
+    /// the first: single losses ask nobody.
+    pub(crate) fn doubt(&mut self, now: Mono, id: PathId, count: u32) -> Vec<PathId> {
+        let Some(path) = self.path_mut(id).filter(|path| path.hop.is_direct()) else { return Vec::new() };
+        if count == 1 {
+            path.doubted = Some(now);
+            return Vec::new();
+        }
+        self.ids_where(|hop| !hop.is_direct())
+    }
+
+    /// Whether the peer was heard by another path since this one is in doubt: it is the path that is silent, not the peer.
+    pub(crate) fn is_outlived(&self, id: PathId) -> bool {
+        let doubted = self.path(id).and_then(|path| path.doubted);
+        doubted.is_some_and(|doubted| {
+            self.paths.iter().any(|path| path.id != id && path.last_received.is_some_and(|at| at > doubted))
+        })
     }
 
     /// Takes the proof away after probe timeouts in a row. A direct path will be probed again.

@@ -11,7 +11,7 @@ use crate::id::{IdentityKey, InstanceId, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
     ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
-    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
@@ -129,6 +129,7 @@ pub(crate) struct Peer {
     waiting_since: Mono,
     /// When the peer hears from a new local address once more.
     confirm_move_at: Option<Mono>,
+    move_suspected: Option<Mono>,
     /// In the node's queue of peers that may have something to send.
     pub(crate) is_queued: bool,
     /// The timer that the node has armed for it.
@@ -180,6 +181,7 @@ impl Peer {
             last_received: now,
             waiting_since: now,
             confirm_move_at: None,
+            move_suspected: None,
             is_queued: false,
             armed: None,
         }
@@ -407,6 +409,18 @@ impl Peer {
             self.ping_direct_paths();
             self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
         }
+    }
+
+    /// Our address may be another, although nobody has told: the peer hears from us now, and once more when it can tell a move from a packet
+    /// that was late. Returns whether this was not done just now.
+    pub(crate) fn suspect_move(&mut self, now: Mono) -> bool {
+        let is_due = self.move_suspected.is_none_or(|at| now.since(at) >= MOVE_SUSPECTED_INTERVAL);
+        if is_due {
+            self.move_suspected = Some(now);
+            self.ping_direct_paths();
+            self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);
+        }
+        is_due
     }
 
     /// By all of them: the one in use leads nowhere if the peer has moved too.

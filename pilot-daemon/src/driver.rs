@@ -12,7 +12,7 @@ use bytes::Bytes;
 use pilot_core::event::{ConnectError, Event, PathKind, StreamHandle};
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::{Node, PeerInfo, PeerStatus};
-use pilot_core::route::{Ecn, Transmit};
+use pilot_core::route::{Ecn, SocketId, Transmit};
 use pilot_core::time::{Mono, Now};
 use pilot_core::transport::{Code, Read, ReadError, WriteError};
 use pilot_core::wire::stream_header::StreamHeader;
@@ -28,6 +28,7 @@ use crate::renewal::{EntropyFeed, Fresh};
 use crate::rules::{Caller, Decision, Rules};
 use crate::services::inbox::Inbox;
 use crate::services::{Incoming, Refused, Services, builtin, service_name};
+use crate::sockets::{SocketRequest, Sockets};
 use crate::stream::{DirtyList, EndedBy, QUEUE_MAX, Shared, Stream, StreamError};
 use crate::timer::Timer;
 use crate::tls::{LinkInput, Links, frame};
@@ -81,6 +82,8 @@ pub(crate) struct Core {
     orgs: Arc<Orgs>,
     org_calls: mpsc::Sender<Incoming>,
     inbox: Inbox,
+    /// What the node wants of the driver's sockets.
+    socket_requests: Vec<SocketRequest>,
     is_stopping: bool,
 }
 
@@ -95,6 +98,7 @@ struct Neighbours {
 pub(crate) struct Driver {
     core: Core,
     socket: UdpSocket,
+    sockets: Sockets,
     timer: Timer,
     entropy: EntropyFeed,
     commands: mpsc::Receiver<Command>,
@@ -110,6 +114,8 @@ pub(crate) struct Driver {
 /// One thing that happened.
 enum Input {
     Readable,
+    /// One of the sockets beside the main one.
+    ReadableBeside(SocketId),
     Writable,
     Timer,
     Streams,
@@ -131,7 +137,20 @@ impl Driver {
         let timer = Timer::new()?;
         let entropy = EntropyFeed::new(clock::now().mono);
         let (batch, blocked, awake_until) = (RecvBatch::new(), None, Mono(0));
-        Ok(Self { core, socket, timer, entropy, commands, link_inputs, dirty, batch, buffer, blocked, awake_until })
+        Ok(Self {
+            core,
+            socket,
+            sockets: Sockets::default(),
+            timer,
+            entropy,
+            commands,
+            link_inputs,
+            dirty,
+            batch,
+            buffer,
+            blocked,
+            awake_until,
+        })
     }
 
     /// Runs until a command stops the node or nobody is left to give one.
@@ -156,7 +175,9 @@ impl Driver {
 
     async fn wait(&mut self) -> Input {
         // While the socket is blocked the node always has something due: only room in the socket helps.
-        let is_blocked = self.blocked.is_some();
+        let blocked = self.blocked.map(|(transmit, _)| transmit.route.socket);
+        let is_blocked = blocked.is_some();
+        let blocked_beside = blocked.filter(|socket| *socket != SocketId::default());
         if !is_blocked {
             self.timer.arm(clock::now(), self.core.deadline());
         }
@@ -168,7 +189,9 @@ impl Driver {
             tokio::select! {
                 _ = self.socket.readable() => return Input::Readable,
                 () = self.dirty.notified() => return Input::Streams,
-                _ = self.socket.writable(), if is_blocked => return Input::Writable,
+                socket = self.sockets.readable() => return Input::ReadableBeside(socket),
+                _ = self.socket.writable(), if is_blocked && blocked_beside.is_none() => return Input::Writable,
+                () = self.sockets.writable(blocked_beside.unwrap_or_default()), if blocked_beside.is_some() => return Input::Writable,
                 () = self.timer.expired(), if !is_blocked => return Input::Timer,
                 Some(input) = self.link_inputs.recv() => return Input::Link(input),
                 command = self.commands.recv() => return command.map_or(Input::Abandoned, Input::Command),
@@ -180,7 +203,8 @@ impl Driver {
 
     fn apply(&mut self, now: Now, input: Input) {
         match input {
-            Input::Readable => self.receive(now),
+            Input::Readable => self.receive(now, SocketId::default()),
+            Input::ReadableBeside(socket) => self.receive(now, socket),
             Input::Timer => self.core.handle_timeout(now),
             Input::Command(command) => command(&mut self.core, now),
             Input::Link(input) => self.core.take_from_link(now, input),
@@ -190,9 +214,11 @@ impl Driver {
         }
     }
 
-    fn receive(&mut self, now: Now) {
+    fn receive(&mut self, now: Now, socket: SocketId) {
+        let main = (socket == SocketId::default()).then_some(&mut self.socket);
+        let Some(socket) = main.or_else(|| self.sockets.get_mut(socket)) else { return };
         for _ in 0..RECEIVES_PER_TURN {
-            if self.socket.recv(&mut self.batch).is_err() {
+            if socket.recv(&mut self.batch).is_err() {
                 return;
             }
             for datagram in self.batch.datagrams() {
@@ -205,12 +231,21 @@ impl Driver {
     fn settle(&mut self, now: Now) {
         for _ in 0..ROUNDS_PER_TURN {
             let has_moved = self.core.pump(now);
+            self.handle_socket_requests(now);
             let has_sent = self.transmit(now);
             if !has_moved && !has_sent {
                 break;
             }
         }
         self.core.net = self.socket.counters();
+    }
+
+    /// Opens and closes the sockets that the node has asked for.
+    fn handle_socket_requests(&mut self, now: Now) {
+        for request in std::mem::take(&mut self.core.socket_requests) {
+            let opened = self.sockets.handle(request, self.socket.local_addr().ip());
+            self.core.node.sockets_opened(now, &opened);
+        }
     }
 
     /// Sends what the node has to send; tells whether it sent anything.
@@ -226,7 +261,14 @@ impl Driver {
                 self.blocked = None;
                 continue;
             }
-            match self.socket.send(&transmit, &self.buffer[start..transmit.len]) {
+            let socket = transmit.route.socket;
+            let main = (socket == SocketId::default()).then_some(&mut self.socket);
+            let Some(socket) = main.or_else(|| self.sockets.get_mut(socket)) else {
+                // Closed meanwhile: what was to leave by it is lost.
+                self.blocked = None;
+                continue;
+            };
+            match socket.send(&transmit, &self.buffer[start..transmit.len]) {
                 Sent::All => self.blocked = None,
                 Sent::Blocked(more) => {
                     self.blocked = Some((transmit, start + more));
@@ -263,6 +305,7 @@ impl Core {
             orgs,
             org_calls,
             inbox,
+            socket_requests: Vec::new(),
             is_stopping: false,
         }
     }
@@ -391,8 +434,8 @@ impl Core {
                 tracing::debug!(?peer, ?path, "path changed");
             }
             Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
-            // Not opened, so that no effort is made that needs them.
-            Event::OpenSockets(_) | Event::CloseSockets(_) => {}
+            Event::OpenSockets(sockets) => self.socket_requests.push(SocketRequest::Open(sockets)),
+            Event::CloseSockets(sockets) => self.socket_requests.push(SocketRequest::Close(sockets)),
             Event::Datagram { peer, port, data } => self.datagram_arrived(now, peer, port, data),
             // Acknowledgement is part of StreamClosed.
             Event::SendFinished(_) => {}

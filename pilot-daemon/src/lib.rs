@@ -16,6 +16,7 @@ mod org;
 pub mod renewal;
 pub mod rules;
 pub mod services;
+mod sockets;
 pub mod stream;
 mod timer;
 pub mod tls;

@@ -9,6 +9,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::task::{Context, Poll};
 
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
@@ -29,12 +30,13 @@ const TRAIN_MAX_BYTES: usize = 65_535 - 48;
 /// The system's own hop limit, restored after a datagram that asked for another.
 const DEFAULT_TTL: u32 = 64;
 
-/// The main socket of a node.
+/// A socket of a node.
 #[derive(Debug)]
 pub struct UdpSocket {
     io: tokio::net::UdpSocket,
     state: UdpSocketState,
     local: SocketAddr,
+    id: SocketId,
     counters: NetCounters,
 }
 
@@ -73,6 +75,7 @@ pub struct RecvBatch {
     storage: Vec<u8>,
     metas: [RecvMeta; RECV_BUFFERS],
     filled: usize,
+    socket: SocketId,
 }
 
 /// One datagram of a batch.
@@ -94,10 +97,23 @@ impl UdpSocket {
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = if address.ip().is_unspecified() { bind_all(address.port())? } else { bind_one(address)? };
         grow_buffers(&socket);
+        Self::new(socket, SocketId::default())
+    }
+
+    /// Opens a socket beside the main one, with the system's buffers.
+    ///
+    /// # Errors
+    /// Those of the system, first of all that there are no more descriptors.
+    pub fn bind_beside(address: SocketAddr, id: SocketId) -> io::Result<Self> {
+        let socket = if address.ip().is_unspecified() { bind_all(address.port())? } else { bind_one(address)? };
+        Self::new(socket, id)
+    }
+
+    fn new(socket: Socket, id: SocketId) -> io::Result<Self> {
         let state = UdpSocketState::new((&socket).into())?;
         let io = tokio::net::UdpSocket::from_std(socket.into())?;
         let local = io.local_addr()?;
-        Ok(Self { io, state, local, counters: NetCounters::default() })
+        Ok(Self { io, state, local, id, counters: NetCounters::default() })
     }
 
     /// The address bound, with the port that the system chose if 0 was asked for.
@@ -125,6 +141,11 @@ impl UdpSocket {
         self.io.readable().await
     }
 
+    /// As [`Self::readable`], for one of many.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.io.poll_recv_ready(context).map(|_| ())
+    }
+
     /// Waits until the send buffer may have room.
     ///
     /// # Errors
@@ -138,7 +159,7 @@ impl UdpSocket {
     /// # Errors
     /// `WouldBlock` when nothing has arrived; [`Self::readable`] tells when to try again.
     pub fn recv(&mut self, batch: &mut RecvBatch) -> io::Result<()> {
-        batch.filled = 0;
+        (batch.filled, batch.socket) = (0, self.id);
         let Self { io, state, .. } = self;
         let RecvBatch { storage, metas, .. } = &mut *batch;
         let mut chunks = storage.chunks_exact_mut(RECV_BUFFER_LEN);
@@ -257,18 +278,21 @@ impl Default for RecvBatch {
 impl RecvBatch {
     /// Buffers for one call; the pages are touched only as far as traffic fills them.
     pub fn new() -> Self {
-        Self { storage: vec![0; RECV_BUFFERS * RECV_BUFFER_LEN], metas: Default::default(), filled: 0 }
+        Self {
+            storage: vec![0; RECV_BUFFERS * RECV_BUFFER_LEN],
+            metas: Default::default(),
+            filled: 0,
+            socket: SocketId::default(),
+        }
     }
 
     /// The datagrams of the last [`UdpSocket::recv`], GRO trains taken apart, in order of arrival.
     pub fn datagrams(&mut self) -> impl Iterator<Item = Datagram<'_>> {
+        let socket = self.socket;
         let filled = self.metas[..self.filled].iter().zip(self.storage.chunks_exact_mut(RECV_BUFFER_LEN));
-        filled.flat_map(|(meta, buffer)| {
-            let route = Route {
-                socket: SocketId(0),
-                local_ip: meta.dst_ip.map(|ip| ip.to_canonical()),
-                remote: canonical(meta.addr),
-            };
+        filled.flat_map(move |(meta, buffer)| {
+            let route =
+                Route { socket, local_ip: meta.dst_ip.map(|ip| ip.to_canonical()), remote: canonical(meta.addr) };
             let ecn = ecn(meta.ecn);
             let segments = buffer[..meta.len].chunks_mut(meta.stride.max(1));
             segments.map(move |bytes| Datagram { route, ecn, bytes })

@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::backbone::Backbone;
 use crate::roles::Roles;
+use crate::second_stun;
 use crate::status_api::{BackboneStatusReply, COMMANDS_MAX, Command, StatusApi};
 use crate::store::memory::MemoryStore;
 use crate::store::redb::{self, DirectoryFile, OpenError};
@@ -165,6 +166,8 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
 
     let (link_sender, link_inputs) = mpsc::channel(LINK_INPUTS_MAX);
     let tls = TlsListener::bind(socket.local_addr(), &ticket.host, keys.identity.clone(), link_sender)?;
+    let answers_stun = options.roles.stun;
+    let main = socket.local_addr();
     let renewal = KeyRenewal::new(home, &keys, now.unix);
     let (renewed_sender, renewed) = mpsc::channel(1);
     let mut driver = Driver {
@@ -187,6 +190,7 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
         result = driver.run(commands, renewed, link_inputs, signals) => result.map_err(ServeError::Io),
         never = api.serve(sender) => match never {},
         never = tls.serve() => match never {},
+        never = second_stun::serve(main), if answers_stun => match never {},
         never = renew_keys(renewal, renewed_sender) => match never {},
     }
 }

@@ -24,6 +24,8 @@ pub mod limits;
 pub mod relay;
 pub mod roles;
 #[cfg(feature = "server")]
+mod second_stun;
+#[cfg(feature = "server")]
 pub mod status_api;
 pub mod store;
 pub mod stun;

@@ -25,6 +25,8 @@ use crate::world::START;
 const EPOCH: UnixTime = UnixTime(1_800_000_000_000_000_000);
 /// Trains and events that one turn of a host may produce. A correct one stays below a hundred: whole windows leave in trains of 64 KiB.
 const TURN_OUTPUT_MAX: usize = 10_000;
+/// The socket on which a backbone node answers STUN on the port above.
+const SECOND_STUN: SocketId = SocketId(1);
 /// Local ports of further sockets: those of the ephemeral range on Linux.
 const FIRST_EXTRA_PORT: u16 = 32_768;
 /// How many there are before they come again.
@@ -131,6 +133,7 @@ pub(crate) struct Host {
     /// How far its wall clock is ahead of the world's.
     pub(crate) clock_skew: Duration,
     pub(crate) disk: Disk,
+    pub(crate) is_asleep: bool,
     /// None while it is switched off.
     pub(crate) program: Option<Program>,
     boots: u32,
@@ -181,7 +184,7 @@ impl Happening {
 impl Host {
     pub(crate) fn new(position: usize, site: Site, role: Role, clock_skew: Duration, rng: Rng) -> Self {
         let disk = Disk::new(position, role, &rng, EPOCH + clock_skew);
-        Self { site, sockets: Sockets::default(), clock_skew, disk, program: None, boots: 0, rng }
+        Self { site, sockets: Sockets::default(), clock_skew, disk, is_asleep: false, program: None, boots: 0, rng }
     }
 
     /// Starts what runs on this host, with what the disk holds and nothing else.
@@ -191,7 +194,10 @@ impl Host {
         let seed = *self.rng.child(&format!("boot {}", self.boots)).secret_key();
         let now = self.clock(now);
         self.program = Some(match &self.disk.role {
-            Role::Backbone => Program::Backbone(Box::new(Backbone::new(self.disk.keys(), seed, now))),
+            Role::Backbone => {
+                self.sockets.ports.insert(SECOND_STUN, self.site.addresses[0].port() + 1);
+                Program::Backbone(Box::new(Backbone::new(self.disk.keys(), seed, now)))
+            }
             Role::Agent(config) => {
                 let node = self.boot_node(config.clone(), seed, now);
                 Program::Agent(Box::new((node, Application::default())))
@@ -264,7 +270,7 @@ impl Host {
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Mono> {
-        self.machine()?.poll_timeout()
+        self.machine()?.poll_timeout().filter(|_| !self.is_asleep)
     }
 
     /// One turn of the host's loop: one input, then everything that follows from it, then the invariants.

@@ -45,6 +45,8 @@ pub enum Network {
     Sequential,
     /// Symmetric, random ports.
     Random,
+    /// Symmetric, random ports out of the 252 that a carrier gives each line (MAP-E).
+    PortSet,
     /// A home router behind a carrier's NAT, both port-restricted.
     Double,
     /// A home router behind a carrier's symmetric NAT.
@@ -61,7 +63,7 @@ pub enum Network {
 
 impl Network {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Open,
         Self::FullCone,
         Self::AddressRestricted,
@@ -70,6 +72,7 @@ impl Network {
         Self::AddressDependent,
         Self::Sequential,
         Self::Random,
+        Self::PortSet,
         Self::Double,
         Self::DoubleRandom,
         Self::Blocked,
@@ -89,6 +92,7 @@ impl Network {
             Self::AddressDependent => vec![NatConfig::address_dependent()],
             Self::Sequential => vec![NatConfig::symmetric_sequential()],
             Self::Random => vec![NatConfig::symmetric_random()],
+            Self::PortSet => vec![NatConfig::symmetric_random().port_set(6, 8, 0x34)],
             Self::Double => vec![NatConfig::port_restricted(), NatConfig::port_restricted()],
             Self::DoubleRandom => vec![NatConfig::symmetric_random(), NatConfig::port_restricted()],
             Self::Blocked => vec![NatConfig::port_restricted().udp(UdpPolicy::OnlyTo(vec![443]))],
@@ -184,6 +188,16 @@ impl Meeting {
         self.world.backbone_status(self.backbone).map_or(0, |status| status.relay.packets)
     }
 
+    /// Lets nothing through between the two agents' networks but what the relay forwards.
+    pub fn block_direct(&mut self) {
+        let [alice, bob] = [self.alice, self.bob];
+        for (from, gateway) in [(alice, self.gateways[1]), (bob, self.gateways[0])] {
+            if let Some(gateway) = gateway {
+                self.world.change_link_to_gateway(from, gateway, |link| link.cut(true));
+            }
+        }
+    }
+
     /// One ping from alice to bob: the time to its answer.
     pub fn ping(&mut self) -> Result<Duration, Failure> {
         let job = self.world.start_job(self.alice, self.bob, Plan::request(32, 32))?;
@@ -251,6 +265,7 @@ impl fmt::Display for Network {
             Self::AddressDependent => "D",
             Self::Sequential => "Q",
             Self::Random => "R",
+            Self::PortSet => "R252",
             Self::Double => "PP",
             Self::DoubleRandom => "PR",
             Self::Blocked => "B",

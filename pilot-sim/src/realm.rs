@@ -103,6 +103,11 @@ impl Realms {
         gateway.firewall.rebind(Vec::new());
     }
 
+    /// Mappings of a gateway that are alive.
+    pub(crate) fn mappings_len(&self, now: Mono, gateway: GatewayId) -> usize {
+        self.gateways[gateway.0].nat.mappings_len(now)
+    }
+
     /// Lets a gateway forget every mapping.
     pub(crate) fn flush(&mut self, gateway: GatewayId) {
         let gateway = &mut self.gateways[gateway.0];

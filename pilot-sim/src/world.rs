@@ -236,6 +236,31 @@ impl World {
         }
     }
 
+    /// Changes the link from one host to another, in this direction only.
+    pub fn change_one_way(&mut self, from: HostId, to: HostId, change: impl Fn(LinkConfig) -> LinkConfig) {
+        self.note(format!("the link from {from} to {to} changes"));
+        let link = self.link(from, Endpoint::Host(to));
+        link.config = change(link.config.clone());
+    }
+
+    /// Changes the link from a host to a gateway.
+    pub fn change_link_to_gateway(&mut self, from: HostId, to: GatewayId, change: impl Fn(LinkConfig) -> LinkConfig) {
+        self.note(format!("the link from {from} to {} changes", Endpoint::Gateway(to)));
+        let link = self.link(from, Endpoint::Gateway(to));
+        link.config = change(link.config.clone());
+    }
+
+    /// Outside ports that a gateway has given away.
+    pub fn mappings_len(&self, gateway: GatewayId) -> usize {
+        self.realms.mappings_len(self.now, gateway)
+    }
+
+    /// Lets a host sleep: nothing runs there and nothing arrives, while its clocks go on. Or wakes it.
+    pub fn set_asleep(&mut self, host: HostId, is_asleep: bool) {
+        self.note(format!("{host} sleeps: {is_asleep}"));
+        self.hosts[host.0].is_asleep = is_asleep;
+    }
+
     /// Gives a host a new address; datagrams to the old one find nobody. Its driver notices.
     pub fn change_address(&mut self, host: HostId) -> Result<(), Failure> {
         let address = &mut self.hosts[host.0].site.addresses[0];
@@ -468,7 +493,11 @@ impl World {
             }
         };
         let host = &self.hosts[to.0];
-        if !host.listens_at(at) || host.program.is_none() || (host.site.is_ipv6_broken && at.is_ipv6()) {
+        if !host.listens_at(at)
+            || host.program.is_none()
+            || host.is_asleep
+            || (host.site.is_ipv6_broken && at.is_ipv6())
+        {
             return Ok(());
         }
         let first = datagram.first().copied().unwrap_or_default();

@@ -31,7 +31,7 @@ fn class(network: Network) -> Network {
     use Network::*;
     match network {
         Double | Dual | BrokenIpv6 | Answering => PortRestricted,
-        DoubleRandom => Random,
+        DoubleRandom | PortSet => Random,
         other => other,
     }
 }

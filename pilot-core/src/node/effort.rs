@@ -63,6 +63,10 @@ impl Node {
                 self.challenge_from_sockets(index);
             }
             Stage::Volley(_) => self.fire_burst(now, index),
+            Stage::Met(_) => {
+                peer.effort.stage = Stage::Idle;
+                self.close_useless_sockets(index);
+            }
         }
     }
 
@@ -243,11 +247,10 @@ impl Node {
         Some(packet)
     }
 
-    /// A direct path is proved: whatever was under way for it ends.
-    pub(super) fn effort_succeeded(&mut self, index: u32) {
-        self.peers[index as usize].effort.succeed();
+    /// A direct path is proved: whatever was under way for it ends. Its sockets stay for a moment, since the peer may have proved another one.
+    pub(super) fn effort_succeeded(&mut self, now: Now, index: u32) {
+        self.peers[index as usize].effort.succeed(now.mono);
         self.forget_questions(Purpose::Effort(index));
-        self.close_useless_sockets(index);
     }
 
     /// Closes the sockets by which the peer was not met.

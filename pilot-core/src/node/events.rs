@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::event::{Event, StreamHandle};
 use crate::id::{Instance, PathId, ServicePort};
-use crate::limits::{EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT};
+use crate::limits::{EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT, PATH_OUTLIVED_PTO_COUNT};
 use crate::path::Hop;
 use crate::stats::DropReason;
 use crate::time::{Mono, Now};
@@ -182,7 +182,7 @@ impl Node {
                     peer.prove_path(now.mono, path);
                     self.choose_path(now, index);
                     self.tell_observed_address(index);
-                    self.direct_path_proved(index, path);
+                    self.direct_path_proved(now, index, path);
                 }
             }
             PathFrame::Candidates(candidates) => self.candidates_received(now, index, &candidates),
@@ -200,9 +200,9 @@ impl Node {
         }
     }
 
-    fn direct_path_proved(&mut self, index: u32, path: PathId) {
+    fn direct_path_proved(&mut self, now: Now, index: u32, path: PathId) {
         if self.peers[index as usize].paths.path(path).is_some_and(|path| path.hop.is_direct()) {
-            self.effort_succeeded(index);
+            self.effort_succeeded(now, index);
         }
     }
 
@@ -215,18 +215,56 @@ impl Node {
             self.start_dial(now, index);
             return;
         }
-        // A backbone node is left by one way only for another: its TLS link, or UDP.
-        if count < PATH_FAILED_PTO_COUNT
-            || (peer.is_backbone && !(peer.link.is_some() && peer.paths.has_other_proved(path)))
-        {
+        if peer.is_backbone {
+            // It is left by one way only for another: its TLS link, or UDP.
+            if count >= PATH_FAILED_PTO_COUNT && peer.link.is_some() && peer.paths.has_other_proved(path) {
+                self.path_failed(now, index, path);
+            }
             return;
         }
+        if peer.paths.active().is_some_and(|active| active.id == path) {
+            let relays = peer.paths.doubt(now.mono, path, count);
+            if let Some(tunnel) = &mut peer.tunnel {
+                relays.into_iter().for_each(|relay| tunnel.transport.ping(relay));
+            }
+            self.suspect_move(now);
+        }
+        if count >= PATH_FAILED_PTO_COUNT {
+            self.path_failed(now, index, path);
+        } else {
+            self.leave_outlived_path(now, index);
+        }
+    }
+
+    /// Leaves a direct path on which two probe timeouts have passed, if the peer was heard by another one meanwhile.
+    pub(super) fn leave_outlived_path(&mut self, now: Now, index: u32) {
+        let peer = &self.peers[index as usize];
+        let Some(active) = peer.paths.active().map(|path| path.id).filter(|_| !peer.is_backbone) else { return };
+        let stats = peer.tunnel.as_ref().and_then(|tunnel| tunnel.transport.path_stats(active));
+        let is_silent = stats.is_some_and(|stats| stats.pto_count >= PATH_OUTLIVED_PTO_COUNT);
+        if is_silent && peer.paths.is_outlived(active) {
+            self.path_failed(now, index, active);
+        }
+    }
+
+    fn path_failed(&mut self, now: Now, index: u32, path: PathId) {
+        let peer = &mut self.peers[index as usize];
         if peer.paths.iter().count() > 1 || !peer.homes.is_empty() {
             peer.paths.fail(now.mono, path, &mut self.rng);
             self.choose_path(now, index);
+            self.send_candidates(index);
             if !self.has_usable_path(now.mono, index) {
                 self.open_circuit(now, index);
             }
+        }
+    }
+
+    /// A path has fallen silent. Perhaps our NAT has given us another address: the home node, which would not take what we have
+    /// relayed from there, is shown it.
+    fn suspect_move(&mut self, now: Now) {
+        let Some(home) = self.home else { return };
+        if self.peers[home as usize].suspect_move(now.mono) {
+            self.touch(home);
         }
     }
 

@@ -96,6 +96,9 @@ impl Node {
             return Err(DropReason::UnknownSession);
         };
         self.check_direct(Some(index), &hop)?;
+        if self.peers[index as usize].paths.is_crowded(now.mono, &hop) {
+            return Err(DropReason::TableFull);
+        }
         let len = packet.len();
         self.confirm(now, index, header.receiver, hop, packet)?;
         let peer = &mut self.peers[index as usize];
@@ -120,6 +123,7 @@ impl Node {
             return Ok(());
         }
         if self.peers[index as usize].paths.active().is_none_or(|active| active.id != path) {
+            self.leave_outlived_path(now, index);
             self.choose_path(now, index);
         }
         self.drain_peer(now, index);

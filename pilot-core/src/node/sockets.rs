@@ -80,6 +80,11 @@ impl Node {
         self.queue(hop, Outgoing::Datagram(stun::request(&transaction)));
     }
 
+    /// Whether any question for this purpose has no answer yet.
+    pub(super) fn has_questions(&self, purpose: Purpose) -> bool {
+        self.sockets.questions.values().any(|question| question.purpose == purpose)
+    }
+
     /// Gives up what was asked for this purpose.
     pub(super) fn forget_questions(&mut self, purpose: Purpose) {
         self.sockets.questions.retain(|_, question| question.purpose != purpose);

@@ -1,6 +1,7 @@
 //! What our own NAT is like: the node asks once it has a home, and again when its home sees it elsewhere (spec/paths.md §7).
 //!
-//! First the main socket asks a second server. If that sees it where the home node does, that is all. Else eight fresh sockets ask the home
+//! First the main socket asks second servers: those that were named, and the home node's own on the port above its tunnels'. If all that
+//! answer see it where the home node does, that is all. Else eight fresh sockets ask the home
 //! node, one after the other, and their ports tell.
 
 use std::net::SocketAddr;
@@ -27,8 +28,8 @@ pub(super) struct Survey {
 enum Stage {
     #[default]
     Rest,
-    /// The main socket has asked the second servers.
-    Main,
+    /// The main socket has asked the second servers; whether one has seen it where the home node does.
+    Main { is_seen_alike: bool },
     /// Fresh sockets ask the home node.
     Samples { sockets: Vec<SocketId>, ports: Vec<u16> },
 }
@@ -62,14 +63,16 @@ impl Node {
         if self.local_addresses.contains(&observed) {
             return self.end_survey(NatMapping::Independent);
         }
-        self.survey.stage = Stage::Main;
+        self.survey.stage = Stage::Main { is_seen_alike: false };
         self.ask_for_survey(now, 1);
     }
 
     /// Does what is due.
     pub(super) fn survey_timeout(&mut self, now: Now) {
         let Some((tries, _)) = self.survey.asked.filter(|(_, again)| *again <= now.mono) else { return };
-        if tries < STUN_TRIES {
+        if matches!(self.survey.stage, Stage::Main { is_seen_alike: true }) {
+            self.end_survey(NatMapping::Independent);
+        } else if tries < STUN_TRIES {
             self.ask_for_survey(now, tries + 1);
         } else {
             self.end_survey(NatMapping::Unknown);
@@ -87,8 +90,13 @@ impl Node {
     /// A server has told where it sees one of our sockets.
     pub(super) fn survey_answered(&mut self, now: Now, socket: SocketId, mapped: SocketAddr) {
         match &mut self.survey.stage {
-            Stage::Main if self.observed == Some(mapped) => self.end_survey(NatMapping::Independent),
-            Stage::Main => {
+            Stage::Main { is_seen_alike } if self.observed == Some(mapped) => {
+                *is_seen_alike = true;
+                if !self.has_questions(Purpose::Survey) {
+                    self.end_survey(NatMapping::Independent);
+                }
+            }
+            Stage::Main { .. } => {
                 self.forget_questions(Purpose::Survey);
                 self.survey.asked = None;
                 let sockets = self.want_sockets(Purpose::Survey, SAMPLES);
@@ -110,14 +118,15 @@ impl Node {
         self.survey.asked = Some((tries, now.mono + STUN_RETRY));
         match &self.survey.stage {
             Stage::Rest => self.survey.asked = None,
-            Stage::Main => {
+            Stage::Main { .. } => {
                 // Where the home node is reached, it sees us as it has told.
                 let home = self.home_address();
                 let is_second = |server: &SocketAddr| {
                     let is_of_family = self.observed.is_some_and(|ours| ours.is_ipv4() == server.is_ipv4());
                     is_of_family && Some(*server) != home
                 };
-                let servers: Vec<_> = self.survey.servers.iter().copied().filter(is_second).collect();
+                let above = home.and_then(|home| Some(SocketAddr::new(home.ip(), home.port().checked_add(1)?)));
+                let servers: Vec<_> = self.survey.servers.iter().copied().chain(above).filter(is_second).collect();
                 for &server in &servers {
                     self.ask_stun(server, SocketId::default(), Purpose::Survey);
                 }

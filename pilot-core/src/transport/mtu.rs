@@ -34,9 +34,15 @@ impl MtuDiscovery {
 
     /// The size to probe next; none while a probe is in flight, and when the search is over.
     pub(super) fn next_probe(&self) -> Option<usize> {
-        if self.in_flight.is_some() {
-            return None;
-        }
+        if self.in_flight.is_some() { None } else { self.next_size() }
+    }
+
+    /// Bytes of the probe that is in flight.
+    pub(super) fn len_in_flight(&self) -> u64 {
+        self.in_flight.and_then(|_| self.next_size()).map_or(0, |size| size as u64)
+    }
+
+    fn next_size(&self) -> Option<usize> {
         SIZES.into_iter().find(|size| *size > self.current && *size <= self.max)
     }
 

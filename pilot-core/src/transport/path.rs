@@ -38,7 +38,8 @@ pub(super) struct Path {
     largest_acked_seq: Option<u64>,
     /// When the oldest packet that a later one has overtaken counts as lost.
     pub(super) loss_time: Option<Mono>,
-    /// When the probe timeout began to run.
+    /// When the probe timeout began to run: with the first packet in flight, the last acknowledgement, or the last timeout. A packet that is
+    /// sent meanwhile does not put it off (RFC 9002 §6.2.1 would): who goes on sending notices a dead path no later than who stops.
     pto_base: Mono,
     pub(super) pto_count: u32,
     /// Packets that may go whatever the window says.
@@ -100,9 +101,9 @@ impl Path {
         self.probes > 0 || (self.has_window() && self.pacer.can_send())
     }
 
-    /// Whether the window lets another packet go.
+    /// Whether the window lets another packet go. Data does not wait for a probe of the packet size, which may be larger than the window.
     pub(super) fn has_window(&self) -> bool {
-        self.bytes_in_flight < self.controller.window()
+        self.bytes_in_flight.saturating_sub(self.mtu.len_in_flight()) < self.controller.window()
     }
 
     /// Fills the pacer's bucket.
@@ -125,8 +126,10 @@ impl Path {
 
     /// An ack-eliciting packet is in flight now.
     pub(super) fn on_packet_in_flight(&mut self, now: Mono, size: u64) {
+        if self.bytes_in_flight == 0 {
+            self.pto_base = now;
+        }
         self.bytes_in_flight += size;
-        self.pto_base = now;
         self.probes = self.probes.saturating_sub(1);
         self.pacer.on_packet_sent(size);
         self.controller.on_packet_sent(now, size, self.bytes_in_flight);
@@ -138,7 +141,8 @@ impl Path {
     }
 
     /// Counts delivered bytes; returns all of them so far.
-    pub(super) fn on_packet_acked(&mut self, packet: &SentPacket) -> u64 {
+    pub(super) fn on_packet_acked(&mut self, now: Mono, packet: &SentPacket) -> u64 {
+        self.pto_base = now;
         self.largest_acked_seq = self.largest_acked_seq.max(Some(packet.path_seq));
         self.pto_count = 0;
         self.probes = 0;

@@ -133,7 +133,7 @@ impl Transport {
         if self.breaks_in_flight {
             path.bytes_in_flight = path.bytes_in_flight.saturating_sub(u64::from(packet.size));
         }
-        let delivered = path.on_packet_acked(&packet);
+        let delivered = path.on_packet_acked(now, &packet);
         // RFC 9002 §7.8: a window of which not even half was used is not the bottleneck.
         let app_limited = in_flight_before < path.controller.window() / 2;
         let acked = AckedPacket { sent_at: packet.sent_at, bytes: u64::from(packet.size), app_limited };
@@ -183,8 +183,10 @@ impl Transport {
 
     fn on_packet_lost(&mut self, now: Mono, pn: PacketNumber) {
         let Some(packet) = self.remove_lost(pn) else { return };
+        // What is lost beside the data are probes, of the packet size or of the path: that they fail says nothing about congestion.
+        let is_beside_data = packet.is_mtu_probe || self.active != Some(packet.path);
         let Some(path) = self.path_mut(packet.path) else { return };
-        if packet.is_mtu_probe {
+        if is_beside_data {
             return;
         }
         let is_persistent = path.on_packet_lost(&packet);

@@ -1,0 +1,186 @@
+//! Direct paths that take effort (spec/paths.md §7): how often it succeeds, how much it sends, and what nobody can make an agent do by it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pilot_core::config::{Config, Role};
+use pilot_core::mapping::NatMapping;
+use pilot_sim::application::Plan;
+use pilot_sim::invariants::Failure;
+use pilot_sim::link::{Chance, LinkConfig};
+use pilot_sim::meeting::{DIRECT_WITHIN, Meeting, Network, Outcome, Pair};
+use pilot_sim::nat::NatConfig;
+use pilot_sim::scenario::for_each_seed;
+use pilot_sim::world::{Families, World};
+
+use Network::{AddressDependent, Answering, DoubleRandom, PortRestricted, PortSet, Random, Sequential};
+
+/// Runs of which 98 of 100 are to end on a direct path.
+const RUNS: u64 = 100;
+const SEEDS: &[u64] = &[1, 2, 3, 4, 5];
+/// What a volley adds to what is sent otherwise, at most: its challenges, those from sockets, and the rounds of those that met.
+const VOLLEY_PACKETS: u64 = 1_280 + 256 + 200;
+
+fn link() -> LinkConfig {
+    LinkConfig::default().delay(Duration::from_millis(20))
+}
+
+fn meet(seed: u64, caller: Network, callee: Network) -> Result<(Meeting, Outcome), Failure> {
+    let mut meeting = Meeting::new(seed, link(), Pair::Apart(caller, callee), true)?;
+    let outcome = meeting.run()?;
+    Ok((meeting, outcome))
+}
+
+/// Chance that none of 256 ports is among 1,280 others tried, of all there are from 1,024 on.
+fn calculated_percent() -> f64 {
+    let ports = 65_536.0 - 1_024.0;
+    let missed: f64 = (0..256).map(|socket| 1.0 - 1_280.0 / (ports - f64::from(socket))).product();
+    (1.0 - missed) * 100.0
+}
+
+#[test]
+fn random_ports_meet_a_port_restricted_nat_in_98_of_100_runs() -> Result<(), Failure> {
+    for (caller, callee) in [(Random, PortRestricted), (PortRestricted, Random)] {
+        let mut times = Vec::new();
+        for seed in 0..RUNS {
+            times.extend(meet(seed, caller, callee)?.1.direct);
+        }
+        times.sort();
+        let median = times[times.len() / 2];
+        println!(
+            "{caller} calls {callee}: {} of {RUNS} direct within {DIRECT_WITHIN:?}, median {median:?}; calculated {:.1} %",
+            times.len(),
+            calculated_percent()
+        );
+        assert!(times.len() as u64 * 100 >= RUNS * 98);
+    }
+    Ok(())
+}
+
+#[test]
+fn sequences_are_foretold_whoever_calls() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        for (caller, callee) in [
+            (Sequential, PortRestricted),
+            (PortRestricted, Sequential),
+            (Sequential, Sequential),
+            (Sequential, Answering),
+            (Answering, Sequential),
+        ] {
+            let (_, outcome) = meet(seed, caller, callee)?;
+            assert!(outcome.direct.is_some(), "{caller} calls {callee}, seed {seed}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_lossy_network_is_met_too() -> Result<(), Failure> {
+    for (caller, callee) in [(Random, PortRestricted), (Sequential, PortRestricted), (Sequential, Sequential)] {
+        let pair = Pair::Apart(caller, callee);
+        let runs = (0..20).map(|seed| Meeting::new(seed, link().loss(Chance::percent(3)), pair, true)?.run());
+        let direct = runs.collect::<Result<Vec<_>, _>>()?.iter().filter(|outcome| outcome.direct.is_some()).count();
+        println!("{caller} calls {callee} at 3 % loss: {direct} of 20 direct within {DIRECT_WITHIN:?}");
+        assert!(direct >= 16, "{caller} calls {callee}: {direct}");
+    }
+    Ok(())
+}
+
+#[test]
+fn each_agent_knows_what_its_nat_does_with_ports() -> Result<(), Failure> {
+    let seen = |network| {
+        let meeting = Meeting::new(1, link(), Pair::Apart(network, PortRestricted), true)?;
+        Ok::<_, Failure>(meeting.world.node(meeting.alice).map(|node| node.nat_mapping()))
+    };
+    let is_random = |mapping: &Option<NatMapping>| matches!(mapping, Some(NatMapping::Random { .. }));
+    for network in [Network::Open, Network::FullCone, PortRestricted, Answering, Network::Double] {
+        assert_eq!(seen(network)?, Some(NatMapping::Independent), "{network}");
+    }
+    assert_eq!(seen(Sequential)?, Some(NatMapping::Sequence { step: 1 }));
+    assert!(is_random(&seen(Random)?) && is_random(&seen(AddressDependent)?) && is_random(&seen(DoubleRandom)?));
+    assert!(matches!(seen(PortSet)?, Some(NatMapping::Random { set }) if set.len() == 256));
+    Ok(())
+}
+
+/// A line with 252 ports has a quarter of them taken, and works as before: STUN, relay, and another agent's ping.
+#[test]
+fn a_small_port_set_is_not_used_up() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let mut meeting = Meeting::new(seed, link(), Pair::Apart(PortSet, PortRestricted), true)?;
+        let gateway = meeting.gateways[0].expect("a NAT");
+        let mut most = 0;
+        for _ in 0..20 {
+            meeting.ping()?;
+            meeting.world.run_for(Duration::from_millis(100))?;
+            most = most.max(meeting.world.mappings_len(gateway));
+        }
+        assert!((64..=80).contains(&most), "{most} mappings");
+        Ok(())
+    })
+}
+
+#[test]
+fn sockets_that_met_nobody_are_closed() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let (mut meeting, outcome) = meet(seed, Random, PortRestricted)?;
+        assert!(outcome.direct.is_some());
+        meeting.world.run_for(Duration::from_secs(5))?;
+        assert!(meeting.world.sockets_len(meeting.alice) <= 8);
+        assert_eq!(meeting.world.sockets_len(meeting.bob), 0);
+        Ok(())
+    })
+}
+
+#[test]
+fn nothing_is_tried_where_nothing_can_come_of_it() -> Result<(), Failure> {
+    for (caller, callee) in [(Random, Random), (Random, Sequential), (Sequential, AddressDependent)] {
+        let (meeting, outcome) = meet(1, caller, callee)?;
+        assert_eq!(outcome.direct, None);
+        for agent in [meeting.alice, meeting.bob] {
+            assert!(
+                meeting.world.sent(agent).offered < 300,
+                "{caller} calls {callee}: {:?}",
+                meeting.world.sent(agent)
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Each agent has a home of its own. The caller is at a node that it has not chosen when it hears where the other one is seen.
+#[test]
+fn guessed_ports_are_those_of_an_address_that_our_own_home_attests() -> Result<(), Failure> {
+    let mut world = World::new(1, link());
+    let homes = [world.add_backbone(), world.add_backbone()];
+    let seconds = homes.map(|home| SocketAddr::new(world.add_address(home), world.address(home).port()));
+    let nats = [NatConfig::port_restricted(), NatConfig::symmetric_random()].map(|nat| world.add_gateway(nat, None));
+    let agents = nats.map(|nat| world.add_agent_at(Config::new(Role::Agent), Some(nat), Families::V4));
+    for side in [0, 1] {
+        world.give_record(agents[side], agents[1 - side], &[homes[1 - side]]);
+        world.set_home(agents[side], homes[side])?;
+        world.call(agents[side], |node, now| node.set_stun_servers(now, &[seconds[side]]))?;
+    }
+    world.run_for(Duration::from_secs(5))?;
+    for _ in 0..30 {
+        let job = world.start_job(agents[0], agents[1], Plan::request(32, 32))?;
+        world.complete(&[job], Duration::from_secs(10))?;
+        world.run_for(Duration::from_millis(100))?;
+    }
+    assert!(world.sent(agents[0]).offered < 500, "{:?}", world.sent(agents[0]));
+    Ok(())
+}
+
+/// Ten seconds of use of a pair whose volley never meets, since nothing of it arrives.
+#[test]
+fn a_volley_in_vain_is_not_repeated_soon() -> Result<(), Failure> {
+    let mut meeting = Meeting::new(1, link(), Pair::Apart(Random, PortRestricted), true)?;
+    let before = meeting.world.sent(meeting.bob).offered;
+    meeting.block_direct();
+    for _ in 0..100 {
+        meeting.ping()?;
+        meeting.world.run_for(Duration::from_millis(100))?;
+    }
+    let sent = meeting.world.sent(meeting.bob).offered - before;
+    assert!(sent < VOLLEY_PACKETS + 100 * 10, "{sent} packets");
+    Ok(())
+}
