@@ -131,20 +131,9 @@ impl Lab {
 
     /// Runs `pilotctl` and says how long it took, from before it was started until it had exited.
     fn pilotctl(&self, args: &[&str]) -> Result<Duration, BenchError> {
-        let mut command = Command::new(&self.pilotctl);
-        command.args(args).stdin(Stdio::null()).env("PILOT_HOME", self.home.path());
-        for inherited in ["PILOT_AGENT", "PILOT_BACKBONE", "XDG_RUNTIME_DIR"] {
-            command.env_remove(inherited);
-        }
         let start = clock::now().mono;
-        let output = command.output()?;
-        let time = clock::now().mono.since(start);
-        if output.status.success() {
-            return Ok(time);
-        }
-        let output = [output.stdout, output.stderr].concat();
-        let output = String::from_utf8_lossy(&output).trim().to_owned();
-        Err(BenchError::Pilotctl { command: args.join(" "), output })
+        pilotctl(&self.pilotctl, self.home.path(), args)?;
+        Ok(clock::now().mono.since(start))
     }
 }
 
@@ -203,6 +192,22 @@ impl Drop for Program {
             eprintln!("warning: a TCP twin did not end: {error}");
         }
     }
+}
+
+/// Runs `pilotctl` in a home; returns what it printed.
+pub(crate) fn pilotctl(program: &Path, home: &Path, args: &[&str]) -> Result<String, BenchError> {
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::null()).env("PILOT_HOME", home);
+    for inherited in ["PILOT_AGENT", "PILOT_BACKBONE", "XDG_RUNTIME_DIR"] {
+        command.env_remove(inherited);
+    }
+    let output = command.output()?;
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(stdout);
+    }
+    let output = format!("{stdout}{}", String::from_utf8_lossy(&output.stderr)).trim().to_owned();
+    Err(BenchError::Pilotctl { command: args.join(" "), output })
 }
 
 /// This very program with another verb.

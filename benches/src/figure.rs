@@ -114,10 +114,14 @@ pub(crate) fn median(values: &[f64]) -> f64 {
     quantile(values, 0.5)
 }
 
+/// Half the interquartile range.
+pub(crate) fn spread(values: &[f64]) -> f64 {
+    (quantile(values, 0.75) - quantile(values, 0.25)) / 2.0
+}
+
 fn row(name: &'static str, rounds: &[f64], yardstick: &[f64]) -> Row {
     let ratios: Vec<f64> = rounds.iter().zip(yardstick).map(|(value, yardstick)| value / yardstick).collect();
-    let spread = (quantile(rounds, 0.75) - quantile(rounds, 0.25)) / 2.0;
-    Row { name, median: median(rounds), spread, ratio: median(&ratios), rounds: rounds.to_vec() }
+    Row { name, median: median(rounds), spread: spread(rounds), ratio: median(&ratios), rounds: rounds.to_vec() }
 }
 
 /// Interpolates between the two nearest ranks.

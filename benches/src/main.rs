@@ -5,11 +5,13 @@
 //! cargo run --release -p pilot-bench --features peers -- figures \
 //!     --only bulk-library --json                                       one, beside quinn, for programs
 //! cargo run --release -p pilot-bench -- flood                          what a flood leaves of a stream
+//! cargo run --release -p pilot-bench -- fleet                          the first day of a hundred agents
 //! ```
 //!
 //! [`figure`] is how a quantity is measured, [`mod@figures`] is which ones there are, [`report`] is what is said about them. The
 //! contestants: [`daemons`] (real processes), [`agents`] (the library), [`library`] (core and socket alone), [`tcp`] and, with the
-//! feature `peers`, quinn. [`mod@flood`] stands apart: its twin is the same flood elsewhere.
+//! feature `peers`, quinn. [`mod@flood`] stands apart: its twin is the same flood elsewhere; so does [`mod@fleet`], which has no twin, with
+//! the decisions that a fleet rests on in [`micro`].
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what was measured is this program's output")]
 
@@ -20,8 +22,10 @@ mod error;
 mod exchange;
 mod figure;
 mod figures;
+mod fleet;
 mod flood;
 mod library;
+mod micro;
 #[cfg(feature = "peers")]
 mod peers;
 mod report;
@@ -54,6 +58,8 @@ enum Verb {
     Figures(FiguresArgs),
     /// Measure what a flood of forged packets leaves of an established stream.
     Flood(FloodArgs),
+    /// Measure a fleet of agents, from its first boot to a revocation.
+    Fleet(FleetArgs),
     /// The twin of a daemon: listens, says so, and echoes until it is killed.
     #[command(hide = true)]
     TcpServer,
@@ -94,10 +100,30 @@ struct FloodArgs {
     save: Option<PathBuf>,
 }
 
+#[derive(Debug, Args)]
+struct FleetArgs {
+    /// Agents of the fleet.
+    #[arg(long, default_value_t = 100)]
+    agents: usize,
+    /// Fleets behind each median.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// The program to measure, built with `cargo build --release -p pilot-ctl` [default: beside this one].
+    #[arg(long, env = "PILOTCTL")]
+    pilotctl: Option<PathBuf>,
+    /// The program as it is handed out, built with `packaging/build static`, for its size.
+    #[arg(long)]
+    handed_out: Option<PathBuf>,
+    /// Keep the results in this file too.
+    #[arg(long)]
+    save: Option<PathBuf>,
+}
+
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Figures(args) => figures(args),
         Verb::Flood(args) => flood(&args),
+        Verb::Fleet(args) => fleet(args),
         Verb::TcpServer => tcp_server(),
         Verb::TcpPing { address } => tcp_ping(address),
     };
@@ -145,6 +171,21 @@ fn flood(args: &FloodArgs) -> Result<(), BenchError> {
     let page = report::flood_page(&run, &outcome, &tallies.borrow());
     println!("{page}");
     args.save.as_ref().map_or(Ok(()), |path| Ok(std::fs::write(path, page)?))
+}
+
+fn fleet(args: FleetArgs) -> Result<(), BenchError> {
+    let run = Run::here(args.rounds);
+    let program = args.pilotctl.map_or_else(beside_this_program, Ok)?;
+    let micro = [micro::proof_check()?, micro::rule_decision()?].map(|figure| figure.run(args.rounds));
+    let micro = micro.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let mut days = Vec::with_capacity(args.rounds);
+    for _ in 0..args.rounds {
+        days.push(fleet::day(&program, args.agents)?);
+    }
+    let sizes = std::iter::once(program).chain(args.handed_out).map(|program| fleet::size(&program));
+    let page = report::fleet_page(&run, args.agents, &days, &sizes.collect::<Result<Vec<_>, _>>()?, &micro);
+    println!("{page}");
+    args.save.map_or(Ok(()), |path| Ok(std::fs::write(path, page)?))
 }
 
 fn beside_this_program() -> Result<PathBuf, BenchError> {

@@ -9,7 +9,8 @@ use pilot_daemon::clock;
 use serde_json::{Value, json};
 
 use crate::error::BenchError;
-use crate::figure::{Outcome, Row};
+use crate::figure::{Outcome, Row, median, spread};
+use crate::fleet::{Day, SETTLING};
 use crate::flood::{Flood, Tally};
 
 /// Features of the processor that decide how fast the AEAD is.
@@ -65,17 +66,24 @@ impl Run {
     /// The run as the head of a page.
     pub(crate) fn markdown(&self) -> String {
         format!(
-            "- command: `{}`\n- date: {}\n- machine: {}, {} cores, flags {}; Linux {}; load average before: {}\n\
-             - {} rounds after one to warm up, contestants in turn; median, ± half the interquartile range; \
+            "{}- {} rounds after one to warm up, contestants in turn; median, ± half the interquartile range; \
              the last column is the median of the ratios within a round\n",
+            self.head(),
+            self.rounds
+        )
+    }
+
+    /// The same without how figures are compared.
+    fn head(&self) -> String {
+        format!(
+            "- command: `{}`\n- date: {}\n- machine: {}, {} cores, flags {}; Linux {}; load average before: {}\n",
             self.command,
             self.date,
             self.cpu,
             self.cores,
             self.flags.join(" "),
             self.kernel,
-            self.load,
-            self.rounds
+            self.load
         )
     }
 }
@@ -114,6 +122,43 @@ pub(crate) fn save(directory: &Path, run: &Run, outcomes: &[Outcome]) -> Result<
     let tables: String = outcomes.iter().map(table).collect();
     std::fs::write(directory.join("figures.md"), format!("# Figures\n\n{}{tables}", run.markdown()))?;
     Ok(())
+}
+
+/// A column of [`fleet_page`]: what is measured, its unit, and where it stands.
+type Column = (&'static str, &'static str, fn(&Day) -> f64);
+
+/// Measured fleets, the sizes of the program in bytes, and the decisions that a fleet rests on.
+pub(crate) fn fleet_page(run: &Run, agents: usize, days: &[Day], sizes: &[u64], micro: &[Outcome]) -> String {
+    const COLUMNS: [Column; 6] = [
+        ("first `daemon start` until the last agent is a member", "s", |day| day.joined_s),
+        ("until every agent was answered by every other, as a member", "s", |day| day.trusted_s),
+        ("calls among these that had to be made again", "calls", |day| day.in_vain),
+        ("memory of all agents, each with a tunnel to the backbone and to a few members", "MiB", |day| day.idle_mib),
+        ("memory of all agents, each with a tunnel to every other", "MiB", |day| day.connected_mib),
+        ("`org revoke` until the last tunnel with the revoked agent is closed", "s", |day| day.revoked_s),
+    ];
+    let mut page = format!("# Fleet\n\n{}", run.head());
+    page.push_str(&format!(
+        "\n## {agents} agents, one invite, one machine\n\nEach is a process with a home of its own, and this is its first boot: identity, \
+         registration and membership included. They share a backbone and nothing else, so that a call is answered only because caller \
+         and called are members. All {} ordered pairs call, after which each agent lists all {agents} members. Memory is the sum of what \
+         proc(5) calls Pss, when all were left alone for {} s; these are not counted elsewhere.\n\n\
+         | | median of {} | ± |\n|---|---|---|\n",
+        agents * agents.saturating_sub(1),
+        SETTLING.as_secs(),
+        days.len(),
+    ));
+    for (what, unit, of) in COLUMNS {
+        let values: Vec<f64> = days.iter().map(of).collect();
+        // Writing to a string does not fail.
+        _ = writeln!(page, "| {what} | {} {unit} | {} |", short(median(&values)), short(spread(&values)));
+    }
+    page.push_str("\n## The program\n\n| | bytes |\n|---|---|\n");
+    for (name, size) in ["`cargo build --release`", "`packaging/build static`, as it is handed out"].iter().zip(sizes) {
+        _ = writeln!(page, "| {name} | {size} |");
+    }
+    page.extend(micro.iter().map(table));
+    page
 }
 
 /// A measured flood, with what became of its packets.

@@ -85,7 +85,7 @@ impl Volley {
 
     /// When the next burst is due; none if all is sent.
     pub(crate) fn timeout(&self) -> Option<Mono> {
-        (self.sent < VOLLEY_PROBES && self.position < self.set.len()).then_some(self.next)
+        (self.sent < VOLLEY_PROBES && self.position < self.set.ports_len()).then_some(self.next)
     }
 
     /// The ports of a burst that is due.

@@ -7,8 +7,9 @@ use pilot_daemon::api::client::Client;
 use pilot_daemon::api::types::{
     AcceptRequest, ApiError, ChangeRules, CreateOrg, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
     HandOverRequest, HandedOver, InviteRequest, Invited, JoinRequest, Joined, OpenRequest, OrgCreated, OrgList,
-    OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, Rule, RuleList, Settings,
-    Status, StreamState, StreamStatus, TargetRequest, TicketReply, Why, WhyRequest,
+    OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, RotateRequest, Rule,
+    RuleList, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply, UninviteRequest, Uninvited, Why,
+    WhyRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -134,6 +135,10 @@ impl Daemon {
         self.post("/v1/orgs/invite", request, CALL_TIMEOUT).await
     }
 
+    pub(crate) async fn uninvite(&self, request: &UninviteRequest) -> Result<Uninvited> {
+        self.post("/v1/orgs/uninvite", request, CALL_TIMEOUT).await
+    }
+
     pub(crate) async fn join_org(&self, request: &JoinRequest) -> Result<Joined> {
         self.post("/v1/orgs/join", request, JOIN_TIMEOUT).await
     }
@@ -146,7 +151,7 @@ impl Daemon {
         self.post("/v1/orgs/revoke", request, JOIN_TIMEOUT).await
     }
 
-    pub(crate) async fn rotate_org_key(&self, request: &OrgRequest) -> Result<OrgCreated> {
+    pub(crate) async fn rotate_org_key(&self, request: &RotateRequest) -> Result<OrgCreated> {
         self.post("/v1/orgs/rotate", request, JOIN_TIMEOUT).await
     }
 

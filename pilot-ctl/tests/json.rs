@@ -124,6 +124,8 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
     let invited = verbs_run.run("org-invite", &["--as", "alpha"]);
     verbs_run.run("join", &["--token", invited["invite"].as_str().expect("an invite"), "--as", "beta"]);
     verbs_run.run("org-list", &["--as", "alpha"]);
+    let other = home.json(&["org", "invite", "--as", "alpha"]);
+    verbs_run.run("org-uninvite", &[other["id"].as_str().expect("a number"), "--as", "alpha"]);
     verbs_run.run("org-members", &["--as", "alpha"]);
     verbs_run.run("org-rotate", &["--as", "alpha"]);
     verbs_run.run("org-revoke", &["beta", "--as", "alpha"]);

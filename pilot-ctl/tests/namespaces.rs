@@ -76,6 +76,29 @@ fn behind_a_firewall_without_udp_an_agent_is_ready_at_once_and_leaves_tls_when_u
     assert_reply(&left.pilotctl(&["ping", "beta"]), &beta);
 }
 
+#[test]
+fn a_fresh_agent_sends_nothing_to_anybody_but_its_backbone() {
+    let Some(lab) = Lab::new("quiet") else { return };
+    let [left, right] = &lab.machines;
+    lab.send_everything_else_over_the_cable().expect("the lab was built");
+    let before = right.received_packets();
+    left.start_agent("alpha", &[]);
+    left.start_agent("beta", &[]);
+    left.pilotctl(&["ping", "beta", "--as", "alpha"]);
+    left.pilotctl(&["find", "--as", "alpha"]);
+    left.pilotctl(&["daemon", "restart", "--as", "alpha"]);
+    left.pilotctl(&["daemon", "stop", "--all"]);
+    left.pilotctl(&["backbone", "stop"]);
+    assert_eq!(right.received_packets(), before, "the backbone that they have started is on their own machine");
+    assert_eq!(left.tcp_connections(), 0);
+
+    // What goes elsewhere is seen.
+    let ticket = "pilot-backbone:gluwrtvtkgks4ffxj2xhb53hoski6g5bdzfdvfetnnblwdezzola@192.0.2.1:3478";
+    left.start_agent("gamma", &["--backbone", ticket]);
+    left.pilotctl(&["daemon", "stop", "--all"]);
+    assert!(right.received_packets() > before);
+}
+
 fn assert_reply(line: &str, address: &str) {
     let promised = format!("✓ reply from {address} · ");
     assert!(line.starts_with(&promised), "{line:?} does not start with {promised:?}");
@@ -132,6 +155,18 @@ impl Lab {
     fn block_udp(&self, change: &str) {
         let rule = ["priority", "10", "ipproto", "udp", "to", "10.77.0.2", "type", "blackhole"];
         ip(&[&["-n", &self.machines[0].namespace, "rule", change][..], &rule].concat()).expect("a rule of routing");
+    }
+
+    /// Makes the right machine the left one's way to everybody else, and takes from the cable what systems say of themselves (IPv6).
+    fn send_everything_else_over_the_cable(&self) -> Result<(), String> {
+        let [left, right] = self.machines.each_ref().map(|machine| machine.namespace.as_str());
+        for namespace in [left, right] {
+            ip(&["-n", namespace, "link", "set", "eth0", "down"])?;
+            let quiet = "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6";
+            ip(&["netns", "exec", namespace, "sh", "-c", quiet])?;
+            ip(&["-n", namespace, "link", "set", "eth0", "up"])?;
+        }
+        ip(&["-n", left, "route", "add", "default", "via", "10.77.0.2"])
     }
 }
 
@@ -214,6 +249,21 @@ impl Machine {
         let background = Background(child);
         let line = first_line(voice).unwrap_or_else(|| panic!("pilotctl {arguments:?} never became ready"));
         (background, line)
+    }
+
+    /// What has come over the cable since the lab was built.
+    fn received_packets(&self) -> u64 {
+        self.number("cat /sys/class/net/eth0/statistics/rx_packets")
+    }
+
+    /// TCP connections that anybody here has begun.
+    fn tcp_connections(&self) -> u64 {
+        self.number("awk '/^Tcp: [0-9]/ { print $6 }' /proc/net/snmp")
+    }
+
+    fn number(&self, script: &str) -> u64 {
+        let output = self.command("sh").args(["-c", script]).output().expect("ip is installed, for the lab was built");
+        String::from_utf8_lossy(&output.stdout).trim().parse().unwrap_or_else(|_| panic!("{script}: {}", told(&output)))
     }
 
     fn command(&self, program: impl AsRef<OsStr>) -> Command {

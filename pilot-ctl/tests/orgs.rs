@@ -86,6 +86,13 @@ impl Machine {
         members.iter().map(|member| member["name"].as_str().expect("a name").to_owned()).collect()
     }
 
+    /// Whether there is a tunnel with another agent.
+    fn is_connected(&self) -> bool {
+        let reply = self.home.json(&["peers"]);
+        let peers = reply["peers"].as_array().expect("a list");
+        peers.iter().any(|peer| peer["connected"] == json!(true) && peer["backbone"] == json!(false))
+    }
+
     fn answers(&self) -> Running {
         self.home.spawn(&["answer", "--", "cat"], &format!("answering 'query' as {}", self.name))
     }
@@ -164,6 +171,133 @@ fn a_revoked_member_that_nobody_was_there_to_be_told_of_is_refused_after_the_nex
     eventually("the news arrive", || !two.members().contains(&"one".to_owned()));
     let refused = one.asks("two");
     assert_eq!(refused.code, 5, "{refused:?}");
+}
+
+#[test]
+fn a_revoked_member_behind_another_backbone_node_is_out_where_ones_own_holds_the_list() {
+    let (here, there) = (Machines::new(), Machines::new());
+    let founder = here.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let (two, mallory) = (here.member("two", &invite), there.member("mallory", &invite));
+    let handler = two.answers();
+    is_answered(&mallory.asks(&in_fleet("two")));
+    drop(handler);
+    two.home.ok(&["daemon", "stop"]);
+    founder.home.ok(&["org", "revoke", "mallory"]);
+    founder.home.ok(&["daemon", "stop"]);
+    // Nobody is there who could tell it, but its backbone node.
+    assert_eq!(here.start(&two, &[]).code, 0);
+    let _handler = two.answers();
+    eventually("the backbone tells", || !two.members().contains(&"mallory".to_owned()));
+    let refused = mallory.asks(&in_fleet("two"));
+    assert_eq!(refused.code, 5, "{refused:?}");
+}
+
+#[test]
+fn the_tunnel_with_a_revoked_member_ends_when_the_backbone_that_holds_the_list_comes_back() {
+    let (here, there) = (Machines::new(), Machines::new());
+    let founder = here.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let (two, mallory) = (here.member("two", &invite), there.member("mallory", &invite));
+    let handler = two.answers();
+    is_answered(&mallory.asks(&in_fleet("two")));
+    drop(handler);
+    for machine in [&two, &mallory] {
+        machine.home.ok(&["daemon", "stop"]);
+    }
+    founder.home.ok(&["org", "revoke", "mallory"]);
+    founder.home.ok(&["daemon", "stop"]);
+    here.stop_backbone();
+    // Neither of the two knows, and they trust each other.
+    two.home.run(&["daemon", "restart", "--as", "two"]);
+    assert_eq!(there.start(&mallory, &[]).code, 0);
+    let _handler = two.answers();
+    is_answered(&mallory.asks(&in_fleet("two")));
+    assert!(two.is_connected());
+    // The list is on the node's disk.
+    here.backbone.ok(&["backbone", "start", "--listen", "127.0.0.1:0", "--detach"]);
+    eventually("the tunnel ends", || !two.is_connected());
+    assert_eq!(mallory.asks(&in_fleet("two")).code, 5);
+}
+
+#[test]
+fn an_invite_that_was_taken_back_makes_nobody_a_member_also_while_somebody_joins() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let (one, two) = (machines.machine("one"), machines.machine("two"));
+    let invited = founder.home.json(&["org", "invite", "--uses", "9"]);
+    let [id, invite] = ["id", "invite"].map(|field| invited[field].as_str().expect("text").to_owned());
+    assert!(founder.home.ok(&["org", "list"]).contains(&id));
+    let (joined, taken_back) = thread::scope(|scope| {
+        let joining = scope.spawn(|| one.home.run(&["join", "--token", &invite]));
+        let taken_back = founder.home.run(&["org", "uninvite", &id]);
+        (joining.join().expect("joined"), taken_back)
+    });
+    assert_eq!(taken_back.code, 0, "{taken_back:?}");
+    assert!([0, 5].contains(&joined.code), "{joined:?}");
+    assert_eq!(founder.members().contains(&"one".to_owned()), joined.code == 0, "it is a member or it is none");
+    let late = two.home.run(&["join", "--token", &invite]);
+    assert!(late.code == 5 && late.stderr.contains("taken back"), "{late:?}");
+    assert!(!founder.home.ok(&["org", "list"]).contains(&id));
+    for unknown in [id.as_str(), "hello", ""] {
+        let again = founder.home.run(&["org", "uninvite", unknown]);
+        assert!(again.code == 4 && again.stderr.contains("pilotctl org list"), "{again:?}");
+    }
+}
+
+#[test]
+fn invites_and_memberships_last_no_longer_than_they_may() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    for (option, time, what) in [
+        ("--expires", "91d", "up to 90 days"),
+        ("--expires", "0s", "between 1s and 400d"),
+        ("--membership", "401d", "between 1s and 400d"),
+    ] {
+        let said = founder.home.run(&["org", "invite", option, time]);
+        assert!(said.code == 2 && said.stderr.contains(what) && said.stderr.contains("\nhint: "), "{said:?}");
+    }
+    founder.invite(&["--expires", "90d", "--membership", "400d"]);
+}
+
+#[test]
+fn who_holds_a_stolen_key_is_out_when_it_is_cut_off_and_nobody_else_is() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let lead = machines.member("lead", &founder.invite(&["--may-enrol", "1"]));
+    let (worker, two) = (machines.member("worker", &lead.invite(&[])), machines.member("two", &founder.invite(&[])));
+    let _handler = two.answers();
+    is_answered(&worker.asks(&in_fleet("two")));
+    // The thief has a copy of everything but the successor, which was moved to a safe place.
+    let orgs = |machine: &Machine| machine.home.agent_path(machine.name, "orgs").join(FLEET);
+    let safe = founder.home.path().join("safe");
+    fs::rename(orgs(&founder).join("successor"), &safe).expect("moved");
+    let thief = machines.machine("thief");
+    thief.home.ok(&["daemon", "stop"]);
+    fs::create_dir_all(orgs(&thief).join("key")).expect("a directory");
+    for file in ["state", "key/identity.pem"] {
+        fs::copy(orgs(&founder).join(file), orgs(&thief).join(file)).expect("copied");
+    }
+    assert_eq!(machines.start(&thief, &[]).code, 0);
+    let mallory = machines.member("mallory", &thief.invite(&[]));
+    is_answered(&mallory.asks(&in_fleet("two")));
+
+    let without = founder.home.run(&["org", "rotate", "--stolen"]);
+    assert!(without.code == 5 && without.stderr.contains("put the successor key"), "{without:?}");
+    fs::rename(&safe, orgs(&founder).join("successor")).expect("moved back");
+    founder.home.ok(&["org", "rotate", "--stolen"]);
+    eventually("mallory is out", || mallory.asks("two").code == 5);
+    let late = machines.machine("late");
+    let invite = thief.home.run(&["org", "invite"]).stdout;
+    late.home.run(&["join", "--token", invite.trim()]);
+    assert_eq!(late.asks("two").code, 5, "the thief makes no members any more");
+    is_answered(&worker.asks(&in_fleet("two")));
+    is_answered(&lead.asks(&in_fleet("two")));
+    is_answered(&machines.member("three", &founder.invite(&[])).asks(&in_fleet("two")));
+    assert_eq!(founder.members(), ["founder", "lead", "three", "two", "worker"]);
+    // Nor after everybody has forgotten what it was told in memory.
+    two.home.ok(&["daemon", "restart", "--as", "two"]);
+    assert_eq!(two.members(), ["founder", "lead", "three", "two", "worker"]);
 }
 
 #[test]

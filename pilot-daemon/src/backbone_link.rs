@@ -370,6 +370,8 @@ fn refusal(inner: &Inner, reply: &Reply) -> ApiError {
         | Reply::Found(_)
         | Reply::Withdrawn
         | Reply::HandedOver
+        | Reply::RulesKept
+        | Reply::Rules(_)
         | Reply::Status(_)
         | Reply::NotFound { .. } => unexpected(reply),
     }

@@ -3,8 +3,8 @@
 //! A [`Table`] is what the file says, a [`Decision`] what follows for one caller, with its reason.
 
 use std::fmt;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -24,6 +24,10 @@ use crate::services::service_port;
 
 /// Rules of one agent; a decision looks at all of them.
 const RULES_MAX: usize = 4_096;
+/// The greatest file: as many rules of 256 bytes, notes and all.
+const RULES_LEN_MAX: u64 = 1_024 * 1_024;
+/// What stands in a file in which there are no rules: one with nothing in it is taken for a mishap.
+const NO_RULES: &str = "# no rules\n";
 /// The file is looked at no more often than this, however many messages come.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// Every service.
@@ -129,17 +133,17 @@ pub struct RulesError {
 }
 
 impl Rules {
-    /// Reads the file; none is the same as an empty one.
+    /// Reads the file; without one there are no rules.
     ///
     /// # Errors
     /// If the file makes no sense: an agent does not start with rules that nobody has meant.
     pub(crate) fn load(path: PathBuf) -> Result<Self, HomeError> {
         let stamp = Stamp::of(&path);
-        let table = Table::read(&path).map_err(|error| HomeError::Rules(error.to_string()))?;
+        let table = Table::read(&path).map_err(|error| HomeError::Rules(error.to_string()))?.unwrap_or_default();
         Ok(Self { path, stamp, looked_at: None, table, error: None })
     }
 
-    /// The rules in force: those of the file, or if that has an error those before.
+    /// The rules in force: those of the file, or if that has an error, or has gone, those before.
     pub(crate) fn current(&mut self, now: Mono) -> &Table {
         if self.looked_at.is_some_and(|looked_at| now.since(looked_at) < LOOK_INTERVAL) {
             return &self.table;
@@ -148,7 +152,7 @@ impl Rules {
         let stamp = Stamp::of(&self.path);
         if stamp != self.stamp {
             self.stamp = stamp;
-            match Table::read(&self.path) {
+            match self.read_in_place() {
                 Ok(table) => (self.table, self.error) = (table, None),
                 Err(error) => {
                     tracing::warn!(%error, "the rules before stay in force");
@@ -157,6 +161,15 @@ impl Rules {
             }
         }
         &self.table
+    }
+
+    /// Reads the file again. Somebody who removes it may want to be rid of all rules, or has lost them: as long as the agent runs, they stay.
+    fn read_in_place(&self) -> Result<Table, RulesError> {
+        match Table::read(&self.path)? {
+            Some(table) => Ok(table),
+            None if self.table == Table::default() => Ok(Table::default()),
+            None => Err(RulesError::of_file(&self.path, "the file has gone")),
+        }
     }
 
     /// The file has changed: the next call is to know.
@@ -175,6 +188,13 @@ impl Rules {
     }
 }
 
+impl RulesError {
+    /// An error that has no place in the file.
+    fn of_file(path: &Path, what: impl Into<String>) -> Self {
+        Self { path: path.to_owned(), position: None, what: what.into() }
+    }
+}
+
 impl Stamp {
     fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
@@ -184,12 +204,9 @@ impl Stamp {
 }
 
 impl Table {
-    fn read(path: &Path) -> Result<Self, RulesError> {
-        match fs::read_to_string(path) {
-            Ok(text) => Self::parse(path, &text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(RulesError { path: path.to_owned(), position: None, what: error.to_string() }),
-        }
+    /// The rules of a file, if it is there.
+    fn read(path: &Path) -> Result<Option<Self>, RulesError> {
+        read_text(path)?.map(|text| Self::parse(path, &text)).transpose()
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, RulesError> {
@@ -199,8 +216,7 @@ impl Table {
             what: error.message().to_owned(),
         })?;
         if table.allow.len() + table.deny.len() > RULES_MAX {
-            let what = format!("there are more than {RULES_MAX} rules");
-            return Err(RulesError { path: path.to_owned(), position: None, what });
+            return Err(RulesError::of_file(path, format!("there are more than {RULES_MAX} rules")));
         }
         Ok(table)
     }
@@ -234,6 +250,27 @@ impl Table {
     pub(crate) fn rules(&self) -> impl Iterator<Item = (Effect, &Rule)> {
         let deny = self.deny.iter().map(|rule| (Effect::Deny, rule));
         deny.chain(self.allow.iter().map(|rule| (Effect::Allow, rule)))
+    }
+}
+
+/// What stands in a file, if it is there. No more is read than rules can be, and nothing that could keep the reader waiting.
+fn read_text(path: &Path) -> Result<Option<String>, RulesError> {
+    let wrong = |what: &str| Err(RulesError::of_file(path, what));
+    let metadata = match fs::metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return wrong(&error.to_string()),
+    };
+    match metadata.len() {
+        _ if !metadata.is_file() => return wrong("it is no regular file"),
+        0 => return wrong("there is nothing in it; where no rules are meant, remove it or write a comment"),
+        len if len > RULES_LEN_MAX => return wrong("it is larger than 1 MiB"),
+        _ => {}
+    }
+    let mut text = String::new();
+    match File::open(path).and_then(|file| file.take(RULES_LEN_MAX).read_to_string(&mut text)) {
+        Ok(_) => Ok(Some(text)),
+        Err(error) => wrong(&error.to_string()),
     }
 }
 
@@ -369,12 +406,7 @@ pub(crate) fn edit(path: &Path, effect: Effect, rule: &Rule, is_removed: bool) -
     // From reading to writing nobody else edits: of two rules added at once both stay.
     static EDITING: Mutex<()> = Mutex::new(());
     let _editing = EDITING.lock().unwrap_or_else(PoisonError::into_inner);
-    let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        read => {
-            read.map_err(|error| ApiError::new(ErrorCode::Failed, format!("cannot read {}: {error}", path.display())))?
-        }
-    };
+    let text = read_text(path).map_err(wrong)?.unwrap_or_default();
     let table = Table::parse(path, &text).map_err(wrong)?;
     let is_this =
         |(other, known): (Effect, &Rule)| other == effect && known.service == rule.service && known.from == rule.from;
@@ -407,8 +439,11 @@ pub(crate) fn edit(path: &Path, effect: Effect, rule: &Rule, is_removed: bool) -
         }
         tables.push(table);
     }
-    let text = document.to_string();
+    let mut text = document.to_string();
     Table::parse(path, &text).map_err(wrong)?;
+    if text.trim().is_empty() {
+        text = NO_RULES.to_owned();
+    }
     replace_file(path, text.as_bytes(), 0o600)
         .map_err(|error| ApiError::new(ErrorCode::Failed, format!("cannot write {}: {error}", path.display())))?;
     Ok(true)
@@ -569,11 +604,53 @@ mod tests {
         assert_eq!(rules.current(later()).rules().count(), 1);
         assert!(rules.error().expect("an error").to_string().contains("line 3"));
         assert!(Rules::load(path.clone()).is_err(), "nobody starts with that");
-        write("");
+        write("# none");
         assert_eq!(rules.current(later()).rules().count(), 0);
         assert_eq!(rules.error(), None);
         fs::remove_file(&path).expect("removed");
         assert_eq!(rules.current(later()).rules().count(), 0);
+        assert_eq!(rules.error(), None, "there was none to lose");
+    }
+
+    #[test]
+    fn a_file_that_goes_or_is_emptied_or_is_none_leaves_the_rules_before_in_force() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("rules.toml");
+        let deny = "[[deny]]\nservice = 'query'\nfrom = 'public'";
+        fs::write(&path, deny).expect("written");
+        let mut rules = Rules::load(path.clone()).expect("rules");
+        let mut seconds = 0;
+        let mut says = |rules: &mut Rules, what: &str| {
+            seconds += 1;
+            assert_eq!(rules.current(Mono(seconds * 1_000_000_000)).rules().count(), 1, "{what}");
+            let error = rules.error().expect(what).to_string();
+            assert!(error.contains(what), "{error}");
+        };
+        fs::remove_file(&path).expect("removed");
+        says(&mut rules, "the file has gone");
+        fs::write(&path, "").expect("emptied");
+        says(&mut rules, "there is nothing in it");
+        assert!(Rules::load(path.clone()).is_err(), "nobody starts with that");
+        fs::write(&path, vec![b'#'; 1_024 * 1_024 + 1]).expect("filled");
+        says(&mut rules, "larger than 1 MiB");
+        fs::remove_file(&path).expect("removed");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+        assert!(made.success());
+        says(&mut rules, "no regular file");
+        fs::remove_file(&path).expect("removed");
+        fs::write(&path, deny).expect("written");
+        assert_eq!(rules.current(Mono(99_000_000_000)).rules().count(), 1);
+        assert_eq!(rules.error(), None);
+    }
+
+    #[test]
+    fn who_removes_the_last_rule_means_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("rules.toml");
+        let rule = Rule { service: Service("query".into()), from: Who::Public, note: None };
+        assert!(edit(&path, Effect::Deny, &rule, false).expect("added"));
+        assert!(edit(&path, Effect::Deny, &rule, true).expect("removed"));
+        assert_eq!(Rules::load(path).expect("no rules").table, Table::default());
     }
 
     #[test]
@@ -608,6 +685,6 @@ mod tests {
                 scope.spawn(move || edit(path, Effect::Deny, &rule, false).expect("edited"));
             }
         });
-        assert_eq!(Table::read(&path).expect("rules").deny.len(), 8);
+        assert_eq!(Table::read(&path).expect("rules").expect("a file").deny.len(), 8);
     }
 }

@@ -12,7 +12,7 @@ use pilot_core::rng::Rng;
 use pilot_core::route::{Ecn, Route, SocketId, Transmit};
 use pilot_core::time::{Mono, Now};
 use pilot_core::transport::{Code, Read, ReadError, TransportConfig, WriteError};
-use pilot_core::wire::directory::{REQUEST_LEN_MAX, Status};
+use pilot_core::wire::directory::{REGISTRATION_LEN_MAX, Status};
 use pilot_core::wire::stream_header::StreamHeader;
 use pilot_core::wire::{PacketKind, peek};
 
@@ -27,9 +27,9 @@ use crate::stun::StunServer;
 /// STUN responses that wait for the socket. Clients repeat requests, so a lost one costs little.
 const STUN_QUEUE_MAX: usize = 256;
 
-/// Credit that a client has for what it sends: a few requests of the greatest length at once. Anybody may connect, so this times the
+/// Credit that a client has for what it sends: a few registrations at once. Anybody may connect, so this times the
 /// clients is what strangers can make the node keep.
-const CLIENT_WINDOW: u64 = 4 * REQUEST_LEN_MAX as u64;
+const CLIENT_WINDOW: u64 = 4 * REGISTRATION_LEN_MAX as u64;
 
 /// How often silent clients are looked for: a fraction of the silence that ends them.
 const SILENCE_SWEEP_INTERVAL: Duration = Duration::from_secs(25);

@@ -58,6 +58,7 @@ enum Touched {
     Key(IdentityKey),
     Name(String),
     Address(Address),
+    Org(IdentityKey),
 }
 
 /// Operations on their way to the disk.
@@ -192,6 +193,8 @@ fn touched(operation: &Operation) -> impl Iterator<Item = Touched> {
         Operation::HandOver { record: HandOver { from, name, to, .. }, .. } => {
             vec![Touched::Key(*from), Touched::Key(*to), Touched::Name(name.clone())]
         }
+        // How many organisations the agent has brought is counted, too.
+        Operation::KeepRules(keep) => vec![Touched::Org(keep.org), Touched::Key(keep.by)],
     };
     touched.into_iter()
 }
@@ -200,6 +203,7 @@ fn changed(change: &Change) -> Touched {
     match change {
         Change::PutAgent(key, _) | Change::RemoveAgent(key) => Touched::Key(*key),
         Change::PutName(name, _) | Change::RemoveName(name) => Touched::Name(name.clone()),
+        Change::PutOrg(org, _) | Change::RemoveOrg(org) => Touched::Org(*org),
     }
 }
 
@@ -360,6 +364,7 @@ mod tests {
                     Change::PutAgent(key, _) => file.insert(key),
                     Change::RemoveAgent(key) => file.remove(&key),
                     Change::PutName(..) | Change::RemoveName(_) => panic!("no name is kept"),
+                    Change::PutOrg(..) | Change::RemoveOrg(_) => panic!("no organisation is held"),
                 };
             }
             desk.journal.batch_written(Ok(()), &mut desk.store);

@@ -359,13 +359,13 @@ impl Program {
             Self::Agent(agent) => {
                 let (node, application) = &mut **agent;
                 let Some(event) = node.poll_event() else { return Ok(None) };
-                match &event {
-                    Event::OpenSockets(wanted) => {
-                        wanted.iter().for_each(|&socket| sockets.open(socket));
-                        node.sockets_opened(now, wanted);
-                    }
-                    Event::CloseSockets(useless) => useless.iter().for_each(|&socket| sockets.close(socket)),
-                    _ => application.handle(node, now, &event)?,
+                if let Event::OpenSockets(wanted) = &event {
+                    wanted.iter().for_each(|&socket| sockets.open(socket));
+                    node.sockets_opened(now, wanted);
+                } else if let Event::CloseSockets(useless) = &event {
+                    useless.iter().for_each(|&socket| sockets.close(socket));
+                } else {
+                    application.handle(node, now, &event)?;
                 }
                 Ok(Some(Happening::Agent(event)))
             }

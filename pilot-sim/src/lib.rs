@@ -29,6 +29,20 @@
 //! run of the same seeds had found sixteen: three with streams that waited for ever for a way to their agent, thirteen with timers that
 //! were due the moment they were set. Those that told something new are in `tests/regression.rs`.
 //!
+//! # Networks
+//!
+//! Hosts stand in the public realm or behind gateways ([`realm`]), which may be nested and whose NATs behave as RFC 4787 can describe them
+//! ([`nat`]). A [`meeting`] puts two agents into networks of two kinds and tells how soon one reaches the other and by which way, judged by
+//! what the relay forwards. `tests/matrix.rs` lets every kind meet every other and prints the table; `tests/effort.rs` counts how often ports
+//! that nobody can name are met:
+//!
+//! ```text
+//! cargo test -p pilot-sim --test matrix --test effort -- --nocapture --test-threads 1
+//! ```
+//!
+//! On 2026-11-22 the first ping of all 225 pairs was answered within two round trips by the relay, and no later than by the relay alone; symmetric
+//! random against port-restricted was direct within 2 s in 199 of 200 runs, where 99.4 % are calculated.
+//!
 //! # Rules
 //!
 //! A rule that cannot fail proves nothing: for each invariant `tests/sabotage.rs` breaks it on purpose and expects the simulator to name it.

@@ -175,6 +175,8 @@ pub enum Fate {
 pub struct LinkStats {
     /// Datagrams offered to the link.
     pub offered: u64,
+    /// Their bytes.
+    pub offered_bytes: u64,
     /// Those among them that were RELAY packets.
     pub offered_relayed: u64,
     /// Datagrams that the link dropped.
@@ -209,6 +211,7 @@ impl Link {
     pub(crate) fn send(&mut self, now: Mono, datagram: &mut [u8]) -> Passage {
         let draw = Draw::new(&mut self.rng);
         self.stats.offered += 1;
+        self.stats.offered_bytes += datagram.len() as u64;
         let passage = self.pass(now, datagram, &draw);
         if passage.arrivals[0].is_none() {
             self.stats.dropped += 1;
@@ -345,7 +348,7 @@ mod tests {
         let mut link = link(LinkConfig::default().mtu(1_000));
         assert_eq!(link.send(START, &mut [0; 1_000]).fate, Fate::Sent);
         assert_eq!(link.send(START, &mut [0; 1_001]).fate, Fate::TooLong);
-        assert_eq!(link.stats, LinkStats { offered: 2, offered_relayed: 0, dropped: 1 });
+        assert_eq!(link.stats, LinkStats { offered: 2, offered_bytes: 2_001, offered_relayed: 0, dropped: 1 });
     }
 
     #[test]

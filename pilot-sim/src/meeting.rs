@@ -103,7 +103,18 @@ impl Network {
         match self {
             Self::Ipv6Only => Families::V6,
             Self::Dual | Self::BrokenIpv6 => Families::Dual,
-            _ => Families::V4,
+            Self::Open
+            | Self::FullCone
+            | Self::AddressRestricted
+            | Self::PortRestricted
+            | Self::Answering
+            | Self::AddressDependent
+            | Self::Sequential
+            | Self::Random
+            | Self::PortSet
+            | Self::Double
+            | Self::DoubleRandom
+            | Self::Blocked => Families::V4,
         }
     }
 }

@@ -397,6 +397,7 @@ impl World {
         let links = self.links.iter().filter(|((sender, _), _)| *sender == from).map(|(_, link)| link.stats);
         links.fold(LinkStats::default(), |sum, stats| LinkStats {
             offered: sum.offered + stats.offered,
+            offered_bytes: sum.offered_bytes + stats.offered_bytes,
             offered_relayed: sum.offered_relayed + stats.offered_relayed,
             dropped: sum.dropped + stats.dropped,
         })

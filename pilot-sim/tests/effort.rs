@@ -98,7 +98,7 @@ fn each_agent_knows_what_its_nat_does_with_ports() -> Result<(), Failure> {
     }
     assert_eq!(seen(Sequential)?, Some(NatMapping::Sequence { step: 1 }));
     assert!(is_random(&seen(Random)?) && is_random(&seen(AddressDependent)?) && is_random(&seen(DoubleRandom)?));
-    assert!(matches!(seen(PortSet)?, Some(NatMapping::Random { set }) if set.len() == 256));
+    assert!(matches!(seen(PortSet)?, Some(NatMapping::Random { set }) if set.ports_len() == 256));
     Ok(())
 }
 

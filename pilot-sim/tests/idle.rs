@@ -6,10 +6,13 @@ use pilot_sim::application::Plan;
 use pilot_sim::invariants::Failure;
 use pilot_sim::link::{Chance, LinkConfig};
 use pilot_sim::scenario::for_each_seed;
-use pilot_sim::topology::{Pair, Relayed, pair, relayed};
+use pilot_sim::topology::{Pair, Relayed, Village, pair, relayed, village};
 
 const SEEDS: &[u64] = &[1, 2, 3];
 const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+/// What people are told about an agent that has nothing to do.
+const PAGE: &str = include_str!("../../docs/what-pilot-sends.md");
 /// What is under way when the last stream closes, and its acknowledgement, arrives within this time.
 const LAST_ACKNOWLEDGEMENTS: Duration = Duration::from_secs(1);
 
@@ -68,4 +71,18 @@ fn agents_with_a_home_send_keepalives_and_nothing_else() -> Result<(), Failure> 
 #[test]
 fn agents_behind_a_relay_send_keepalives_and_nothing_else() -> Result<(), Failure> {
     only_keepalives_remain(true)
+}
+
+#[test]
+fn an_idle_hour_costs_what_the_page_for_newcomers_says_and_goes_to_the_home_node_alone() -> Result<(), Failure> {
+    let Village { mut world, agents, backbone } = village(1, LinkConfig::default(), 2)?;
+    let [alice, bob] = agents[..] else { unreachable!("there are two") };
+    let before = world.link_stats(alice, backbone);
+    world.run_for(HOUR)?;
+    let hour = world.link_stats(alice, backbone);
+    let (datagrams, bytes) = (hour.offered - before.offered, hour.offered_bytes - before.offered_bytes);
+    let told = format!("{datagrams} datagrams, {} kB", (bytes + 500) / 1_000);
+    assert!(PAGE.contains(&told), "an idle hour: {told}");
+    assert_eq!(world.link_stats(alice, bob).offered, 0, "alice knows bob, and has nothing to say to him");
+    Ok(())
 }

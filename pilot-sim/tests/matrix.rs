@@ -28,11 +28,14 @@ enum Expected {
 
 /// The easiest class that a network is as good as.
 fn class(network: Network) -> Network {
-    use Network::*;
-    match network {
-        Double | Dual | BrokenIpv6 | Answering => PortRestricted,
-        DoubleRandom | PortSet => Random,
-        other => other,
+    let is_home = [Network::Double, Network::Dual, Network::BrokenIpv6, Network::Answering].contains(&network);
+    let is_lottery = [Network::DoubleRandom, Network::PortSet].contains(&network);
+    if is_home {
+        Network::PortRestricted
+    } else if is_lottery {
+        Network::Random
+    } else {
+        network
     }
 }
 
@@ -45,19 +48,23 @@ fn has_ipv6(network: Network) -> bool {
 }
 
 fn expected(one: Network, other: Network) -> Expected {
-    use Network::*;
     if has_ipv6(one) && has_ipv6(other) {
         return Expected::Direct;
     }
     if !(has_ipv4(one) && has_ipv4(other)) {
         return Expected::Relay;
     }
+    // From here on by the class of the easier one, and of the harder one.
     let (easy, hard) = (class(one).min(class(other)), class(one).max(class(other)));
-    match (easy, hard) {
-        (_, Blocked) => Expected::Relay,
-        (Open | FullCone | AddressRestricted, _) | (PortRestricted, PortRestricted) => Expected::Direct,
-        (PortRestricted, _) | (Sequential, Sequential) => Expected::Effort,
-        _ => Expected::Relay,
+    let both = |network| easy == network && hard == network;
+    if hard == Network::Blocked {
+        Expected::Relay
+    } else if easy < Network::PortRestricted || both(Network::PortRestricted) {
+        Expected::Direct
+    } else if easy == Network::PortRestricted || both(Network::Sequential) {
+        Expected::Effort
+    } else {
+        Expected::Relay
     }
 }
 

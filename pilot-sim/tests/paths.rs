@@ -25,12 +25,11 @@ fn slow_link() -> LinkConfig {
     LinkConfig::default().rate(200_000, 16 * 1024)
 }
 
-fn milestones<'a>(world: &'a World, of: HostId, with: HostId) -> impl Iterator<Item = &'a Event> {
+fn milestones(world: &World, of: HostId, with: HostId) -> impl Iterator<Item = &Event> {
     let key = world.key(with);
     let events = world.application(of).into_iter().flat_map(|application| application.milestones());
-    events.map(|(_, event)| event).filter(move |event| match event {
-        Event::PeerConnected { peer, .. } | Event::PathChanged { peer, .. } => *peer == key,
-        _ => false,
+    events.map(|(_, event)| event).filter(move |event| {
+        matches!(event, Event::PeerConnected { peer, .. } | Event::PathChanged { peer, .. } if *peer == key)
     })
 }
 

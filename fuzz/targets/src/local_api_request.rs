@@ -85,6 +85,7 @@ fn assert_meant(call: &Call, request: &Request<Incoming>) {
         Call::Why(_) => "/v1/why",
         Call::Orgs | Call::CreateOrg(_) => "/v1/orgs",
         Call::Invite(_) => "/v1/orgs/invite",
+        Call::Uninvite(_) => "/v1/orgs/uninvite",
         Call::JoinOrg(_) => "/v1/orgs/join",
         Call::OrgMembers(_) => "/v1/orgs/members",
         Call::Revoke(_) => "/v1/orgs/revoke",

@@ -80,7 +80,7 @@ impl Node {
             return;
         }
         let count = match (self.survey.mapping(), peer.effort.peer) {
-            (NatMapping::Random { set }, None) => (set.len() / BIRTHDAY_SHARE).min(BIRTHDAY_SOCKETS),
+            (NatMapping::Random { set }, None) => (set.ports_len() / BIRTHDAY_SHARE).min(BIRTHDAY_SOCKETS),
             (NatMapping::Sequence { .. }, None | Some(Ports::Sequence { .. })) => 1,
             _ => return,
         };
@@ -113,7 +113,7 @@ impl Node {
     }
 
     /// The new socket's port is known, and with it the one that follows.
-    pub(super) fn effort_answered(&mut self, now: Now, index: u32, _socket: SocketId, mapped: SocketAddr) {
+    pub(super) fn effort_answered(&mut self, now: Now, index: u32, mapped: SocketAddr) {
         let NatMapping::Sequence { step } = self.survey.mapping() else { return };
         let effort = &mut self.peers[index as usize].effort;
         if !matches!(effort.stage, Stage::Preparing(_)) {
@@ -140,17 +140,12 @@ impl Node {
     /// The peer has what we have told it, and acts on it.
     pub(super) fn ports_taken(&mut self, now: Now, index: u32) {
         let peer = &mut self.peers[index as usize];
-        match peer.effort.stage {
-            Stage::Spread { has_challenged: false, .. } => {
-                let due = now.mono + Volley::duration();
-                peer.effort.stage = Stage::Spread { due, has_challenged: false };
-            }
+        if let Stage::Spread { due, has_challenged: false } = &mut peer.effort.stage {
+            *due = now.mono + Volley::duration();
+        } else if matches!(peer.effort.stage, Stage::Foretold(_)) && peer.effort.peer.is_none() {
             // The peer has opened its NAT towards the port that we are about to get.
-            Stage::Foretold(_) if peer.effort.peer.is_none() => {
-                let attested = peer.attested.into_iter().collect();
-                self.challenge_all(now, index, peer_socket(&self.peers[index as usize].effort), attested);
-            }
-            _ => {}
+            let (socket, attested) = (peer_socket(&peer.effort), peer.attested.into_iter().collect());
+            self.challenge_all(now, index, socket, attested);
         }
         self.touch(index);
     }
@@ -164,11 +159,12 @@ impl Node {
         let is_own_port_known = matches!(self.survey.mapping(), NatMapping::Independent | NatMapping::Unknown);
         match ports {
             Ports::Random { set, sockets: 1.. } if is_own_port_known => {
-                let is_under_way = |peer: &crate::peer::Peer| matches!(peer.effort.stage, Stage::Volley(_));
-                let effort_is_free = !self.peers.iter().any(is_under_way);
-                let peer = &mut self.peers[index as usize];
-                if effort_is_free && peer.attested.is_some() && peer.effort.may_volley(now.mono) {
-                    peer.effort.stage = Stage::Volley(Volley::new(now.mono, set, &mut self.rng));
+                let is_attested = self.peers[index as usize].attested.is_some();
+                let is_free = is_attested && self.sockets.may_volley(now.mono);
+                let effort = &mut self.peers[index as usize].effort;
+                if is_free && effort.may_volley(now.mono) {
+                    effort.stage = Stage::Volley(Volley::new(now.mono, set, &mut self.rng));
+                    self.sockets.volley_begins(now.mono);
                 }
             }
             Ports::Sequence { next: 1.., .. } => self.challenge_sequence(now, index),

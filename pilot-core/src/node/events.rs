@@ -145,6 +145,7 @@ impl Node {
         for id in peer.paths.ids_where(|_| true) {
             peer.remove_path(id);
         }
+        self.close_useless_sockets(index);
     }
 
     fn is_control(&self, stream: StreamHandle) -> bool {

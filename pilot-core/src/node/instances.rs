@@ -209,6 +209,8 @@ impl Node {
 
     fn clear_slot(&mut self, now: Mono, index: u32, key: IdentityKey) -> IdentityKey {
         self.end_tunnel(index, Code::TIMEOUT, "nothing was heard for long");
+        let sockets = std::mem::take(&mut self.peers[index as usize].effort.sockets);
+        self.close_sockets(&sockets);
         self.peers[index as usize].make_way_for(key, now)
     }
 }

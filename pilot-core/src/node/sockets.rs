@@ -1,17 +1,19 @@
 //! Sockets besides the main one, opened by the driver on request, and STUN questions out of any of them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::SocketAddr;
 
 use super::Node;
 use super::send::Outgoing;
 use crate::event::Event;
 use crate::limits::{SOCKETS_MAX, STUN_QUESTIONS_MAX};
+use crate::mapping::Volley;
 use crate::path::Hop;
 use crate::route::{Route, SocketId};
 use crate::stats::DropReason;
 use crate::stun::{self, TransactionId};
-use crate::time::Now;
+use crate::time::{Mono, Now};
 
 /// What a socket, or a question, is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,8 @@ pub(super) struct Sockets {
     purposes: BTreeMap<SocketId, Purpose>,
     last: u16,
     questions: BTreeMap<TransactionId, Question>,
+    /// Until when the last volley goes on.
+    volley_until: Mono,
 }
 
 impl Node {
@@ -100,20 +104,29 @@ impl Node {
         let Question { socket, purpose, .. } = self.sockets.questions.remove(&transaction).expect("found above");
         match purpose {
             Purpose::Survey => self.survey_answered(now, socket, mapped),
-            Purpose::Effort(index) => self.effort_answered(now, index, socket, mapped),
+            Purpose::Effort(index) => self.effort_answered(now, index, mapped),
         }
         Ok(())
     }
 }
 
 impl Sockets {
+    /// Whether no volley goes on: there is one at a time, whomever it is for.
+    pub(super) fn may_volley(&self, now: Mono) -> bool {
+        now >= self.volley_until
+    }
+
+    pub(super) fn volley_begins(&mut self, now: Mono) {
+        self.volley_until = now + Volley::duration();
+    }
+
     /// Names a new socket. There are fewer of them than names.
     fn name(&mut self, purpose: Purpose) -> SocketId {
         loop {
             self.last = self.last % (SocketId::FIRST_LINK.0 - 1) + 1;
             let socket = SocketId(self.last);
-            if !self.purposes.contains_key(&socket) {
-                self.purposes.insert(socket, purpose);
+            if let Entry::Vacant(vacant) = self.purposes.entry(socket) {
+                vacant.insert(purpose);
                 return socket;
             }
         }

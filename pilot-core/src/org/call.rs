@@ -10,10 +10,10 @@ use super::roster::Records;
 use crate::id::IdentityKey;
 use crate::wire::cbor;
 
-/// The greatest request: a revocation list, or a proof with whereabouts, and the rest.
-pub const REQUEST_LEN_MAX: usize = LIST_LEN_MAX + 16 * 1_024;
+/// The greatest request: a revocation list with all charters, the proof by which it counts, and that of the caller.
+pub const REQUEST_LEN_MAX: usize = LIST_LEN_MAX + 32 * 1_024;
 /// The greatest reply that is read: [`SYNC_MEMBERS_MAX`] members, lists and charters.
-pub const REPLY_LEN_MAX: usize = 4 * 1_024 * 1_024;
+pub const REPLY_LEN_MAX: usize = 6 * 1_024 * 1_024;
 /// Members told of in one reply.
 pub const SYNC_MEMBERS_MAX: usize = 256;
 
@@ -81,7 +81,7 @@ pub enum Request {
         /// The organisation.
         #[n(0)]
         org: IdentityKey,
-        /// Charters and lists only.
+        /// Charters, lists, and the proofs by which those of members count.
         #[n(1)]
         records: Records,
     },

@@ -61,6 +61,11 @@ impl Charter {
         may_sign && self.sequence == before.sequence + 1 && (self.org, &self.name) == (before.org, &before.name)
     }
 
+    /// Whether the keys before it count no more from the very beginning: one of them was stolen (§5).
+    fn cuts_off(&self) -> bool {
+        self.sequence > 0 && self.previous_until <= self.issued
+    }
+
     fn is_first(&self) -> bool {
         self.sequence == 0 && self.org == self.key && self.org == self.signer
     }
@@ -165,6 +170,17 @@ impl Charters {
     /// Its keys, each of which signed for it at a time.
     pub fn keys(&self) -> impl Iterator<Item = &IdentityKey> {
         self.chain.iter().map(|(charter, _)| &charter.key)
+    }
+
+    /// The first charter that names `successor`: what that key signs follows this one, and outranks what a thief has signed since, be it a
+    /// charter that names the same successor.
+    pub fn succeeded_by(&self, successor: &IdentityKey) -> Option<&Charter> {
+        self.chain.iter().map(|(charter, _)| charter).find(|charter| charter.successor == *successor)
+    }
+
+    /// When the last key was cut off of which memberships may have been endorsed, if one was.
+    pub fn cut_off_at(&self) -> Option<UnixTime> {
+        self.chain.iter().rev().map(|(charter, _)| charter).find(|charter| charter.cuts_off()).map(|cut| cut.issued)
     }
 
     /// Whether memberships and lists that `key` has signed count.

@@ -1,24 +1,29 @@
 //! Who makes members: the holder of the organisation's key, or a member that may enrol (spec/org.md §3.1, §4).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use subtle::ConstantTimeEq;
 
 use super::OrgError;
 use super::charter::{Charter, Charters};
 use super::invite::{INVITE_ID_LEN, INVITE_SECRET_LEN};
-use super::membership::{MEMBERSHIP_VALIDITY_MAX, Membership, Proof};
-use super::roster::Roster;
+use super::membership::{MEMBERSHIP_VALIDITY_MAX, Membership, MembershipDigest, Proof};
+use super::revocation::{LIST_VALIDITY_MAX, REVOCATIONS_MAX, Revocation, RevocationList};
+use super::roster::{MEMBERS_MAX, Roster};
 use crate::crypto;
 use crate::id::IdentityKey;
-use crate::identity::Identity;
+use crate::identity::{CLOCK_SKEW, Identity};
 use crate::record::{RecordError, is_name};
 use crate::time::UnixTime;
 use crate::wire::cbor;
 
 /// Invites of one issuer that can still be used.
 pub const INVITES_MAX: usize = 256;
+/// How long an invite may be used: for the life of an image, not of a secret that somebody forgot.
+pub const INVITE_VALIDITY_MAX: Duration = Duration::from_secs(90 * 86_400);
 /// Members that one invite can make.
 pub const INVITE_USES_MAX: u32 = 4_096;
 /// Wrong secrets for one invite before it ends: somebody is guessing at 128 bits, or has half of an invite.
@@ -75,6 +80,29 @@ pub struct OpenInvite {
 pub struct Invites {
     #[n(0)]
     open: Vec<OpenInvite>,
+}
+
+/// What the holder of the organisation's key has decided with it. It is there for the day on which somebody else has the key too, and
+/// what is signed with it says nothing any more (§5).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Ledger {
+    #[n(0)]
+    enrolled: BTreeMap<IdentityKey, Enrolled>,
+    #[n(1)]
+    revoked: Vec<Revocation>,
+}
+
+/// A membership that the holder of the organisation's key has signed.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+struct Enrolled {
+    #[n(0)]
+    proof: ByteVec,
+    #[n(1)]
+    digest: MembershipDigest,
+    #[n(2)]
+    expires: UnixTime,
 }
 
 /// Who signs for an organisation here.
@@ -218,6 +246,7 @@ impl Invites {
         now: UnixTime,
     ) -> Result<(), OrgError> {
         self.open.retain(|invite| now < invite.expires);
+        let expires = expires.min(now + INVITE_VALIDITY_MAX);
         if self.open.len() >= INVITES_MAX {
             return Err(OrgError::Full(INVITES_MAX));
         }
@@ -258,7 +287,7 @@ impl Invites {
         if !has_used && invite.uses_left == 0 {
             return Err(EnrolError::NoSuchInvite);
         }
-        if roster.named(&applicant.name, now).is_some_and(|proof| proof.key() != applicant.key) {
+        if roster.members(now).any(|proof| proof.key() != applicant.key && proof.membership().name == applicant.name) {
             return Err(EnrolError::NameTaken(applicant.name.clone()));
         }
         let proof = issuer.enrol(roster, applicant, &invite.terms, now)?;
@@ -293,5 +322,46 @@ impl Invites {
     /// If it did not.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, OrgError> {
         Ok(cbor::from_slice(bytes).map_err(RecordError::from)?)
+    }
+}
+
+impl Ledger {
+    /// Notes a member that the organisation's key has enrolled. What a member has enrolled rests on that one's membership.
+    pub fn enrolled(&mut self, proof: &Proof, now: UnixTime) {
+        self.enrolled.retain(|_, enrolled| now < enrolled.expires + CLOCK_SKEW);
+        if proof.links().len() == 1 && (self.enrolled.len() < MEMBERS_MAX || self.enrolled.contains_key(&proof.key())) {
+            let (digest, expires) = (*proof.root(), proof.membership().expires);
+            self.enrolled.insert(proof.key(), Enrolled { proof: proof.bytes().to_vec().into(), digest, expires });
+        }
+    }
+
+    /// Notes a revocation by the organisation's key.
+    pub fn revoked(&mut self, revocation: Revocation, now: UnixTime) {
+        self.enrolled.remove(&revocation.member);
+        self.revoked.retain(|known| !known.has_run_out(now) && known.member != revocation.member);
+        self.revoked.truncate(REVOCATIONS_MAX - 1);
+        self.revoked.push(revocation);
+    }
+
+    /// The proofs of all who were enrolled.
+    pub fn proofs(&self) -> impl Iterator<Item = &[u8]> {
+        self.enrolled.values().map(|enrolled| enrolled.proof.as_slice())
+    }
+
+    /// The first list of a key that takes the place of a stolen one: what was decided here with that one, and nothing that a thief has.
+    pub fn first_list(&self, charters: &Charters, now: UnixTime) -> RevocationList {
+        let mut revocations: Vec<_> = self.revoked.iter().map(|revoked| revoked.within(now)).collect();
+        revocations.sort();
+        let mut endorsed: Vec<_> = self.enrolled.values().map(|enrolled| enrolled.digest).collect();
+        endorsed.sort();
+        RevocationList {
+            org: charters.org(),
+            issuer: charters.current().key,
+            sequence: 0,
+            issued: now,
+            expires: now + LIST_VALIDITY_MAX,
+            revocations,
+            endorsed,
+        }
     }
 }

@@ -30,6 +30,21 @@ const MEMBERSHIP_LEN_MAX: usize = 2_560;
 /// The greatest proof.
 pub const PROOF_LEN_MAX: usize = PROOF_LINKS_MAX * (MEMBERSHIP_LEN_MAX + 3) + 1;
 
+/// Bytes that name a membership: who wants another of the same name tries 2^128 of them.
+const MEMBERSHIP_DIGEST_LEN: usize = 16;
+
+/// Names a signed membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct MembershipDigest(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; MEMBERSHIP_DIGEST_LEN]);
+
+impl MembershipDigest {
+    /// That of a signed membership.
+    pub fn of(bytes: &[u8]) -> Self {
+        let digest = crypto::sha256(&[bytes]);
+        Self(digest[..MEMBERSHIP_DIGEST_LEN].try_into().expect("a digest is longer"))
+    }
+}
+
 /// Makes a key a member.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -135,10 +150,12 @@ pub struct Proof {
     address: Address,
     bytes: Vec<u8>,
     hash: [u8; 32],
+    root: MembershipDigest,
 }
 
 impl Proof {
-    /// Decodes a proof and verifies everything that does not depend on revocations.
+    /// Decodes a proof and verifies everything that does not depend on revocation lists: not who was revoked, and not whether the key of
+    /// the organisation that has signed the first membership still counts.
     ///
     /// # Errors
     /// [`OrgError`] tells what is wrong with it.
@@ -157,7 +174,8 @@ impl Proof {
         }
         let own = &links[links.len() - 1];
         let address = address::verify(&own.member, own.modifier).ok_or(RecordError::Address)?;
-        Ok(Self { links, address, bytes: bytes.to_vec(), hash: crypto::sha256(&[bytes]) })
+        let root = MembershipDigest::of(&signed[0]);
+        Ok(Self { links, address, bytes: bytes.to_vec(), hash: crypto::sha256(&[bytes]), root })
     }
 
     /// The key that a proof is about, if it proves anything.
@@ -204,9 +222,19 @@ impl Proof {
         &self.hash
     }
 
-    /// Whether the time of one of its memberships is over, or the key above all counts no more.
-    pub fn has_run_out(&self, charters: &Charters, now: UnixTime) -> bool {
-        self.links.iter().any(|link| link.has_run_out(now)) || !charters.may_issue(&self.links[0].issuer, now)
+    /// The key of the organisation that has signed the first membership.
+    pub fn root_issuer(&self) -> &IdentityKey {
+        &self.links[0].issuer
+    }
+
+    /// Names the first membership.
+    pub fn root(&self) -> &MembershipDigest {
+        &self.root
+    }
+
+    /// Whether the time of one of its memberships is over.
+    pub fn has_run_out(&self, now: UnixTime) -> bool {
+        self.links.iter().any(|link| link.has_run_out(now))
     }
 }
 
@@ -221,7 +249,7 @@ fn verify_link(
         return Err(OrgError::ForeignOrg);
     }
     match above {
-        None if !charters.may_issue(&link.issuer, now) => return Err(OrgError::Issuer),
+        None if !charters.keys().any(|key| *key == link.issuer) => return Err(OrgError::Issuer),
         None => {}
         Some(above) if above.member != link.issuer => return Err(OrgError::Issuer),
         Some(above) => link.check_within(above)?,

@@ -15,6 +15,8 @@ pub mod whereabouts;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
 
 use crate::record::RecordError;
 

@@ -1,13 +1,14 @@
 //! Revocations: who is a member no more (spec/org.md §1.4).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 
 use super::OrgError;
 use super::charter::Charters;
-use super::membership::{MEMBERSHIP_VALIDITY_MAX, Proof};
+use super::membership::{MEMBERSHIP_VALIDITY_MAX, MembershipDigest, Proof};
 use crate::crypto;
 use crate::id::IdentityKey;
 use crate::identity::{CLOCK_SKEW, Identity};
@@ -16,12 +17,14 @@ use crate::time::UnixTime;
 
 /// Revocations in one list. Each is forgotten when what it revokes would have ended.
 pub const REVOCATIONS_MAX: usize = 1_024;
-/// The greatest list: 50 bytes for each revocation, and the rest.
-pub const LIST_LEN_MAX: usize = 52 * 1_024;
+/// Memberships of keys that were cut off which one list endorses: as many as an organisation has members.
+pub const ENDORSED_MAX: usize = 4_096;
+/// The greatest list: 50 bytes for each revocation, 18 for each membership that it endorses, and the rest.
+pub const LIST_LEN_MAX: usize = (52 + 72) * 1_024;
 /// How long a list may be valid. Its issuer signs a new one long before.
 pub const LIST_VALIDITY_MAX: Duration = MEMBERSHIP_VALIDITY_MAX;
 /// Lists that are kept, of all issuers.
-const LISTS_MAX: usize = 16;
+pub const LISTS_MAX: usize = 16;
 /// Bytes that name a charter or list among those of one organisation.
 pub const LIST_DIGEST_LEN: usize = 8;
 
@@ -62,6 +65,9 @@ pub struct RevocationList {
     /// The revocations.
     #[n(5)]
     pub revocations: Vec<Revocation>,
+    /// Memberships that count although the key of the organisation that has signed them was cut off (§5).
+    #[cbor(n(6), skip_if = "Vec::is_empty")]
+    pub endorsed: Vec<MembershipDigest>,
 }
 
 impl RevocationList {
@@ -81,22 +87,31 @@ impl RevocationList {
         record::verify(bytes, now)
     }
 
+    /// Who has issued a list, if it is one and that is true.
+    pub(super) fn claimed_issuer(bytes: &[u8]) -> Option<IdentityKey> {
+        record::peek::<Self>(bytes).ok().map(|list| list.issuer)
+    }
+
     /// Whether nothing is lost by forgetting `other`.
     fn covers(&self, other: &Self, now: UnixTime) -> bool {
         let is_covered = |revocation: &Revocation| {
             revocation.has_run_out(now) || self.revocations.iter().any(|own| own.covers(revocation))
         };
-        self.issuer == other.issuer && self.issued >= other.issued && other.revocations.iter().all(is_covered)
+        let endorsed = |list: &Self| list.endorsed.iter().copied().collect::<BTreeSet<_>>();
+        self.issuer == other.issuer
+            && self.issued >= other.issued
+            && other.revocations.iter().all(is_covered)
+            && endorsed(other).is_subset(&endorsed(self))
     }
 }
 
 impl Revocation {
-    fn has_run_out(&self, now: UnixTime) -> bool {
+    pub(super) fn has_run_out(&self, now: UnixTime) -> bool {
         self.kept_until + CLOCK_SKEW <= now
     }
 
     /// The same in a list that is signed now, whatever clock it was made by.
-    fn within(self, now: UnixTime) -> Self {
+    pub(super) fn within(self, now: UnixTime) -> Self {
         let issued_until = self.issued_until.min(now + CLOCK_SKEW);
         Self { issued_until, kept_until: self.kept_until.min(now + MEMBERSHIP_VALIDITY_MAX + CLOCK_SKEW), ..self }
     }
@@ -121,7 +136,8 @@ impl Payload for RevocationList {
         record::within(
             "revocations",
             self.revocations.len() <= REVOCATIONS_MAX && self.revocations.iter().all(is_bounded),
-        )
+        )?;
+        record::within("endorsed", self.endorsed.len() <= ENDORSED_MAX)
     }
 
     fn check_claims(&self, now: UnixTime) -> Result<(), RecordError> {
@@ -138,52 +154,55 @@ pub fn list_digest(bytes: &[u8]) -> [u8; LIST_DIGEST_LEN] {
 /// All lists of one organisation that a member knows.
 #[derive(Clone, Debug, Default)]
 pub struct Revocations {
-    lists: Vec<(RevocationList, Vec<u8>)>,
-    /// What they say together: by issuer and member, until when memberships are void.
+    lists: Vec<Arc<(RevocationList, Vec<u8>)>>,
+    said: Arc<Said>,
+}
+
+/// What all lists say together.
+#[derive(Debug, Default)]
+struct Said {
+    /// By issuer and member, until when memberships are void.
     void: BTreeMap<(IdentityKey, IdentityKey), UnixTime>,
+    /// By issuer, the memberships that it endorses.
+    endorsed: BTreeSet<(IdentityKey, MembershipDigest)>,
 }
 
 impl Revocations {
     /// Takes a verified list of this organisation, of an issuer whose word counts for somebody; tells whether it was news.
     ///
     /// # Errors
-    /// [`OrgError::Full`] if more lists are in force than can be kept. Those of the organisation's own key displace others.
+    /// [`OrgError::Full`] if more lists are in force than can be kept. Those of the organisation's own key displace others, and those of
+    /// members that are `in_force` those of members that were revoked.
     pub fn add(
         &mut self,
         list: RevocationList,
         bytes: &[u8],
         charters: &Charters,
+        in_force: impl Fn(&IdentityKey) -> bool,
         now: UnixTime,
     ) -> Result<bool, OrgError> {
-        if self.lists.iter().any(|(known, _)| known.covers(&list, now)) {
+        if self.all().any(|known| known.covers(&list, now)) {
             return Ok(false);
         }
-        self.lists.retain(|(known, _)| !list.covers(known, now));
+        self.lists.retain(|known| !list.covers(&known.0, now));
         if self.lists.len() >= LISTS_MAX {
-            let displaced = self.displaced_by(&list.issuer, charters).ok_or(OrgError::Full(LISTS_MAX))?;
+            let rank = |issuer: &IdentityKey| {
+                (charters.current().key == *issuer, charters.may_issue(issuer, now), in_force(issuer))
+            };
+            let displaced = self.displaced_by(&list.issuer, rank).ok_or(OrgError::Full(LISTS_MAX))?;
             self.lists.remove(displaced);
         }
-        self.lists.push((list, bytes.to_vec()));
-        self.void.clear();
-        for (list, _) in &self.lists {
-            for revocation in &list.revocations {
-                let void = self.void.entry((list.issuer, revocation.member)).or_insert(revocation.issued_until);
-                *void = (*void).max(revocation.issued_until);
-            }
-        }
+        self.lists.push(Arc::new((list, bytes.to_vec())));
+        self.said = Arc::new(Said::by(self.all()));
         Ok(true)
     }
 
     /// The list that makes room for one more of `issuer`: of those whose word counts least the one who has most lists gives one up. So
     /// who floods, be it with a key that was replaced, displaces nothing but its own.
-    fn displaced_by(&self, issuer: &IdentityKey, charters: &Charters) -> Option<usize> {
-        let rank = |issuer: &IdentityKey| {
-            let is_former = charters.keys().any(|key| key == issuer);
-            (charters.current().key == *issuer, is_former)
-        };
-        let count = |issuer: &IdentityKey| self.lists.iter().filter(|(known, _)| known.issuer == *issuer).count();
+    fn displaced_by<R: Ord>(&self, issuer: &IdentityKey, rank: impl Fn(&IdentityKey) -> R) -> Option<usize> {
+        let count = |issuer: &IdentityKey| self.all().filter(|known| known.issuer == *issuer).count();
         let weight = |issuer: &IdentityKey, count: usize| (rank(issuer), std::cmp::Reverse(count));
-        let issuers = self.lists.iter().map(|(known, _)| known.issuer).enumerate();
+        let issuers = self.issuers().enumerate();
         let weighed = issuers.map(|(position, known)| (weight(&known, count(&known)), position));
         let (lightest, position) = weighed.min()?;
         (lightest < weight(issuer, count(issuer) + 1)).then_some(position)
@@ -191,7 +210,18 @@ impl Revocations {
 
     /// Whether these bytes are a list that is known.
     pub fn contains(&self, bytes: &[u8]) -> bool {
-        self.lists.iter().any(|(_, known)| known == bytes)
+        self.lists().any(|known| known == bytes)
+    }
+
+    /// Whose lists these are.
+    pub fn issuers(&self) -> impl Iterator<Item = IdentityKey> {
+        self.all().map(|list| list.issuer)
+    }
+
+    /// Whether a key of the organisation that counts has endorsed a membership of one that was cut off.
+    pub fn endorses(&self, membership: &MembershipDigest, charters: &Charters, now: UnixTime) -> bool {
+        let is_by = |key: &IdentityKey| self.said.endorsed.contains(&(*key, *membership));
+        charters.keys().any(|key| is_by(key) && charters.may_issue(key, now))
     }
 
     /// Whether anybody who may has revoked a membership of this proof.
@@ -210,13 +240,17 @@ impl Revocations {
 
     /// Until when memberships of `member` are void by what `issuer` says.
     pub fn void_until(&self, issuer: &IdentityKey, member: &IdentityKey) -> Option<UnixTime> {
-        self.void.get(&(*issuer, *member)).copied()
+        self.said.void.get(&(*issuer, *member)).copied()
     }
 
     /// When the newest list of the organisation's key was signed.
     pub fn newest(&self, charters: &Charters) -> Option<UnixTime> {
-        let own = self.lists.iter().filter(|(list, _)| list.issuer == charters.current().key);
-        own.map(|(list, _)| list.issued).max()
+        self.all().filter(|list| list.issuer == charters.current().key).map(|list| list.issued).max()
+    }
+
+    /// When the last of the lists ends.
+    pub fn expires(&self) -> Option<UnixTime> {
+        self.all().map(|list| list.expires).max()
     }
 
     /// The next list of `issuer`: what all its lists say that still matters, and `more`. The organisation's key takes over what those
@@ -231,8 +265,8 @@ impl Revocations {
         more: Option<Revocation>,
         now: UnixTime,
     ) -> Result<RevocationList, OrgError> {
-        let lists = || self.lists.iter().map(|(list, _)| list);
-        let own = || lists().filter(|list| list.issuer == issuer);
+        let own = || self.all().filter(|list| list.issuer == issuer);
+        let former = || self.all().filter(|list| list.issuer != issuer && charters.may_issue(&list.issuer, now));
         let gather = |revocations: &mut Vec<Revocation>| {
             revocations.retain(|revocation| !revocation.has_run_out(now));
             revocations.sort();
@@ -244,12 +278,17 @@ impl Revocations {
         if revocations.len() > REVOCATIONS_MAX {
             return Err(OrgError::Full(REVOCATIONS_MAX));
         }
+        let mut endorsed = BTreeSet::new();
         if charters.current().key == issuer {
-            let former = lists().filter(|list| list.issuer != issuer && charters.may_issue(&list.issuer, now));
             // A former key may have been stolen: it fills what is free, and no more.
             let room = REVOCATIONS_MAX - revocations.len();
-            revocations.extend(former.flat_map(revoked).filter(|one| !one.has_run_out(now)).take(room));
+            revocations.extend(former().flat_map(revoked).filter(|one| !one.has_run_out(now)).take(room));
             gather(&mut revocations);
+            // When all memberships of the key that was cut off have ended, there is nothing left to endorse.
+            let has_ended = |cut: UnixTime| cut + MEMBERSHIP_VALIDITY_MAX + CLOCK_SKEW <= now;
+            if charters.cut_off_at().is_some_and(|cut| !has_ended(cut)) {
+                endorsed.extend(own().chain(former()).flat_map(|list| &list.endorsed).take(ENDORSED_MAX));
+            }
         }
         let sequence = own().map(|list| list.sequence + 1).max().unwrap_or(0);
         Ok(RevocationList {
@@ -259,11 +298,35 @@ impl Revocations {
             issued: now,
             expires: now + LIST_VALIDITY_MAX,
             revocations,
+            endorsed: endorsed.into_iter().collect(),
         })
     }
 
     /// The signed lists.
     pub fn lists(&self) -> impl Iterator<Item = &[u8]> {
-        self.lists.iter().map(|(_, bytes)| bytes.as_slice())
+        self.lists.iter().map(|list| list.1.as_slice())
+    }
+
+    /// The signed lists, and whose they are.
+    pub fn signed(&self) -> impl Iterator<Item = (IdentityKey, &[u8])> {
+        self.lists.iter().map(|list| (list.0.issuer, list.1.as_slice()))
+    }
+
+    fn all(&self) -> impl Iterator<Item = &RevocationList> {
+        self.lists.iter().map(|list| &list.0)
+    }
+}
+
+impl Said {
+    fn by<'a>(lists: impl Iterator<Item = &'a RevocationList>) -> Self {
+        let mut said = Self::default();
+        for list in lists {
+            for revocation in &list.revocations {
+                let void = said.void.entry((list.issuer, revocation.member)).or_insert(revocation.issued_until);
+                *void = (*void).max(revocation.issued_until);
+            }
+            said.endorsed.extend(list.endorsed.iter().map(|endorsed| (list.issuer, *endorsed)));
+        }
+        said
     }
 }

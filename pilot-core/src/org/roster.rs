@@ -1,6 +1,7 @@
 //! What one member knows of its organisation, and whom it trusts for that (spec/org.md §2).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
@@ -18,12 +19,14 @@ use crate::wire::cbor;
 /// Members that are kept, about a kilobyte each. Beyond, those whose time is over make room, and nobody else does.
 pub const MEMBERS_MAX: usize = 4_096;
 
-/// One organisation as one of its members knows it.
+/// One organisation as one of its members knows it. A copy shares what was verified, so that it costs little.
 #[derive(Clone, Debug)]
 pub struct Roster {
     charters: Charters,
     revocations: Revocations,
     members: BTreeMap<IdentityKey, Known>,
+    /// The newest proof of each member of which there is a list: by that the list counts, also when the member itself does no more.
+    listers: BTreeMap<IdentityKey, Arc<Proof>>,
     /// Counts what came to be known, for those who ask what is new.
     arrivals: u64,
 }
@@ -31,8 +34,8 @@ pub struct Roster {
 /// A member that is known.
 #[derive(Clone, Debug)]
 struct Known {
-    proof: Proof,
-    whereabouts: Option<(Whereabouts, Vec<u8>)>,
+    proof: Arc<Proof>,
+    whereabouts: Option<Arc<(Whereabouts, Vec<u8>)>>,
     arrival: u64,
 }
 
@@ -57,7 +60,8 @@ pub struct Records {
 impl Roster {
     /// What a new member begins with: the charters.
     pub fn new(charters: Charters) -> Self {
-        Self { charters, revocations: Revocations::default(), members: BTreeMap::new(), arrivals: 0 }
+        let (members, listers) = (BTreeMap::new(), BTreeMap::new());
+        Self { charters, revocations: Revocations::default(), members, listers, arrivals: 0 }
     }
 
     /// The roster that [`Self::records`] described. Records that have run out meanwhile are left out.
@@ -72,11 +76,10 @@ impl Roster {
 
     /// Everything, for the disk.
     pub fn records(&self) -> Records {
-        Records {
-            charters: self.charters.chain().map(|bytes| bytes.to_vec().into()).collect(),
-            lists: self.revocations.lists().map(|bytes| bytes.to_vec().into()).collect(),
-            ..self.members_since(0, usize::MAX).0
-        }
+        let mut records = self.rules_except(&[]);
+        let (members, _) = self.members_since(0, usize::MAX);
+        records.proofs.extend(members.proofs);
+        Records { whereabouts: members.whereabouts, ..records }
     }
 
     /// Proofs and whereabouts that came after arrival `after`, of `count_max` members at most, and the arrival of the last one.
@@ -87,7 +90,7 @@ impl Roster {
         let mut records = Records::default();
         for known in &newer {
             records.proofs.push(known.proof.bytes().to_vec().into());
-            records.whereabouts.extend(known.whereabouts.iter().map(|(_, bytes)| bytes.clone().into()));
+            records.whereabouts.extend(known.whereabouts.iter().map(|whereabouts| whereabouts.1.clone().into()));
         }
         (records, newer.last().map_or(after, |known| known.arrival))
     }
@@ -97,15 +100,32 @@ impl Roster {
         self.charters.chain().chain(self.revocations.lists()).map(list_digest)
     }
 
-    /// Charters and lists that are not among those named. Charters are not counted: of two of one sequence the other may be known.
+    /// Charters and lists that are not among those named, and the proofs by which lists of members count. Charters are not counted: of two
+    /// of one sequence the other may be known.
     pub fn rules_except(&self, known: &[[u8; LIST_DIGEST_LEN]]) -> Records {
         let unknown = |bytes: &&[u8]| !known.contains(&list_digest(bytes));
-        let to_records = |bytes: &[u8]| ByteVec::from(bytes.to_vec());
+        let lists: Vec<_> = self.revocations.signed().filter(|(_, bytes)| unknown(bytes)).collect();
+        let is_needed = |lister: &&IdentityKey| lists.iter().any(|(issuer, _)| issuer == *lister);
+        let listers = self.listers.iter().filter(|(key, _)| is_needed(key));
         Records {
-            charters: self.charters.chain().filter(unknown).map(to_records).collect(),
-            lists: self.revocations.lists().filter(unknown).map(to_records).collect(),
-            ..Records::default()
+            charters: self.charters.chain().filter(unknown).map(to_record).collect(),
+            lists: lists.iter().map(|(_, bytes)| to_record(bytes)).collect(),
+            proofs: listers.map(|(_, proof)| to_record(proof.bytes())).collect(),
+            whereabouts: Vec::new(),
         }
+    }
+
+    /// All charters with one list each time, and the proof by which it counts: what fits in one request. Without any list, the charters.
+    pub fn rules_apart(&self) -> Vec<Records> {
+        let charters: Vec<_> = self.charters.chain().map(to_record).collect();
+        let with_list = |(issuer, bytes): (IdentityKey, &[u8])| Records {
+            charters: charters.clone(),
+            lists: vec![to_record(bytes)],
+            proofs: self.listers.get(&issuer).map(|proof| to_record(proof.bytes())).into_iter().collect(),
+            whereabouts: Vec::new(),
+        };
+        let parts: Vec<_> = self.revocations.signed().map(with_list).collect();
+        if parts.is_empty() { vec![Records { charters, ..Records::default() }] } else { parts }
     }
 
     /// Takes what another member has told. What is wrong or old among it is left out: a member that lies changes nothing, and one that
@@ -120,14 +140,20 @@ impl Roster {
         for bytes in &records.charters {
             count(self.add_charter(bytes, now), &mut learned.rules);
         }
+        // The organisation's lists say which proofs count, and by their proofs the lists of members do.
+        let is_of_org = |bytes: &&ByteVec| RevocationList::claimed_issuer(bytes).is_some_and(|key| self.has_key(&key));
+        let (of_org, of_members): (Vec<_>, Vec<_>) = records.lists.iter().partition(is_of_org);
+        for bytes in of_org {
+            count(self.add_list(bytes, now), &mut learned.rules);
+        }
         for bytes in &records.proofs {
             count(self.add_proof(bytes, now), &mut learned.members);
         }
-        for bytes in &records.lists {
-            count(self.add_list(bytes, now), &mut learned.rules);
+        for bytes in of_members {
+            count(self.add_list_with(bytes, &records.proofs, now), &mut learned.rules);
         }
         for bytes in &records.whereabouts {
-            count(self.add_whereabouts(bytes, now), &mut learned.members);
+            count(self.add_whereabouts(bytes, now), &mut learned.whereabouts);
         }
         learned
     }
@@ -149,7 +175,10 @@ impl Roster {
         if known.is_some_and(|known| known.proof.bytes() == bytes) {
             return Ok(false);
         }
-        let proof = Proof::verify(bytes, &self.charters, now)?;
+        let proof = Arc::new(Proof::verify(bytes, &self.charters, now)?);
+        if !self.is_rooted(&proof, now) {
+            return Err(OrgError::Issuer);
+        }
         if self.revocations.void(&proof, &self.charters, now) {
             return Err(OrgError::Revoked);
         }
@@ -162,6 +191,9 @@ impl Roster {
             self.make_room(now)?;
         }
         self.arrivals += 1;
+        if let Some(lister) = self.listers.get_mut(&key) {
+            *lister = Arc::clone(&proof);
+        }
         let whereabouts = self.members.remove(&key).and_then(|known| known.whereabouts);
         self.members.insert(key, Known { proof, whereabouts, arrival: self.arrivals });
         Ok(true)
@@ -172,6 +204,14 @@ impl Roster {
     /// # Errors
     /// [`OrgError`] if nobody in this organisation has to listen to it.
     pub fn add_list(&mut self, bytes: &[u8], now: UnixTime) -> Result<bool, OrgError> {
+        self.add_list_with(bytes, &[], now)
+    }
+
+    /// The same with proofs that came along: that of the list's issuer may be among them.
+    ///
+    /// # Errors
+    /// [`OrgError`] if nobody in this organisation has to listen to it.
+    pub fn add_list_with(&mut self, bytes: &[u8], along: &[ByteVec], now: UnixTime) -> Result<bool, OrgError> {
         if self.revocations.contains(bytes) {
             return Ok(false);
         }
@@ -179,11 +219,31 @@ impl Roster {
         if list.org != self.org() {
             return Err(OrgError::ForeignOrg);
         }
-        let enrols = |membership: &Membership| membership.generations > 0;
-        if !self.charters.may_issue(&list.issuer, now) && !self.member(&list.issuer, now).is_some_and(enrols) {
-            return Err(OrgError::Issuer);
-        }
-        self.revocations.add(list, bytes, &self.charters, now)
+        let issuer = list.issuer;
+        let lister = if self.charters.may_issue(&issuer, now) {
+            None
+        } else {
+            Some(self.lister(&issuer, along, now).ok_or(OrgError::Issuer)?)
+        };
+        let in_force = |key: &IdentityKey| self.member(key, now).is_some();
+        let mut revocations = self.revocations.clone();
+        let is_news = revocations.add(list, bytes, &self.charters, in_force, now)?;
+        self.revocations = revocations;
+        self.listers.extend(lister.map(|proof| (issuer, proof)));
+        self.listers.retain(|key, _| self.revocations.issuers().any(|issuer| issuer == *key));
+        Ok(is_news)
+    }
+
+    /// The proof by which a list of a member counts. That the member was revoked does not matter: it still means those whom it has enrolled.
+    fn lister(&self, issuer: &IdentityKey, along: &[ByteVec], now: UnixTime) -> Option<Arc<Proof>> {
+        let enrols = |proof: &Arc<Proof>| proof.membership().generations > 0 && self.is_rooted(proof, now);
+        let known = self.members.get(issuer).map(|known| &known.proof).or_else(|| self.listers.get(issuer));
+        let is_news = |bytes: &&ByteVec| {
+            known.is_none_or(|known| known.bytes() != bytes.as_slice()) && Proof::claimed_key(bytes) == Some(*issuer)
+        };
+        let told = along.iter().find(is_news).and_then(|bytes| Proof::verify(bytes, &self.charters, now).ok());
+        let proofs = known.cloned().into_iter().chain(told.map(Arc::new)).filter(enrols);
+        proofs.max_by_key(|proof| proof.membership().issued)
     }
 
     /// Takes the whereabouts of a member; tells whether they were news.
@@ -193,12 +253,12 @@ impl Roster {
     pub fn add_whereabouts(&mut self, bytes: &[u8], now: UnixTime) -> Result<bool, OrgError> {
         let whereabouts = Whereabouts::verify(bytes, now)?;
         let Some(known) = self.members.get_mut(&whereabouts.member) else { return Err(OrgError::Issuer) };
-        if known.whereabouts.as_ref().is_some_and(|(known, _)| known.issued >= whereabouts.issued) {
+        if known.whereabouts.as_ref().is_some_and(|known| known.0.issued >= whereabouts.issued) {
             return Ok(false);
         }
         self.arrivals += 1;
         known.arrival = self.arrivals;
-        known.whereabouts = Some((whereabouts, bytes.to_vec()));
+        known.whereabouts = Some(Arc::new((whereabouts, bytes.to_vec())));
         Ok(true)
     }
 
@@ -214,23 +274,37 @@ impl Roster {
 
     /// The proof of `key`, if it is in force now.
     pub fn proof(&self, key: &IdentityKey, now: UnixTime) -> Option<&Proof> {
-        self.members.get(key).filter(|known| self.is_in_force(known, now)).map(|known| &known.proof)
+        self.members.get(key).filter(|known| self.is_in_force(known, now)).map(|known| &*known.proof)
     }
 
-    /// The member of that name (§1.6).
+    /// The member of that name. None, if there is none or two have equal right to it (§1.6).
     pub fn named(&self, name: &str, now: UnixTime) -> Option<&Proof> {
-        let named = self.members(now).filter(|proof| proof.membership().name == name);
-        named.min_by_key(|proof| (proof.links().len(), proof.membership().issued, proof.key()))
+        let nearest = self.nearest_named(name, now);
+        let issuer = |proof: &Proof| {
+            // All keys of the organisation are one issuer.
+            (proof.links().len() > 1).then_some(proof.membership().issuer)
+        };
+        let is_by_one = nearest.iter().all(|proof| issuer(proof) == issuer(nearest[0]));
+        let first = nearest.into_iter().min_by_key(|proof| (proof.membership().issued, proof.key()));
+        first.filter(|_| is_by_one)
+    }
+
+    /// Those of that name with the shortest proofs: more than one only if their issuers did not know of each other, or did not care.
+    pub fn nearest_named(&self, name: &str, now: UnixTime) -> Vec<&Proof> {
+        let mut named: Vec<_> = self.members(now).filter(|proof| proof.membership().name == name).collect();
+        let shortest = named.iter().map(|proof| proof.links().len()).min();
+        named.retain(|proof| Some(proof.links().len()) == shortest);
+        named
     }
 
     /// Where a member said last that it is.
     pub fn whereabouts(&self, key: &IdentityKey) -> Option<&Whereabouts> {
-        self.members.get(key)?.whereabouts.as_ref().map(|(whereabouts, _)| whereabouts)
+        self.members.get(key)?.whereabouts.as_ref().map(|whereabouts| &whereabouts.0)
     }
 
     /// All members of the moment.
     pub fn members(&self, now: UnixTime) -> impl Iterator<Item = &Proof> {
-        self.members.values().filter(move |known| self.is_in_force(known, now)).map(|known| &known.proof)
+        self.members.values().filter(move |known| self.is_in_force(known, now)).map(|known| &*known.proof)
     }
 
     /// The members that were known and are in force no more; they are forgotten.
@@ -280,8 +354,19 @@ impl Roster {
         self.arrivals
     }
 
+    fn has_key(&self, key: &IdentityKey) -> bool {
+        self.charters.keys().any(|known| known == key)
+    }
+
     fn is_in_force(&self, known: &Known, now: UnixTime) -> bool {
-        !known.proof.has_run_out(&self.charters, now) && !self.revocations.void(&known.proof, &self.charters, now)
+        let proof = &known.proof;
+        !proof.has_run_out(now) && self.is_rooted(proof, now) && !self.revocations.void(proof, &self.charters, now)
+    }
+
+    /// Whether the key that has signed the first membership counts, or another key of the organisation says that this one does (§5).
+    fn is_rooted(&self, proof: &Proof, now: UnixTime) -> bool {
+        self.charters.may_issue(proof.root_issuer(), now)
+            || self.has_key(proof.root_issuer()) && self.revocations.endorses(proof.root(), &self.charters, now)
     }
 
     fn make_room(&mut self, now: UnixTime) -> Result<(), OrgError> {
@@ -297,15 +382,26 @@ impl Roster {
 pub struct Learned {
     /// Charters and revocation lists.
     pub rules: usize,
-    /// Proofs and whereabouts.
+    /// Proofs.
     pub members: usize,
+    /// Whereabouts.
+    pub whereabouts: usize,
 }
 
 impl Learned {
     /// Whether there was anything.
     pub fn is_any(&self) -> bool {
+        self.rules + self.members + self.whereabouts > 0
+    }
+
+    /// Whether there was anything that must not be forgotten. Whereabouts are heard again.
+    pub fn is_to_be_kept(&self) -> bool {
         self.rules + self.members > 0
     }
+}
+
+fn to_record(bytes: &[u8]) -> ByteVec {
+    bytes.to_vec().into()
 }
 
 impl Records {

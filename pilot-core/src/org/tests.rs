@@ -8,7 +8,7 @@ use minicbor::bytes::ByteVec;
 use super::OrgError;
 use super::charter::{Charter, Charters};
 use super::invite::{Invite, InviteError};
-use super::issuer::{Applicant, EnrolError, Invites, Issuer, Terms};
+use super::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Invites, Issuer, Ledger, Terms};
 use super::membership::{Membership, Proof};
 use super::revocation::{Revocation, RevocationList};
 use super::roster::{Learned, Records, Roster};
@@ -266,6 +266,7 @@ fn many_lists_of_a_delegate_keep_no_list_of_the_organisation_out() {
             issued: NOW,
             expires: NOW + DAY,
             revocations: vec![revocation],
+            endorsed: Vec::new(),
         };
         roster.add_list(&list.sign(agent(0)).unwrap(), NOW).ok();
     }
@@ -283,6 +284,7 @@ fn stray_list(roster: &Roster, issuer: &Identity, number: u8) -> Vec<u8> {
         issued: NOW,
         expires: NOW + DAY,
         revocations: vec![Revocation { member, issued_until: NOW, kept_until: NOW + DAY }],
+        endorsed: Vec::new(),
     };
     list.sign(issuer).unwrap()
 }
@@ -439,6 +441,149 @@ fn who_was_told_of_a_thiefs_charter_hears_of_the_one_that_counts_from_others() {
     assert_eq!(deceived.charter(), roster.charter());
 }
 
+/// An organisation, what its founder has noted, and what happens when its key is stolen.
+struct Theft {
+    roster: Roster,
+    ledger: Ledger,
+}
+
+impl Theft {
+    /// Agent 0 may enrol, agent 1 was enrolled by it, agent 2 by the organisation; agent 3 is to be the new key.
+    fn before() -> Self {
+        let (mut roster, mut ledger) = (founded(), Ledger::default());
+        for (index, generations) in [(0, 1), (2, 0)] {
+            enrol(&mut roster, index, &Terms { generations, ..terms() }, NOW);
+            ledger.enrolled(roster.proof(&agent(index).key(), NOW).unwrap(), NOW);
+        }
+        let lead = Issuer::Member(agent(0).clone());
+        let worker = lead.enrol(&roster, &applicant(agent(1), "agent-1"), &terms(), NOW).unwrap();
+        roster.add_proof(&worker, NOW).unwrap();
+        Self { roster, ledger }
+    }
+
+    fn is_member(&self, index: usize, now: UnixTime) -> bool {
+        self.roster.member(&agent(index).key(), now).is_some()
+    }
+
+    /// What the founder publishes: a charter by the successor that cuts the key off, and the new key's first list.
+    fn rescue(&self, now: UnixTime) -> Records {
+        let before = self.roster.charters().succeeded_by(&successor().key()).unwrap();
+        let charter = Charter {
+            sequence: before.sequence + 1,
+            key: agent(3).key(),
+            successor: agent(5).key(),
+            signer: successor().key(),
+            previous_until: now - DAY,
+            issued: now,
+            ..before.clone()
+        };
+        let mut roster = self.roster.clone();
+        roster.add_charter(&charter.sign(successor()).unwrap(), now).unwrap();
+        let list = self.ledger.first_list(roster.charters(), now).sign(agent(3)).unwrap();
+        assert_eq!(roster.add_list(&list, now), Ok(true));
+        roster.rules_except(&[])
+    }
+}
+
+#[test]
+fn when_a_stolen_key_is_cut_off_nobody_has_to_join_again() {
+    let mut theft = Theft::before();
+    let rescue = theft.rescue(NOW);
+    theft.roster.learn(&rescue, NOW);
+    for now in [NOW, NOW - DAY] {
+        assert!(!theft.roster.charters().may_issue(&org_key().key(), now), "also by a clock that is behind by a day");
+    }
+    assert!((0..3).all(|index| theft.is_member(index, NOW)), "also whom a member has enrolled");
+    let restored = Roster::from_records(theft.roster.org(), &theft.roster.records(), NOW).unwrap();
+    assert_eq!(restored.members(NOW).count(), 3, "also from disk");
+    let newcomer = Roster::from_records(theft.roster.org(), &rescue, NOW).unwrap();
+    assert_eq!(newcomer.members(NOW).count(), 0, "it names nobody");
+    // Later lists, and those of later keys, keep it so.
+    let next = theft.roster.revocations().next_list(theft.roster.charters(), agent(3).key(), None, NOW + DAY).unwrap();
+    theft.roster.add_list(&next.sign(agent(3)).unwrap(), NOW + DAY).unwrap();
+    let charter = next_charter(&theft.roster, agent(3), agent(4));
+    theft.roster.add_charter(&charter, NOW + DAY).unwrap();
+    let next = theft.roster.revocations().next_list(theft.roster.charters(), agent(4).key(), None, NOW + DAY).unwrap();
+    theft.roster.add_list(&next.sign(agent(4)).unwrap(), NOW + DAY).unwrap();
+    let later = NOW + 60 * DAY;
+    assert!(!theft.roster.charters().may_issue(&agent(3).key(), later) && theft.is_member(0, later));
+    let ended = NOW + 402 * DAY;
+    let next = theft.roster.revocations().next_list(theft.roster.charters(), agent(4).key(), None, ended).unwrap();
+    assert!(next.endorsed.is_empty(), "nothing is carried on for ever");
+}
+
+#[test]
+fn who_holds_a_key_that_was_cut_off_neither_enrols_nor_revokes_nor_renews_nor_makes_a_charter() {
+    let mut theft = Theft::before();
+    // While nobody knew: a member of its own, and an honest one with more rights and a later date.
+    let thiefs = by_org().enrol(&theft.roster, &applicant(agent(4), "thief"), &terms(), NOW).unwrap();
+    assert_eq!(theft.roster.add_proof(&thiefs, NOW), Ok(true));
+    let raised = Terms { role: "admin".into(), ..terms() };
+    let later = NOW + Duration::from_secs(60);
+    let raised = by_org().enrol(&theft.roster, &applicant(agent(2), "agent-2"), &raised, later).unwrap();
+    assert_eq!(theft.roster.add_proof(&raised, later), Ok(true));
+    theft.roster.add_list(&revoke(&theft.roster, org_key(), agent(0), later), later).unwrap();
+    assert!(!theft.is_member(0, later) && !theft.is_member(1, later) && theft.is_member(4, later));
+    theft.roster.take_former(later);
+    // Two charters, of which everybody sees one: neither is what the rescue rests on, although they name the successor, too.
+    let charter_of_thief = |key: &Identity| {
+        let (key, signer) = (key.key(), org_key().key());
+        Charter { sequence: 1, key, signer, previous_until: NOW + 30 * DAY, ..founded().charter().clone() }
+    };
+    let seen_by_others = charter_of_thief(agent(5)).sign(org_key()).unwrap();
+    let mut other = theft.roster.clone();
+    assert_eq!(other.add_charter(&seen_by_others, later), Ok(true));
+    assert_eq!(theft.roster.add_charter(&charter_of_thief(agent(4)).sign(org_key()).unwrap(), later), Ok(true));
+
+    let rescue = theft.rescue(later);
+    other.learn(&rescue, later);
+    theft.roster.learn(&rescue, later);
+    assert_eq!(other.charter(), theft.roster.charter());
+    theft.ledger.proofs().for_each(|proof| drop(theft.roster.add_proof(proof, later)));
+    assert!(theft.is_member(0, later) && !theft.is_member(4, later));
+    assert_eq!(theft.roster.member(&agent(2).key(), later).unwrap().role, "member");
+
+    // And afterwards, whatever date it puts on it.
+    theft.roster.take_former(later);
+    for proof in [&thiefs, &raised] {
+        assert_eq!(theft.roster.add_proof(proof, later), Err(OrgError::Issuer));
+    }
+    let back_dated = Membership { issued: NOW, ..membership(4) }.sign(org_key()).unwrap();
+    assert_eq!(theft.roster.add_proof(&Proof::extend(None, back_dated), later), Err(OrgError::Issuer));
+    assert!(
+        by_org()
+            .enrol(&theft.roster, &applicant(agent(4), "thief"), &terms(), later)
+            .is_ok_and(|proof| { theft.roster.add_proof(&proof, later) == Err(OrgError::Issuer) })
+    );
+    let list = RevocationList { issued: later, ..theft.ledger.first_list(theft.roster.charters(), later) };
+    let list = RevocationList { issuer: org_key().key(), sequence: 99, ..list };
+    assert_eq!(
+        theft.roster.add_list(&list.sign(org_key()).unwrap(), later),
+        Err(OrgError::Issuer),
+        "it endorses nobody"
+    );
+    let charter = Charter { signer: org_key().key(), key: agent(4).key(), ..theft.roster.charter().clone() };
+    assert_eq!(theft.roster.add_charter(&charter.sign(org_key()).unwrap(), later), Ok(false));
+    let after = Charter { sequence: charter.sequence + 1, successor: agent(1).key(), ..charter };
+    assert_eq!(theft.roster.add_charter(&after.sign(org_key()).unwrap(), later), Err(OrgError::Succession));
+}
+
+#[test]
+fn what_was_revoked_before_a_theft_stays_revoked_after_it() {
+    let mut theft = Theft::before();
+    // The founder has revoked whom a member had enrolled, and one of its own.
+    for index in [1, 2] {
+        let revocation = Revocation { member: agent(index).key(), issued_until: NOW, kept_until: NOW + 90 * DAY };
+        theft.ledger.revoked(revocation, NOW);
+        theft.roster.add_list(&revoke(&theft.roster, org_key(), agent(index), NOW), NOW).unwrap();
+    }
+    let rescue = theft.rescue(NOW);
+    let mut roster = theft.roster.clone();
+    roster.learn(&rescue, NOW);
+    assert!(roster.member(&agent(0).key(), NOW).is_some());
+    assert!([1, 2].iter().all(|index| roster.member(&agent(*index).key(), NOW).is_none()));
+}
+
 #[test]
 fn a_charter_by_anybody_else_or_out_of_order_is_refused() {
     let mut roster = founded();
@@ -482,6 +627,91 @@ fn of_two_members_of_one_name_the_nearer_to_the_organisation_has_it() {
     let by_org = by_org().enrol(&roster, &applicant(agent(2), "worker"), &terms(), NOW + DAY).unwrap();
     roster.add_proof(&by_org, NOW + DAY).unwrap();
     assert_eq!(roster.named("worker", NOW + DAY).unwrap().key(), agent(2).key());
+}
+
+#[test]
+fn of_two_who_enrol_one_name_with_the_organisations_key_at_once_the_first_stays_the_one_who_has_it() {
+    let mut roster = founded();
+    for (index, issued) in [(1, NOW + Duration::from_secs(1)), (0, NOW)] {
+        let proof = by_org().enrol(&roster, &applicant(agent(index), "worker"), &terms(), issued).unwrap();
+        roster.add_proof(&proof, issued).unwrap();
+    }
+    assert_eq!(roster.named("worker", NOW + DAY).map(Proof::key), Some(agent(0).key()));
+    assert_eq!(roster.members(NOW + DAY).count(), 2);
+}
+
+#[test]
+fn of_two_who_replace_the_key_at_once_each_is_followed_by_some_until_the_successor_decides() {
+    let (mut one, mut other) = (founded(), founded());
+    let charters = [next_charter(&one, org_key(), agent(3)), next_charter(&one, org_key(), agent(4))];
+    for (roster, order) in [(&mut one, [0, 1]), (&mut other, [1, 0])] {
+        assert_eq!(order.map(|which: usize| roster.add_charter(&charters[which], NOW)), [Ok(true), Ok(false)]);
+    }
+    assert_ne!(one.charter().key, other.charter().key);
+    let decision = next_charter(&founded(), successor(), agent(2));
+    for roster in [&mut one, &mut other] {
+        assert_eq!(roster.add_charter(&decision, NOW), Ok(true));
+    }
+    assert_eq!(one.charter(), other.charter());
+}
+
+#[test]
+fn of_two_namesakes_by_two_delegates_neither_has_the_name_however_they_are_dated() {
+    let mut roster = founded();
+    (0..2).for_each(|index| drop(enrol(&mut roster, index, &Terms { generations: 1, ..terms() }, NOW)));
+    let mut worker = |delegate: usize, index: usize, issued: UnixTime| {
+        let lead = Issuer::Member(agent(delegate).clone());
+        let proof = lead.enrol(&roster, &applicant(agent(index), "worker"), &terms(), issued).unwrap();
+        roster.add_proof(&proof, NOW).unwrap();
+        roster.named("worker", NOW).map(Proof::key)
+    };
+    assert_eq!(worker(0, 2, NOW), Some(agent(2).key()));
+    assert_eq!(worker(1, 3, NOW), None);
+    assert_eq!(worker(1, 4, NOW), None, "nor by many");
+    assert_eq!(roster.nearest_named("worker", NOW).len(), 3);
+    roster.add_list(&revoke(&roster, org_key(), agent(1), NOW), NOW).unwrap();
+    assert_eq!(roster.named("worker", NOW).map(Proof::key), Some(agent(2).key()), "until one of the two is out");
+}
+
+#[test]
+fn what_a_member_has_revoked_stays_revoked_when_it_is_revoked_itself() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    let lead = Issuer::Member(agent(0).clone());
+    let worker = lead.enrol(&roster, &applicant(agent(1), "agent-1"), &terms(), NOW).unwrap();
+    roster.add_proof(&worker, NOW).unwrap();
+    roster.add_list(&revoke(&roster, agent(0), agent(1), NOW), NOW).unwrap();
+    roster.add_list(&revoke(&roster, org_key(), agent(0), NOW + DAY), NOW + DAY).unwrap();
+    roster.take_former(NOW + DAY);
+    // The delegate comes back, and the worker puts its old membership below the new one.
+    let again = NOW + 2 * DAY;
+    let rights = Terms { generations: 1, ..terms() };
+    let lead = by_org().enrol(&roster, &applicant(agent(0), "agent-0"), &rights, again).unwrap();
+    let worker: Vec<ByteVec> = cbor::from_slice(&worker).unwrap();
+    let later = again + Duration::from_secs(1);
+    let restored = Roster::from_records(roster.org(), &roster.records(), again).unwrap();
+    let told = Roster::from_records(roster.org(), &roster.rules_except(&[]), again).unwrap();
+    for mut roster in [roster, restored, told] {
+        assert_eq!(roster.add_proof(&lead, again), Ok(true));
+        let grafted = Proof::extend(roster.proof(&agent(0).key(), later), worker[1].to_vec());
+        assert_eq!(roster.add_proof(&grafted, later), Err(OrgError::Revoked));
+    }
+}
+
+#[test]
+fn a_list_by_nobody_who_enrols_is_none_whatever_proof_comes_along() {
+    let mut roster = founded();
+    let plain = enrol(&mut roster, 0, &terms(), NOW);
+    let told = |by: usize, proof: &[u8]| {
+        let lists = vec![stray_list(&roster, agent(by), 1).into()];
+        Roster::new(roster.charters().clone())
+            .learn(&Records { lists, proofs: vec![proof.to_vec().into()], ..Records::default() }, NOW)
+    };
+    assert_eq!(told(0, &plain).rules, 0);
+    assert_eq!(told(1, &plain).rules, 0);
+    let lead =
+        by_org().enrol(&roster, &applicant(agent(1), "agent-1"), &Terms { generations: 1, ..terms() }, NOW).unwrap();
+    assert_eq!(told(1, &lead).rules, 1);
 }
 
 #[test]
@@ -568,6 +798,14 @@ fn an_expired_closed_or_guessed_invite_makes_nobody_a_member() {
     assert!(invites.close(&INVITE.0) && !invites.close(&INVITE.0));
     let after = invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant, NOW);
     assert_eq!(after, Err(EnrolError::NoSuchInvite));
+}
+
+#[test]
+fn no_invite_can_be_used_for_longer_than_the_greatest_time() {
+    let mut invites = Invites::default();
+    invites.open(INVITE.0, &INVITE.1, terms(), 1, NOW + 9_999 * DAY, NOW).unwrap();
+    assert_eq!(invites.list(NOW).next().unwrap().3, NOW + INVITE_VALIDITY_MAX);
+    assert_eq!(invites.list(NOW + INVITE_VALIDITY_MAX).count(), 0);
 }
 
 #[test]

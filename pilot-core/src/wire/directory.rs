@@ -13,8 +13,10 @@ use crate::id::IdentityKey;
 use crate::time::UnixTime;
 use crate::wire::cbor;
 
-/// The greatest request: two records of 8,192 bytes and their framing.
-pub const REQUEST_LEN_MAX: usize = 17 * 1_024;
+/// The greatest request that most agents ever send: two records of 8,192 bytes and their framing.
+pub const REGISTRATION_LEN_MAX: usize = 17 * 1_024;
+/// The greatest request: a revocation list of an organisation, its charters and a proof.
+pub const REQUEST_LEN_MAX: usize = 144 * 1_024;
 /// The greatest reply a client accepts: [`FIND_LIMIT_MAX`] entries in bounds.
 pub const REPLY_LEN_MAX: usize = 1_024 * 1_024;
 /// Entries of one answer to [`Request::Find`].
@@ -23,6 +25,8 @@ pub const FIND_LIMIT_MAX: u16 = 64;
 pub const FIND_WORDS_MAX: usize = 16;
 /// Hand-overs of a name that are kept and served: who has pinned a key before that takes the name for another's.
 pub const HAND_OVERS_MAX: usize = 4;
+/// Bytes that name a charter or revocation list among those of one organisation.
+pub const RULE_DIGEST_LEN: usize = 8;
 /// Names that a [`Reply::NotFound`] suggests.
 pub const SUGGESTIONS_MAX: usize = 3;
 
@@ -66,7 +70,37 @@ pub enum Request {
         #[cbor(n(0), with = "minicbor::bytes")]
         signed: Vec<u8>,
     },
+    /// Hold a revocation list of an organisation for its members.
+    #[n(6)]
+    KeepRules {
+        /// The organisation.
+        #[n(0)]
+        org: IdentityKey,
+        /// Its signed charters, the first one first.
+        #[n(1)]
+        charters: Vec<ByteVec>,
+        /// The signed list.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        list: Vec<u8>,
+        /// The proof of the member that has issued it; none: the organisation's key has.
+        #[cbor(n(3), with = "minicbor::bytes")]
+        proof: Option<Vec<u8>>,
+    },
+    /// Which charters and lists of an organisation are held?
+    #[n(7)]
+    Rules {
+        /// The organisation.
+        #[n(0)]
+        org: IdentityKey,
+        /// Those that the caller has.
+        #[n(1)]
+        known: Vec<RuleDigest>,
+    },
 }
+
+/// Names a charter or a revocation list among those of one organisation: the first bytes of the SHA-256 of the signed record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct RuleDigest(#[cbor(n(0), with = "minicbor::bytes")] pub [u8; RULE_DIGEST_LEN]);
 
 /// What an agent is looked up by.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -155,6 +189,30 @@ pub enum Reply {
     /// To [`Request::HandOver`]: the name is the other key's from now on.
     #[n(9)]
     HandedOver,
+    /// To [`Request::KeepRules`]: held, or nothing new.
+    #[n(10)]
+    RulesKept,
+    /// To [`Request::Rules`]: what the caller does not have. Nothing in it is believed before a `Roster` has judged it.
+    #[n(11)]
+    Rules(#[n(0)] Rules),
+}
+
+/// Charters and revocation lists of an organisation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Rules {
+    /// Signed charters, the first one first.
+    #[n(0)]
+    pub charters: Vec<ByteVec>,
+    /// Signed lists.
+    #[n(1)]
+    pub lists: Vec<ByteVec>,
+    /// The proofs by which lists of members count.
+    #[n(2)]
+    pub proofs: Vec<ByteVec>,
+    /// What the caller has and the node has not.
+    #[n(3)]
+    pub missing: Vec<RuleDigest>,
 }
 
 /// Why a directory did not carry out a request.
@@ -231,6 +289,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const ORG: IdentityKey = IdentityKey([9; 32]);
+
     fn requests() -> Vec<Request> {
         vec![
             Request::Register { identity: vec![1; 300], presence: vec![2; 40] },
@@ -240,6 +300,9 @@ mod tests {
             Request::Find(Find { tag: Some("mcp".into()), group: None, need: vec!["cve".into()], limit: 5 }),
             Request::Withdraw { signed: vec![3; 90] },
             Request::HandOver { signed: vec![4; 150] },
+            Request::KeepRules { org: ORG, charters: vec![vec![5; 300].into()], list: vec![6; 200], proof: None },
+            Request::KeepRules { org: ORG, charters: vec![], list: vec![6; 200], proof: Some(vec![7; 400]) },
+            Request::Rules { org: ORG, known: vec![RuleDigest([8; 8])] },
             Request::Status,
         ]
     }
@@ -254,6 +317,12 @@ mod tests {
             Reply::Resolved(Entry { presences: vec![], ..entry.clone() }),
             Reply::Found(vec![entry.clone(), handed_over, entry]),
             Reply::HandedOver,
+            Reply::RulesKept,
+            Reply::Rules(Rules {
+                lists: vec![vec![6; 200].into()],
+                missing: vec![RuleDigest([8; 8])],
+                ..Rules::default()
+            }),
             Reply::Withdrawn,
             Reply::Status(Status { agents: 3, ..Status::default() }),
             Reply::NotFound { suggestions: vec!["agent-alpha".into()] },
@@ -281,6 +350,18 @@ mod tests {
         assert_eq!(hex(Reply::Resolved(twice).encode()), "820181a30041aa018241bb41cc02f5");
         let handed_over = Entry { hand_overs: vec![vec![0xcc].into()], ..entry };
         assert_eq!(hex(Reply::Resolved(handed_over).encode()), "820181a30041aa02f4038141cc");
+        let org = format!("5820{}", "09".repeat(32));
+        let keep = |proof| Request::KeepRules { org: ORG, charters: vec![vec![0xaa].into()], list: vec![0xbb], proof };
+        assert_eq!(hex(keep(None).encode()), format!("820683{org}8141aa41bb"));
+        assert_eq!(hex(keep(Some(vec![0xcc])).encode()), format!("820684{org}8141aa41bb41cc"));
+        let known = vec![RuleDigest([1; 8])];
+        assert_eq!(
+            hex(Request::Rules { org: ORG, known: known.clone() }.encode()),
+            format!("820782{org}8181480101010101010101")
+        );
+        let rules = Rules { lists: vec![vec![0xbb].into()], missing: known, ..Rules::default() };
+        assert_eq!(hex(Reply::Rules(rules).encode()), "820b81a40080018141bb0280038181480101010101010101");
+        assert_eq!(hex(Reply::RulesKept.encode()), "820a80");
         assert_eq!(hex(Reply::AddressTaken.encode()), "820780");
         let busy = Reply::Error { code: ErrorCode::Busy, message: "b".into() };
         assert_eq!(hex(busy.encode()), "820882036162");

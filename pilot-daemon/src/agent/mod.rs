@@ -233,6 +233,10 @@ impl Agent {
         }
         agent.join_backbone(registration_sender).await?;
         tokio::spawn(org::keeper::run(Arc::downgrade(&agent.inner)));
+        tokio::spawn(org::keeper::save(Arc::downgrade(&agent.inner)));
+        if agent.inner.backbone.is_some() {
+            tokio::spawn(org::directory::run(Arc::downgrade(&agent.inner)));
+        }
         Ok(agent)
     }
 
@@ -361,6 +365,7 @@ impl Agent {
 
     /// Ends every tunnel, tells the peers, and stops. Clones of this agent answer that it has ended.
     pub async fn shutdown(&self) {
+        self.inner.orgs.save_unsaved().await;
         if self.inner.apply(|core, now| core.stop(now)).await.is_ok() {
             self.ended().await;
             tracing::info!(name = self.name(), "ended");

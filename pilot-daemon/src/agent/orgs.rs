@@ -1,14 +1,16 @@
 //! Organisations, as programs and people use them (spec/org.md).
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use pilot_core::id::IdentityKey;
-use pilot_core::identity::Identity;
+use pilot_core::identity::{CLOCK_SKEW, Identity};
 use pilot_core::node::PeerInfo;
 use pilot_core::org::call::Request;
 use pilot_core::org::charter::Charter;
-use pilot_core::org::invite::Invite;
-use pilot_core::org::issuer::{Applicant, Issuer, Terms};
+use pilot_core::org::invite::{INVITE_ID_LEN, Invite};
+use pilot_core::org::issuer::{Applicant, INVITE_VALIDITY_MAX, Issuer, Ledger, Terms};
 use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Proof};
 use pilot_core::org::revocation::Revocation;
 use pilot_core::org::roster::Roster;
@@ -59,7 +61,10 @@ impl Agent {
         let proof = issuer.enrol(&roster, &founder, &terms, now).map_err(failed)?;
         roster.add_proof(&proof, now).map_err(failed)?;
         let org = roster.org();
-        inner.orgs.add(Org::new(roster, Some(key), None), Some(successor)).await?;
+        let mut ledger = Ledger::default();
+        roster.members(now).for_each(|founder| ledger.enrolled(founder, now));
+        let founded = Org::new(roster, Some(key), None).with_ledger(ledger);
+        inner.orgs.add(founded, Some(successor)).await?;
         let successor_file = store::successor_file(&inner.agent_home, name);
         if list_age_max > Duration::ZERO {
             keeper::publish_list(inner, name, None, now).await?;
@@ -96,7 +101,29 @@ impl Agent {
             Ok(org.roster.org())
         });
         let invite = Invite { org: org.await?, name: request.org.clone(), issuer: ticket, id, secret };
-        Ok(types::Invited { invite: invite.to_string(), uses: request.uses, expires_s: request.expires_s })
+        Ok(types::Invited {
+            id: HEXLOWER.encode(&id),
+            invite: invite.to_string(),
+            uses: request.uses,
+            expires_s: request.expires_s,
+        })
+    }
+
+    /// Takes an invite back. Who has used it stays a member.
+    ///
+    /// # Errors
+    /// If no such invite of this agent is open, or that cannot be kept.
+    pub async fn uninvite(&self, request: &types::UninviteRequest) -> Result<types::Uninvited, ApiError> {
+        let types::UninviteRequest { org, invite } = request;
+        let unknown = || {
+            ApiError::new(ErrorCode::NotFound, format!("no invite '{invite}' to '{org}' is open here"))
+                .hint("see which are: pilotctl org list")
+        };
+        let id = HEXLOWER_PERMISSIVE.decode(invite.as_bytes()).ok().and_then(|id| id.try_into().ok());
+        let id: [u8; INVITE_ID_LEN] = id.ok_or_else(unknown)?;
+        let closed = self.inner.orgs.change(org, |org| if org.invites.close(&id) { Ok(()) } else { Err(unknown()) });
+        closed.await?;
+        Ok(types::Uninvited { org: org.clone(), invite: HEXLOWER.encode(&id) })
     }
 
     /// Joins an organisation with an invite, under the agent's own host name unless another is given.
@@ -122,7 +149,7 @@ impl Agent {
         let org = enrolled.map_err(|error| unreached(error, &invite.name))?;
         inner.orgs.add(org, None).await?;
         let joined = self.org_status(&invite.name)?;
-        let (weak, name) = (std::sync::Arc::clone(inner), invite.name);
+        let (weak, name) = (Arc::clone(inner), invite.name);
         // The others hear of us, and we of the rest of them.
         tokio::spawn(async move {
             calls::sync(&weak, &name).await;
@@ -144,10 +171,7 @@ impl Agent {
                 let membership = proof.membership();
                 (proof.key(), membership.issued, membership.expires, org.route(&proof.key(), now))
             });
-            found.ok_or_else(|| {
-                ApiError::new(ErrorCode::NotFound, format!("'{name}' has no member '{}'", request.member))
-                    .hint(format!("see who is one: pilotctl org members {name}"))
-            })
+            found.ok_or_else(|| no_member(&org.roster, &request.member, name, now))
         })??;
         // Its issuer's clock may have been ahead of ours.
         let revocation = Revocation { member, issued_until: now.max(issued), kept_until: expires };
@@ -182,26 +206,25 @@ impl Agent {
         inner.orgs.remove(name).await
     }
 
-    /// Replaces the organisation's key by a new one, on the word of the present key or, if that is lost, of its successor.
+    /// Replaces the organisation's key by a new one, on the word of the present key or, if that is lost, of its successor. If it was stolen,
+    /// what it has signed counts no more but for the members that were enrolled here (spec/org.md §5).
     ///
     /// # Errors
-    /// If neither key is kept here, or the new ones cannot be kept.
-    pub async fn rotate_org_key(&self, name: &str) -> Result<types::OrgCreated, ApiError> {
-        let inner = &self.inner;
+    /// If neither key is kept here, or not the successor of a stolen one, or the new ones cannot be kept.
+    pub async fn rotate_org_key(&self, request: &types::RotateRequest) -> Result<types::OrgCreated, ApiError> {
+        let (inner, name) = (&self.inner, request.org.as_str());
         let now = clock::now().unix;
         let _rotating = inner.orgs.rotating.lock().await;
-        let successor = store::successor(&inner.agent_home, name)?;
-        let (before, key) = inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
-        let candidates = key.into_iter().chain(successor);
-        let mut signers = candidates.filter(|key| key.key() == before.key || key.key() == before.successor);
-        let signer = signers.next().ok_or_else(org::no_issuer)?;
+        let (signer, before) = if request.stolen { self.rescuer(name)? } else { self.rotator(name)? };
+        // Clocks that are behind by a day cut the stolen key off at once, too.
+        let previous_until = if request.stolen { now - CLOCK_SKEW } else { now + KEY_OVERLAP };
         let (key, successor) = (Identity::generate(entropy()?), Identity::generate(entropy()?));
         let charter = Charter {
             sequence: before.sequence + 1,
             key: key.key(),
             successor: successor.key(),
             signer: signer.key(),
-            previous_until: now + KEY_OVERLAP,
+            previous_until,
             issued: now,
             ..before
         };
@@ -210,6 +233,9 @@ impl Agent {
         store::keep_next_keys(&inner.agent_home, name, &key, &successor)?;
         let org = inner.orgs.change(name, |org| {
             org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))?;
+            if request.stolen {
+                endorse(org, &key, now)?;
+            }
             org.key = Some(key);
             Ok((org.roster.org(), org.roster.charter().clone()))
         });
@@ -219,6 +245,29 @@ impl Agent {
         // A list of the new key, and with it the charter, goes to everybody.
         keeper::publish_list(inner, name, None, now).await?;
         Ok(types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file })
+    }
+
+    /// Who signs the next charter, and the charter that it follows.
+    fn rotator(&self, name: &str) -> Result<(Identity, Charter), ApiError> {
+        let inner = &self.inner;
+        let successor = store::successor(&inner.agent_home, name)?;
+        let (before, key) = inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
+        let candidates = key.into_iter().chain(successor);
+        let mut signers = candidates.filter(|key| key.key() == before.key || key.key() == before.successor);
+        Ok((signers.next().ok_or_else(org::no_issuer)?, before))
+    }
+
+    /// The same where somebody else has the key: only the successor outranks that one, and charters of the thief do not count.
+    fn rescuer(&self, name: &str) -> Result<(Identity, Charter), ApiError> {
+        let inner = &self.inner;
+        let file = store::successor_file(&inner.agent_home, name);
+        let hint = format!("put the successor key that belongs to it back as {}", file.display());
+        let missing = |message: String| ApiError::new(ErrorCode::Refused, message).hint(hint.clone());
+        let successor = store::successor(&inner.agent_home, name)?
+            .ok_or_else(|| missing("a stolen key is replaced by its successor, which is not here".to_owned()))?;
+        let before = inner.orgs.with(name, |org| org.roster.charters().succeeded_by(&successor.key()).cloned())?;
+        let before = before.ok_or_else(|| missing(format!("{} succeeds no key of '{name}'", file.display())))?;
+        Ok((successor, before))
     }
 
     /// The organisations that this agent is in.
@@ -247,7 +296,7 @@ impl Agent {
             let own = org.roster.member(&orgs.own_key(), now);
             let invite =
                 |(id, terms, uses, expires): (&[u8; 8], &Terms, u32, pilot_core::time::UnixTime)| types::OpenInvite {
-                    id: data_encoding::HEXLOWER.encode(id),
+                    id: HEXLOWER.encode(id),
                     role: terms.role.clone(),
                     uses,
                     expires_s: expires.as_secs().saturating_sub(now.as_secs()),
@@ -282,8 +331,7 @@ impl Agent {
             found => found,
         };
         let Some((proof, route)) = found else {
-            return Err(ApiError::new(ErrorCode::NotFound, format!("'{org}' has no member '{name}'"))
-                .hint(format!("see who is one: pilotctl org members {org}")));
+            return Err(orgs.with(org, |known| no_member(&known.roster, name, org, clock::now().unix))?);
         };
         let key = proof.key();
         let route = route.unwrap_or_else(|| calls::way_unknown(key));
@@ -330,8 +378,39 @@ fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
             "an organisation has 3 generations of members that enrol at most",
         );
     }
+    if request.expires_s == 0 || request.expires_s > INVITE_VALIDITY_MAX.as_secs() {
+        return usage("an invite may be used for up to 90 days".to_owned(), "for example: --expires 7d");
+    }
     if request.lifetime_s == 0 || request.lifetime_s > MEMBERSHIP_VALIDITY_MAX.as_secs() {
         return usage("a membership lasts up to 400 days".to_owned(), "for example: --membership 90d");
+    }
+    Ok(())
+}
+
+/// Why a name leads to nobody.
+fn no_member(roster: &Roster, name: &str, org: &str, now: pilot_core::time::UnixTime) -> ApiError {
+    match roster.nearest_named(name, now).as_slice() {
+        namesakes @ [_, _, ..] => {
+            let addresses: Vec<_> = namesakes.iter().map(|proof| proof.address().to_string()).collect();
+            let message = format!("'{org}' has several members '{name}': {}", addresses.join(", "));
+            let hint = "use the address; who has enrolled one of them, or has the organisation's key, can revoke it";
+            ApiError::new(ErrorCode::NotFound, message).hint(hint)
+        }
+        _ => ApiError::new(ErrorCode::NotFound, format!("'{org}' has no member '{name}'"))
+            .hint(format!("see who is one: pilotctl org members {org}")),
+    }
+}
+
+/// Lets the members that were enrolled here stay members under the key that takes the place of a stolen one.
+fn endorse(org: &mut Org, key: &Identity, now: pilot_core::time::UnixTime) -> Result<(), ApiError> {
+    let list = org.ledger.first_list(org.roster.charters(), now);
+    let list = list.sign(key).map_err(|error| org::failed(&error))?;
+    org.roster.add_list(&list, now).map_err(|error| org::failed(&error))?;
+    for proof in org.ledger.proofs() {
+        // A thief may have put something else in its place.
+        if let Err(error) = org.roster.add_proof(proof, now) {
+            tracing::warn!(%error, "a member is one no more");
+        }
     }
     Ok(())
 }

@@ -41,6 +41,16 @@ impl Agent {
             from: rule.from.to_string(),
             note: rule.note.clone(),
         };
+        let in_force = self.inner.ask(|core, now| {
+            core.rules.look_again();
+            core.rules.current(now.mono);
+            core.rules.error().map(ToString::to_string)
+        });
+        if let Some(error) = in_force.await? {
+            return Err(
+                ApiError::new(ErrorCode::Failed, error).hint("correct the file first; the rules before are in force")
+            );
+        }
         let path = self.inner.agent_home.path().join("rules.toml");
         let remove = request.remove;
         let edited = tokio::task::spawn_blocking(move || rules::edit(&path, effect, &rule, remove)).await;

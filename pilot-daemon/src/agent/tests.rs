@@ -4,6 +4,7 @@ use std::path::Path;
 
 use pilot_core::id::KeyId;
 use pilot_core::identity::{Certificate, Identity};
+use pilot_core::org::call::Request;
 use pilot_relay::driver::{ServeOptions, serve};
 use tempfile::TempDir;
 
@@ -170,4 +171,85 @@ async fn offer_that_no_record_can_hold_is_refused_at_once() {
     let options = ServiceOptions { public: false, offer: Some("x".repeat(OFFER_DESCRIPTION_LEN_MAX + 1)) };
     let error = patiently(alpha.accept(ServicePort::QUERY, options)).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Usage);
+}
+
+#[tokio::test]
+async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers_to_the_organisation() {
+    let home = tempfile::tempdir().unwrap();
+    let [founder, member, stranger, outsider] = [
+        agent(&home, "founder", None).await,
+        agent(&home, "member", None).await,
+        agent(&home, "stranger", None).await,
+        agent(&home, "outsider", None).await,
+    ];
+    let create = types::CreateOrg { name: "fleet".into(), list_age_max_s: None };
+    patiently(founder.create_org(&create)).await.unwrap();
+    let request = types::InviteRequest {
+        org: "fleet".into(),
+        uses: 1,
+        expires_s: 3_600,
+        role: "member".into(),
+        groups: vec![],
+        services: vec![],
+        generations: 0,
+        lifetime_s: 86_400,
+    };
+    let token = patiently(founder.invite(&request)).await.unwrap().invite;
+    patiently(member.join_org(&types::JoinRequest { token, org: None, name: None })).await.unwrap();
+    let org = founder.inner.orgs.with("fleet", |org| org.roster.org()).unwrap();
+    let modifier = outsider.inner.identity.modifier();
+    let enrol = Request::Enrol { org, invite: [7; 8], secret: [7; 16], modifier, name: "outsider".into() };
+    for request in [enrol, Request::Renew { org }, Request::Leave { org }] {
+        let mut answers = Vec::new();
+        for callee in [&founder, &member, &stranger] {
+            let ticket = callee.ticket().await.unwrap().to_string();
+            let found = patiently(outsider.resolve(&ticket)).await.unwrap();
+            let way = found.routes.into_iter().next().unwrap();
+            answers.push(patiently(org::calls::call(&outsider.inner, way, &request)).await.unwrap_err());
+        }
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{request:?}: {answers:?}");
+        assert_eq!(answers[0].code, ErrorCode::Refused);
+    }
+}
+
+#[tokio::test]
+async fn who_shows_the_proof_of_another_is_none_of_us() {
+    let home = tempfile::tempdir().unwrap();
+    let (founder, outsider) = (agent(&home, "founder", None).await, agent(&home, "outsider", None).await);
+    let create = types::CreateOrg { name: "fleet".into(), list_age_max_s: None };
+    patiently(founder.create_org(&create)).await.unwrap();
+    let now = clock::now().unix;
+    let replayed = founder.inner.orgs.with("fleet", |org| {
+        let proof = org.roster.proof(&founder.key(), now).unwrap().bytes().to_vec();
+        (org.roster.org(), proof)
+    });
+    let (org, proof) = replayed.unwrap();
+    let whereabouts = outsider.inner.whereabouts().await.unwrap();
+    let ticket = founder.ticket().await.unwrap().to_string();
+    let way = patiently(outsider.resolve(&ticket)).await.unwrap().routes.into_iter().next().unwrap();
+    let request = Request::Introduce { org, proof, whereabouts };
+    let error = patiently(org::calls::call(&outsider.inner, way, &request)).await.unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (ErrorCode::Refused, "not a member"));
+    let known = founder.inner.orgs.with("fleet", |org| org.roster.members(now).count());
+    assert_eq!(known.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn who_has_the_key_of_the_organisation_renews_its_own_membership() {
+    let home = tempfile::tempdir().unwrap();
+    let founder = agent(&home, "founder", None).await;
+    let create = types::CreateOrg { name: "fleet".into(), list_age_max_s: None };
+    patiently(founder.create_org(&create)).await.unwrap();
+    let now = clock::now().unix;
+    let inner = &founder.inner;
+    let expires = |at| {
+        let membership = inner.orgs.with("fleet", |org| org.roster.member(&inner.orgs.own_key(), at).cloned());
+        membership.unwrap().expect("it is a member").expires
+    };
+    let first = expires(now);
+    patiently(org::keeper::renew(inner, "fleet", now + 199 * DAY)).await.unwrap();
+    assert_eq!(expires(now), first, "it is not time yet");
+    let later = now + 300 * DAY;
+    patiently(org::keeper::renew(inner, "fleet", later)).await.unwrap();
+    assert_eq!(expires(later).as_secs(), (later + 400 * DAY).as_secs());
 }

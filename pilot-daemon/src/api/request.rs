@@ -12,7 +12,7 @@ use super::header;
 use super::types::{
     AcceptRequest, ApiError, ChangeRules, CreateOrg, DatagramsRequest, ErrorCode, FindRequest, GroupsRequest,
     HandOverRequest, InviteRequest, JoinRequest, OpenRequest, OrgRequest, ResetRequest, ResolveRequest, RevokeRequest,
-    Settings, TargetRequest, WhyRequest,
+    RotateRequest, Settings, TargetRequest, UninviteRequest, WhyRequest,
 };
 
 /// Path of the calls that open a stream, and start of those about one.
@@ -67,6 +67,8 @@ pub enum Call {
     CreateOrg(CreateOrg),
     /// `POST /v1/orgs/invite`.
     Invite(InviteRequest),
+    /// `POST /v1/orgs/uninvite`.
+    Uninvite(UninviteRequest),
     /// `POST /v1/orgs/join`.
     JoinOrg(JoinRequest),
     /// `POST /v1/orgs/members`.
@@ -74,7 +76,7 @@ pub enum Call {
     /// `POST /v1/orgs/revoke`.
     Revoke(RevokeRequest),
     /// `POST /v1/orgs/rotate`.
-    RotateOrgKey(OrgRequest),
+    RotateOrgKey(RotateRequest),
     /// `POST /v1/orgs/leave`.
     LeaveOrg(OrgRequest),
     /// `GET /v1/streams/{id}`.
@@ -112,6 +114,7 @@ impl Call {
             (&Method::GET, "/v1/orgs") => Ok(Self::Orgs),
             (&Method::POST, "/v1/orgs") => from_json(body).map(Self::CreateOrg),
             (&Method::POST, "/v1/orgs/invite") => from_json(body).map(Self::Invite),
+            (&Method::POST, "/v1/orgs/uninvite") => from_json(body).map(Self::Uninvite),
             (&Method::POST, "/v1/orgs/join") => from_json(body).map(Self::JoinOrg),
             (&Method::POST, "/v1/orgs/members") => from_json(body).map(Self::OrgMembers),
             (&Method::POST, "/v1/orgs/revoke") => from_json(body).map(Self::Revoke),

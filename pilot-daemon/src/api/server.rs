@@ -224,10 +224,11 @@ async fn route(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply
         Call::Orgs => json(&OrgList { orgs: agent.orgs() }),
         Call::CreateOrg(asked) => json(&agent.create_org(&asked).await?),
         Call::Invite(asked) => json(&agent.invite(&asked).await?),
+        Call::Uninvite(asked) => json(&agent.uninvite(&asked).await?),
         Call::JoinOrg(asked) => json(&agent.join_org(&asked).await?),
         Call::OrgMembers(OrgRequest { org }) => json(&OrgMembers { members: agent.org_members(&org).await? }),
         Call::Revoke(asked) => json(&agent.revoke(&asked).await?),
-        Call::RotateOrgKey(OrgRequest { org }) => json(&agent.rotate_org_key(&org).await?),
+        Call::RotateOrgKey(asked) => json(&agent.rotate_org_key(&asked).await?),
         Call::LeaveOrg(OrgRequest { org }) => {
             agent.leave_org(&org).await?;
             json(&Done {})

@@ -209,12 +209,42 @@ pub struct InviteRequest {
 /// An invite.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invited {
+    /// Its number, by which it can be taken back.
+    pub id: String,
     /// The line that makes a member of who has it.
     pub invite: String,
     /// How many agents may use it.
     pub uses: u32,
     /// Seconds until it ends.
     pub expires_s: u64,
+}
+
+/// `POST /v1/orgs/uninvite`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UninviteRequest {
+    /// The organisation.
+    pub org: String,
+    /// The invite's number.
+    pub invite: String,
+}
+
+/// An invite that was taken back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Uninvited {
+    /// The organisation.
+    pub org: String,
+    /// The invite's number.
+    pub invite: String,
+}
+
+/// `POST /v1/orgs/rotate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateRequest {
+    /// The organisation.
+    pub org: String,
+    /// Somebody else has the key: it counts no more from now on.
+    #[serde(default)]
+    pub stolen: bool,
 }
 
 /// `POST /v1/orgs/join`.
@@ -261,7 +291,7 @@ pub struct Revoked {
     pub key: String,
 }
 
-/// `POST /v1/orgs/leave`, `POST /v1/orgs/rotate`, `POST /v1/orgs/members`.
+/// `POST /v1/orgs/leave`, `POST /v1/orgs/members`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrgRequest {
     /// The organisation.

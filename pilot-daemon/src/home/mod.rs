@@ -332,7 +332,7 @@ pub fn entropy<const N: usize>() -> Result<[u8; N], HomeError> {
 pub fn replace_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     // Two threads may replace the same file at once: each writes a file of its own, and the last rename stands.
     static REPLACED: AtomicU64 = AtomicU64::new(0);
-    let directory = path.parent().unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     // First, so that who has no descriptor left is told so while the old file is still there.
     let opened = File::open(directory)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -345,6 +345,14 @@ pub fn replace_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         return result;
     }
     opened.sync_all()
+}
+
+/// Where a file lies. The parent of a bare name is an empty path, which nothing can open.
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        Some(_) | None => Path::new("."),
+    }
 }
 
 fn write_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {

@@ -303,3 +303,9 @@ fn a_file_that_many_replace_at_once_is_always_one_of_theirs() {
     });
     assert_eq!(fs::read_dir(agent.path()).unwrap().count(), 3, "lock, pid and the file itself");
 }
+
+#[test]
+fn a_bare_file_name_lies_in_the_working_directory() {
+    let directories = ["fleet.invite", "invites/fleet", "/fleet"].map(|path| directory_of(Path::new(path)));
+    assert_eq!(directories, [Path::new("."), Path::new("invites"), Path::new("/")]);
+}

@@ -98,7 +98,8 @@ pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name
     Ok(Org::new(roster, None, Some(enrolled_by)))
 }
 
-fn believe(
+/// The organisation of an invite as its issuer tells it, if that is this organisation and says that we are a member.
+pub(super) fn believe(
     invite: &Invite,
     records: &Records,
     proof: &[u8],
@@ -208,7 +209,7 @@ async fn sync_with(inner: &Inner, name: &str, peer: PeerInfo) -> Result<Learned,
             return Err(unexpected());
         };
         let news = inner.orgs.learn(name, &records, clock::now().unix).await?;
-        learned = Learned { rules: learned.rules + news.rules, members: learned.members + news.members };
+        learned.rules += news.rules;
         let is_progress = inner.orgs.with(name, |org| {
             let heard = org.heard.insert(peer.key, Heard { epoch, after }).unwrap_or_default();
             heard.epoch != epoch || heard.after < after
@@ -286,41 +287,57 @@ pub(crate) async fn proclaim(inner: &Arc<Inner>, name: &str) {
 async fn tell(inner: &Arc<Inner>, name: &str, is_told: impl Fn(&IdentityKey) -> bool) {
     let now = clock::now().unix;
     let own = inner.identity.key();
-    let told = inner.orgs.with(name, |org| {
+    let members = inner.orgs.with(name, |org| {
         let members = org.roster.members(now).map(Proof::key).filter(|key| *key != own && is_told(key));
-        let members: Vec<_> = members.filter_map(|key| org.route(&key, now)).collect();
-        (members, Request::Tell { org: org.roster.org(), records: org.roster.rules_except(&[]) })
+        members.filter_map(|key| org.route(&key, now)).collect::<Vec<_>>()
     });
-    let Ok((members, request)) = told else { return };
-    let request = Arc::new(request);
+    let (Ok(members), Ok(requests)) = (members, tellings(inner, name)) else { return };
+    let requests = Arc::new(requests);
     let mut calls = JoinSet::new();
     for member in members {
         if calls.len() >= TOLD_AT_ONCE {
             calls.join_next().await;
         }
-        let (inner, request) = (Arc::clone(inner), Arc::clone(&request));
-        calls.spawn(async move { drop(call(&inner, member, &request).await) });
+        let (inner, requests) = (Arc::clone(inner), Arc::clone(&requests));
+        calls.spawn(async move { tell_one(&inner, member, &requests).await });
     }
     calls.join_all().await;
 }
 
+async fn tell_one(inner: &Inner, member: PeerInfo, requests: &[Request]) {
+    for request in requests {
+        if let Err(error) = call(inner, member.clone(), request).await {
+            tracing::debug!(%error, key = ?member.key, "not told");
+            return;
+        }
+    }
+}
+
+/// What tells all charters and lists, a list at a time, and shows each time whose word it is: a member that a thief of the organisation's
+/// key has revoked is to be heard with the charter that ends that.
+fn tellings(inner: &Inner, name: &str) -> Result<Vec<Request>, ApiError> {
+    let now = clock::now().unix;
+    inner.orgs.with(name, |org| {
+        let own = org.roster.proof(&inner.identity.key(), now).map(|proof| proof.bytes().to_vec());
+        let telling = |mut records: Records| {
+            records.proofs.extend(own.clone().map(Into::into));
+            Request::Tell { org: org.roster.org(), records }
+        };
+        org.roster.rules_apart().into_iter().map(telling).collect()
+    })
+}
+
 /// Tells a former member that it is one, if it can be reached.
 pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: PeerInfo) {
-    let request =
-        inner.orgs.with(name, |org| Request::Tell { org: org.roster.org(), records: org.roster.rules_except(&[]) });
-    let Ok(request) = request else { return };
+    let Ok(requests) = tellings(inner, name) else { return };
     let inner = Arc::clone(inner);
-    tokio::spawn(async move { drop(call(&inner, former, &request).await) });
+    tokio::spawn(async move { tell_one(&inner, former, &requests).await });
 }
 
 /// Ends the tunnels with those who are members no more, unless they are of our own home.
 async fn end_former(inner: &Arc<Inner>, name: &str) {
     let now = clock::now().unix;
-    let former = inner.orgs.change(name, |org| Ok(org.roster.take_former(now))).await;
-    let former = former.unwrap_or_else(|error| {
-        tracing::warn!(%error, org = name, "the roster could not be kept");
-        Vec::new()
-    });
+    let former = inner.orgs.take_former(name, now).await;
     let neighbours = inner.home.identity_keys();
     let is_close = |key: &IdentityKey| *key == inner.identity.key() || neighbours.contains(key);
     let strangers: Vec<_> = former.into_iter().filter(|key| !is_close(key)).collect();

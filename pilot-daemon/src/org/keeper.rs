@@ -7,14 +7,17 @@ use pilot_core::org::call::{Reply, Request};
 use pilot_core::org::issuer::Issuer;
 use pilot_core::org::revocation::Revocation;
 use pilot_core::time::UnixTime;
+use tokio::time::timeout;
 
-use super::calls;
+use super::{calls, directory, serve};
 use crate::agent::Inner;
 use crate::api::types::ApiError;
 use crate::clock;
 
 /// News are asked for this often by an agent that has no other reason to ask.
-const SYNC_INTERVAL: Duration = Duration::from_secs(300);
+pub(super) const SYNC_INTERVAL: Duration = Duration::from_secs(300);
+/// What need not be on disk at once is there after this: so many members may show themselves in between for one write.
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Keeps up until the agent is gone.
 pub(crate) async fn run(agent: Weak<Inner>) {
@@ -26,7 +29,8 @@ pub(crate) async fn run(agent: Weak<Inner>) {
             if is_start {
                 calls::meet(&inner, &name).await;
             }
-            for result in [renew(&inner, &name).await, refresh_list(&inner, &name).await] {
+            let now = clock::now().unix;
+            for result in [renew(&inner, &name, now).await, refresh_list(&inner, &name).await] {
                 if let Err(error) = result {
                     tracing::warn!(%error, org = name, "organisation");
                 }
@@ -38,18 +42,40 @@ pub(crate) async fn run(agent: Weak<Inner>) {
     }
 }
 
-/// Renews this agent's own membership when half of its time is over.
-async fn renew(inner: &Arc<Inner>, name: &str) -> Result<(), ApiError> {
-    let now = clock::now().unix;
+/// Puts on disk what was heard, not more often than every now and then, until the agent is gone.
+pub(crate) async fn save(agent: Weak<Inner>) {
+    loop {
+        let Some(orgs) = agent.upgrade().map(|inner| Arc::clone(&inner.orgs)) else { return };
+        let is_unsaved = timeout(SYNC_INTERVAL, orgs.unsaved()).await.is_ok();
+        drop(orgs);
+        if is_unsaved {
+            tokio::time::sleep(SAVE_INTERVAL).await;
+            // Without the agent its home may be another's.
+            let Some(inner) = agent.upgrade() else { return };
+            inner.orgs.save_unsaved().await;
+        }
+    }
+}
+
+/// Renews this agent's own membership when half of its time is over; by itself, where it has the organisation's key.
+pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Result<(), ApiError> {
     let own = inner.orgs.own_key();
-    let due = inner.orgs.with(name, |org| {
-        let membership = org.roster.member(&own, now)?;
-        let half = (membership.expires.as_secs() - membership.issued.as_secs()) / 2;
-        let is_due = now.as_secs() >= membership.issued.as_secs() + half;
-        let issuer = org.enrolled_by.filter(|_| is_due)?;
-        Some((org.route(&issuer, now)?, Request::Renew { org: org.roster.org() }))
+    let (is_due, is_own_issuer, issuer) = inner.orgs.with(name, |org| {
+        let is_due = org.roster.member(&own, now).is_some_and(|membership| {
+            let half = (membership.expires.as_secs() - membership.issued.as_secs()) / 2;
+            now.as_secs() >= membership.issued.as_secs() + half
+        });
+        let is_own_issuer = matches!(inner.orgs.issuer(org, now), Some(Issuer::Org(_)));
+        let route = org.enrolled_by.and_then(|issuer| org.route(&issuer, now));
+        (is_due, is_own_issuer, route.map(|issuer| (issuer, Request::Renew { org: org.roster.org() })))
     })?;
-    let Some((issuer, request)) = due else { return Ok(()) };
+    if !is_due {
+        return Ok(());
+    }
+    if is_own_issuer {
+        return serve::renew(inner, name, own, now).await.map(drop);
+    }
+    let Some((issuer, request)) = issuer else { return Ok(()) };
     let Reply::Enrolled { proof, mut records } = calls::call(inner, issuer, &request).await? else {
         return Err(calls::unexpected());
     };
@@ -85,6 +111,8 @@ pub(crate) async fn publish_list(
 ) -> Result<(), ApiError> {
     sign_list(inner, name, more, now).await?;
     calls::proclaim(inner, name).await;
+    // So that it is heard of although this agent goes away now.
+    directory::compare(inner, name).await;
     Ok(())
 }
 
@@ -105,7 +133,11 @@ pub(super) async fn sign_list(
         let list =
             org.roster.revocations().next_list(org.roster.charters(), issuer.key(), more, now).map_err(failed)?;
         let bytes = list.sign(issuer.identity()).map_err(|error| super::failed(&error))?;
-        org.roster.add_list(&bytes, now).map_err(failed)
+        org.roster.add_list(&bytes, now).map_err(failed)?;
+        if let (Issuer::Org(_), Some(revocation)) = (&issuer, more) {
+            Arc::make_mut(&mut org.ledger).revoked(revocation, now);
+        }
+        Ok(())
     });
-    signed.await.map(drop)
+    signed.await
 }

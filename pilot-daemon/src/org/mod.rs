@@ -1,22 +1,27 @@
 //! The organisations that an agent is in (spec/org.md): what it knows of their members, kept on disk, and told among them.
 //!
-//! [`Orgs`] is the state and answers without waiting; [`calls`] asks other members, [`serve`] answers them, [`keeper`] keeps up with them.
+//! [`Orgs`] is the state and answers without waiting; [`calls`] asks other members, [`serve`] answers them, [`keeper`] keeps up with them,
+//! [`directory`] with what the backbone node holds.
 
 pub(crate) mod calls;
+pub(crate) mod directory;
 pub(crate) mod keeper;
 pub(crate) mod serve;
 pub(crate) mod store;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::{Certificate, Identity};
 use pilot_core::node::{Home as HomeNode, PeerInfo};
-use pilot_core::org::issuer::{Invites, Issuer};
+use pilot_core::org::issuer::{Invites, Issuer, Ledger};
 use pilot_core::org::membership::Membership;
 use pilot_core::org::roster::{Learned, Records, Roster};
 use pilot_core::time::{Mono, UnixTime};
+use tokio::sync::Notify;
 
 use crate::api::types::{ApiError, ErrorCode};
 use crate::home::{AgentHome, HomeError, entropy};
@@ -35,6 +40,8 @@ pub(crate) struct Orgs {
     writing: tokio::sync::Mutex<()>,
     /// Held by who replaces the key of an organisation: of two at once one would lose the key that its charter names.
     pub(crate) rotating: tokio::sync::Mutex<()>,
+    /// Something has been heard that is not on disk yet.
+    unsaved: Notify,
     /// Names this process to those who ask what is new.
     epoch: u64,
 }
@@ -46,6 +53,8 @@ pub(crate) struct Org {
     /// The organisation's key, where it is kept.
     pub(crate) key: Option<Identity>,
     pub(crate) invites: Invites,
+    /// What was decided here with the organisation's key.
+    pub(crate) ledger: Arc<Ledger>,
     /// Who has enrolled this agent, and renews its membership.
     pub(crate) enrolled_by: Option<IdentityKey>,
     /// How much each member has told.
@@ -53,6 +62,17 @@ pub(crate) struct Org {
     /// The tunnel by which each member was shown our proof, by its beginning.
     introduced: BTreeMap<IdentityKey, Mono>,
     asked_at: Option<Mono>,
+    is_unsaved: bool,
+}
+
+/// What of an organisation is on disk.
+#[derive(Clone, Debug)]
+struct Kept {
+    roster: Roster,
+    key: Option<Identity>,
+    invites: Invites,
+    ledger: Arc<Ledger>,
+    enrolled_by: Option<IdentityKey>,
 }
 
 /// What a member has told so far.
@@ -88,7 +108,8 @@ impl Orgs {
         let table = Mutex::new(store::load(home, now)?);
         let epoch = u64::from_be_bytes(entropy()?);
         let (writing, rotating) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
-        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing, rotating, epoch })
+        let unsaved = Notify::new();
+        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing, rotating, unsaved, epoch })
     }
 
     /// Names this process to those who ask what is new.
@@ -125,7 +146,8 @@ impl Orgs {
         self.table().get_mut(name).map(look).ok_or_else(|| not_a_member_of(name))
     }
 
-    /// Changes an organisation, and returns when the change is on disk. A change that cannot be kept is taken back.
+    /// Changes an organisation, and returns when the change is on disk. A change that fails, or cannot be kept, is taken back; what it has
+    /// noted on invites stays.
     ///
     /// # Errors
     /// That of `change`, or why it could not be kept.
@@ -135,21 +157,58 @@ impl Orgs {
         change: impl FnOnce(&mut Org) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
         let _writing = self.writing.lock().await;
-        let (result, before, bytes) = self.with(name, |org| {
-            let before = (org.roster.clone(), org.invites.clone(), org.key.clone());
+        let (result, before, after) = self.with(name, |org| {
+            let before = org.kept();
             let result = change(org);
-            (result, before, org.to_bytes())
+            if result.is_err() {
+                let invites = std::mem::take(&mut org.invites);
+                org.put_back(Kept { invites, ..before.clone() });
+            }
+            (result, before, org.kept())
         })?;
-        let home = self.home.clone();
-        let file = name.to_owned();
-        let kept = tokio::task::spawn_blocking(move || store::save(&home, &file, &bytes)).await;
-        match kept.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string())).and_then(|kept| Ok(kept?)) {
+        if result.is_err() && after.invites == before.invites {
+            return result;
+        }
+        match self.save(name, after).await {
             Ok(()) => result,
             Err(error) => {
-                self.with(name, |org| (org.roster, org.invites, org.key) = before)?;
+                self.with(name, |org| org.put_back(before))?;
                 Err(error)
             }
         }
+    }
+
+    /// Forgets who is a member no more, and tells who that is. What is on disk says it already.
+    pub(crate) async fn take_former(&self, name: &str, now: UnixTime) -> Vec<IdentityKey> {
+        let _writing = self.writing.lock().await;
+        self.with(name, |org| org.roster.take_former(now)).unwrap_or_default()
+    }
+
+    /// Returns when something has been heard that is not on disk.
+    pub(crate) async fn unsaved(&self) {
+        self.unsaved.notified().await;
+    }
+
+    /// Puts on disk what was heard and is not there yet. What the disk does not take stays unsaved.
+    pub(crate) async fn save_unsaved(&self) {
+        let _writing = self.writing.lock().await;
+        for name in self.names() {
+            let unsaved = self.with(&name, |org| org.is_unsaved.then(|| org.kept()));
+            if let Ok(Some(kept)) = unsaved
+                && let Err(error) = self.save(&name, kept).await
+            {
+                tracing::warn!(%error, org = name, "what was heard is not kept");
+                self.unsaved.notify_one();
+            }
+        }
+    }
+
+    /// Writes; `writing` is held.
+    async fn save(&self, name: &str, kept: Kept) -> Result<(), ApiError> {
+        let (home, file) = (self.home.clone(), name.to_owned());
+        let saved = tokio::task::spawn_blocking(move || store::save(&home, &file, &kept.to_bytes())).await;
+        saved.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))??;
+        self.with(name, |org| org.is_unsaved = false)
     }
 
     /// Takes up an organisation that this agent has joined, or founded with this successor, and returns when that is on disk.
@@ -160,7 +219,7 @@ impl Orgs {
         let name = org.roster.charter().name.clone();
         let _writing = self.writing.lock().await;
         self.check_new(&name)?;
-        let (home, bytes) = (self.home.clone(), org.to_bytes());
+        let (home, bytes) = (self.home.clone(), org.kept().to_bytes());
         let (file, keys) = (name.clone(), org.key.clone().zip(successor));
         let kept = tokio::task::spawn_blocking(move || store::create(&home, &file, keys, &bytes)).await;
         kept.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))??;
@@ -199,17 +258,32 @@ impl Orgs {
         Ok(())
     }
 
-    /// Takes what another member has told; what is new is on disk when this returns.
+    /// Takes what another member has told; what must not be forgotten is on disk when this returns, if the disk takes it: who was revoked
+    /// is revoked here in any case. Whereabouts are written later, many at once.
     ///
     /// # Errors
-    /// If the agent is not in the organisation, or the news cannot be kept.
+    /// If the agent is not in the organisation.
     pub(crate) async fn learn(&self, name: &str, records: &Records, now: UnixTime) -> Result<Learned, ApiError> {
         // Whatever a caller sends is verified without the lock, for which every call to a service waits.
         let mut roster = self.with(name, |org| org.roster.clone())?;
         if !roster.learn(records, now).is_any() {
             return Ok(Learned::default());
         }
-        self.change(name, |org| Ok(org.roster.learn(records, now))).await
+        let _writing = self.writing.lock().await;
+        let mut roster = self.with(name, |org| org.roster.clone())?;
+        let learned = roster.learn(records, now);
+        let kept = self.with(name, |org| {
+            org.roster = roster;
+            org.is_unsaved |= learned.is_any();
+            org.kept()
+        })?;
+        if learned.is_to_be_kept()
+            && let Err(error) = self.save(name, kept).await
+        {
+            tracing::warn!(%error, org = name, "what was heard counts, and is not kept");
+        }
+        self.unsaved.notify_one();
+        Ok(learned)
     }
 
     /// Who makes members in this agent's name, if anybody does.
@@ -239,11 +313,40 @@ impl Org {
             roster,
             key,
             invites: Invites::default(),
+            ledger: Arc::default(),
             enrolled_by,
             heard: BTreeMap::new(),
             introduced: BTreeMap::new(),
             asked_at: None,
+            is_unsaved: false,
         }
+    }
+
+    /// The same, where decisions were made with its key.
+    pub(crate) fn with_ledger(self, ledger: Ledger) -> Self {
+        Self { ledger: Arc::new(ledger), ..self }
+    }
+
+    /// What is on disk, or is to be. It shares what it can, for this is asked for with the table in hand.
+    fn kept(&self) -> Kept {
+        let Self { roster, key, invites, ledger, enrolled_by, .. } = self;
+        Kept {
+            roster: roster.clone(),
+            key: key.clone(),
+            invites: invites.clone(),
+            ledger: Arc::clone(ledger),
+            enrolled_by: *enrolled_by,
+        }
+    }
+
+    fn put_back(&mut self, kept: Kept) {
+        Kept {
+            roster: self.roster,
+            key: self.key,
+            invites: self.invites,
+            ledger: self.ledger,
+            enrolled_by: self.enrolled_by,
+        } = kept;
     }
 
     /// Where a member said that it is.

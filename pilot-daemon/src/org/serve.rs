@@ -6,16 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use pilot_core::id::IdentityKey;
 use pilot_core::org::call::{REQUEST_LEN_MAX, Reply, Request, SYNC_MEMBERS_MAX};
-use pilot_core::org::issuer::{Applicant, Issuer, Terms};
+use pilot_core::org::charter::CHARTERS_MAX;
+use pilot_core::org::issuer::{Applicant, EnrolError, Issuer, Terms};
 use pilot_core::org::membership::Proof;
 use pilot_core::org::revocation::Revocation;
-use pilot_core::org::roster::{Records, Roster};
+use pilot_core::org::roster::{Learned, Records};
 use pilot_core::time::UnixTime;
 use pilot_core::transport::Code;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::{Org, calls, keeper};
+use super::{Org, calls, directory, keeper};
 use crate::agent::Inner;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
@@ -70,9 +71,9 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
     match request {
         Request::Enrol { org, invite, secret, modifier, name } => {
             let applicant = Applicant { key: caller, modifier, name };
-            enrol(inner, &org_of(inner, &org)?, (invite, secret), applicant, now).await
+            enrol(inner, &org, (invite, secret), applicant, now).await
         }
-        Request::Renew { org } => renew(inner, &org_of(inner, &org)?, caller, now).await,
+        Request::Renew { org } => renew(inner, &member_of(inner, &org, &caller, now)?, caller, now).await,
         Request::Introduce { org, proof, whereabouts } => {
             let name = org_of(inner, &org)?;
             introduce(inner, &name, caller, proof, whereabouts, now).await
@@ -86,14 +87,13 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
                 let (members, after) = org.roster.members_since(after, SYNC_MEMBERS_MAX);
                 let more = after < org.roster.arrivals() && !members.proofs.is_empty();
                 let rules = org.roster.rules_except(&known);
-                let records = Records { charters: rules.charters, lists: rules.lists, ..members };
+                let records = with_rules(members, rules);
                 Reply::News { epoch: own_epoch, after, more, records }
             })
         }
         Request::Tell { org, records } => {
-            let name = member_of(inner, &org, &caller, now)?;
-            let rules = Records { charters: records.charters, lists: records.lists, ..Records::default() };
-            let learned = inner.orgs.learn(&name, &rules, now).await?;
+            let name = org_of(inner, &org)?;
+            let learned = hear(inner, &name, &caller, records, now).await?;
             let inner = Arc::clone(inner);
             // The caller need not wait for those whom we tell.
             tokio::spawn(async move { calls::announce(&inner, &name, learned, Some(caller)).await });
@@ -113,31 +113,66 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
                 tracing::debug!(%error, org = name, "a member has left");
             }
             inner.orgs.change(&name, |org| Ok(org.roster.remove(&caller))).await?;
+            let inner = Arc::clone(inner);
+            tokio::spawn(async move { directory::compare(&inner, &name).await });
             Ok(Reply::Done)
         }
     }
 }
 
+/// Takes what a member tells. Somebody who is none counts if it brings a charter that is news: a thief of the organisation's key may have
+/// revoked just those who could tell.
+async fn hear(
+    inner: &Inner,
+    name: &str,
+    caller: &IdentityKey,
+    records: Records,
+    now: UnixTime,
+) -> Result<Learned, ApiError> {
+    let Records { mut charters, lists, proofs, .. } = records;
+    charters.truncate(CHARTERS_MAX);
+    let mut rules = 0;
+    if inner.orgs.with(name, |org| org.roster.member(caller, now).is_none())? {
+        let charters = Records { charters: charters.clone(), ..Records::default() };
+        rules = inner.orgs.learn(name, &charters, now).await?.rules;
+        if rules == 0 {
+            return Err(not_a_member());
+        }
+    }
+    let records = Records { charters, lists, proofs, whereabouts: Vec::new() };
+    let learned = inner.orgs.learn(name, &records, now).await?;
+    Ok(Learned { rules: rules + learned.rules, ..learned })
+}
+
+/// Makes a member of who has an invite. Who has none learns nothing: neither whether this agent is in the organisation, nor whether it makes
+/// members of it.
 async fn enrol(
     inner: &Arc<Inner>,
-    name: &str,
+    org: &IdentityKey,
     (invite, secret): ([u8; 8], [u8; 16]),
     applicant: Applicant,
     now: UnixTime,
 ) -> Result<Reply, ApiError> {
-    let issuer = issuer(inner, name, now)?;
+    let no_invite = || refused(EnrolError::NoSuchInvite.to_string());
+    let name = &inner.orgs.name_of(org).ok_or_else(no_invite)?;
+    let issuer = issuer(inner, name, now).map_err(|_| no_invite())?;
     let enrolled = inner.orgs.change(name, |org| {
-        let Org { roster, invites, .. } = org;
-        let proof = invites.redeem((&invite, &secret), &issuer, roster, &applicant, now);
+        let proof = org.invites.redeem((&invite, &secret), &issuer, &org.roster, &applicant, now);
         let proof = proof.map_err(|error| refused(error.to_string()))?;
-        admit(roster, proof, now)
+        admit(org, &issuer, proof, now)
     });
     let reply = enrolled.await?;
     tracing::info!(org = name, member = applicant.name, "enrolled");
     Ok(reply)
 }
 
-async fn renew(inner: &Arc<Inner>, name: &str, caller: IdentityKey, now: UnixTime) -> Result<Reply, ApiError> {
+/// Gives a member a fresh membership with what it had.
+pub(super) async fn renew(
+    inner: &Arc<Inner>,
+    name: &str,
+    caller: IdentityKey,
+    now: UnixTime,
+) -> Result<Reply, ApiError> {
     let issuer = issuer(inner, name, now)?;
     let renewed = inner.orgs.change(name, |org| {
         let membership = org.roster.member(&caller, now).ok_or_else(not_a_member)?.clone();
@@ -155,18 +190,28 @@ async fn renew(inner: &Arc<Inner>, name: &str, caller: IdentityKey, now: UnixTim
         };
         let applicant = Applicant { key: caller, modifier: membership.modifier, name: membership.name.clone() };
         let proof = issuer.enrol(&org.roster, &applicant, &terms, now).map_err(|error| refused(error.to_string()))?;
-        admit(&mut org.roster, proof, now)
+        admit(org, &issuer, proof, now)
     });
     renewed.await
 }
 
 /// Takes a member up that was just made, and tells it what it needs.
-fn admit(roster: &mut Roster, proof: Vec<u8>, now: UnixTime) -> Result<Reply, ApiError> {
+fn admit(org: &mut Org, issuer: &Issuer, proof: Vec<u8>, now: UnixTime) -> Result<Reply, ApiError> {
+    let Org { roster, ledger, .. } = org;
     roster.add_proof(&proof, now).map_err(|error| refused(error.to_string()))?;
-    let rules = roster.rules_except(&[]);
+    if let (Issuer::Org(_), Some(admitted)) =
+        (issuer, Proof::claimed_key(&proof).and_then(|key| roster.proof(&key, now)))
+    {
+        Arc::make_mut(ledger).enrolled(admitted, now);
+    }
     let (members, _) = roster.members_since(0, FIRST_MEMBERS_MAX);
-    let records = Records { charters: rules.charters, lists: rules.lists, ..members };
-    Ok(Reply::Enrolled { proof, records })
+    Ok(Reply::Enrolled { proof, records: with_rules(members, roster.rules_except(&[])) })
+}
+
+/// Members, and what they are judged by.
+fn with_rules(members: Records, rules: Records) -> Records {
+    let proofs = rules.proofs.into_iter().chain(members.proofs).collect();
+    Records { charters: rules.charters, lists: rules.lists, proofs, whereabouts: members.whereabouts }
 }
 
 async fn introduce(

@@ -13,18 +13,19 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use minicbor::{Decode, Encode};
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::Identity;
 use pilot_core::org::charter::Charter;
-use pilot_core::org::issuer::Invites;
+use pilot_core::org::issuer::{Invites, Ledger};
 use pilot_core::org::roster::{Records, Roster};
 use pilot_core::record::is_name;
 use pilot_core::time::UnixTime;
 use pilot_core::wire::cbor;
 
-use super::Org;
+use super::{Kept, Org};
 use crate::home::{AgentHome, HomeError};
 
 const STATE_FILE: &str = "state";
@@ -46,16 +47,19 @@ struct State {
     invites: Invites,
     #[n(3)]
     enrolled_by: Option<IdentityKey>,
+    #[n(4)]
+    ledger: Ledger,
 }
 
-impl Org {
-    /// The contents of its file.
+impl Kept {
+    /// The contents of the file.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         cbor::to_vec(&State {
             org: self.roster.org(),
             records: self.roster.records(),
             invites: self.invites.clone(),
             enrolled_by: self.enrolled_by,
+            ledger: Ledger::clone(&self.ledger),
         })
     }
 }
@@ -87,7 +91,8 @@ fn load_one(home: &AgentHome, name: &str, now: UnixTime) -> Result<Option<Org>, 
     let roster = Roster::from_records(state.org, &state.records, now).map_err(|error| damaged(error.to_string()))?;
     promote_keys(home, name, roster.charter())?;
     let key = key_home(home, name, KEY_DIR).stored_identity()?;
-    Ok(Some(Org { invites: state.invites, ..Org::new(roster, key, state.enrolled_by) }))
+    let ledger = Arc::new(state.ledger);
+    Ok(Some(Org { invites: state.invites, ledger, ..Org::new(roster, key, state.enrolled_by) }))
 }
 
 /// Keeps what has changed.
@@ -199,7 +204,7 @@ mod tests {
         let keys: Vec<_> = (1..5).map(|seed| Identity::generate([seed; 32])).collect();
         let charters = Issuer::found(&keys[0], keys[1].key(), "fleet", Duration::ZERO, NOW).unwrap();
         let mut org = Org::new(Roster::new(charters), Some(keys[0].clone()), None);
-        create(&home, "fleet", Some((keys[0].clone(), keys[1].clone())), &org.to_bytes()).unwrap();
+        create(&home, "fleet", Some((keys[0].clone(), keys[1].clone())), &org.kept().to_bytes()).unwrap();
         let kept = || {
             let key = load_one(&home, "fleet", NOW).unwrap().unwrap().key.unwrap();
             (key.key(), successor(&home, "fleet").unwrap().unwrap().key())
@@ -210,7 +215,7 @@ mod tests {
         let (key, next) = (keys[2].key(), keys[3].key());
         let charter = Charter { sequence: 1, key, successor: next, previous_until: NOW, ..before };
         org.roster.add_charter(&charter.sign(&keys[0]).unwrap(), NOW).unwrap();
-        save(&home, "fleet", &org.to_bytes()).unwrap();
+        save(&home, "fleet", &org.kept().to_bytes()).unwrap();
         assert_eq!(kept(), (key, next), "killed after it");
         assert_eq!(kept(), (key, next), "and for good");
     }

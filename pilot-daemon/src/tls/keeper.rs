@@ -22,7 +22,7 @@ use tokio_rustls::client::TlsStream;
 use super::outbox::Outbox;
 use super::proxy::{ConnectError, Proxy, ProxyError, ProxySettings};
 use super::upgrade::{self, Link, UpgradeError};
-use super::{LinkInput, carrier, race, tune};
+use super::{LinkInput, carrier, proxy, race, tune};
 use crate::api::types::{Finding, FindingCode, Transport};
 use crate::clock;
 use crate::driver::HomeLink;
@@ -30,6 +30,8 @@ use crate::home::{AgentHome, Home, entropy};
 
 /// The home node is asked by UDP alone for so long: two first messages, of which the first had time for a round trip of 400 ms.
 const UDP_PATIENCE: Duration = Duration::from_millis(400);
+/// And for so long if it is on this very machine, where no network blocks UDP: who is silent there is busy.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
 /// One attempt, with TCP, proxy, TLS and HTTP, ends after this.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A link on which the home node does not answer for so long is of no use.
@@ -138,11 +140,12 @@ impl Keeper {
 
     /// Waits until the home node has been silent for long enough.
     async fn until_needed(&mut self) -> Goes {
+        let patience = if proxy::is_local(&self.ticket.host) { LOCAL_PATIENCE } else { UDP_PATIENCE };
         loop {
             if self.home_link.wait_for(|link| !link.connected).await.is_err() {
                 return Goes::Away;
             }
-            match timeout(UDP_PATIENCE, self.home_link.wait_for(|link| link.connected)).await {
+            match timeout(patience, self.home_link.wait_for(|link| link.connected)).await {
                 Err(_silent) => return Goes::On,
                 Ok(Err(_ended)) => return Goes::Away,
                 Ok(Ok(_)) => {
@@ -172,6 +175,8 @@ impl Keeper {
         let proxy = ProxySettings::now(configured).proxy_for(host)?;
         let mut ports = vec![HTTPS_PORT, self.ticket.port];
         ports.dedup();
+        // A node that is there for this machine alone has one port.
+        ports.retain(|&port| port == self.ticket.port || !proxy::is_local(host));
         let connector = upgrade::connector();
         let way = |address, proxy| Way { connector: connector.clone(), ticket: self.ticket.clone(), address, proxy };
         let Some(proxy) = proxy else {

@@ -252,7 +252,7 @@ fn percent_decoded(text: &str) -> String {
 }
 
 /// No proxy leads to this very machine.
-fn is_local(host: &str) -> bool {
+pub(super) fn is_local(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 

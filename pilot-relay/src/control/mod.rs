@@ -27,7 +27,7 @@ use pilot_core::transport::{Code, Read, ReadError, WriteError};
 use pilot_core::wire::circuit::{
     self, CIRCUIT_MESSAGE_LEN_MAX, CircuitAnswer, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus,
 };
-use pilot_core::wire::directory::{ErrorCode, REQUEST_LEN_MAX, Reply, Request, Status};
+use pilot_core::wire::directory::{ErrorCode, REGISTRATION_LEN_MAX, REQUEST_LEN_MAX, Reply, Request, Status};
 use pilot_core::wire::stream_header::StreamHeader;
 
 use crate::circuits::OpenCircuitError;
@@ -40,6 +40,8 @@ use crate::store::Store;
 
 /// Calls of one client at once, and as many to it: strangers who call it take none of its own. An agent that dials a hundred others at once waits for the first replies.
 pub const CALLS_PER_CLIENT_MAX: usize = 64;
+/// Bytes of unfinished requests of one client: so many registrations, or a few revocation lists.
+const INBOUND_PER_CLIENT_MAX: usize = CALLS_PER_CLIENT_MAX * REGISTRATION_LEN_MAX;
 /// Circuits that one client may ask for: each one disturbs somebody.
 pub const OPEN_RATE: Rate = Rate { per_second: 20, burst: 200 };
 /// A client that was silent for so long is gone: it keeps its NAT mapping alive every 25 s, and three of those may be lost.
@@ -126,6 +128,8 @@ struct Client {
     calls: usize,
     /// Circuits offered to it and not answered yet.
     offers: usize,
+    /// Bytes of requests that are not complete.
+    inbound_bytes: usize,
     opens: TokenBucket,
     /// What it had sent when it was last heard.
     bytes_received: u64,
@@ -236,14 +240,22 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
 
     /// A stream has something to read.
     pub fn stream_readable<T: Tunnels<Stream = S>>(&mut self, now: Now, stream: S, tunnels: &mut T) {
-        let Some(Call { kind, state: State::Reading(inbound), .. }) = self.calls.get_mut(&stream) else { return };
+        let Some(Call { peer, kind, state: State::Reading(inbound) }) = self.calls.get_mut(&stream) else { return };
+        let Some(client) = self.clients.get_mut(peer) else { return };
         let len_max = match kind {
             Kind::Directory => REQUEST_LEN_MAX,
             Kind::CircuitOpen | Kind::CircuitOffer(_) => CIRCUIT_MESSAGE_LEN_MAX,
         };
         loop {
             match tunnels.read(now, stream, READ_LEN_MAX) {
-                Ok(Read::Data(data)) if inbound.len() + data.len() <= len_max => inbound.extend_from_slice(&data),
+                Ok(Read::Data(data)) if client.inbound_bytes + data.len() > INBOUND_PER_CLIENT_MAX => {
+                    tunnels.abort(now, stream, Code::BUSY, "too much of other requests is under way");
+                    return self.stream_over(stream);
+                }
+                Ok(Read::Data(data)) if inbound.len() + data.len() <= len_max => {
+                    client.inbound_bytes += data.len();
+                    inbound.extend_from_slice(&data);
+                }
                 Ok(Read::Data(_)) => {
                     tunnels.abort(now, stream, Code::BAD_REQUEST, "request is too long");
                     return self.stream_over(stream);
@@ -280,6 +292,9 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         }
         if let Some(client) = self.clients.get_mut(&call.peer) {
             *client.under_way(call.kind) -= 1;
+            if let State::Reading(inbound) = &call.state {
+                client.inbound_bytes -= inbound.len();
+            }
         }
         if let (Kind::CircuitOffer(circuit), State::Reading(_)) = (call.kind, call.state) {
             self.relay.circuits.close(circuit);
@@ -358,6 +373,9 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         let Some(call) = self.calls.get_mut(&stream) else { return };
         let State::Reading(inbound) = std::mem::replace(&mut call.state, State::Replied) else { return };
         let (peer, kind) = (call.peer, call.kind);
+        if let Some(client) = self.clients.get_mut(&peer) {
+            client.inbound_bytes -= inbound.len();
+        }
         let reply = match kind {
             Kind::Directory => match self.directory_call(now, &peer.key, &inbound) {
                 Answer::Ready(reply) => reply.encode(),

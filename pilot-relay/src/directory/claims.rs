@@ -5,13 +5,15 @@
 
 use std::time::Duration;
 
+use minicbor::bytes::ByteVec;
 use pilot_core::id::{IdentityKey, Instance};
+use pilot_core::org::charter::CHARTERS_MAX;
 use pilot_core::record::{HandOver, IdentityRecord, PresenceRecord, RecordError, Withdrawal};
 use pilot_core::time::UnixTime;
 use pilot_core::wire::directory::{ErrorCode, Reply};
 
 use super::error;
-use crate::store::{Operation, Present, Registration};
+use crate::store::{KeepRules, Operation, Present, Registration};
 
 /// What the records ask for, or why they are not taken.
 pub(super) fn registration(
@@ -47,6 +49,21 @@ pub(super) fn hand_over(now: UnixTime, caller: &IdentityKey, signed: Vec<u8>) ->
         return Err(error(ErrorCode::NotYours, "the hand-over is between two other keys"));
     }
     Ok(Operation::HandOver { record, bytes: signed.into() })
+}
+
+/// A list to be held, from whoever has it: the store judges it by what it holds of the organisation.
+pub(super) fn rules(
+    caller: &IdentityKey,
+    org: IdentityKey,
+    charters: Vec<ByteVec>,
+    list: Vec<u8>,
+    proof: Option<Vec<u8>>,
+) -> Result<Operation, Reply> {
+    if charters.len() > CHARTERS_MAX {
+        return Err(error(ErrorCode::BadRequest, "an organisation has no more than 16 charters"));
+    }
+    let (list, proof) = (list.into(), proof.map(ByteVec::from));
+    Ok(Operation::KeepRules(Box::new(KeepRules { org, by: *caller, charters, list, proof })))
 }
 
 /// Verifies both records as a client would, and converts their dates to our clock.

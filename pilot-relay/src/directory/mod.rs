@@ -7,6 +7,7 @@
 mod claims;
 mod entries;
 mod ranking;
+mod rules;
 #[cfg(test)]
 mod tests;
 
@@ -22,12 +23,15 @@ use pilot_core::wire::directory::{
 pub use self::entries::Presence;
 use self::entries::{entries_in_bounds, entry, is_reachable};
 use self::ranking::{edits, score};
+use self::rules::rules_in_bounds;
 use crate::journal::{Batch, CallId, Journal, Outcome};
 use crate::limits::{Rate, TokenBucket};
 use crate::store::{Done, Operation, RegisterError, Store, words};
 
 /// Requests of one client: an agent that meets a hundred others at once is served, one that searches in a loop is slowed.
 pub const CLIENT_RATE: Rate = Rate { per_second: 50, burst: 500 };
+/// Requests that one to hold a list counts for: up to 21 signatures are verified, three times over.
+const KEEP_RULES_COST: u64 = 25;
 /// Clients whose rates are remembered; beyond this, those back at their full allowance are dropped.
 const BUCKETS_MAX: usize = 65_536;
 /// Agents that a search ranks. A search that matches more is too broad for their order to mean much.
@@ -75,13 +79,16 @@ impl<S: Store> Directory<S> {
         request: Request,
         presence: &impl Presence,
     ) -> Answer {
-        if !self.buckets.entry(*caller).or_default().take(now.mono, CLIENT_RATE, 1) {
+        let cost = if matches!(request, Request::KeepRules { .. }) { KEEP_RULES_COST } else { 1 };
+        if !self.buckets.entry(*caller).or_default().take(now.mono, CLIENT_RATE, cost) {
             return Answer::Ready(error(ErrorCode::Busy, "too many requests, try again in a second"));
         }
         let operation = match request {
             Request::Register { identity, presence } => claims::registration(now.unix, caller, identity, presence),
             Request::Withdraw { signed } => claims::withdrawal(now.unix, caller, &signed),
             Request::HandOver { signed } => claims::hand_over(now.unix, caller, signed),
+            Request::KeepRules { org, charters, list, proof } => claims::rules(caller, org, charters, list, proof),
+            Request::Rules { org, known } => Err(Reply::Rules(rules_in_bounds(self.store.rules(&org), &known))),
             Request::Resolve { by } => Err(self.resolve(now.unix, &by, presence)),
             Request::Find(find) => Err(self.find(now.unix, find, presence)),
             Request::Status => Err(error(ErrorCode::BadRequest, "not a request to the directory")),
@@ -193,10 +200,12 @@ fn reply(outcome: Outcome) -> Reply {
         Outcome::Done(Done::Registered { lease_until, in_force }) => Reply::Registered { lease_until, in_force },
         Outcome::Done(Done::Withdrawn) => Reply::Withdrawn,
         Outcome::Done(Done::HandedOver) => Reply::HandedOver,
+        Outcome::Done(Done::RulesKept) => Reply::RulesKept,
         Outcome::Refused(RegisterError::NameTaken { free_at }) => Reply::NameTaken { free_at },
         Outcome::Refused(RegisterError::AddressTaken) => Reply::AddressTaken,
         Outcome::Refused(reason @ RegisterError::OldSequence(_)) => error(ErrorCode::OldSequence, &reason.to_string()),
         Outcome::Refused(reason @ RegisterError::NotHeld) => error(ErrorCode::NotYours, &reason.to_string()),
+        Outcome::Refused(reason @ RegisterError::NotBelieved) => error(ErrorCode::BadRequest, &reason.to_string()),
         Outcome::Refused(reason @ RegisterError::Full) => error(ErrorCode::Busy, &reason.to_string()),
         Outcome::NotStored(reason) => {
             error(ErrorCode::Busy, &format!("the directory stores nothing new for now: {reason}"))

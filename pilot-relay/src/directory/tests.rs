@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
+use minicbor::bytes::ByteVec;
 use pilot_core::crypto::SIGNATURE_LEN;
 use pilot_core::directory::{Asked, Pins};
 use pilot_core::id::{Instance, InstanceId};
 use pilot_core::identity::{Certificate, Identity, TransportKey};
 use pilot_core::limits::INSTANCES_MAX;
+use pilot_core::org::issuer::{Applicant, Issuer, Terms};
+use pilot_core::org::revocation::{Revocation, list_digest};
+use pilot_core::org::roster::{Records, Roster};
 use pilot_core::record::{HandOver, IdentityRecord, Offer, PresenceRecord, Withdrawal};
 use pilot_core::time::Mono;
+use pilot_core::wire::directory::{RuleDigest, Rules};
 
 use super::*;
 use crate::store::memory::{MemoryStore, RETURN_TIME};
+use crate::store::orgs::ORGS_PER_KEY_MAX;
 use crate::store::stored::{Stored, StoredAgent};
 use crate::store::{Change, Registration};
 
@@ -344,7 +350,7 @@ fn left_by(alice: &Agent) -> Stored {
     directory.handle_request(at(0), &alice.key(), alice.request(), &BTreeMap::<Instance, ()>::new());
     let changes = directory.poll_batch(at(0)).unwrap().changes;
     let [Change::PutAgent(_, agent)] = &changes[..] else { panic!("{changes:?}") };
-    Stored { agents: vec![agent.clone()], names: vec![] }
+    Stored { agents: vec![agent.clone()], names: vec![], orgs: vec![] }
 }
 
 #[test]
@@ -370,6 +376,7 @@ fn nobody_loses_a_name_because_the_node_was_down() {
             .map(|agent| StoredAgent { lease_until: restart.unix - 60 * DAY, ..agent })
             .collect(),
         names: vec![],
+        orgs: vec![],
     };
     let mut store = MemoryStore::restore(restart.unix, long_ago).unwrap();
     let returns_until = restart.unix + RETURN_TIME;
@@ -523,4 +530,169 @@ fn homes_that_one_identity_invents_are_bounded_and_write_nothing() {
     assert_eq!(homes(&mut node, at(0), "alice").0, [59, 58, 57, 56]);
     let entry = node.directory.store().by_name(at(0).unix, "alice").unwrap();
     assert_eq!(entry.presences.len(), INSTANCES_MAX);
+}
+
+/// An organisation of which agent `seed` has the key, and the key of the member `seed + 1` that may enrol.
+struct Fleet {
+    key: Identity,
+    roster: Roster,
+    lead: Identity,
+}
+
+impl Fleet {
+    fn new(seed: u8) -> Self {
+        let (key, lead) = (Identity::generate([seed; 32]), Identity::generate([seed + 1; 32]));
+        let charters = Issuer::found(&key, lead.key(), "fleet", Duration::ZERO, at(0).unix).unwrap();
+        let mut roster = Roster::new(charters);
+        let terms =
+            Terms { role: "lead".into(), groups: vec![], services: vec![], generations: 1, lifetime: 90 * 86_400 };
+        let applicant = Applicant { key: lead.key(), modifier: lead.modifier(), name: "lead".into() };
+        let proof = Issuer::Org(key.clone()).enrol(&roster, &applicant, &terms, at(0).unix).unwrap();
+        roster.add_proof(&proof, at(0).unix).unwrap();
+        Self { key, roster, lead }
+    }
+
+    /// A list that revokes somebody, and which the fleet knows from then on.
+    fn revoke(&mut self, by: &Identity, who: u8, now: Now) -> Vec<u8> {
+        let revocation =
+            Revocation { member: IdentityKey([who; 32]), issued_until: now.unix, kept_until: now.unix + 90 * DAY };
+        let (revocations, charters) = (self.roster.revocations(), self.roster.charters());
+        let list = revocations.next_list(charters, by.key(), Some(revocation), now.unix).unwrap().sign(by).unwrap();
+        assert_eq!(self.roster.add_list(&list, now.unix), Ok(true));
+        list
+    }
+
+    fn keep(&self, list: &[u8]) -> Request {
+        let charters = self.roster.charters().chain().map(|charter| charter.to_vec().into()).collect();
+        Request::KeepRules { org: self.key.key(), charters, list: list.to_vec(), proof: None }
+    }
+}
+
+fn held(node: &mut Node, caller: &Agent, org: IdentityKey, known: Vec<RuleDigest>) -> Rules {
+    let reply = node.ask(at(9), caller, Request::Rules { org, known });
+    let Reply::Rules(rules) = reply else { panic!("{reply:?}") };
+    rules
+}
+
+#[test]
+fn a_list_is_held_for_whoever_asks_and_an_older_one_does_not_displace_it() {
+    let (alice, bob) = (Agent::new(1, "alice"), Agent::new(2, "bob"));
+    let mut node = Node::with(&[&alice, &bob]);
+    let mut fleet = Fleet::new(40);
+    let (org, key) = (fleet.key.key(), fleet.key.clone());
+    let lists = [fleet.revoke(&key, 7, at(0)), fleet.revoke(&key, 8, at(1))];
+    for list in lists.iter().rev() {
+        assert_eq!(node.ask(at(2), &alice, fleet.keep(list)), Reply::RulesKept);
+    }
+    let rules = held(&mut node, &bob, org, vec![RuleDigest([9; 8])]);
+    assert_eq!((rules.charters.len(), rules.missing.len()), (1, 1));
+    assert_eq!(rules.lists, [ByteVec::from(lists[1].clone())]);
+    let known = vec![RuleDigest(list_digest(&rules.charters[0])), RuleDigest(list_digest(&lists[1]))];
+    assert_eq!(held(&mut node, &bob, org, known), Rules::default());
+    assert_eq!(held(&mut node, &bob, IdentityKey([7; 32]), vec![]), Rules::default());
+}
+
+#[test]
+fn nothing_is_held_in_the_name_of_an_organisation_that_has_not_said_it() {
+    let mallory = Agent::new(1, "mallory");
+    let mut node = Node::with(&[&mallory]);
+    let (mut fleet, mut other) = (Fleet::new(40), Fleet::new(42));
+    let (org, key, foreign) = (fleet.key.key(), fleet.key.clone(), other.key.clone());
+    let genuine = fleet.revoke(&key, 7, at(0));
+    let foreign = other.revoke(&foreign, 7, at(0));
+    let with = |org, from: &Fleet, list: &[u8]| {
+        let Request::KeepRules { charters, list, .. } = from.keep(list) else { panic!("another request") };
+        Request::KeepRules { org, charters, list, proof: None }
+    };
+    let mut forged = genuine.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let lead = fleet.lead.clone();
+    let without_proof = fleet.revoke(&lead, 9, at(1));
+    for request in [
+        with(org, &other, &foreign),
+        with(org, &fleet, &foreign),
+        with(org, &fleet, &forged),
+        with(org, &fleet, &genuine[..genuine.len() - 1]),
+        with(org, &fleet, &without_proof),
+        Request::KeepRules { org, charters: vec![], list: genuine.clone(), proof: None },
+    ] {
+        assert_eq!(code(&node.ask(at(1), &mallory, request)), Some(ErrorCode::BadRequest));
+    }
+    assert_eq!(held(&mut node, &mallory, org, vec![]), Rules::default());
+}
+
+#[test]
+fn a_list_of_a_member_is_held_with_the_proof_by_which_it_counts() {
+    let alice = Agent::new(1, "alice");
+    let mut node = Node::with(&[&alice]);
+    let mut fleet = Fleet::new(40);
+    let (org, lead) = (fleet.key.key(), fleet.lead.clone());
+    let list = fleet.revoke(&lead, 7, at(0));
+    let proof = fleet.roster.proof(&lead.key(), at(0).unix).unwrap().bytes().to_vec();
+    let charters = fleet.roster.charters().chain().map(|charter| charter.to_vec().into()).collect();
+    let keep = Request::KeepRules { org, charters, list, proof: Some(proof) };
+    assert_eq!(node.ask(at(1), &alice, keep), Reply::RulesKept);
+    let Rules { charters, lists, proofs, .. } = held(&mut node, &alice, org, vec![]);
+    let records = Records { charters, lists, proofs, whereabouts: vec![] };
+    let member = Roster::from_records(org, &records, at(1).unix).unwrap();
+    assert_eq!(member.revocations().void_until(&lead.key(), &IdentityKey([7; 32])), Some(at(0).unix));
+}
+
+#[test]
+fn who_brings_many_organisations_is_stopped_and_takes_no_place_of_those_that_are_held() {
+    let (mallory, alice) = (Agent::new(1, "mallory"), Agent::new(2, "alice"));
+    let mut node = Node::with(&[&mallory, &alice]);
+    let mut replies = Vec::new();
+    for number in 0..=ORGS_PER_KEY_MAX as u8 {
+        let mut fleet = Fleet::new(40 + 2 * number);
+        let key = fleet.key.clone();
+        let list = fleet.revoke(&key, 7, at(0));
+        replies.push((node.ask(at(100 * u64::from(number)), &mallory, fleet.keep(&list)), fleet, list));
+    }
+    let (last, fleet, list) = replies.pop().unwrap();
+    assert!(replies.iter().all(|(reply, ..)| *reply == Reply::RulesKept));
+    assert_eq!(code(&last), Some(ErrorCode::Busy));
+    assert_eq!(node.ask(at(5_000), &alice, fleet.keep(&list)), Reply::RulesKept, "others may bring it");
+    let (_, mut first, _) = replies.remove(0);
+    let key = first.key.clone();
+    let next = first.revoke(&key, 8, at(1));
+    assert_eq!(
+        node.ask(at(5_000), &mallory, first.keep(&next)),
+        Reply::RulesKept,
+        "what is held is brought up to date"
+    );
+    let mut calls = 0;
+    while code(&node.ask(at(6_000), &mallory, first.keep(&next))) != Some(ErrorCode::Busy) {
+        calls += 1;
+    }
+    assert_eq!(calls, CLIENT_RATE.burst / KEEP_RULES_COST, "to verify costs more than to look up");
+}
+
+#[test]
+fn what_is_held_outlives_the_node_and_ends_with_its_lists() {
+    let alice = Agent::new(1, "alice");
+    let mut fleet = Fleet::new(40);
+    let (org, key) = (fleet.key.key(), fleet.key.clone());
+    let list = fleet.revoke(&key, 7, at(0));
+    let mut node = Node::with(&[&alice]);
+    node.directory = Directory::new(MemoryStore::new()).durable();
+    let keep = fleet.keep(&list);
+    let Answer::AfterCommit(call) = node.directory.handle_request(at(0), &alice.key(), keep, &node.connected) else {
+        panic!("it is not written")
+    };
+    assert_eq!(held(&mut node, &alice, org, vec![]), Rules::default(), "nothing is served before it is on disk");
+    let changes = node.directory.poll_batch(at(0)).unwrap().changes;
+    node.directory.batch_written(Ok(()));
+    assert_eq!(node.directory.poll_reply(), Some((call, Reply::RulesKept)));
+    let [Change::PutOrg(_, stored)] = &changes[..] else { panic!("{changes:?}") };
+    let restart = at(100);
+    let orgs = vec![stored.clone()];
+    let mut store = MemoryStore::restore(restart.unix, Stored { orgs: orgs.clone(), ..Stored::default() }).unwrap();
+    assert_eq!(store.rules(&org).unwrap().revocations().lists().next(), Some(&*list));
+    let end = store.next_expiry().unwrap();
+    assert_eq!(store.expire(end), [Change::RemoveOrg(org)]);
+    assert!(store.rules(&org).is_none());
+    let wrong_clock = at(0).unix - 30 * DAY;
+    let store = MemoryStore::restore(wrong_clock, Stored { orgs, ..Stored::default() });
+    assert!(store.unwrap().rules(&org).is_none(), "a clock that is wrong keeps no node from starting");
 }

@@ -9,10 +9,12 @@ use minicbor::bytes::ByteVec;
 use pilot_core::address::Address;
 use pilot_core::id::{IdentityKey, Instance};
 use pilot_core::limits::INSTANCES_MAX;
+use pilot_core::org::roster::Roster;
 use pilot_core::record::{HandOver, IdentityRecord, RecordError};
 use pilot_core::time::UnixTime;
 use pilot_core::wire::directory::{Find, HAND_OVERS_MAX};
 
+use super::orgs::{Held as HeldOrg, Orgs};
 use super::stored::{Stored, StoredAgent, StoredName};
 use super::{
     Change, Done, HAND_OVER_TIME, LEASE_WRITE_INTERVAL, NAME_GRACE, NAMES_KEPT_PER_KEY_MAX, Operation, Present,
@@ -39,6 +41,7 @@ pub struct MemoryStore {
     kept: BTreeMap<String, StoredName>,
     /// The same by who has had them, that which is free first at the front.
     kept_from: BTreeMap<IdentityKey, BTreeSet<(UnixTime, String)>>,
+    orgs: Orgs,
     ends: BTreeSet<(UnixTime, Held)>,
     tags: Index,
     groups: Index,
@@ -57,6 +60,7 @@ struct Known {
 enum Held {
     Agent(IdentityKey),
     Name(String),
+    Org(IdentityKey),
 }
 
 impl MemoryStore {
@@ -88,6 +92,10 @@ impl MemoryStore {
         }
         for (name, kept) in stored.names {
             store.keep(name, StoredName { until: kept.until.max(now + RETURN_TIME), ..kept });
+        }
+        // What has run out, or cannot be judged by a clock this wrong, is brought again by those whom it concerns.
+        for (org, held) in stored.orgs.into_iter().filter_map(|stored| HeldOrg::restore(stored, now)) {
+            store.hold(org, held);
         }
         Ok(store)
     }
@@ -286,7 +294,7 @@ impl MemoryStore {
                 Change::RemoveAgent(key) => self.remove(&key),
                 Change::PutName(name, kept) => self.keep(name, kept),
                 Change::RemoveName(name) => self.free(&name),
-                Change::PutAgent(..) => {}
+                Change::PutAgent(..) | Change::PutOrg(..) | Change::RemoveOrg(_) => {}
             }
         }
     }
@@ -341,6 +349,18 @@ impl MemoryStore {
         self.ends.remove(&(kept.until, Held::Name(name)));
     }
 
+    fn hold(&mut self, org: IdentityKey, held: HeldOrg) {
+        self.forget(&org);
+        self.ends.insert((held.until(), Held::Org(org)));
+        self.orgs.insert(org, held);
+    }
+
+    fn forget(&mut self, org: &IdentityKey) {
+        if let Some(held) = self.orgs.remove(org) {
+            self.ends.remove(&(held.until(), Held::Org(*org)));
+        }
+    }
+
     fn covers(&self, key: &IdentityKey, sequence: u64) -> bool {
         self.by_key.get(key).is_some_and(|known| known.registration.identity.sequence <= sequence)
     }
@@ -368,6 +388,10 @@ impl Store for MemoryStore {
             Operation::Withdraw { key, sequence } if self.covers(key, *sequence) => Ok(vec![Change::RemoveAgent(*key)]),
             Operation::Withdraw { .. } | Operation::Leave { .. } => Ok(Vec::new()),
             Operation::HandOver { record, bytes } => self.plan_hand_over(now, record, bytes),
+            Operation::KeepRules(keep) => {
+                let planned = self.orgs.plan(now, keep)?;
+                Ok(planned.map(|held| Change::PutOrg(keep.org, held.to_stored())).into_iter().collect())
+            }
         }
     }
 
@@ -381,6 +405,12 @@ impl Store for MemoryStore {
                 let changes = self.plan_hand_over(now, &record, &bytes).unwrap_or_default();
                 self.carry_out(changes);
                 return Done::HandedOver;
+            }
+            Operation::KeepRules(keep) => {
+                if let Ok(Some(held)) = self.orgs.plan(now, &keep) {
+                    self.hold(keep.org, held);
+                }
+                return Done::RulesKept;
             }
         }
         Done::Withdrawn
@@ -401,6 +431,10 @@ impl Store for MemoryStore {
                     self.free(&name);
                     changes.push(Change::RemoveName(name));
                 }
+                Held::Org(org) => {
+                    self.forget(&org);
+                    changes.push(Change::RemoveOrg(org));
+                }
             }
         }
         changes
@@ -420,6 +454,10 @@ impl Store for MemoryStore {
 
     fn by_address(&self, now: UnixTime, address: Address) -> Option<Arc<Registration>> {
         self.by_address.get(&address).and_then(|key| self.by_key(now, key))
+    }
+
+    fn rules(&self, org: &IdentityKey) -> Option<Roster> {
+        self.orgs.rules(org)
     }
 
     fn candidates(&self, now: UnixTime, find: &Find, max: usize) -> Vec<Arc<Registration>> {

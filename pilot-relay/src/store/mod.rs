@@ -7,6 +7,7 @@
 //! [applied](Store::apply) once they are on disk. `redb` puts them there; presence is no part of them.
 
 pub mod memory;
+pub mod orgs;
 #[cfg(feature = "server")]
 pub mod redb;
 pub mod stored;
@@ -21,7 +22,8 @@ use pilot_core::record::{HandOver, IDENTITY_VALIDITY_MAX, IdentityRecord, Presen
 use pilot_core::time::UnixTime;
 use pilot_core::wire::directory::Find;
 
-use stored::{StoredAgent, StoredName};
+use pilot_core::org::roster::Roster;
+use stored::{StoredAgent, StoredName, StoredOrg};
 
 /// How long a name and an address stay with their key after the lease has ended, so that an agent which slept for a little longer finds them
 /// its own, and that a lease on file may be [`LEASE_WRITE_INTERVAL`] behind (spec/backbone.md §6).
@@ -109,6 +111,23 @@ pub enum Operation {
         /// The signed form of `record`.
         bytes: ByteVec,
     },
+    /// Hold a revocation list of an organisation.
+    KeepRules(Box<KeepRules>),
+}
+
+/// A revocation list of an organisation, and what it counts by. None of it is verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeepRules {
+    /// The organisation.
+    pub org: IdentityKey,
+    /// Who has brought it.
+    pub by: IdentityKey,
+    /// Signed charters, the first one first.
+    pub charters: Vec<ByteVec>,
+    /// The signed list.
+    pub list: ByteVec,
+    /// The proof of the member that has issued it.
+    pub proof: Option<ByteVec>,
 }
 
 /// What carrying out an operation has come to.
@@ -125,6 +144,8 @@ pub enum Done {
     Withdrawn,
     /// A hand-over.
     HandedOver,
+    /// A list that is held now, or was already.
+    RulesKept,
 }
 
 /// A change of what outlives the node.
@@ -138,6 +159,10 @@ pub enum Change {
     PutName(String, StoredName),
     /// The name is kept for nobody.
     RemoveName(String),
+    /// Charters and lists of an organisation, in place of what was stored of it.
+    PutOrg(IdentityKey, StoredOrg),
+    /// The organisation is forgotten.
+    RemoveOrg(IdentityKey),
 }
 
 /// Why an operation is not carried out.
@@ -159,12 +184,15 @@ pub enum RegisterError {
     /// The key that hands a name over does not have it, or has got it back, or has registered it, since it has signed this.
     #[error("the name is not the old key's to hand over, or not by this record any more")]
     NotHeld,
+    /// A charter or list that does not follow from the organisation's first charter.
+    #[error("no member of the organisation would believe this list")]
+    NotBelieved,
     /// The store is at its bound.
     #[error("directory is full")]
     Full,
 }
 
-/// A place for registrations.
+/// A place for registrations, and for the charters and lists of organisations.
 pub trait Store {
     /// What an operation would change of what outlives the node: nothing, if it only refreshes presence.
     ///
@@ -189,6 +217,9 @@ pub trait Store {
 
     /// The registration that holds an address.
     fn by_address(&self, now: UnixTime, address: Address) -> Option<Arc<Registration>>;
+
+    /// The charters and lists of an organisation.
+    fn rules(&self, org: &IdentityKey) -> Option<Roster>;
 
     /// At most `max` registrations that have the tag and the group and at least one of the words; in no order.
     fn candidates(&self, now: UnixTime, find: &Find, max: usize) -> Vec<Arc<Registration>>;

@@ -10,12 +10,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ::redb::backends::FileBackend;
-use ::redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use ::redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction};
 use pilot_core::time::UnixTime;
 use pilot_core::wire::cbor;
 
 use super::Change;
-use super::stored::{Stored, StoredAgent, StoredName};
+use super::stored::{Stored, StoredAgent, StoredName, StoredOrg};
 use crate::journal::Batch;
 
 /// What a node calls the file in its home.
@@ -33,6 +33,8 @@ const COMMITS_ROW: &str = "commits";
 const AGENTS: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("agents");
 /// Name to [`StoredName`].
 const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names");
+/// Organisation to [`StoredOrg`]. A file in which none was ever held has no such table.
+const ORGS: TableDefinition<'_, [u8; 32], &[u8]> = TableDefinition::new("organisations");
 
 /// Why the file cannot be used. It was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -188,12 +190,15 @@ fn write(
 fn put(transaction: &WriteTransaction, batch: &Batch) -> Result<(), ::redb::Error> {
     let mut agents = transaction.open_table(AGENTS)?;
     let mut names = transaction.open_table(NAMES)?;
+    let mut orgs = transaction.open_table(ORGS)?;
     for change in &batch.changes {
         match change {
             Change::PutAgent(key, agent) => drop(agents.insert(key.0, cbor::to_vec(agent).as_slice())?),
             Change::RemoveAgent(key) => drop(agents.remove(key.0)?),
             Change::PutName(name, kept) => drop(names.insert(name.as_str(), cbor::to_vec(kept).as_slice())?),
             Change::RemoveName(name) => drop(names.remove(name.as_str())?),
+            Change::PutOrg(org, held) => drop(orgs.insert(org.0, cbor::to_vec(held).as_slice())?),
+            Change::RemoveOrg(org) => drop(orgs.remove(org.0)?),
         }
     }
     Ok(())
@@ -216,6 +221,15 @@ fn read(database: &Database) -> Result<Option<Stored>, ::redb::Error> {
         let (name, kept) = row?;
         let Ok(kept) = cbor::from_slice::<StoredName>(kept.value()) else { return Ok(None) };
         stored.names.push((name.value().to_owned(), kept));
+    }
+    let orgs = match transaction.open_table(ORGS) {
+        Ok(orgs) => orgs,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(Some(stored)),
+        Err(error) => return Err(error.into()),
+    };
+    for row in orgs.iter()? {
+        let Ok(org) = cbor::from_slice::<StoredOrg>(row?.1.value()) else { return Ok(None) };
+        stored.orgs.push(org);
     }
     Ok(Some(stored))
 }

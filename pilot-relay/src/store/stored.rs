@@ -47,6 +47,27 @@ impl StoredName {
     }
 }
 
+/// What is held of an organisation.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct StoredOrg {
+    /// The organisation.
+    #[n(0)]
+    pub org: IdentityKey,
+    /// Who has brought it.
+    #[n(1)]
+    pub by: IdentityKey,
+    /// Signed charters, the first one first.
+    #[n(2)]
+    pub charters: Vec<ByteVec>,
+    /// Signed revocation lists.
+    #[n(3)]
+    pub lists: Vec<ByteVec>,
+    /// The proofs by which lists of members count.
+    #[n(4)]
+    pub proofs: Vec<ByteVec>,
+}
+
 /// Everything that outlives a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
@@ -54,4 +75,6 @@ pub struct Stored {
     pub agents: Vec<StoredAgent>,
     /// Names that are kept.
     pub names: Vec<(String, StoredName)>,
+    /// Organisations.
+    pub orgs: Vec<StoredOrg>,
 }

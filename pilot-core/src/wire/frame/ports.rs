@@ -43,7 +43,7 @@ impl PortSet {
     }
 
     /// How many ports it has.
-    pub fn len(self) -> u32 {
+    pub fn ports_len(self) -> u32 {
         1 << self.mask.count_zeros()
     }
 
@@ -103,10 +103,10 @@ mod tests {
     #[test]
     fn a_set_has_each_of_its_ports_once() {
         let set = PortSet::new(0x03fc, 0x00d0);
-        assert_eq!(set.len(), 256);
-        let ports: std::collections::BTreeSet<_> = (0..set.len()).map(|position| set.port(position)).collect();
+        assert_eq!(set.ports_len(), 256);
+        let ports: std::collections::BTreeSet<_> = (0..set.ports_len()).map(|position| set.port(position)).collect();
         assert_eq!(ports.len(), 256);
         assert!(ports.iter().all(|port| port & 0x03fc == 0x00d0));
-        assert_eq!((PortSet::default().len(), PortSet::default().port(65_535)), (65_536, 65_535));
+        assert_eq!((PortSet::default().ports_len(), PortSet::default().port(65_535)), (65_536, 65_535));
     }
 }

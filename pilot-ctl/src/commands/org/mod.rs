@@ -5,7 +5,9 @@ mod invite;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use pilot_daemon::api::types::{CreateOrg, OrgCreated, OrgRequest, OrgStatus, RevokeRequest};
+use pilot_daemon::api::types::{
+    CreateOrg, OrgCreated, OrgRequest, OrgStatus, RevokeRequest, RotateRequest, UninviteRequest,
+};
 
 use crate::client::Daemon;
 use crate::context::Context;
@@ -35,6 +37,10 @@ The organisation's key stays with this agent. Put the successor key in a safe pl
   pilotctl org invite --role lead --groups research --services query,mcp
   pilotctl org invite --may-enrol 1                     for one that makes invites itself")]
     Invite(invite::InviteArgs),
+    /// Take an invite back. Who has used it stays a member.
+    #[command(after_help = "Example:
+  pilotctl org uninvite 8c1f3a5b7d9e0f21                its number is in 'pilotctl org list'")]
+    Uninvite(UninviteArgs),
     /// The organisations that this agent is in, and its open invites.
     #[command(after_help = "Example:\n  pilotctl org list")]
     List,
@@ -45,8 +51,13 @@ The organisation's key stays with this agent. Put the successor key in a safe pl
     #[command(after_help = "Example:\n  pilotctl org revoke worker-7")]
     Revoke(RevokeArgs),
     /// Give the organisation a new key, on the word of the present one or of its successor.
-    #[command(after_help = "Example:\n  pilotctl org rotate")]
-    Rotate(Which),
+    #[command(after_help = "Examples:
+  pilotctl org rotate
+  pilotctl org rotate --stolen                          somebody else has the key
+
+With --stolen the key counts no more at once. The successor key must be in its place again.
+Those whom this agent has enrolled stay members, and so do those whom they have enrolled.")]
+    Rotate(RotateArgs),
     /// Leave an organisation.
     #[command(after_help = "Example:\n  pilotctl org leave my-company-fleet")]
     Leave(Which),
@@ -71,6 +82,25 @@ struct Which {
 }
 
 #[derive(Debug, Args)]
+struct RotateArgs {
+    /// Somebody else has the key: what it has signed counts no more, but for those whom this agent has enrolled.
+    #[arg(long)]
+    stolen: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+#[derive(Debug, Args)]
+struct UninviteArgs {
+    /// The invite's number.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// The organisation, where the agent is in several.
+    #[arg(long, value_name = "ORG")]
+    org: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct RevokeArgs {
     /// Name, address or key of the member.
     #[arg(value_name = "MEMBER")]
@@ -85,10 +115,11 @@ pub(crate) async fn run(args: &OrgArgs, context: &Context) -> Result<()> {
     match &args.verb {
         OrgVerb::Create(args) => create(args, &daemon, context).await,
         OrgVerb::Invite(args) => invite::run(args, &daemon, context).await,
+        OrgVerb::Uninvite(args) => uninvite(args, &daemon, context).await,
         OrgVerb::List => list(&daemon, context).await,
         OrgVerb::Members(which) => members(which, &daemon, context).await,
         OrgVerb::Revoke(args) => revoke(args, &daemon, context).await,
-        OrgVerb::Rotate(which) => rotate(which, &daemon, context).await,
+        OrgVerb::Rotate(args) => rotate(args, &daemon, context).await,
         OrgVerb::Leave(which) => leave(which, &daemon, context).await,
     }
 }
@@ -127,8 +158,26 @@ async fn list(daemon: &Daemon, context: &Context) -> Result<()> {
                 org.invites.len().to_string(),
             ]);
         }
-        table.render()
+        let invites = invites(&list.orgs);
+        if invites.is_empty() { table.render() } else { format!("{}\n\n{invites}", table.render().trim_end()) }
     })
+}
+
+/// The open invites of all organisations; nothing if there are none.
+fn invites(orgs: &[OrgStatus]) -> String {
+    let mut table = Table::new(["INVITE", "ORG", "ROLE", "USES", "ENDS"]);
+    let open: Vec<_> = orgs.iter().flat_map(|org| org.invites.iter().map(move |invite| (org, invite))).collect();
+    for (org, invite) in &open {
+        let ends = duration::display(Duration::from_secs(invite.expires_s));
+        table.row([invite.id.clone(), org.name.clone(), invite.role.clone(), invite.uses.to_string(), ends]);
+    }
+    if open.is_empty() { String::new() } else { table.render() }
+}
+
+async fn uninvite(args: &UninviteArgs, daemon: &Daemon, context: &Context) -> Result<()> {
+    let org = choose(args.org.as_ref(), daemon).await?;
+    let taken_back = daemon.uninvite(&UninviteRequest { org, invite: args.id.clone() }).await?;
+    context.output.result(&taken_back, || format!("Invite {} to {} is taken back", taken_back.invite, taken_back.org))
 }
 
 async fn members(which: &Which, daemon: &Daemon, context: &Context) -> Result<()> {
@@ -155,9 +204,9 @@ async fn revoke(args: &RevokeArgs, daemon: &Daemon, context: &Context) -> Result
     context.output.result(&revoked, || format!("{} is no longer a member of {}", revoked.member, revoked.org))
 }
 
-async fn rotate(which: &Which, daemon: &Daemon, context: &Context) -> Result<()> {
-    let org = which.choose(daemon).await?;
-    let rotated = daemon.rotate_org_key(&OrgRequest { org }).await?;
+async fn rotate(args: &RotateArgs, daemon: &Daemon, context: &Context) -> Result<()> {
+    let org = args.which.choose(daemon).await?;
+    let rotated = daemon.rotate_org_key(&RotateRequest { org, stolen: args.stolen }).await?;
     said_successor(&rotated, context);
     context
         .output

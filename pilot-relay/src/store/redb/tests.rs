@@ -29,6 +29,11 @@ fn kept() -> StoredName {
     StoredName { key: IdentityKey([9; 32]), until: NOW, hand_overs: vec![], handed_over_by: None }
 }
 
+fn org(number: u8) -> StoredOrg {
+    let (charters, lists) = (vec![vec![number; 300].into()], vec![vec![number; 900].into()]);
+    StoredOrg { org: IdentityKey([number; 32]), by: IdentityKey([9; 32]), charters, lists, proofs: vec![] }
+}
+
 fn register(file: &mut DirectoryFile, number: u8) -> Result<(), String> {
     let (key, agent) = agent(number);
     file.commit(&Batch { changes: vec![Change::PutAgent(key, agent)] })
@@ -57,11 +62,14 @@ fn what_was_committed_is_there_when_the_file_is_opened_again() {
         Change::PutName("old".into(), kept()),
         Change::PutName("older".into(), kept()),
         Change::RemoveName("older".into()),
+        Change::PutOrg(org(3).org, org(3)),
+        Change::PutOrg(org(4).org, org(4)),
+        Change::RemoveOrg(org(4).org),
     ];
     file.commit(&Batch { changes }).unwrap();
     drop(file);
     let (_, stored) = DirectoryFile::open(&path).unwrap();
-    assert_eq!(stored, Stored { agents: vec![agent(2).1], names: vec![("old".into(), kept())] });
+    assert_eq!(stored, Stored { agents: vec![agent(2).1], names: vec![("old".into(), kept())], orgs: vec![org(3)] });
 }
 
 #[test]

@@ -1,0 +1,168 @@
+//! What an agent keeps of its organisations, and when.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+use std::time::Duration;
+
+use pilot_core::org::OrgError;
+use pilot_core::org::charter::Charters;
+use pilot_core::org::invite::Invite;
+use pilot_core::org::issuer::{Applicant, Terms};
+use pilot_core::org::membership::Proof;
+use pilot_core::org::revocation::Revocation;
+use pilot_core::org::whereabouts::Whereabouts;
+use pilot_core::ticket::Ticket;
+use tempfile::TempDir;
+
+use super::*;
+
+const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
+const DAY: Duration = Duration::from_secs(86_400);
+const FLEET: &str = "fleet";
+
+/// An agent in an organisation whose key somebody else has, with one other member.
+struct Desk {
+    _home: TempDir,
+    orgs: Orgs,
+    key: Identity,
+    other: Identity,
+    state: std::path::PathBuf,
+}
+
+impl Desk {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let home = AgentHome::at(directory.path());
+        let [key, successor, own, other] = [1, 2, 3, 4].map(|seed| Identity::generate([seed; 32]));
+        let charters = Issuer::found(&key, successor.key(), FLEET, Duration::ZERO, NOW).unwrap();
+        let mut roster = Roster::new(charters);
+        for (name, member) in [("own", &own), ("other", &other)] {
+            roster.add_proof(&enrol(&key, &roster, name, member), NOW).unwrap();
+        }
+        let orgs = Orgs::load(&home, &own, NOW).unwrap();
+        orgs.add(Org::new(roster, None, None), None).await.unwrap();
+        let state = directory.path().join("orgs").join(FLEET).join("state");
+        Self { _home: directory, orgs, key, other, state }
+    }
+
+    fn roster(&self) -> Roster {
+        self.orgs.with(FLEET, |org| org.roster.clone()).unwrap()
+    }
+
+    /// A list that revokes the other member.
+    fn revocation(&self) -> Records {
+        let roster = self.roster();
+        let revocation = Revocation { member: self.other.key(), issued_until: NOW, kept_until: NOW + 90 * DAY };
+        let list = roster.revocations().next_list(roster.charters(), self.key.key(), Some(revocation), NOW).unwrap();
+        Records { lists: vec![list.sign(&self.key).unwrap().into()], ..Records::default() }
+    }
+
+    fn whereabouts(&self, now: UnixTime) -> Records {
+        let whereabouts = Whereabouts {
+            member: self.other.key(),
+            certificate: Vec::new(),
+            addresses: vec!["192.0.2.1:4000".parse().unwrap()],
+            homes: Vec::new(),
+            issued: now,
+            expires: now + DAY,
+        };
+        Records { whereabouts: vec![whereabouts.sign(&self.other).unwrap().into()], ..Records::default() }
+    }
+
+    fn is_member(&self) -> bool {
+        self.roster().member(&self.other.key(), NOW).is_some()
+    }
+}
+
+fn enrol(key: &Identity, roster: &Roster, name: &str, member: &Identity) -> Vec<u8> {
+    let terms =
+        Terms { role: "member".into(), groups: vec![], services: vec![], generations: 0, lifetime: 90 * 86_400 };
+    let applicant = Applicant { key: member.key(), modifier: member.modifier(), name: name.into() };
+    Issuer::Org(key.clone()).enrol(roster, &applicant, &terms, NOW).unwrap()
+}
+
+#[tokio::test]
+async fn a_revocation_counts_although_the_disk_does_not_take_it_and_is_kept_when_it_does() {
+    let desk = Desk::new().await;
+    let directory = desk.state.parent().unwrap().to_owned();
+    fs::remove_dir_all(&directory).unwrap();
+    let learned = desk.orgs.learn(FLEET, &desk.revocation(), NOW).await.unwrap();
+    assert_eq!(learned.rules, 1, "it is announced");
+    assert!(!desk.is_member());
+    assert_eq!(desk.orgs.take_former(FLEET, NOW).await, [desk.other.key()]);
+    let decided = desk.orgs.change(FLEET, |org| Ok(org.roster.remove(&desk.other.key()))).await;
+    assert!(decided.is_err(), "what is decided here is not, if it cannot be kept");
+    assert!(!desk.is_member(), "and that takes nothing back of what was heard");
+    fs::create_dir_all(&directory).unwrap();
+    desk.orgs.save_unsaved().await;
+    let loaded = Orgs::load(&desk.orgs.home, &desk.orgs.identity, NOW).unwrap();
+    let lists = loaded.with(FLEET, |org| org.roster.revocations().lists().count());
+    assert_eq!(lists.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn who_shows_itself_again_and_again_costs_no_write_each_time() {
+    let desk = Desk::new().await;
+    let before = fs::read(&desk.state).unwrap();
+    for second in 1..100 {
+        let now = NOW + Duration::from_secs(second);
+        let learned = desk.orgs.learn(FLEET, &desk.whereabouts(now), now).await.unwrap();
+        assert_eq!(learned.whereabouts, 1);
+    }
+    assert!(fs::read(&desk.state).unwrap() == before, "whereabouts were written down at once");
+    desk.orgs.save_unsaved().await;
+    let written = fs::read(&desk.state).unwrap();
+    assert!(written != before, "whereabouts were not written down at all");
+    desk.orgs.save_unsaved().await;
+    assert!(fs::read(&desk.state).unwrap() == written);
+}
+
+#[tokio::test]
+async fn a_refusal_that_leaves_no_trace_costs_no_write_and_one_that_fails_half_way_changes_nothing() {
+    let desk = Desk::new().await;
+    fs::remove_file(&desk.state).unwrap();
+    let refused = desk.orgs.change(FLEET, |org| {
+        org.roster.remove(&desk.other.key());
+        Err::<(), _>(failed(&"no"))
+    });
+    assert_eq!(refused.await.unwrap_err().message, "no");
+    assert!(!desk.state.exists() && desk.is_member());
+}
+
+#[tokio::test]
+async fn who_is_told_a_roster_of_another_organisation_learns_nothing() {
+    let desk = Desk::new().await;
+    let foreign = Identity::generate([9; 32]);
+    let charters = Issuer::found(&foreign, desk.other.key(), FLEET, Duration::ZERO, NOW).unwrap();
+    let roster = Roster::new(Charters::clone(&charters));
+    let proof = enrol(&foreign, &roster, "mallory", &foreign);
+    assert!(Proof::verify(&proof, &charters, NOW).is_ok());
+    let lies = Records { proofs: vec![proof.into()], ..roster.records() };
+    assert_eq!(desk.orgs.learn(FLEET, &lies, NOW).await.unwrap(), Learned::default());
+}
+
+#[tokio::test]
+async fn an_invite_whose_issuer_does_not_speak_for_the_organisation_makes_nobody_a_member() {
+    let desk = Desk::new().await;
+    let genuine = desk.roster();
+    let mallory = Identity::generate([9; 32]);
+    let charters = Issuer::found(&mallory, desk.other.key(), FLEET, Duration::ZERO, NOW).unwrap();
+    let forged = Roster::new(charters);
+    let issuer = Ticket::new(mallory.key(), mallory.modifier(), vec!["192.0.2.1:4000".parse().unwrap()], None).unwrap();
+    let invite = Invite { org: genuine.org(), name: FLEET.into(), issuer, id: [1; 8], secret: [2; 16].into() };
+    let own = &desk.orgs.identity;
+    let by = |key: &Identity, roster: &Roster| enrol(key, roster, "own", own);
+    let believed = |records: &Roster, proof: &[u8]| {
+        calls::believe(&invite, &records.records(), proof, own.key(), NOW).map(|roster| roster.org())
+    };
+    assert_eq!(believed(&genuine, &by(&desk.key, &genuine)), Ok(genuine.org()));
+    assert_eq!(
+        believed(&forged, &by(&mallory, &forged)),
+        Err(OrgError::ForeignOrg),
+        "another organisation of that name"
+    );
+    assert_eq!(believed(&genuine, &by(&mallory, &forged)), Err(OrgError::ForeignOrg), "a proof of another");
+    let others = enrol(&desk.key, &genuine, "other", &desk.other);
+    assert_eq!(believed(&genuine, &others), Err(OrgError::ForeignOrg), "a proof of somebody else");
+}
