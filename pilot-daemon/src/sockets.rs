@@ -92,6 +92,8 @@ mod tests {
         let peer = tokio::net::UdpSocket::bind((ip, 0)).await.unwrap();
         let route = Route { socket: SocketId(9), ..Route::to(peer.local_addr().unwrap()) };
         let transmit = Transmit { route, ecn: Ecn::NotEct, ttl: None, segment_size: None, len: 5 };
+        // A socket has room only once the runtime has heard so from the system.
+        sockets.writable(SocketId(9)).await;
         assert_eq!(sockets.get_mut(SocketId(9)).unwrap().send(&transmit, b"hello"), Sent::All);
         let mut buf = [0; 8];
         let (len, from) = peer.recv_from(&mut buf).await.unwrap();
