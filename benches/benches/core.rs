@@ -14,7 +14,7 @@ use pilot_core::id::{InstanceId, PacketNumber, PathId, ServicePort, SessionIndex
 use pilot_core::identity::{Certificate, Identity, TransportKey};
 use pilot_core::rng::Rng;
 use pilot_core::time::{Mono, UnixTime};
-use pilot_core::transport::{PathParams, Read, Transport, TransportConfig};
+use pilot_core::transport::{Congestion, PathParams, Read, Transport, TransportConfig};
 use pilot_core::wire::codec::Reader;
 use pilot_core::wire::frame::{self, Frame};
 use pilot_core::wire::stream_header::StreamHeader;
@@ -32,7 +32,7 @@ const TRANSFER_LEN: usize = 1 << 20;
 const REQUESTS: usize = 64;
 const REQUEST_LEN: usize = 100;
 /// Packets that one acknowledgement answers.
-const FLIGHT_PACKETS: usize = 512;
+const FLIGHT_PACKETS: usize = 256;
 const TICK: Duration = Duration::from_millis(1);
 
 fn codec(criterion: &mut Criterion) {
@@ -126,7 +126,11 @@ type Packets = Vec<(PacketNumber, Vec<u8>)>;
 
 impl Pair {
     fn new() -> Self {
-        let config = TransportConfig::default();
+        Self::with(Congestion::default())
+    }
+
+    fn with(congestion: Congestion) -> Self {
+        let config = TransportConfig::default().congestion(congestion);
         let [sender, taker] = [true, false].map(|opens_even| {
             let mut transport = Transport::new(&config, opens_even, config.local_limits(), START);
             let params = PathParams { max_packet: FRAMES_LEN, probe_mtu_to: None, initial_rtt: None, is_proved: true };
@@ -159,8 +163,8 @@ impl Pair {
     }
 
     /// An open flight, and the acknowledgement of every packet in it but each third.
-    fn with_acknowledgement() -> (Self, Packets) {
-        let mut pair = Self::new();
+    fn with_acknowledgement(congestion: Congestion) -> (Self, Packets) {
+        let mut pair = Self::with(congestion);
         // The window opens.
         pair.send(TRANSFER_LEN);
         pair.complete();
@@ -218,14 +222,19 @@ fn answer(transport: &mut Transport) {
     }
 }
 
+/// What an acknowledgement costs, the controller's part included.
 fn acknowledgements(criterion: &mut Criterion) {
-    criterion.bench_function("ack/512 packets, each third lost", |bencher| {
-        bencher.iter_batched_ref(
-            Pair::with_acknowledgement,
-            |(pair, acknowledgement)| deliver(pair.now, &mut pair.sender, std::mem::take(acknowledgement)),
-            BatchSize::LargeInput,
-        );
-    });
+    let mut group = criterion.benchmark_group("ack/256 packets, each third lost");
+    group.throughput(Throughput::Elements(FLIGHT_PACKETS as u64));
+    for congestion in [Congestion::Bbr, Congestion::Cubic, Congestion::NewReno] {
+        group.bench_function(format!("{congestion:?}"), |bencher| {
+            bencher.iter_batched_ref(
+                || Pair::with_acknowledgement(congestion),
+                |(pair, acknowledgement)| deliver(pair.now, &mut pair.sender, std::mem::take(acknowledgement)),
+                BatchSize::LargeInput,
+            );
+        });
+    }
 }
 
 fn streams(criterion: &mut Criterion) {

@@ -11,7 +11,7 @@
 //! [`figure`] is how a quantity is measured, [`mod@figures`] is which ones there are, [`report`] is what is said about them. The
 //! contestants: [`daemons`] (real processes), [`agents`] (the library), [`library`] (core and socket alone), [`tcp`] and, with the
 //! feature `peers`, quinn. [`mod@flood`] stands apart: its twin is the same flood elsewhere; so does [`mod@fleet`], which has no twin, with
-//! the decisions that a fleet rests on in [`micro`].
+//! the decisions that a fleet rests on in [`micro`], and [`netlab`], a network of its own.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what was measured is this program's output")]
 
@@ -26,6 +26,8 @@ mod fleet;
 mod flood;
 mod library;
 mod micro;
+#[cfg(target_os = "linux")]
+mod netlab;
 #[cfg(feature = "peers")]
 mod peers;
 mod report;
@@ -58,6 +60,10 @@ enum Verb {
     Figures(FiguresArgs),
     /// Measure what a flood of forged packets leaves of an established stream.
     Flood(FloodArgs),
+    /// Run real programs behind emulated NATs and links.
+    #[cfg(target_os = "linux")]
+    #[command(subcommand)]
+    Netlab(netlab::Scenario),
     /// Measure a fleet of agents, from its first boot to a revocation.
     Fleet(FleetArgs),
     /// The twin of a daemon: listens, says so, and echoes until it is killed.
@@ -123,6 +129,8 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Figures(args) => figures(args),
         Verb::Flood(args) => flood(&args),
+        #[cfg(target_os = "linux")]
+        Verb::Netlab(scenario) => netlab::run(&scenario),
         Verb::Fleet(args) => fleet(args),
         Verb::TcpServer => tcp_server(),
         Verb::TcpPing { address } => tcp_ping(address),

@@ -83,7 +83,8 @@ impl Organisation {
 
     fn enrol(&mut self, issuer: &Issuer, member: &Identity, generations: u8) -> Result<(), BenchError> {
         let name = format!("member-{}", self.proofs.len());
-        let applicant = Applicant { key: member.key(), modifier: member.modifier(), name };
+        let (key, modifier) = (member.key(), member.modifier());
+        let applicant = Applicant { key, modifier, name, lifetime_max: Duration::MAX };
         let terms =
             Terms { role: "member".to_owned(), groups: Vec::new(), services: Vec::new(), generations, lifetime: DAY_S };
         let proof = issuer.enrol(&self.roster, &applicant, &terms, self.now).map_err(wrong)?;

@@ -63,6 +63,20 @@ impl Run {
         })
     }
 
+    /// The run as the head of a page about what happened in the network lab.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn lab_markdown(&self, seed: u64) -> String {
+        format!(
+            "- command: `{}`\n- date: {}; commit {}; seed {seed}\n- machine: {} cores; Linux {}; load average before: {}\n\n",
+            self.command,
+            self.date,
+            commit(),
+            self.cores,
+            self.kernel,
+            self.load
+        )
+    }
+
     /// The run as the head of a page.
     pub(crate) fn markdown(&self) -> String {
         format!(
@@ -173,6 +187,18 @@ pub(crate) fn flood_page(run: &Run, outcome: &Outcome, tallies: &BTreeMap<Flood,
         _ = writeln!(page, "| {} | {:.0} | {} |", flood.name(), per_second(*sent), reasons.join(", "));
     }
     page
+}
+
+/// The commit that is checked out here, and whether more than that was measured.
+#[cfg(target_os = "linux")]
+fn commit() -> String {
+    let git = |args: &[&str]| {
+        let output = std::process::Command::new("git").args(args).output().ok();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    };
+    let changes =
+        if git(&["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { ", with changes" };
+    format!("{}{changes}", git(&["rev-parse", "--short", "HEAD"]))
 }
 
 /// Three significant digits.

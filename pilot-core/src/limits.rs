@@ -76,10 +76,10 @@ pub const TRAIN_LEN_MAX: usize = 65_000;
 pub const TRAIN_SEGMENTS_MAX: usize = 64;
 /// Largest packet that MTU discovery tries: loopback carries it, and GSO allows no more.
 pub const MTU_PROBE_MAX: usize = 65_000;
-/// Credit that all tunnels together may have earned (spec/streams.md §4): what slow readers can make a node keep. Sixteen tunnels could have it all, but
+/// Credit that all tunnels together may have earned (spec/streams.md §4): what slow readers can make a node keep. Eight tunnels could have it all, but
 /// each leaves the others their share.
 pub const CREDIT_CAP: u64 = 256 << 20;
-/// A tunnel earns at most this part of the credit that is left: eight busy ones have all they want, and the next ones still find something.
+/// A tunnel earns at most this part of the credit that is left: the first has all that it wants, and the hundredth still finds something.
 pub const CREDIT_SHARE: u64 = 8;
 /// More first messages in a second than this, and those without a cookie are not looked into: a tenth of a core (spec/handshake.md §9).
 pub const UNDER_LOAD_INITS_PER_SECOND: u32 = 256;

@@ -46,7 +46,13 @@ impl Lock {
         Self::wait(path, patience, Self::try_take_shared).await
     }
 
-    async fn wait(path: &Path, patience: Duration, attempt: fn(&Path) -> Result<Option<Self>>) -> Result<Self> {
+    /// Waits for at most `patience` until nobody holds the lock of a file that is open here: who held it may have taken its directory along.
+    pub(crate) async fn freed(file: &File, path: &Path, patience: Duration) -> Result<()> {
+        let attempt = |_: &Path| Ok(flock(file, FlockOperation::NonBlockingLockShared).ok());
+        Self::wait(path, patience, attempt).await
+    }
+
+    async fn wait<T>(path: &Path, patience: Duration, attempt: impl Fn(&Path) -> Result<Option<T>>) -> Result<T> {
         let waiting = async {
             let mut pause = POLL_FIRST;
             loop {

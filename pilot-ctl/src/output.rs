@@ -71,6 +71,11 @@ impl Output {
         let _closed = writeln!(io::stderr().lock(), "{text}");
     }
 
+    /// Whether a person reads the talk as it comes.
+    pub(crate) fn is_talk_seen(self) -> bool {
+        !self.json && io::stderr().is_terminal()
+    }
+
     /// Something that went otherwise than it should, in a command that succeeds.
     pub(crate) fn warning(self, text: &str, hint: &str) {
         self.talk(format_args!("warning: {text}\nhint: {hint}"));

@@ -81,9 +81,11 @@ impl Verbs<'_> {
         schema::check(verb, value);
         let validator = schema::validator(verb);
         let fields = value.as_object().expect("an object");
-        // A message may have no reply, and one setting is enough.
+        // A message may have no reply, one setting is enough, and a line is no code.
         let is_optional = |field: &str| {
-            verb == "daemon-set" || [("connect", "reply"), ("allow", "note"), ("deny", "note")].contains(&(verb, field))
+            verb == "daemon-set"
+                || [("connect", "reply"), ("allow", "note"), ("deny", "note"), ("org-invite", "scan")]
+                    .contains(&(verb, field))
         };
         for field in fields.keys() {
             let mut less = fields.clone();
@@ -121,6 +123,7 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
     home.ok(&["daemon", "stop", "--as", "epsilon"]);
     verbs_run.run("identity-rename", &["epsilon", "zeta"]);
     verbs_run.run("org-create", &["fleet", "--as", "alpha"]);
+    verbs_run.run("org-invite", &["--code", "--as", "alpha"]);
     let invited = verbs_run.run("org-invite", &["--as", "alpha"]);
     verbs_run.run("join", &["--token", invited["invite"].as_str().expect("an invite"), "--as", "beta"]);
     verbs_run.run("org-list", &["--as", "alpha"]);

@@ -351,6 +351,36 @@ fn what_is_no_invite_for_this_is_refused_with_what_is_wrong() {
 }
 
 #[test]
+fn a_code_read_aloud_makes_one_member_and_a_mistyped_one_costs_nothing() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let [one, two] = ["one", "two"].map(|name| machines.machine(name));
+    let code = founder.invite(&["--code", "--role", "guest"]);
+    let (name, word) = code.split_once('/').expect("a name and a word");
+    assert_eq!((name, word.len()), ("founder", 9), "{code}");
+    let join = |machine: &Machine, code: &str| machine.home.run(&["join", "--org", FLEET, "--code", code]);
+
+    let swapped: String = word.chars().map(|symbol| if symbol == 'A' { 'B' } else { 'A' }).collect();
+    let shorter = &code[..code.len() - 1];
+    for mistyped in [shorter, &format!("founder/{swapped}")] {
+        let said = join(&one, mistyped);
+        assert_eq!(said.code, 2, "{said:?}");
+        assert!(said.stderr.contains("mistyped") && said.stderr.contains("no try is used up"), "{said:?}");
+    }
+    let elsewhere = join(&one, &format!("two/{word}"));
+    assert_eq!(elsewhere.code, 5, "{elsewhere:?}");
+    let open = founder.home.json(&["org", "list"]);
+    assert_eq!(open["orgs"][0]["invites"][0]["tries_left"], json!(3), "{open}");
+    assert!(!open.to_string().contains(word), "it is shown once");
+
+    let joined = join(&one, &code.to_lowercase().replace('-', ""));
+    assert_eq!((joined.code, joined.stdout.as_str()), (0, "Org: my-company-fleet\nRole: guest\nMembers: 2\n"));
+    let used_up = join(&two, &code);
+    assert_eq!(used_up.code, 5, "{used_up:?}");
+    assert!(used_up.stderr.contains("wrong or used up\nhint: "), "{used_up:?}");
+}
+
+#[test]
 fn a_member_that_may_enrol_does_within_its_rights_while_the_founder_is_away() {
     let machines = Machines::new();
     let founder = machines.founder();

@@ -248,3 +248,111 @@ fn errors_between_agents_are_as_reviewed() {
     session.run(&["group", "join", "ops", "--as", "alpha"]);
     assert_snapshot("errors-agents", &session.text());
 }
+
+#[test]
+fn outputs_of_organisations_are_as_reviewed() {
+    let home = Home::new();
+    home.start("alpha", &[]);
+    home.start("beta", &["--groups", "research"]);
+    let mut session = Transcript::new(&home);
+    session.run(&["org", "list", "--as", "alpha"]);
+    session.run(&["org", "create", "fleet", "--as", "alpha"]);
+    session.run(&["org", "invite", "--as", "alpha"]);
+    session.run(&["org", "invite", "--code", "--as", "alpha"]);
+    let file = home.path().join("fleet.invite");
+    let file = file.to_str().expect("text");
+    session.run(&["org", "invite", "--uses", "2", "--groups", "research", "--file", file, "--as", "alpha"]);
+    session.run(&["join", "--org", "fleet", "--token-file", file, "--as", "beta"]);
+    let code = home.ok(&["org", "invite", "--code", "--role", "lead", "--as", "alpha"]);
+    home.start("gamma", &[]);
+    let join = ["join", "--org", "fleet", "--as", "gamma", "--code"];
+    let shown = [&join[..], &["alpha/XXXX-XXXX"]].concat();
+    session.run_command(home.command(&[&join[..], &[code.trim()]].concat()), &shown, b"");
+    let worker = ["daemon", "start", "--hostname", "worker-7", "--org", "fleet", "--token-file", file, "--ephemeral"];
+    session.run(&worker);
+    for verb in ["list", "members"] {
+        session.run(&["org", verb, "--as", "alpha"]);
+    }
+    session.run(&["rules", "--as", "alpha"]);
+    session.run(&["allow", "query", "role:lead@fleet", "--as", "alpha"]);
+    session.run(&["deny", "mcp", "beta", "--as", "alpha"]);
+    session.run(&["rules", "--as", "alpha"]);
+    for (agent, service) in [("gamma", "query"), ("beta", "query"), ("beta", "mcp"), ("worker-7@fleet", "echo")] {
+        session.run(&["why", agent, service, "--as", "alpha"]);
+    }
+    session.run(&["deny", "mcp", "beta", "--remove", "--as", "alpha"]);
+    session.run(&["daemon", "stop", "--as", "worker-7"]);
+    session.run(&["org", "revoke", "gamma", "--as", "alpha"]);
+    session.run(&["org", "leave", "--as", "beta"]);
+    session.run(&["org", "rotate", "--as", "alpha"]);
+    session.run(&["org", "members", "--as", "alpha"]);
+    session.run(&["org", "leave", "fleet", "--as", "alpha"]);
+    assert_snapshot("outputs-orgs", &session.text());
+}
+
+#[test]
+fn errors_of_organisations_are_as_reviewed() {
+    let home = Home::new();
+    home.start("alpha", &[]);
+    home.start("beta", &[]);
+    home.ok(&["org", "create", "fleet", "--as", "alpha"]);
+    let invite = home.ok(&["org", "invite", "--as", "alpha"]);
+    let code = home.ok(&["org", "invite", "--code", "--as", "alpha"]);
+    let mut session = Transcript::new(&home);
+    session.run(&["org", "create", "fleet", "--as", "alpha"]);
+    session.run(&["org", "create", "My Fleet", "--as", "alpha"]);
+    for verb in [&["invite"][..], &["members"], &["rotate"], &["leave"], &["revoke", "alpha"], &["members", "fleet"]] {
+        session.run(&[&["org"], verb, &["--as", "beta"]].concat());
+    }
+    session.run(&["org", "revoke", "nobody", "--as", "alpha"]);
+    for options in [
+        &["--role", "The Boss"][..],
+        &["--uses", "0"],
+        &["--may-enrol", "4"],
+        &["--membership", "500d"],
+        &["--code", "--uses", "2"],
+        &["--code", "--expires", "2d"],
+        &["--file", "/no/such/directory/fleet.invite"],
+    ] {
+        session.run(&[&["org", "invite", "--as", "alpha"], options].concat());
+    }
+
+    session.run(&["join", "--org", "fleet", "--as", "beta"]);
+    session.run(&["join", "--token", "an invite", "--as", "beta"]);
+    session.run(&["join", "--token-file", "/no/such/file", "--as", "beta"]);
+    session.run(&["join", "--code", "alpha/7123-4567", "--as", "beta"]);
+    session.run(&["join", "--code", "beta/7123-456H", "--as", "alpha"]);
+    session.run(&["join", "--code", "nobody/7123-456H", "--as", "beta"]);
+    let mut join = |shown: &[&str], token: &str| {
+        let typed = [&shown[..shown.len() - 1], &[token], &["--as", "beta"]].concat();
+        session.run_command(home.command(&typed), &[shown, &["--as", "beta"]].concat(), b"");
+    };
+    join(&["join", "--token", "$DAMAGED"], &invite.trim()[..invite.len() - 5]);
+    join(&["join", "--org", "other", "--token", "$INVITE"], invite.trim());
+    join(&["join", "--name", "alpha", "--token", "$INVITE"], invite.trim());
+    join(&["join", "--code", "$CODE"], code.trim());
+    join(&["join", "--token", "$INVITE"], invite.trim());
+    session.run(&["org", "leave", "--as", "beta"]);
+    let mut join = |shown: &[&str], token: &str| {
+        let typed = [&shown[..shown.len() - 1], &[token], &["--as", "beta"]].concat();
+        session.run_command(home.command(&typed), &[shown, &["--as", "beta"]].concat(), b"");
+    };
+    join(&["join", "--code", "$CODE"], code.trim());
+    join(&["join", "--token", "$INVITE"], invite.trim());
+
+    session.run(&["allow", "query", "everybody", "--as", "alpha"]);
+    session.run(&["allow", "query", "role:lead", "--as", "alpha"]);
+    session.run(&["allow", "Not A Service", "public", "--as", "alpha"]);
+    session.run(&["deny", "mcp", "public", "--remove", "--as", "alpha"]);
+    session.run(&["why", "nobody", "mcp", "--as", "alpha"]);
+    std::fs::write(home.agent_path("alpha", "rules.toml"), "[[allow]]\nservice = \"mcp\"\n").expect("written");
+    session.run(&["rules", "--as", "alpha"]);
+    session.run(&["allow", "mcp", "beta", "--as", "alpha"]);
+
+    home.ok(&["daemon", "stop", "--as", "beta"]);
+    session.run(&["daemon", "start", "--hostname", "beta", "--ephemeral"]);
+    session.run(&["daemon", "start", "--hostname", "gamma", "--org", "fleet"]);
+    home.start("delta", &["--ephemeral"]);
+    session.run(&["daemon", "restart", "--as", "delta"]);
+    assert_snapshot("errors-orgs", &session.text());
+}

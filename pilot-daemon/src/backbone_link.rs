@@ -26,6 +26,8 @@ const NAME_LEASE: Duration = Duration::from_secs(3 * 86_400);
 /// What the agent says of itself is signed anew after this, changed or not, long before it runs out. Refreshes in between repeat it to the
 /// byte, so that the directory has nothing to write (spec/backbone.md §5).
 const IDENTITY_RENEWAL: Duration = Duration::from_secs(86_400);
+/// The same for an ephemeral agent, should it not be able to say goodbye: as long as its presence, and renewed with it.
+const EPHEMERAL_LEASE: Duration = PRESENCE_LIFETIME;
 /// How long presence is believed without a refresh.
 const PRESENCE_LIFETIME: Duration = Duration::from_secs(2 * 3_600);
 /// Refreshes come at a quarter of that, so that three may fail.
@@ -206,8 +208,8 @@ impl SignedIdentity {
         Ok(Self { said: said.clone(), record, bytes })
     }
 
-    fn is_young(&self, now: UnixTime) -> bool {
-        (self.record.issued..self.record.issued + IDENTITY_RENEWAL).contains(&now)
+    fn is_young(&self, renewal: Duration, now: UnixTime) -> bool {
+        (self.record.issued..self.record.issued + renewal).contains(&now)
     }
 }
 
@@ -273,13 +275,15 @@ fn believed(inner: &Inner, said: &Said, ours: &SignedIdentity, bytes: Vec<u8>) -
 fn identity_record(inner: &Inner, said: &Said, known: Option<SignedIdentity>) -> Result<SignedIdentity, ApiError> {
     let now = clock::now().unix;
     let known = known.filter(|known| known.said == *said);
+    let (lease, renewal) =
+        if inner.is_ephemeral { (EPHEMERAL_LEASE, REFRESH_INTERVAL) } else { (NAME_LEASE, IDENTITY_RENEWAL) };
     let record = match known {
-        Some(known) if known.is_young(now) => return Ok(known),
+        Some(known) if known.is_young(renewal, now) => return Ok(known),
         Some(known) => known.record,
         None => own_record(inner, now, said),
     };
     let sequence = inner.next_sequence(now);
-    SignedIdentity::sign(inner, said, IdentityRecord { sequence, issued: now, expires: now + NAME_LEASE, ..record })
+    SignedIdentity::sign(inner, said, IdentityRecord { sequence, issued: now, expires: now + lease, ..record })
 }
 
 fn own_record(inner: &Inner, now: UnixTime, Said { profile, offers }: &Said) -> IdentityRecord {

@@ -80,7 +80,7 @@ pub(crate) struct Core {
     neighbours: Neighbours,
     pub(crate) rules: Rules,
     orgs: Arc<Orgs>,
-    org_calls: mpsc::Sender<Incoming>,
+    pub(crate) org_calls: mpsc::Sender<Incoming>,
     inbox: Inbox,
     /// What the node wants of the driver's sockets.
     socket_requests: Vec<SocketRequest>,

@@ -9,6 +9,7 @@ mod datagrams;
 pub mod descriptors;
 mod driver;
 pub mod home;
+mod interfaces;
 pub mod logging;
 mod names;
 pub mod net;

@@ -49,6 +49,7 @@
 #![forbid(unsafe_code)]
 
 pub mod application;
+pub mod dumbbell;
 mod host;
 pub mod invariants;
 pub mod link;

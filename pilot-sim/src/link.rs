@@ -183,8 +183,8 @@ pub struct LinkStats {
     pub dropped: u64,
 }
 
-/// The state of one direction.
-pub(crate) struct Link {
+/// The state of one direction. Like [`crate::nat::Nat`] it is arithmetic only, so that a router in real time can use it too.
+pub struct Link {
     pub(crate) config: LinkConfig,
     pub(crate) stats: LinkStats,
     rng: Rng,
@@ -193,22 +193,38 @@ pub(crate) struct Link {
 }
 
 /// When a datagram arrives, if it does, and its double.
-pub(crate) struct Passage {
-    pub(crate) fate: Fate,
-    pub(crate) arrivals: [Option<Mono>; 2],
+#[derive(Clone, Copy, Debug)]
+pub struct Passage {
+    /// What happened to it.
+    pub fate: Fate,
+    /// When it is at the other end.
+    pub arrivals: [Option<Mono>; 2],
+}
+
+impl Passage {
+    /// Whether the datagram was dropped because too many waited.
+    pub(crate) fn is_queue_full(&self) -> bool {
+        self.fate == Fate::QueueFull
+    }
 }
 
 /// The dice of one datagram.
 struct Draw([u32; 6]);
 
 impl Link {
-    pub(crate) fn new(config: LinkConfig, rng: Rng) -> Self {
+    /// A link on which nothing is yet; `rng` decides what is left to chance.
+    pub fn new(config: LinkConfig, rng: Rng) -> Self {
         let start = Mono::default();
         Self { config, stats: LinkStats::default(), rng, busy_until: start, last_arrival: start }
     }
 
+    /// How long a datagram that comes now waits before the first byte of it leaves.
+    pub(crate) fn wait(&self, now: Mono) -> Duration {
+        self.busy_until.max(now).since(now)
+    }
+
     /// Decides what becomes of a datagram, and damages it if so decided.
-    pub(crate) fn send(&mut self, now: Mono, datagram: &mut [u8]) -> Passage {
+    pub fn send(&mut self, now: Mono, datagram: &mut [u8]) -> Passage {
         let draw = Draw::new(&mut self.rng);
         self.stats.offered += 1;
         self.stats.offered_bytes += datagram.len() as u64;
@@ -217,6 +233,11 @@ impl Link {
             self.stats.dropped += 1;
         }
         passage
+    }
+
+    /// Treats datagrams otherwise from now on.
+    pub fn change(&mut self, change: impl FnOnce(LinkConfig) -> LinkConfig) {
+        self.config = change(self.config.clone());
     }
 
     fn pass(

@@ -82,7 +82,7 @@ impl Network {
     ];
 
     /// The NATs around the agent, the outermost first.
-    fn nats(self) -> Vec<NatConfig> {
+    pub fn nats(self) -> Vec<NatConfig> {
         match self {
             Self::Open => vec![],
             Self::FullCone => vec![NatConfig::full_cone()],
@@ -99,7 +99,8 @@ impl Network {
         }
     }
 
-    fn families(self) -> Families {
+    /// The families of its addresses.
+    pub fn families(self) -> Families {
         match self {
             Self::Ipv6Only => Families::V6,
             Self::Dual | Self::BrokenIpv6 => Families::Dual,

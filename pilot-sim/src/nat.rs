@@ -315,6 +315,11 @@ impl Nat {
         }
     }
 
+    /// Whether it gives others addresses, as a firewall does not.
+    pub fn translates(&self) -> bool {
+        self.config.translates
+    }
+
     /// Whether this is one of its outside addresses.
     pub fn is_public(&self, ip: IpAddr) -> bool {
         self.public.contains(&ip)
@@ -325,6 +330,11 @@ impl Nat {
         if self.config.translates {
             self.public = public;
         }
+        self.flush();
+    }
+
+    /// Forgets every mapping.
+    pub fn flush(&mut self) {
         self.mappings.clear();
         self.by_outside.clear();
         self.poisoned.clear();

@@ -61,6 +61,15 @@ pub fn pair_with(seed: u64, link: LinkConfig, alice: Config, bob: Config) -> Pai
     Pair { world, alice, bob }
 }
 
+/// Two agents with these settings that have spoken to each other before: no certificate is asked for.
+pub fn acquainted(seed: u64, link: LinkConfig, alice: Config, bob: Config) -> Pair {
+    let mut world = World::new(seed, link);
+    let (alice, bob) = (world.add_agent(alice), world.add_agent(bob));
+    world.give_acquaintance(alice, bob);
+    world.give_acquaintance(bob, alice);
+    Pair { world, alice, bob }
+}
+
 /// Two agents and the backbone node where both are at home and connected. Between the two, nothing has been sent yet.
 pub fn relayed(seed: u64, link: LinkConfig) -> Result<Relayed, Failure> {
     let Village { world, agents, backbone } = village(seed, link, 2)?;

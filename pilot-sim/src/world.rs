@@ -187,6 +187,12 @@ impl World {
         self.learn(to, info);
     }
 
+    /// Tells one agent what it would still know of another that it has spoken to: address and certificate.
+    pub fn give_acquaintance(&mut self, to: HostId, of: HostId) {
+        let info = PeerInfo { certificate: Some(self.hosts[of.0].certificate()), ..self.contact(of) };
+        self.learn(to, info);
+    }
+
     /// Tells one agent of another what a directory record says: the certificate, but no address.
     pub fn give_record(&mut self, to: HostId, of: HostId, homes: &[HostId]) {
         let certificate = Some(self.hosts[of.0].certificate());

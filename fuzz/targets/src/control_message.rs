@@ -6,6 +6,8 @@ use bytes::Bytes;
 use pilot_core::directory::Pins;
 use pilot_core::id::{IdentityKey, Instance, InstanceId, ServicePort};
 use pilot_core::node::OpenStreamError;
+use pilot_core::org::call;
+use pilot_core::org::code::{Ends, OpenCode, Word};
 use pilot_core::record::{HandOver, IdentityRecord, PresenceRecord, Withdrawal};
 use pilot_core::rng::Rng;
 use pilot_core::route::Route;
@@ -38,6 +40,7 @@ fn decode(data: &[u8]) {
     if let Ok(reply) = Reply::decode(data) {
         assert_eq!(reply.encode(), data);
     }
+    org_call(data);
     macro_rules! circuit_messages {
         ($($message:ty),*) => {$(
             if let Ok(message) = circuit::decode::<$message>(data) {
@@ -58,6 +61,22 @@ fn decode(data: &[u8]) {
     // Without the key nobody makes a record that verifies; seeds that do lie in the corpus.
     let _verified = (IdentityRecord::verify(data, START.unix), PresenceRecord::verify(data, START.unix));
     let _verified = (Withdrawal::verify(data, START.unix), HandOver::verify(data, START.unix));
+}
+
+/// What one agent asks another about an organisation; a share of a code is also answered.
+fn org_call(data: &[u8]) {
+    if let Ok(reply) = call::Reply::decode(data) {
+        assert_eq!(reply.encode(), data);
+    }
+    let Ok(request) = call::Request::decode(data) else { return };
+    assert_eq!(request.encode(), data);
+    if let call::Request::Code { share, .. } | call::Request::CodeProof { share, .. } = request {
+        let ends = Ends { joiner: IdentityKey([1; 32]), issuer: IdentityKey([2; 32]) };
+        let mut code = OpenCode::new(Word::new(0, &[3; 6]), [4; 32], [5; 8]);
+        let answer = code.answer(&ends, &share);
+        assert!(code.finish(&ends, &share, &[0; 32]).is_err(), "nobody guesses a tag");
+        assert_eq!(code.answer(&ends, &share), answer);
+    }
 }
 
 /// One client calls with the bytes, cut in two, while another is there to be called; then the other answers with them, too.

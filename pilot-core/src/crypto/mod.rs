@@ -6,6 +6,7 @@
 
 #[cfg(feature = "aws-lc")]
 pub mod aws;
+pub mod cpace;
 mod kdf;
 pub mod reference;
 #[cfg(test)]

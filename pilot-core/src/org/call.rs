@@ -4,6 +4,7 @@
 
 use minicbor::{Decode, Encode};
 
+use super::code::Block;
 use super::invite::{INVITE_ID_LEN, INVITE_SECRET_LEN};
 use super::revocation::{LIST_DIGEST_LEN, LIST_LEN_MAX};
 use super::roster::Records;
@@ -38,6 +39,9 @@ pub enum Request {
         /// The name that the caller wants.
         #[n(4)]
         name: String,
+        /// Seconds that it wants its membership to last at most; none: as long as it may.
+        #[n(5)]
+        lifetime_max: Option<u64>,
     },
     /// Make my membership last longer.
     #[n(1)]
@@ -92,6 +96,29 @@ pub enum Request {
         #[n(0)]
         org: IdentityKey,
     },
+    /// I have a code of yours: the first half of a run.
+    #[n(6)]
+    Code {
+        /// Names the code.
+        #[n(0)]
+        number: u8,
+        /// The caller's share.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        share: Block,
+    },
+    /// Here is what shows it: the second half.
+    #[n(7)]
+    CodeProof {
+        /// Names the code.
+        #[n(0)]
+        number: u8,
+        /// The caller's share, as before.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        share: Block,
+        /// Confirms it.
+        #[cbor(n(2), with = "minicbor::bytes")]
+        tag: Block,
+    },
 }
 
 /// What is answered.
@@ -142,6 +169,23 @@ pub enum Reply {
         /// For people: what to do.
         #[n(0)]
         reason: String,
+    },
+    /// To [`Request::Code`].
+    #[n(5)]
+    CodeShare {
+        /// The callee's share.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        share: Block,
+        /// Confirms it: the callee has the code.
+        #[cbor(n(1), with = "minicbor::bytes")]
+        tag: Block,
+    },
+    /// To [`Request::CodeProof`].
+    #[n(6)]
+    Invited {
+        /// The invite that the code stands for, as a line of text.
+        #[n(0)]
+        invite: String,
     },
 }
 

@@ -6,9 +6,11 @@ use std::time::Duration;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use super::OrgError;
 use super::charter::{Charter, Charters};
+use super::code::{Answer, Block, CODE_SEED_LEN, Ends, OpenCode, Word, WrongCode};
 use super::invite::{INVITE_ID_LEN, INVITE_SECRET_LEN};
 use super::membership::{MEMBERSHIP_VALIDITY_MAX, Membership, MembershipDigest, Proof};
 use super::revocation::{LIST_VALIDITY_MAX, REVOCATIONS_MAX, Revocation, RevocationList};
@@ -80,6 +82,9 @@ pub struct OpenInvite {
 pub struct Invites {
     #[n(0)]
     open: Vec<OpenInvite>,
+    /// Codes for some of them.
+    #[n(1)]
+    codes: Vec<OpenCode>,
 }
 
 /// What the holder of the organisation's key has decided with it. It is there for the day on which somebody else has the key too, and
@@ -124,6 +129,9 @@ pub enum EnrolError {
     /// Its time is over.
     #[error("the invite has expired")]
     Expired,
+    /// No code of that number, or another word: which of the two is not told.
+    #[error(transparent)]
+    Code(#[from] WrongCode),
     /// It was a member, and was revoked or left after the invite was made.
     #[error("this agent was revoked, or has left, after the invite was made: ask for a new one")]
     Revoked,
@@ -153,6 +161,8 @@ pub struct Applicant {
     pub modifier: u64,
     /// The name it wants.
     pub name: String,
+    /// How long it wants to be a member at most.
+    pub lifetime_max: Duration,
 }
 
 impl Issuer {
@@ -209,7 +219,7 @@ impl Issuer {
             Self::Org(_) => None,
             Self::Member(identity) => Some(roster.proof(&identity.key(), now).ok_or(OrgError::Issuer)?),
         };
-        let lifetime = Duration::from_secs(terms.lifetime).min(MEMBERSHIP_VALIDITY_MAX);
+        let lifetime = Duration::from_secs(terms.lifetime).min(MEMBERSHIP_VALIDITY_MAX).min(applicant.lifetime_max);
         let expires = now + lifetime;
         let membership = Membership {
             org: roster.org(),
@@ -296,6 +306,69 @@ impl Invites {
             invite.users.push(applicant.key);
         }
         Ok(proof)
+    }
+
+    /// Opens an invite for one, and a code that leads to it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_code(
+        &mut self,
+        id: [u8; INVITE_ID_LEN],
+        (word, seed): (Word, [u8; CODE_SEED_LEN]),
+        terms: Terms,
+        expires: UnixTime,
+        now: UnixTime,
+    ) -> Result<(), OrgError> {
+        let code = OpenCode::new(word, seed, id);
+        self.open(id, &code.invite_secret(), terms, 1, expires, now)?;
+        let Self { open, codes } = self;
+        codes.retain(|code| open.iter().any(|invite| invite.id == *code.invite()));
+        codes.push(code);
+        Ok(())
+    }
+
+    /// The first half of a run of the key exchange (spec/org.md §6.3). It counts as a try whatever comes of it.
+    ///
+    /// # Errors
+    /// [`EnrolError::Code`].
+    pub fn answer_code(
+        &mut self,
+        (number, share): (u8, &Block),
+        ends: &Ends,
+        now: UnixTime,
+    ) -> Result<Answer, EnrolError> {
+        Ok(self.usable_code(number, ends, now)?.answer(ends, share)?)
+    }
+
+    /// The second half: the number and secret of the invite for who has shown that it has the code.
+    ///
+    /// # Errors
+    /// [`EnrolError::Code`].
+    pub fn finish_code(
+        &mut self,
+        (number, share, tag): (u8, &Block, &Block),
+        ends: &Ends,
+        now: UnixTime,
+    ) -> Result<([u8; INVITE_ID_LEN], Zeroizing<[u8; INVITE_SECRET_LEN]>), EnrolError> {
+        let code = self.usable_code(number, ends, now)?;
+        code.finish(ends, share, tag)?;
+        Ok((*code.invite(), code.invite_secret()))
+    }
+
+    /// The code of that number, if its invite can still be used by the joiner.
+    fn usable_code(&mut self, number: u8, ends: &Ends, now: UnixTime) -> Result<&mut OpenCode, WrongCode> {
+        let Self { open, codes } = self;
+        let is_usable =
+            |invite: &OpenInvite| now < invite.expires && (invite.uses_left > 0 || invite.users.contains(&ends.joiner));
+        let leads_on = |code: &OpenCode| open.iter().any(|invite| invite.id == *code.invite() && is_usable(invite));
+        codes.iter_mut().find(|code| code.number() == number && leads_on(code)).ok_or(WrongCode)
+    }
+
+    /// The codes that can still be used.
+    pub fn codes(&self, now: UnixTime) -> impl Iterator<Item = &OpenCode> {
+        let is_open = move |code: &&OpenCode| self.list(now).any(|(id, ..)| id == code.invite());
+        self.codes.iter().filter(is_open)
     }
 
     /// Takes an invite back; tells whether it was open.

@@ -2,10 +2,12 @@
 //!
 //! A [`Charter`](charter::Charter) says which key speaks for the organisation, a [`Proof`](membership::Proof) who is a member and with what
 //! rights, a [`RevocationList`](revocation::RevocationList) who is one no more. A [`Roster`](roster::Roster) is what one member knows of all
-//! that, and decides. An [`Issuer`](issuer::Issuer) makes members of those who have an [`Invite`](invite::Invite).
+//! that, and decides. An [`Issuer`](issuer::Issuer) makes members of those who have an [`Invite`](invite::Invite), which a
+//! [`Code`](code::Code) stands for between people.
 
 pub mod call;
 pub mod charter;
+pub mod code;
 pub mod invite;
 pub mod issuer;
 pub mod membership;

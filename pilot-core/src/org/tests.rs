@@ -7,6 +7,7 @@ use minicbor::bytes::ByteVec;
 
 use super::OrgError;
 use super::charter::{Charter, Charters};
+use super::code::{Asker, Ends, Word};
 use super::invite::{Invite, InviteError};
 use super::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Invites, Issuer, Ledger, Terms};
 use super::membership::{Membership, Proof};
@@ -58,7 +59,7 @@ fn terms() -> Terms {
 }
 
 fn applicant(identity: &Identity, name: &str) -> Applicant {
-    Applicant { key: identity.key(), modifier: identity.modifier(), name: name.into() }
+    Applicant { key: identity.key(), modifier: identity.modifier(), name: name.into(), lifetime_max: Duration::MAX }
 }
 
 fn by_org() -> Issuer {
@@ -806,6 +807,43 @@ fn no_invite_can_be_used_for_longer_than_the_greatest_time() {
     invites.open(INVITE.0, &INVITE.1, terms(), 1, NOW + 9_999 * DAY, NOW).unwrap();
     assert_eq!(invites.list(NOW).next().unwrap().3, NOW + INVITE_VALIDITY_MAX);
     assert_eq!(invites.list(NOW + INVITE_VALIDITY_MAX).count(), 0);
+}
+
+#[test]
+fn a_code_leads_to_its_invite_and_ends_with_it() {
+    let (roster, mut invites) = (founded(), Invites::default());
+    let word = Word::new(4, &[1; 6]);
+    invites.open_code(INVITE.0, (word.clone(), [2; 32]), terms(), NOW + DAY, NOW).unwrap();
+    let ends = Ends { joiner: agent(0).key(), issuer: org_key().key() };
+    let asker = Asker::new(&word, &ends, &[3; 64]);
+    let share = asker.share();
+    assert!(invites.answer_code((5, &share), &ends, NOW).is_err(), "another number");
+    let answer = invites.answer_code((4, &share), &ends, NOW).unwrap();
+    let stored = Invites::from_bytes(&invites.to_bytes()).unwrap();
+    assert_eq!((stored.codes(NOW).next().unwrap().tries_left(), &stored), (2, &invites));
+    let tag = asker.confirm(&answer).unwrap();
+    let (id, secret) = invites.finish_code((4, &share, &tag), &ends, NOW).unwrap();
+    let mut redeem = |index: usize, now| {
+        invites.redeem((&id, &secret), &by_org(), &roster, &applicant(agent(index), "agent"), now).map(drop)
+    };
+    assert_eq!(redeem(1, NOW + DAY), Err(EnrolError::Expired));
+    assert_eq!(redeem(0, NOW), Ok(()));
+    assert_eq!(redeem(1, NOW), Err(EnrolError::NoSuchInvite), "it is for one");
+    assert!(invites.answer_code((4, &share), &ends, NOW).is_ok(), "who has used it may have lost the answer");
+    let other = Ends { joiner: agent(1).key(), ..ends };
+    assert!(invites.answer_code((4, &share), &other, NOW).is_err());
+    assert_eq!(invites.codes(NOW).count(), 0);
+    assert!(invites.close(&id));
+    assert!(invites.answer_code((4, &share), &ends, NOW).is_err());
+}
+
+#[test]
+fn a_membership_lasts_no_longer_than_its_member_wants() {
+    let roster = founded();
+    let applicant = Applicant { lifetime_max: DAY / 24, ..applicant(agent(0), "agent-0") };
+    let proof = by_org().enrol(&roster, &applicant, &terms(), NOW).unwrap();
+    let proof = Proof::verify(&proof, roster.charters(), NOW).unwrap();
+    assert_eq!(proof.membership().expires, NOW + DAY / 24);
 }
 
 #[test]

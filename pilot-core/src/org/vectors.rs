@@ -163,7 +163,8 @@ fn calls(org: IdentityKey) -> Vec<(&'static str, Vec<u8>)> {
     let Records { charters, lists, proofs, .. } = records();
     let keep = |proof| directory::Request::KeepRules { org, charters: charters.clone(), list: vec![0xa1], proof };
     let rules = directory::Rules { charters: charters.clone(), lists, proofs, missing: digests.clone() };
-    let enrol = Request::Enrol { org, invite: [1; 8], secret: [2; 16], modifier: 9, name: "worker".into() };
+    let name = "worker".into();
+    let enrol = Request::Enrol { org, invite: [1; 8], secret: [2; 16], modifier: 9, name, lifetime_max: None };
     vec![
         ("enrol", enrol.encode()),
         ("renew", Request::Renew { org }.encode()),

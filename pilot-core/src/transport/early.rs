@@ -101,10 +101,9 @@ impl Transport {
             return;
         };
         let size = u32::try_from(written.payload.len() + PACKET_OVERHEAD).unwrap_or(u32::MAX);
-        let packet = SentPacket::new(path.id, now, size, path.next_seq(), false);
+        let packet = path.depart(now, SentPacket::new(path.id, now, size, false));
         self.draft_frames = written.frames;
         self.sent.insert(PacketNumber(0), packet, &mut path.list, &mut self.draft_frames);
-        path.on_packet_in_flight(now, u64::from(size));
         self.unanswered_since = self.unanswered_since.or(Some(now));
     }
 

@@ -44,6 +44,7 @@ pub use self::audit::{Audit, PathAudit, StreamAudit, TimerKind, Violation};
 #[cfg(feature = "sabotage")]
 pub use self::config::Sabotage;
 pub use self::config::{PeerLimits, TransportConfig};
+pub use self::congestion::Congestion;
 pub(crate) use self::early::EarlyData;
 pub use self::event::{
     DatagramError, OpenStreamError, PathFrame, PathParams, PathStats, Read, ReadError, TransportError, TransportEvent,
@@ -109,6 +110,7 @@ pub struct Transport {
     stalled_after: Duration,
     idle_timeout: Duration,
     packet_len_max: usize,
+    congestion: Congestion,
     #[cfg(feature = "sabotage")]
     breaks_in_flight: bool,
     #[cfg(feature = "sabotage")]
@@ -142,6 +144,7 @@ impl Transport {
             stalled_after: config.stalled_after,
             idle_timeout: config.idle_timeout,
             packet_len_max: config.packet_len_max,
+            congestion: config.congestion,
             #[cfg(feature = "sabotage")]
             breaks_in_flight: config.breaks(Sabotage::DoubleCountAck),
             #[cfg(feature = "sabotage")]
@@ -161,7 +164,8 @@ impl Transport {
         if self.path(path).is_none() {
             let max_packet = params.max_packet.max(PACKET_LEN_MIN);
             let probe_mtu_to = params.probe_mtu_to.map(|len| len.min(self.packet_len_max));
-            self.paths.push(Path::new(path, PathParams { max_packet, probe_mtu_to, ..params }));
+            let params = PathParams { max_packet, probe_mtu_to, ..params };
+            self.paths.push(Path::new(path, params, self.congestion));
         }
     }
 

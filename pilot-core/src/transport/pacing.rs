@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::congestion::INITIAL_WINDOW_PACKETS;
 use crate::time::Mono;
 
 /// Timers of drivers are no finer than this; so much of the rate may go at once.
@@ -10,6 +9,9 @@ const BATCH_PERIOD: Duration = Duration::from_millis(1);
 
 /// Largest batch: what one segmentation-offload call takes.
 pub(super) const BURST_LEN_MAX: u64 = 64 * 1024;
+
+/// Packets with which an idle path may begin at once (RFC 9002 §7.7).
+pub(super) const BURST_PACKETS: u64 = 10;
 
 /// Packets that wait for each other before the pacer lets them go.
 const BATCH_PACKETS: u64 = 2;
@@ -28,7 +30,7 @@ pub(super) struct Pacer {
 
 impl Pacer {
     pub(super) fn new(mtu: u64) -> Self {
-        let tokens = signed(INITIAL_WINDOW_PACKETS * mtu);
+        let tokens = signed(BURST_PACKETS * mtu);
         Self { tokens, filled_at: Mono(0), rate: u64::MAX, mtu, is_waiting: false }
     }
 
@@ -73,10 +75,15 @@ impl Pacer {
         signed(BATCH_PACKETS * self.mtu)
     }
 
-    /// An idle path may begin with a burst of the initial window.
+    /// An idle path may begin with a burst.
     fn capacity(&self) -> i64 {
-        signed(bytes_at(self.rate, BATCH_PERIOD).max(INITIAL_WINDOW_PACKETS * self.mtu))
+        signed(bytes_at(self.rate, BATCH_PERIOD).max(BURST_PACKETS * self.mtu))
     }
+}
+
+/// Bytes of a batch at this rate: a millisecond's worth, but two packets at least and one call at most.
+pub(super) fn batch_len(rate: u64, mtu: u64) -> u64 {
+    bytes_at(rate, BATCH_PERIOD).clamp(BATCH_PACKETS * mtu, BURST_LEN_MAX.max(BATCH_PACKETS * mtu))
 }
 
 fn bytes_at(rate: u64, time: Duration) -> u64 {
@@ -95,7 +102,7 @@ mod tests {
     const RATE: u64 = 1_000_000;
 
     #[test]
-    fn a_burst_of_the_initial_window_then_batches_at_the_rate() {
+    fn a_burst_then_batches_at_the_rate() {
         let mut pacer = Pacer::new(MTU);
         let mut now = Mono(1_000_000_000);
         pacer.refill(now, RATE, MTU);
@@ -104,7 +111,7 @@ mod tests {
             pacer.on_packet_sent(MTU);
             sent += MTU;
         }
-        assert_eq!(sent, INITIAL_WINDOW_PACKETS * MTU);
+        assert_eq!(sent, BURST_PACKETS * MTU);
         let start = now;
         while now.since(start) < Duration::from_secs(1) {
             now = pacer.release_at().unwrap();

@@ -42,7 +42,11 @@ impl Transport {
         if let Some(path) = self.ack_path().filter(|_| self.received.is_due()) {
             return Some(path);
         }
-        self.wants_active_path().then_some(self.active).flatten()
+        if self.wants_active_path() {
+            return self.active;
+        }
+        self.note_app_limit();
+        None
     }
 
     /// Appends the frames of one packet.
@@ -94,6 +98,16 @@ impl Transport {
 
     fn can_send(&self) -> bool {
         !self.is_closed && self.streams.peer_limits_known()
+    }
+
+    /// Nothing is left to send: if the window has room, what is delivered now says little about the path.
+    fn note_app_limit(&mut self) {
+        if self.has_data() {
+            return;
+        }
+        if let Some(path) = self.active_mut().filter(|path| path.has_window()) {
+            path.delivery.on_app_limited(path.bytes_in_flight);
+        }
     }
 
     fn wants_active_path(&self) -> bool {
@@ -216,9 +230,8 @@ impl Transport {
             self.sent.release();
         }
         let Some(path) = self.paths.iter_mut().find(|path| path.id == draft.path) else { return };
-        let packet = SentPacket::new(path.id, now, size, path.next_seq(), draft.is_mtu_probe);
+        let packet = path.depart(now, SentPacket::new(path.id, now, size, draft.is_mtu_probe));
         self.sent.insert(pn, packet, &mut path.list, &mut self.draft_frames);
-        path.on_packet_in_flight(now, u64::from(size));
         if draft.is_mtu_probe {
             path.mtu.on_probe_sent(pn);
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::audit::TimerKind;
-use super::congestion::{Controller, NewReno};
+use super::congestion::{AckedPacket, Congestion, Controller, DeliveryRate};
 use super::event::{PathFrame, PathParams, PathStats};
 use super::mtu::MtuDiscovery;
 use super::pacing::Pacer;
@@ -29,6 +29,7 @@ pub(super) struct Path {
     pub(super) is_proved: bool,
     pub(super) rtt: RttEstimator,
     pub(super) controller: Box<dyn Controller>,
+    pub(super) delivery: DeliveryRate,
     pub(super) pacer: Pacer,
     pub(super) mtu: MtuDiscovery,
     pub(super) bytes_in_flight: u64,
@@ -47,7 +48,6 @@ pub(super) struct Path {
     pub(super) is_ping_queued: bool,
     pub(super) frames: VecDeque<PathFrame>,
     loss_run: Option<LossRun>,
-    delivered: u64,
     lost_packets: u64,
     sent_packets: u64,
     sent_bytes: u64,
@@ -61,13 +61,14 @@ struct LossRun {
 }
 
 impl Path {
-    pub(super) fn new(id: PathId, params: PathParams) -> Self {
+    pub(super) fn new(id: PathId, params: PathParams, congestion: Congestion) -> Self {
         let mtu = params.max_packet as u64;
         Self {
             id,
             is_proved: params.is_proved,
             rtt: RttEstimator::new(params.initial_rtt),
-            controller: Box::new(NewReno::new(mtu)),
+            controller: congestion.controller(mtu),
+            delivery: DeliveryRate::default(),
             pacer: Pacer::new(mtu),
             mtu: MtuDiscovery::new(params.max_packet, params.probe_mtu_to),
             bytes_in_flight: 0,
@@ -81,7 +82,6 @@ impl Path {
             is_ping_queued: false,
             frames: VecDeque::new(),
             loss_run: None,
-            delivered: 0,
             lost_packets: 0,
             sent_packets: 0,
             sent_bytes: 0,
@@ -112,27 +112,26 @@ impl Path {
         self.pacer.refill(now, rate, self.mtu.current() as u64);
     }
 
-    /// The number that the next ack-eliciting packet has in this path.
-    pub(super) fn next_seq(&mut self) -> u64 {
-        self.next_seq += 1;
-        self.next_seq - 1
-    }
-
     /// Counts a packet, whatever it carries.
     pub(super) fn count_sent(&mut self, size: u64) {
         self.sent_packets += 1;
         self.sent_bytes += size;
     }
 
-    /// An ack-eliciting packet is in flight now.
-    pub(super) fn on_packet_in_flight(&mut self, now: Mono, size: u64) {
+    /// Sends an ack-eliciting packet; returns it with what is to be known of it when it is acknowledged or lost.
+    pub(super) fn depart(&mut self, now: Mono, mut packet: SentPacket) -> SentPacket {
+        let size = u64::from(packet.size);
+        self.controller.on_packet_sent(now, self.bytes_in_flight);
+        packet.departure = self.delivery.on_packet_sent(now, self.bytes_in_flight, size);
+        packet.path_seq = self.next_seq;
         if self.bytes_in_flight == 0 {
             self.pto_base = now;
         }
         self.bytes_in_flight += size;
         self.probes = self.probes.saturating_sub(1);
         self.pacer.on_packet_sent(size);
-        self.controller.on_packet_sent(now, size, self.bytes_in_flight);
+        self.next_seq += 1;
+        packet
     }
 
     /// A packet left the flight, acknowledged or lost.
@@ -140,14 +139,25 @@ impl Path {
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(u64::from(packet.size));
     }
 
-    /// Counts delivered bytes; returns all of them so far.
-    pub(super) fn on_packet_acked(&mut self, now: Mono, packet: &SentPacket) -> u64 {
+    /// A packet was acknowledged. `in_flight_before`: on the active path, before the ACK came.
+    pub(super) fn on_packet_acked(&mut self, now: Mono, packet: &SentPacket, in_flight_before: u64) {
         self.pto_base = now;
         self.largest_acked_seq = self.largest_acked_seq.max(Some(packet.path_seq));
         self.pto_count = 0;
         self.probes = 0;
-        self.delivered += u64::from(packet.size);
-        self.delivered
+        let bytes = u64::from(packet.size);
+        self.delivery.on_packet_acked(now, packet.path_seq, packet.sent_at, packet.departure, bytes);
+        // RFC 9002 §7.8: a window of which not even half was used is not the bottleneck.
+        let app_limited = in_flight_before < self.controller.window() / 2;
+        let acked = AckedPacket { sent_at: packet.sent_at, bytes, app_limited };
+        self.controller.on_packet_acked(now, acked, &self.rtt);
+    }
+
+    /// An ACK has been taken in, with the losses that it showed.
+    pub(super) fn on_ack_taken(&mut self, now: Mono) {
+        if let Some(sample) = self.delivery.take_sample(now, self.bytes_in_flight, self.rtt.min()) {
+            self.controller.on_delivery(now, &sample);
+        }
     }
 
     /// When a packet that a later one of this path has overtaken is lost; none if none has. At once: the packet threshold.
@@ -157,9 +167,19 @@ impl Path {
         Some(if is_over_threshold { packet.sent_at } else { packet.sent_at + self.rtt.loss_delay() })
     }
 
-    /// Counts a lost packet; says whether the loss is persistent congestion.
-    pub(super) fn on_packet_lost(&mut self, packet: &SentPacket) -> bool {
+    /// A packet was lost.
+    pub(super) fn on_packet_lost(&mut self, now: Mono, packet: &SentPacket) {
         self.lost_packets += 1;
+        self.delivery.on_packet_lost(u64::from(packet.size));
+        let is_persistent = self.is_persistent(packet);
+        self.controller.on_packet_lost(now, packet.sent_at);
+        if is_persistent {
+            self.controller.on_persistent_congestion();
+        }
+    }
+
+    /// Whether a loss ends a long run of them (RFC 9002 §7.6).
+    fn is_persistent(&mut self, packet: &SentPacket) -> bool {
         let run = match self.loss_run {
             Some(run) if run.last_seq + 1 == packet.path_seq => LossRun { last_seq: packet.path_seq, ..run },
             Some(_) | None => LossRun { first_sent_at: packet.sent_at, last_seq: packet.path_seq },

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::Transport;
 use super::announce::Taken;
 use super::audit::TimerKind;
-use super::congestion::AckedPacket;
 use super::event::{TransportError, TransportEvent};
 use super::mtu::BLACK_HOLE_PTO_COUNT;
 use super::sent::{SentFrame, SentPacket};
@@ -38,6 +37,7 @@ impl Transport {
         }
         self.on_ce_count(now, ack.ce_count.unwrap_or(0), largest.packet);
         self.detect_lost_everywhere(now);
+        self.paths.iter_mut().for_each(|path| path.on_ack_taken(now));
         self.sent.release();
         self.note_answer(now);
         Ok(())
@@ -133,11 +133,7 @@ impl Transport {
         if self.breaks_in_flight {
             path.bytes_in_flight = path.bytes_in_flight.saturating_sub(u64::from(packet.size));
         }
-        let delivered = path.on_packet_acked(now, &packet);
-        // RFC 9002 §7.8: a window of which not even half was used is not the bottleneck.
-        let app_limited = in_flight_before < path.controller.window() / 2;
-        let acked = AckedPacket { sent_at: packet.sent_at, bytes: u64::from(packet.size), app_limited };
-        path.controller.on_packet_acked(now, acked, delivered, &path.rtt);
+        path.on_packet_acked(now, &packet, in_flight_before);
         if packet.is_mtu_probe {
             path.mtu.on_probe_acked(pn, packet.size as usize);
             let mtu = path.mtu.current();
@@ -170,7 +166,7 @@ impl Transport {
         if ce_count > self.peer_ce_count {
             self.peer_ce_count = ce_count;
             if let Some(path) = self.path_mut(packet.path) {
-                path.controller.on_congestion_event(now, packet.sent_at);
+                path.controller.on_congestion_experienced(now, packet.sent_at);
             }
         }
     }
@@ -189,11 +185,7 @@ impl Transport {
         if is_beside_data {
             return;
         }
-        let is_persistent = path.on_packet_lost(&packet);
-        path.controller.on_congestion_event(now, packet.sent_at);
-        if is_persistent {
-            path.controller.on_persistent_congestion();
-        }
+        path.on_packet_lost(now, &packet);
     }
 
     /// Queues again what a packet carried.

@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Assumed before the first sample (RFC 9002 §6.2.2).
 const INITIAL_RTT: Duration = Duration::from_millis(333);
 
+/// What the first window is spread over when the round trip time is not known. Longer would make everybody near wait.
+const PACING_RTT_MAX: Duration = Duration::from_millis(50);
+
 /// Timers are no finer than this (RFC 9002 §6.1.2).
 const GRANULARITY: Duration = Duration::from_millis(1);
 
@@ -48,6 +51,16 @@ impl RttEstimator {
     /// Smoothed round trip time, a guess before the first sample.
     pub(super) fn smoothed(&self) -> Duration {
         self.smoothed
+    }
+
+    /// Round trip time to spread a window over.
+    pub(super) fn for_pacing(&self) -> Duration {
+        if self.has_sample { self.smoothed } else { self.smoothed.min(PACING_RTT_MAX) }
+    }
+
+    /// Smallest round trip time; zero before the first sample.
+    pub(super) fn min(&self) -> Duration {
+        self.measured().map_or(Duration::ZERO, |(min, _)| min)
     }
 
     /// Smallest and smoothed round trip time, once there was a sample.

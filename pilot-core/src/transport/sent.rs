@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::congestion::Departure;
 use super::received::Reported;
 use crate::id::{PacketNumber, PathId};
 use crate::time::Mono;
@@ -13,8 +14,8 @@ use crate::time::Mono;
 /// Largest span of packet numbers in flight: the peer's replay window refuses what is older (spec/wire.md §3).
 const SPAN_MAX: usize = 1 << 16;
 
-/// Slots at first: enough for requests and replies.
-const SPAN_INITIAL: usize = 64;
+/// Slots at first: enough for requests and replies. A tunnel at rest keeps them.
+const SPAN_INITIAL: usize = 32;
 
 /// No packet, in the links between packets.
 const NONE: u64 = u64::MAX;
@@ -58,6 +59,8 @@ pub(super) struct SentPacket {
     pub(super) path_seq: u64,
     /// A probe for a larger packet size.
     pub(super) is_mtu_probe: bool,
+    /// What the path had delivered when it left.
+    pub(super) departure: Departure,
     /// Last bytes of the sealed packet.
     tag8: u64,
     first_frame: u64,
@@ -106,6 +109,7 @@ impl SentPacket {
         size: 0,
         path_seq: 0,
         is_mtu_probe: false,
+        departure: Departure::NONE,
         tag8: 0,
         first_frame: 0,
         is_tracked: false,
@@ -114,8 +118,8 @@ impl SentPacket {
     };
 
     /// A packet to be tracked.
-    pub(super) fn new(path: PathId, sent_at: Mono, size: u32, path_seq: u64, is_mtu_probe: bool) -> Self {
-        Self { path, sent_at, size, path_seq, is_mtu_probe, ..Self::EMPTY }
+    pub(super) fn new(path: PathId, sent_at: Mono, size: u32, is_mtu_probe: bool) -> Self {
+        Self { path, sent_at, size, is_mtu_probe, ..Self::EMPTY }
     }
 }
 
@@ -272,7 +276,7 @@ mod tests {
     const PATH: PathId = PathId(1);
 
     fn packet() -> SentPacket {
-        SentPacket::new(PATH, Mono(0), 100, 0, false)
+        SentPacket::new(PATH, Mono(0), 100, false)
     }
 
     fn frames_of(sent: &SentPackets, pn: u64) -> Vec<SentFrame> {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pilot_daemon::api::types::{JoinRequest, Joined};
+use pilot_daemon::api::types::{JoinRequest, Joined, OrgStatus};
 
 use crate::client::Daemon;
 use crate::context::Context;
@@ -18,6 +18,7 @@ const TOKEN_LEN_MAX: u64 = 4_096;
   pilotctl join --org my-company-fleet --token pilot-invite:my-company-fleet.…
   PILOT_TOKEN=pilot-invite:… pilotctl join --org my-company-fleet
   pilotctl join --org my-company-fleet --token-file fleet.invite
+  pilotctl join --org my-company-fleet --code alice-laptop/K7QM-2XPA
 
 `pilotctl org invite` makes invites. Who made it must run while you join; afterwards it need not.")]
 pub(crate) struct JoinArgs {
@@ -40,12 +41,15 @@ pub(crate) struct TokenArgs {
     /// A file with the invite.
     #[arg(long, value_name = "FILE", env = env_vars::PILOT_TOKEN_FILE, conflicts_with = "token", hide_env_values = true)]
     token_file: Option<PathBuf>,
+    /// The code that who invites has read out: upper or lower case, with or without the hyphen.
+    #[arg(long, value_name = "CODE", conflicts_with_all = ["token", "token_file"])]
+    code: Option<String>,
 }
 
 pub(crate) async fn run(args: &JoinArgs, context: &Context) -> Result<()> {
     let Some(token) = args.token.read(context)? else {
         return Err(Failure::usage("there is no invite")
-            .hint("give it with --token, --token-file or PILOT_TOKEN; `pilotctl org invite` makes one"));
+            .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one"));
     };
     let daemon = context.daemon().await?;
     let request = JoinRequest { token, org: args.token.org.clone(), name: args.name.clone() };
@@ -60,9 +64,9 @@ pub(crate) fn lines(joined: &Joined) -> String {
 }
 
 impl TokenArgs {
-    /// The invite: of the command line, the environment, the file, or the config file's `token-file`.
+    /// The invite or the code: of the command line, the environment, the file, or the config file's `token-file`.
     pub(crate) fn read(&self, context: &Context) -> Result<Option<String>> {
-        if let Some(token) = &self.token {
+        if let Some(token) = self.code.as_ref().or(self.token.as_ref()) {
             return Ok(Some(token.trim().to_owned()));
         }
         let file = self.token_file.as_deref().or(context.settings.token_file.as_deref());
@@ -83,17 +87,37 @@ fn read_file(path: &Path) -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Joins on behalf of an agent that was just started, unless it is a member already: what an agent needs that starts again.
-pub(crate) async fn join_at_start(args: &TokenArgs, daemon: &Daemon, context: &Context) -> Result<Option<Joined>> {
-    let Some(org) = &args.org else { return Ok(None) };
-    let known = daemon.orgs().await?.orgs.into_iter().find(|known| known.name == *org);
-    if let Some(known) = known {
-        return Ok(Some(Joined { org: known.name, role: known.role, members: known.members }));
+/// What an agent that was just started has to do about the organisation that it was started for.
+pub(crate) enum AtStart {
+    /// None was named.
+    Nothing,
+    /// It is in already: it has started again.
+    IsMember(Joined),
+    /// It joins.
+    Join(JoinRequest),
+}
+
+impl TokenArgs {
+    /// What to do, given the organisations that the agent is in.
+    pub(crate) fn at_start(&self, known: Vec<OrgStatus>, context: &Context) -> Result<AtStart> {
+        let Some(org) = &self.org else { return Ok(AtStart::Nothing) };
+        if let Some(known) = known.into_iter().find(|known| known.name == *org) {
+            let OrgStatus { name, role, members, .. } = known;
+            return Ok(AtStart::IsMember(Joined { org: name, role, members }));
+        }
+        let Some(token) = self.read(context)? else {
+            return Err(Failure::usage(format!("there is no invite to '{org}'"))
+                .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one"));
+        };
+        Ok(AtStart::Join(JoinRequest { token, org: Some(org.clone()), name: None }))
     }
-    let Some(token) = args.read(context)? else {
-        return Err(Failure::usage(format!("there is no invite to '{org}'"))
-            .hint("give it with --token, --token-file or PILOT_TOKEN; `pilotctl org invite` makes one"));
-    };
-    let request = JoinRequest { token, org: Some(org.clone()), name: None };
-    daemon.join_org(&request).await.map(Some)
+}
+
+/// Joins on behalf of an agent that was just started.
+pub(crate) async fn join_at_start(args: &TokenArgs, daemon: &Daemon, context: &Context) -> Result<Option<Joined>> {
+    match args.at_start(daemon.orgs().await?.orgs, context)? {
+        AtStart::Nothing => Ok(None),
+        AtStart::IsMember(joined) => Ok(Some(joined)),
+        AtStart::Join(request) => daemon.join_org(&request).await.map(Some),
+    }
 }

@@ -8,11 +8,11 @@ use pilot_core::identity::{Certificate, Identity};
 use pilot_core::node::OpenStreamError;
 use pilot_core::org::whereabouts::{WHEREABOUTS_ADDRESSES_MAX, WHEREABOUTS_VALIDITY_MAX, Whereabouts};
 use pilot_core::record::Offer;
-use pilot_core::ticket::BackboneTicket;
+use pilot_core::ticket::{ADDRESSES_MAX, BackboneTicket, Ticket};
 use pilot_core::time::{Mono, Now, UnixTime};
 use pilot_core::wire::stream_header::StreamHeader;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 
 use super::error::has_ended;
 use super::settings::Profile;
@@ -42,6 +42,10 @@ pub(crate) struct Inner {
     pub(crate) backbone: Option<BackboneTicket>,
     pub(super) listen: SocketAddr,
     pub(super) supervised: bool,
+    /// It leaves nothing behind.
+    pub(crate) is_ephemeral: bool,
+    /// Said once, however many ask the agent to end.
+    pub(super) farewell: OnceCell<()>,
     /// Guards pins and answers; a leaf, never held across an await.
     pub(super) names: Mutex<Names>,
     /// Guards the files of `names`, taken before it and only on threads that may wait for a disk.
@@ -136,10 +140,7 @@ impl Inner {
     /// # Errors
     /// If the agent has shut down.
     pub(crate) async fn whereabouts(&self) -> Result<Vec<u8>, ApiError> {
-        let observed = self.ask(|core, _| core.node.observed_address()).await?;
-        let mut addresses = host_addresses(self.listen);
-        addresses.extend(observed.filter(|observed| !addresses.contains(observed)));
-        addresses.truncate(WHEREABOUTS_ADDRESSES_MAX);
+        let addresses = self.addresses(WHEREABOUTS_ADDRESSES_MAX).await?;
         let homes = own_homes(self).await;
         let now = clock::now().unix;
         let fresh = Whereabouts {
@@ -160,6 +161,25 @@ impl Inner {
         let bytes = fresh.sign(&self.identity).map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))?;
         *last = Some((fresh, bytes.clone()));
         Ok(bytes)
+    }
+
+    /// All that another agent needs to reach this one.
+    ///
+    /// # Errors
+    /// If the agent has shut down.
+    pub(crate) async fn ticket(&self) -> Result<Ticket, ApiError> {
+        let addresses = self.addresses(ADDRESSES_MAX).await?;
+        Ticket::new(self.identity.key(), self.identity.modifier(), addresses, self.backbone.clone())
+            .map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))
+    }
+
+    /// Where this agent can be sent to: its interfaces, and the address that the backbone sees.
+    async fn addresses(&self, count_max: usize) -> Result<Vec<SocketAddr>, ApiError> {
+        let observed = self.ask(|core, _| core.node.observed_address()).await?;
+        let mut addresses = host_addresses(self.listen);
+        addresses.extend(observed.filter(|observed| !addresses.contains(observed)));
+        addresses.truncate(count_max);
+        Ok(addresses)
     }
 
     pub(super) fn names(&self) -> MutexGuard<'_, Names> {

@@ -17,6 +17,7 @@
 //! ```
 
 mod datagrams;
+pub mod ephemeral;
 mod error;
 mod hand_over;
 mod inner;
@@ -39,11 +40,11 @@ use pilot_core::event::PathKind;
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::{Node, PeerStatus};
 use pilot_core::record::OFFER_DESCRIPTION_LEN_MAX;
-use pilot_core::ticket::{ADDRESSES_MAX, BackboneTicket, Ticket};
+use pilot_core::ticket::{BackboneTicket, Ticket};
 use pilot_core::time::Now;
 use pilot_core::transport::Code;
 use pilot_core::wire::stream_header::StreamHeader;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 pub use self::error::StartError;
@@ -59,6 +60,7 @@ use crate::clock;
 pub use crate::datagrams::{Datagram, DatagramReceiver};
 use crate::driver::{COMMANDS_MAX, Core, Driver, HomeLink, LINK_INPUTS_MAX};
 use crate::home::{AgentHome, Home, entropy};
+use crate::interfaces::AddressChanges;
 use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
 use crate::org::{self, Orgs};
@@ -72,8 +74,6 @@ use crate::tls::keeper::{Keeper, LinkReport};
 
 /// A start waits so long for the directory's word on the name; without it the agent runs and goes on asking.
 const REGISTER_WAIT: Duration = Duration::from_secs(2);
-/// Interfaces are looked at this often for addresses that came or went.
-const ADDRESSES_INTERVAL: Duration = Duration::from_secs(10);
 /// Time allowed for a ping or a connection unless the caller says otherwise.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a ping carries: enough to be no special case, small enough to be one packet.
@@ -100,6 +100,9 @@ pub struct AgentConfig {
     pub direct: bool,
     /// Whether a service manager has started this process; the agent only tells it.
     pub supervised: bool,
+    /// Leave nothing behind: the key is new, memberships and the lease of the name are short, and the agent gives both back when it shuts
+    /// down. Its home is then removed by who has started it, with [`AgentHome::discard`].
+    pub ephemeral: bool,
 }
 
 /// A running agent. Clones are the same agent; it ends with [`Agent::shutdown`], or when the last clone is dropped.
@@ -142,6 +145,7 @@ impl AgentConfig {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             direct: true,
             supervised: false,
+            ephemeral: false,
         }
     }
 }
@@ -156,6 +160,9 @@ impl Agent {
         check_profile(&config.tags, &config.groups, &config.description).map_err(StartError::Registration)?;
         let agent_home = config.home.agent(&config.name)?;
         let lock = agent_home.lock()?;
+        if config.ephemeral {
+            agent_home.make_ephemeral()?;
+        }
         let now = clock::now();
         let keys = agent_home.keys(now.unix)?;
         let (identity, certificate) = (keys.identity.clone(), keys.certificate.clone());
@@ -204,6 +211,8 @@ impl Agent {
             backbone: config.backbone,
             listen,
             supervised: config.supervised,
+            is_ephemeral: config.ephemeral,
+            farewell: OnceCell::new(),
             orgs,
             whereabouts: Mutex::new(None),
             profile: watch::Sender::new(profile),
@@ -354,17 +363,12 @@ impl Agent {
     /// # Errors
     /// If the agent has shut down.
     pub async fn ticket(&self) -> Result<Ticket, ApiError> {
-        let observed = self.inner.ask(|core, _| core.node.observed_address()).await?;
-        let mut addresses = host_addresses(self.inner.listen);
-        addresses.extend(observed.filter(|observed| !addresses.contains(observed)));
-        addresses.truncate(ADDRESSES_MAX);
-        let identity = &self.inner.identity;
-        Ticket::new(identity.key(), identity.modifier(), addresses, self.inner.backbone.clone())
-            .map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))
+        self.inner.ticket().await
     }
 
-    /// Ends every tunnel, tells the peers, and stops. Clones of this agent answer that it has ended.
+    /// Ends every tunnel, tells the peers, and stops. Clones of this agent answer that it has ended. An ephemeral one says goodbye first.
     pub async fn shutdown(&self) {
+        self.inner.farewell.get_or_init(|| self.say_farewell()).await;
         self.inner.orgs.save_unsaved().await;
         if self.inner.apply(|core, now| core.stop(now)).await.is_ok() {
             self.ended().await;
@@ -489,9 +493,10 @@ async fn renew_keys(agent: Weak<Inner>, mut renewal: KeyRenewal) {
 
 /// Tells the node when the machine's addresses change.
 async fn watch_addresses(agent: Weak<Inner>) {
+    let mut changes = AddressChanges::watch();
     let mut known = Vec::new();
     loop {
-        tokio::time::sleep(ADDRESSES_INTERVAL).await;
+        changes.next().await;
         let Some(inner) = agent.upgrade() else { return };
         let addresses = host_addresses(inner.listen);
         if addresses == known {

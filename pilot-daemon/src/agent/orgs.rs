@@ -9,12 +9,15 @@ use pilot_core::identity::{CLOCK_SKEW, Identity};
 use pilot_core::node::PeerInfo;
 use pilot_core::org::call::Request;
 use pilot_core::org::charter::Charter;
-use pilot_core::org::invite::{INVITE_ID_LEN, Invite};
+use pilot_core::org::code::{CODE_SEED_LEN, Code, CodeError, OpenCode, Word};
+use pilot_core::org::invite::{INVITE_ID_LEN, Invite, InviteError};
 use pilot_core::org::issuer::{Applicant, INVITE_VALIDITY_MAX, Issuer, Ledger, Terms};
 use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Proof};
 use pilot_core::org::revocation::Revocation;
 use pilot_core::org::roster::Roster;
 use pilot_core::record::{is_label, is_name};
+use pilot_core::ticket::Ticket;
+use pilot_core::time::UnixTime;
 use zeroize::Zeroizing;
 
 use super::Agent;
@@ -22,10 +25,14 @@ use super::resolve::Resolved;
 use crate::api::types::{self, ApiError, ErrorCode};
 use crate::clock;
 use crate::home::entropy;
-use crate::org::{self, Org, calls, keeper, store};
+use crate::org::{self, Org, calls, codes, keeper, store};
 
 /// The role of who founds an organisation.
 const ROLE_FOUNDER: &str = "admin";
+/// A code is guessed at by whoever knows its issuer: nobody leaves it lying about.
+const CODE_VALIDITY_MAX: Duration = Duration::from_secs(86_400);
+/// Addresses in a code for a camera, so that it fits a terminal; the rest the backbone knows.
+const SCANNED_ADDRESSES_MAX: usize = 2;
 /// After a new key, memberships that the old one has signed count for so long: everybody has renewed by then who is there at all.
 const KEY_OVERLAP: Duration = Duration::from_secs(90 * 86_400);
 
@@ -48,8 +55,7 @@ impl Agent {
         let failed = |error: pilot_core::org::OrgError| org::failed(&error);
         let charters = Issuer::found(&key, successor.key(), name, list_age_max, now).map_err(failed)?;
         let mut roster = Roster::new(charters);
-        let founder =
-            Applicant { key: inner.identity.key(), modifier: inner.identity.modifier(), name: inner.name().to_owned() };
+        let founder = self.applicant(inner.name());
         let terms = Terms {
             role: ROLE_FOUNDER.to_owned(),
             groups: Vec::new(),
@@ -72,6 +78,12 @@ impl Agent {
         Ok(types::OrgCreated { name: name.clone(), key: org.to_string(), successor_file })
     }
 
+    fn applicant(&self, name: &str) -> Applicant {
+        let identity = &self.inner.identity;
+        let (key, modifier) = (identity.key(), identity.modifier());
+        Applicant { key, modifier, name: name.to_owned(), lifetime_max: Duration::MAX }
+    }
+
     /// Makes an invite.
     ///
     /// # Errors
@@ -90,23 +102,29 @@ impl Agent {
             lifetime: request.lifetime_s,
         };
         let expires = now + Duration::from_secs(request.expires_s);
+        let coding = inner.orgs.coding.lock().await;
+        let code = request.code.then(|| self.new_code(now)).transpose()?;
         let org = inner.orgs.change(&request.org, |org| {
             let issuer = inner.orgs.issuer(org, now).ok_or_else(org::no_issuer)?;
             // What could not be given when the invite is used is refused now.
-            let applicant = Applicant { key: self.key(), modifier: inner.identity.modifier(), name: "probe".into() };
+            let applicant = self.applicant("probe");
             let refused = |error: pilot_core::org::OrgError| ApiError::new(ErrorCode::Refused, error.to_string());
             issuer.enrol(&org.roster, &applicant, &terms, now).map_err(refused)?;
-            let opened = org.invites.open(id, &secret, terms.clone(), request.uses, expires, now);
+            let opened = match &code {
+                Some((word, seed)) => org.invites.open_code(id, (word.clone(), *seed), terms.clone(), expires, now),
+                None => org.invites.open(id, &secret, terms.clone(), request.uses, expires, now),
+            };
             opened.map_err(|error| org::failed(&error))?;
             Ok(org.roster.org())
         });
-        let invite = Invite { org: org.await?, name: request.org.clone(), issuer: ticket, id, secret };
-        Ok(types::Invited {
-            id: HEXLOWER.encode(&id),
-            invite: invite.to_string(),
-            uses: request.uses,
-            expires_s: request.expires_s,
-        })
+        let org = org.await?;
+        drop(coding);
+        let (invite, scan) = match code {
+            Some((word, _)) => self.codes(ticket, word)?,
+            None => (Invite { org, name: request.org.clone(), issuer: ticket, id, secret }.to_string(), None),
+        };
+        let id = HEXLOWER.encode(&id);
+        Ok(types::Invited { id, invite, scan, uses: request.uses, expires_s: request.expires_s })
     }
 
     /// Takes an invite back. Who has used it stays a member.
@@ -126,15 +144,29 @@ impl Agent {
         Ok(types::Uninvited { org: org.clone(), invite: HEXLOWER.encode(&id) })
     }
 
+    /// A word that no open code has the number of, and the seed of the rest.
+    fn new_code(&self, now: UnixTime) -> Result<(Word, [u8; CODE_SEED_LEN]), ApiError> {
+        let [start] = entropy()?;
+        let number = self.inner.orgs.free_number(start, now)?;
+        Ok((Word::new(number, &entropy()?), entropy()?))
+    }
+
+    /// The code that a person reads out, and the one for a camera. Without a directory nobody finds the agent by its name.
+    fn codes(&self, ticket: Ticket, word: Word) -> Result<(String, Option<String>), ApiError> {
+        let addresses = ticket.addresses.iter().copied().take(SCANNED_ADDRESSES_MAX).collect();
+        let short = Ticket::new(ticket.identity, ticket.modifier, addresses, ticket.home);
+        let scan = Code { issuer: short.map_err(|error| org::failed(&error))?.to_string(), word };
+        let has_name = self.inner.backbone.is_some();
+        let read = if has_name { Code { issuer: self.inner.name().to_owned(), ..scan.clone() } } else { scan.clone() };
+        Ok((read.to_string(), Some(scan.to_string())))
+    }
+
     /// Joins an organisation with an invite, under the agent's own host name unless another is given.
     ///
     /// # Errors
     /// Why not; nothing has changed then.
     pub async fn join_org(&self, request: &types::JoinRequest) -> Result<types::Joined, ApiError> {
-        let invite: Invite = request.token.parse().map_err(|error: pilot_core::org::invite::InviteError| {
-            ApiError::new(ErrorCode::Usage, error.to_string())
-                .hint("copy the whole line that 'pilotctl org invite' printed")
-        })?;
+        let invite = self.invite_of(&request.token).await?;
         if request.org.as_ref().is_some_and(|org| *org != invite.name) {
             let asked = request.org.as_deref().unwrap_or_default();
             let message = format!("the invite is for '{}', not for '{asked}'", invite.name);
@@ -146,7 +178,7 @@ impl Agent {
         let name = request.name.as_deref().unwrap_or(inner.name());
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         let enrolled = calls::enrol(inner, &invite, way, name).await;
-        let org = enrolled.map_err(|error| unreached(error, &invite.name))?;
+        let org = enrolled.map_err(|error| unreached(error, &format!("this invite to '{}'", invite.name)))?;
         inner.orgs.add(org, None).await?;
         let joined = self.org_status(&invite.name)?;
         let (weak, name) = (Arc::clone(inner), invite.name);
@@ -156,6 +188,29 @@ impl Agent {
             calls::meet(&weak, &name).await;
         });
         Ok(types::Joined { org: joined.name, role: joined.role, members: joined.members })
+    }
+
+    /// The invite that a text is, or stands for.
+    async fn invite_of(&self, token: &str) -> Result<Invite, ApiError> {
+        let read = match (token.parse::<Invite>(), token.parse::<Code>()) {
+            (Err(InviteError::NotAnInvite), Ok(code)) => return self.ask_for_invite(&code).await,
+            (Err(InviteError::NotAnInvite), Err(error @ CodeError::Mistyped)) => {
+                return Err(ApiError::new(ErrorCode::Usage, error.to_string())
+                    .hint("type it again: a name, a slash and eight symbols; no try is used up"));
+            }
+            (read, _) => read,
+        };
+        read.map_err(|error| {
+            ApiError::new(ErrorCode::Usage, error.to_string())
+                .hint("copy the whole line that 'pilotctl org invite' printed")
+        })
+    }
+
+    /// Goes with a code to who has made it.
+    async fn ask_for_invite(&self, code: &Code) -> Result<Invite, ApiError> {
+        let issuer = self.resolve(&code.issuer).await?;
+        let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
+        codes::ask(&self.inner, &code.word, way).await.map_err(|error| unreached(error, "this code"))
     }
 
     /// Ends a membership for everybody.
@@ -294,13 +349,13 @@ impl Agent {
         let orgs = &self.inner.orgs;
         orgs.with(name, |org| {
             let own = org.roster.member(&orgs.own_key(), now);
-            let invite =
-                |(id, terms, uses, expires): (&[u8; 8], &Terms, u32, pilot_core::time::UnixTime)| types::OpenInvite {
-                    id: HEXLOWER.encode(id),
-                    role: terms.role.clone(),
-                    uses,
-                    expires_s: expires.as_secs().saturating_sub(now.as_secs()),
-                };
+            let invite = |(id, terms, uses, expires): (&[u8; 8], &Terms, u32, UnixTime)| types::OpenInvite {
+                id: HEXLOWER.encode(id),
+                role: terms.role.clone(),
+                uses,
+                expires_s: expires.as_secs().saturating_sub(now.as_secs()),
+                tries_left: org.invites.codes(now).find(|code| code.invite() == id).map(OpenCode::tries_left),
+            };
             types::OrgStatus {
                 name: name.to_owned(),
                 key: org.roster.org().to_string(),
@@ -381,6 +436,9 @@ fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
     if request.expires_s == 0 || request.expires_s > INVITE_VALIDITY_MAX.as_secs() {
         return usage("an invite may be used for up to 90 days".to_owned(), "for example: --expires 7d");
     }
+    if request.code && (request.uses != 1 || request.expires_s > CODE_VALIDITY_MAX.as_secs()) {
+        return usage("a code is for one person and for a day at most".to_owned(), "for more, make an invite");
+    }
     if request.lifetime_s == 0 || request.lifetime_s > MEMBERSHIP_VALIDITY_MAX.as_secs() {
         return usage("a membership lasts up to 400 days".to_owned(), "for example: --membership 90d");
     }
@@ -388,7 +446,7 @@ fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
 }
 
 /// Why a name leads to nobody.
-fn no_member(roster: &Roster, name: &str, org: &str, now: pilot_core::time::UnixTime) -> ApiError {
+fn no_member(roster: &Roster, name: &str, org: &str, now: UnixTime) -> ApiError {
     match roster.nearest_named(name, now).as_slice() {
         namesakes @ [_, _, ..] => {
             let addresses: Vec<_> = namesakes.iter().map(|proof| proof.address().to_string()).collect();
@@ -402,7 +460,7 @@ fn no_member(roster: &Roster, name: &str, org: &str, now: pilot_core::time::Unix
 }
 
 /// Lets the members that were enrolled here stay members under the key that takes the place of a stolen one.
-fn endorse(org: &mut Org, key: &Identity, now: pilot_core::time::UnixTime) -> Result<(), ApiError> {
+fn endorse(org: &mut Org, key: &Identity, now: UnixTime) -> Result<(), ApiError> {
     let list = org.ledger.first_list(org.roster.charters(), now);
     let list = list.sign(key).map_err(|error| org::failed(&error))?;
     org.roster.add_list(&list, now).map_err(|error| org::failed(&error))?;
@@ -415,13 +473,13 @@ fn endorse(org: &mut Org, key: &Identity, now: pilot_core::time::UnixTime) -> Re
     Ok(())
 }
 
-fn named_or_keyed<'a>(roster: &'a Roster, member: &str, now: pilot_core::time::UnixTime) -> Option<&'a Proof> {
+fn named_or_keyed<'a>(roster: &'a Roster, member: &str, now: UnixTime) -> Option<&'a Proof> {
     let by_key = member.parse::<IdentityKey>().ok().and_then(|key| roster.proof(&key, now));
     let by_address = || roster.members(now).find(|proof| proof.address().to_string() == member);
     by_key.or_else(|| roster.named(member, now)).or_else(by_address)
 }
 
-fn org_member(proof: &Proof, now: pilot_core::time::UnixTime) -> types::OrgMember {
+fn org_member(proof: &Proof, now: UnixTime) -> types::OrgMember {
     let membership = proof.membership();
     types::OrgMember {
         name: membership.name.clone(),
@@ -433,11 +491,15 @@ fn org_member(proof: &Proof, now: pilot_core::time::UnixTime) -> types::OrgMembe
     }
 }
 
-/// Says what an invite needs: its issuer.
-fn unreached(error: ApiError, org: &str) -> ApiError {
+/// Says what an invite needs: its issuer, and what that one asks for.
+fn unreached(error: ApiError, invite: &str) -> ApiError {
+    if error.code == ErrorCode::Refused && error.hint.is_none() {
+        return error
+            .hint("--name gives another name in the organisation; another invite comes from who made this one");
+    }
     if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
         return error;
     }
-    let message = format!("who made this invite to '{org}' cannot be reached: {}", error.message);
+    let message = format!("who made {invite} cannot be reached: {}", error.message);
     ApiError::new(ErrorCode::Unreachable, message).hint("it must run while you join; afterwards it need not")
 }

@@ -204,6 +204,9 @@ pub struct InviteRequest {
     pub generations: u8,
     /// Seconds that a membership lasts before it is renewed.
     pub lifetime_s: u64,
+    /// A code that people read to each other, in place of the line; for one use.
+    #[serde(default)]
+    pub code: bool,
 }
 
 /// An invite.
@@ -211,8 +214,11 @@ pub struct InviteRequest {
 pub struct Invited {
     /// Its number, by which it can be taken back.
     pub id: String,
-    /// The line that makes a member of who has it.
+    /// The line, or the code, that makes a member of who has it.
     pub invite: String,
+    /// A code with the agent's ticket in it, for a camera: it needs no look-up of a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<String>,
     /// How many agents may use it.
     pub uses: u32,
     /// Seconds until it ends.
@@ -250,7 +256,7 @@ pub struct RotateRequest {
 /// `POST /v1/orgs/join`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinRequest {
-    /// The invite.
+    /// The invite, or a code.
     pub token: String,
     /// The organisation that the caller means; another invite is refused.
     #[serde(default)]
@@ -405,6 +411,9 @@ pub struct OpenInvite {
     pub uses: u32,
     /// Seconds until it ends.
     pub expires_s: u64,
+    /// Of a code: the wrong tries that it stands before it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tries_left: Option<usize>,
 }
 
 /// Reply to `POST /v1/orgs/members`.

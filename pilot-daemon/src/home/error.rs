@@ -29,6 +29,12 @@ pub enum HomeError {
         /// The agent.
         name: String,
     },
+    /// An agent that is to stay cannot leave nothing behind.
+    #[error("agent '{name}' is kept here, with its key: it cannot be ephemeral")]
+    Kept {
+        /// The agent.
+        name: String,
+    },
     /// Something could not be read.
     #[error("cannot read {}", path.display())]
     Read {
@@ -79,6 +85,7 @@ impl HomeError {
             Self::HasIdentity { name } => {
                 format!("import it under another name with --hostname, or move PILOT_HOME/agents/{name} away")
             }
+            Self::Kept { .. } => "choose another name with --hostname, or start it without --ephemeral".into(),
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "make the file yours: it was perhaps written by another user (sudo?)".into()
             }

@@ -9,6 +9,7 @@
 //!     instance                     names this installation
 //!     config.toml                  settings that a restart keeps
 //!     lock, pid                    one daemon at a time, and which
+//!     ephemeral                    marks the home of an agent that takes it along when it ends
 //!     log, log.1                   bounded
 //!     pins, names                  what the directory said about others
 //!     port, sequence               the UDP port to ask for again; the last sequence of a record
@@ -20,6 +21,7 @@
 //! could pass for another truth (`transport.keys`, `pins`, `names`) end with a checksum; spec/failures.md §3 says what holds for each.
 
 mod checked;
+mod ephemeral;
 mod error;
 mod keys;
 mod lock;

@@ -34,6 +34,8 @@ const NEWS_INTERVAL: Duration = Duration::from_secs(2);
 const TOLD_AT_ONCE: usize = 64;
 /// Members that an agent shows itself to when it starts.
 const MET_MAX: usize = 8;
+/// An ephemeral agent is a member for so long without a renewal: should nobody hear that it has ended, its name is free again after this.
+const EPHEMERAL_LIFETIME: Duration = Duration::from_secs(3_600);
 /// Members that are heard each time.
 const ANSWERS_WANTED: usize = 2;
 /// Members asked one after another for news, when the first do not answer.
@@ -87,6 +89,7 @@ pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name
         secret: *invite.secret,
         modifier: identity.modifier(),
         name: name.to_owned(),
+        lifetime_max: inner.is_ephemeral.then_some(EPHEMERAL_LIFETIME.as_secs()),
     };
     let Reply::Enrolled { proof, records } = call(inner, issuer, &request).await? else { return Err(unexpected()) };
     let now = clock::now().unix;

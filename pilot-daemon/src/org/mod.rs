@@ -1,9 +1,10 @@
 //! The organisations that an agent is in (spec/org.md): what it knows of their members, kept on disk, and told among them.
 //!
-//! [`Orgs`] is the state and answers without waiting; [`calls`] asks other members, [`serve`] answers them, [`keeper`] keeps up with them,
-//! [`directory`] with what the backbone node holds.
+//! [`Orgs`] is the state and answers without waiting; [`calls`] asks other members, [`serve`] answers them, [`codes`] is both for people who
+//! join by a code, [`keeper`] keeps up with them all, [`directory`] with what the backbone node holds.
 
 pub(crate) mod calls;
+pub(crate) mod codes;
 pub(crate) mod directory;
 pub(crate) mod keeper;
 pub(crate) mod serve;
@@ -42,6 +43,8 @@ pub(crate) struct Orgs {
     pub(crate) rotating: tokio::sync::Mutex<()>,
     /// Something has been heard that is not on disk yet.
     unsaved: Notify,
+    /// Held by who makes a code, from the choice of its number until it is kept.
+    pub(crate) coding: tokio::sync::Mutex<()>,
     /// Names this process to those who ask what is new.
     epoch: u64,
 }
@@ -107,9 +110,9 @@ impl Orgs {
     pub(crate) fn load(home: &AgentHome, identity: &Identity, now: UnixTime) -> Result<Self, HomeError> {
         let table = Mutex::new(store::load(home, now)?);
         let epoch = u64::from_be_bytes(entropy()?);
-        let (writing, rotating) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
+        let [writing, rotating, coding] = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
         let unsaved = Notify::new();
-        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing, rotating, unsaved, epoch })
+        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing, rotating, coding, unsaved, epoch })
     }
 
     /// Names this process to those who ask what is new.

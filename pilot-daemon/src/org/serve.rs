@@ -16,7 +16,7 @@ use pilot_core::transport::Code;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::{Org, calls, directory, keeper};
+use super::{Org, calls, codes, directory, keeper};
 use crate::agent::Inner;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
@@ -69,8 +69,9 @@ async fn read(incoming: &mut Incoming) -> Option<Request> {
 async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Result<Reply, ApiError> {
     let now = clock::now().unix;
     match request {
-        Request::Enrol { org, invite, secret, modifier, name } => {
-            let applicant = Applicant { key: caller, modifier, name };
+        Request::Enrol { org, invite, secret, modifier, name, lifetime_max } => {
+            let lifetime_max = lifetime_max.map_or(Duration::MAX, Duration::from_secs);
+            let applicant = Applicant { key: caller, modifier, name, lifetime_max };
             enrol(inner, &org, (invite, secret), applicant, now).await
         }
         Request::Renew { org } => renew(inner, &member_of(inner, &org, &caller, now)?, caller, now).await,
@@ -99,6 +100,8 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
             tokio::spawn(async move { calls::announce(&inner, &name, learned, Some(caller)).await });
             Ok(Reply::Done)
         }
+        Request::Code { number, share } => codes::answer(inner, caller, (number, share), now).await,
+        Request::CodeProof { number, share, tag } => codes::finish(inner, caller, (number, share, tag), now).await,
         Request::Leave { org } => {
             let name = member_of(inner, &org, &caller, now)?;
             let own =
@@ -188,7 +191,12 @@ pub(super) async fn renew(
             generations: membership.generations,
             lifetime: membership.expires.as_secs().saturating_sub(membership.issued.as_secs()),
         };
-        let applicant = Applicant { key: caller, modifier: membership.modifier, name: membership.name.clone() };
+        let applicant = Applicant {
+            key: caller,
+            modifier: membership.modifier,
+            name: membership.name.clone(),
+            lifetime_max: Duration::MAX,
+        };
         let proof = issuer.enrol(&org.roster, &applicant, &terms, now).map_err(|error| refused(error.to_string()))?;
         admit(org, &issuer, proof, now)
     });

@@ -78,7 +78,8 @@ impl Desk {
 fn enrol(key: &Identity, roster: &Roster, name: &str, member: &Identity) -> Vec<u8> {
     let terms =
         Terms { role: "member".into(), groups: vec![], services: vec![], generations: 0, lifetime: 90 * 86_400 };
-    let applicant = Applicant { key: member.key(), modifier: member.modifier(), name: name.into() };
+    let (name, lifetime_max) = (name.into(), Duration::MAX);
+    let applicant = Applicant { key: member.key(), modifier: member.modifier(), name, lifetime_max };
     Issuer::Org(key.clone()).enrol(roster, &applicant, &terms, NOW).unwrap()
 }
 

@@ -1,6 +1,6 @@
 //! New Reno: additive increase, multiplicative decrease (RFC 9002 §7). The reference of spec/streams.md §7.
 
-use super::{AckedPacket, Controller, INITIAL_WINDOW_PACKETS, MINIMUM_WINDOW_PACKETS};
+use super::{AckedPacket, Controller, INITIAL_WINDOW_PACKETS, MINIMUM_WINDOW_PACKETS, rate_of_window};
 use crate::time::Mono;
 use crate::transport::rtt::RttEstimator;
 
@@ -27,6 +27,16 @@ impl NewReno {
         }
     }
 
+    fn on_congestion_event(&mut self, now: Mono, sent_at: Mono) {
+        if self.is_in_recovery(sent_at) {
+            return;
+        }
+        self.recovery_start = Some(now);
+        self.window = (self.window / 2).max(self.minimum());
+        self.slow_start_threshold = self.window;
+        self.bytes_acked = 0;
+    }
+
     fn is_in_recovery(&self, sent_at: Mono) -> bool {
         self.recovery_start.is_some_and(|start| sent_at <= start)
     }
@@ -37,9 +47,7 @@ impl NewReno {
 }
 
 impl Controller for NewReno {
-    fn on_packet_sent(&mut self, _now: Mono, _bytes: u64, _bytes_in_flight: u64) {}
-
-    fn on_packet_acked(&mut self, _now: Mono, packet: AckedPacket, _delivered: u64, _rtt: &RttEstimator) {
+    fn on_packet_acked(&mut self, _now: Mono, packet: AckedPacket, _rtt: &RttEstimator) {
         if packet.app_limited || self.is_in_recovery(packet.sent_at) {
             return;
         }
@@ -54,14 +62,12 @@ impl Controller for NewReno {
         }
     }
 
-    fn on_congestion_event(&mut self, now: Mono, sent_at: Mono) {
-        if self.is_in_recovery(sent_at) {
-            return;
-        }
-        self.recovery_start = Some(now);
-        self.window = (self.window / 2).max(self.minimum());
-        self.slow_start_threshold = self.window;
-        self.bytes_acked = 0;
+    fn on_packet_lost(&mut self, now: Mono, sent_at: Mono) {
+        self.on_congestion_event(now, sent_at);
+    }
+
+    fn on_congestion_experienced(&mut self, now: Mono, sent_at: Mono) {
+        self.on_congestion_event(now, sent_at);
     }
 
     fn on_persistent_congestion(&mut self) {
@@ -84,11 +90,7 @@ impl Controller for NewReno {
     }
 
     fn pacing_rate(&self, rtt: &RttEstimator) -> u64 {
-        // Twice the window per round trip in slow start, that it may double; 5/4 later (RFC 9002 §7.7).
-        let (numerator, denominator) = if self.window < self.slow_start_threshold { (2, 1) } else { (5, 4) };
-        let nanos = rtt.smoothed().as_nanos().max(1);
-        let rate = u128::from(self.window) * numerator * 1_000_000_000 / denominator / nanos;
-        u64::try_from(rate).unwrap_or(u64::MAX)
+        rate_of_window(self.window, self.window < self.slow_start_threshold, rtt)
     }
 }
 
@@ -102,36 +104,36 @@ mod tests {
 
     fn ack(reno: &mut NewReno, sent_at: u64, app_limited: bool) {
         let packet = AckedPacket { sent_at: Mono(sent_at), bytes: MTU, app_limited };
-        reno.on_packet_acked(Mono(sent_at + 1), packet, 0, &RttEstimator::new(None));
+        reno.on_packet_acked(Mono(sent_at + 1), packet, &RttEstimator::new(None));
     }
 
     #[test]
     fn slow_start_doubles_and_loss_halves_once_a_round_trip() {
         let mut reno = NewReno::new(MTU);
-        (0..10).for_each(|_| ack(&mut reno, 5, false));
-        assert_eq!(reno.window(), 20 * MTU);
+        (0..INITIAL_WINDOW_PACKETS).for_each(|_| ack(&mut reno, 5, false));
+        assert_eq!(reno.window(), 64 * MTU);
         reno.on_congestion_event(Mono(100), Mono(50));
         reno.on_congestion_event(Mono(110), Mono(60));
-        assert_eq!(reno.window(), 10 * MTU);
+        assert_eq!(reno.window(), 32 * MTU);
         reno.on_congestion_event(Mono(200), Mono(150));
-        assert_eq!(reno.window(), 5 * MTU);
+        assert_eq!(reno.window(), 16 * MTU);
     }
 
     #[test]
     fn congestion_avoidance_grows_by_a_packet_a_window() {
         let mut reno = NewReno::new(MTU);
         reno.on_congestion_event(Mono(100), Mono(50));
-        (0..5).for_each(|_| ack(&mut reno, 60, false));
-        assert_eq!(reno.window(), 5 * MTU, "packets of the recovery period do not count");
-        (0..5).for_each(|_| ack(&mut reno, 200, false));
-        assert_eq!(reno.window(), 6 * MTU);
+        (0..16).for_each(|_| ack(&mut reno, 60, false));
+        assert_eq!(reno.window(), 16 * MTU, "packets of the recovery period do not count");
+        (0..16).for_each(|_| ack(&mut reno, 200, false));
+        assert_eq!(reno.window(), 17 * MTU);
     }
 
     #[test]
     fn an_application_that_sends_little_proves_no_window() {
         let mut reno = NewReno::new(MTU);
         (0..100).for_each(|_| ack(&mut reno, 5, true));
-        assert_eq!(reno.window(), 10 * MTU);
+        assert_eq!(reno.window(), INITIAL_WINDOW_PACKETS * MTU);
     }
 
     #[test]

@@ -11,6 +11,10 @@ const ROUND_TRIPS: u32 = 2;
 /// On short paths the pace of applications counts, not the path's.
 const TIME_MIN: Duration = Duration::from_millis(50);
 
+/// What the window grows to, as a multiple: a sender doubles its rate each round trip at first, and must not meet the window because one
+/// packet has to be sent again before the rest can be read.
+const GROWTH: u64 = 4;
+
 /// The window and what tells whether it is too small.
 #[derive(Debug)]
 pub(super) struct Window {
@@ -26,7 +30,7 @@ impl Window {
         Self { size: first, first, max, measured_from: None }
     }
 
-    /// Bytes by which the window is to grow: it doubles when half of it was read within two round trips. `read` counts all bytes read.
+    /// Bytes by which the window is to grow: it grows when half of it was read within two round trips. `read` counts all bytes read.
     pub(super) fn wanted(&mut self, now: Mono, round_trip: Duration, read: u64) -> u64 {
         let (since, read_before) = *self.measured_from.get_or_insert((now, 0));
         let is_recent = now.since(since) <= (round_trip * ROUND_TRIPS).max(TIME_MIN);
@@ -35,7 +39,7 @@ impl Window {
             return 0;
         }
         self.measured_from = Some((now, read));
-        if is_recent { self.size.min(self.max - self.size) } else { 0 }
+        if is_recent { (self.size * GROWTH).min(self.max) - self.size } else { 0 }
     }
 
     pub(super) fn grow(&mut self, bytes: u64) {
@@ -63,14 +67,14 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_which_half_is_read_in_two_round_trips_doubles_up_to_its_maximum() {
-        let mut window = Window::new(100, 350);
+    fn a_window_of_which_half_is_read_in_two_round_trips_quadruples_up_to_its_maximum() {
+        let mut window = Window::new(100, 500);
         assert_eq!(window.wanted(at(0), ROUND_TRIP, 49), 0);
-        assert_eq!(window.wanted(at(200), ROUND_TRIP, 50), 100);
+        assert_eq!(window.wanted(at(200), ROUND_TRIP, 50), 300);
+        window.grow(300);
+        assert_eq!(window.wanted(at(400), ROUND_TRIP, 250), 100);
         window.grow(100);
-        assert_eq!(window.wanted(at(400), ROUND_TRIP, 150), 150);
-        window.grow(150);
-        assert_eq!((window.size(), window.earned()), (350, 250));
+        assert_eq!((window.size(), window.earned()), (500, 400));
         assert_eq!(window.wanted(at(500), ROUND_TRIP, 1_000), 0);
     }
 

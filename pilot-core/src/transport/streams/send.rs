@@ -13,6 +13,10 @@ use crate::wire::frame::{self, Code};
 /// Pieces of data that one stream holds: a writer of single bytes meets this bound before that of the buffer.
 const SEGMENTS_MAX: usize = 8_192;
 
+/// Bytes that a writer may be ahead of a reader that has not earned it more credit than this: a path that is filled needs them, a reader that
+/// has gone to sleep does not.
+const BUFFER_UNEARNED: usize = 4 << 20;
+
 /// A stretch of a stream, as it goes into a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Written {
@@ -192,7 +196,7 @@ impl SendStream {
 
     /// Whether the writer should be told to go on.
     pub(super) fn take_writable(&mut self) -> bool {
-        let has_room = self.buffered() <= self.buffer_max / 4 * 3 && self.segments.len() <= SEGMENTS_MAX / 4 * 3;
+        let has_room = self.buffered() <= self.bound() / 4 * 3 && self.segments.len() <= SEGMENTS_MAX / 4 * 3;
         has_room && std::mem::take(&mut self.writer_waits)
     }
 
@@ -359,7 +363,13 @@ impl SendStream {
         if self.ignores_buffer_max {
             return usize::MAX;
         }
-        if self.segments.len() < SEGMENTS_MAX { self.buffer_max.saturating_sub(self.buffered()) } else { 0 }
+        if self.segments.len() < SEGMENTS_MAX { self.bound().saturating_sub(self.buffered()) } else { 0 }
+    }
+
+    /// Bytes that may be kept now: what the peer takes ahead of its reader is the measure of what the path can use.
+    fn bound(&self) -> usize {
+        let granted = usize::try_from(self.max_data.saturating_sub(self.acked_to)).unwrap_or(usize::MAX);
+        self.buffer_max.min(granted.max(BUFFER_UNEARNED))
     }
 
     fn credit(&self) -> u64 {

@@ -32,6 +32,7 @@ enum DaemonVerb {
   pilotctl daemon start --hostname my-mcp-server --tags mcp,finance
   pilotctl daemon start --hostname far-away --backbone \"pilot-backbone:…\"
   pilotctl daemon start --hostname worker-7 --org my-company-fleet --token-file fleet.invite
+  pilotctl daemon start --hostname worker-8 --org my-company-fleet --token-file FILE --ephemeral
 
 Without a backbone named, the local one is used, and started if it does not run. Several agents run side by side, each
 in PILOT_HOME/agents/NAME.")]
@@ -102,6 +103,9 @@ pub(crate) struct StartArgs {
     /// Whether packets may go directly to other agents, or by relay only [default: on].
     #[arg(long, value_name = "ON|OFF")]
     direct: Option<Switch>,
+    /// Leave nothing behind at the end: no key, no name, no membership, no file.
+    #[arg(long)]
+    ephemeral: bool,
     /// Join an organisation.
     #[command(flatten)]
     token: TokenArgs,

@@ -4,15 +4,16 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use clap::Args;
 use pilot_core::ticket::BackboneTicket;
-use pilot_daemon::agent::{Agent, AgentConfig, StartError, check_profile};
+use pilot_daemon::agent::{Agent, AgentConfig, StartError, check_profile, ephemeral};
 use pilot_daemon::api::server::{CONNECTIONS_MAX, Server};
-use pilot_daemon::api::types::ErrorCode;
+use pilot_daemon::api::types::{ErrorCode, Joined};
 use pilot_daemon::descriptors;
 use pilot_daemon::home::{Home, HomeError};
 
 use super::start::{Started, hostname};
 use super::{StartArgs, Switch};
 use crate::commands::backbone::local::{self, LocalBackbone};
+use crate::commands::join::AtStart;
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
@@ -47,8 +48,9 @@ pub(super) async fn run(args: &RunArgs, context: &Context) -> Result<()> {
 async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let manager = ServiceManager::of(args.detached)?;
     let name = hostname(&args.start, context)?;
-    let settings = checked_settings(&args.start, &name, context)?;
     let home = Home::at(&context.home);
+    ephemeral::make_room(&home, &name).await;
+    let settings = checked_settings(&args.start, &name, context)?;
     let agent_home = home.agent(&name)?;
     home::make_directory(agent_home.path())?;
     process::start_log(&agent_home.log_path())?;
@@ -62,12 +64,21 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
         listen: settings.listen.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
         direct: settings.direct.unwrap_or(true),
         supervised: manager.is_there(),
-        ..AgentConfig::new(home, name)
+        ephemeral: args.start.ephemeral,
+        ..AgentConfig::new(home.clone(), name)
     };
-    let agent = Agent::start(config).await.map_err(start_failure)?;
+    let agent = Agent::start(config).await.map_err(start_failure);
+    if agent.is_err() && agent_home.is_leftover() {
+        agent_home.discard()?;
+    }
+    let agent = agent?;
     drop(backbone.local);
+    let clearing = tokio::spawn(async move { ephemeral::clear_up(&home).await });
     let worked = work(&agent, args, context, &manager).await;
     agent.shutdown().await;
+    // What it has not come to, the next start does.
+    clearing.abort();
+    agent.home().discard()?;
     worked
 }
 
@@ -95,7 +106,9 @@ async fn work(agent: &Agent, args: &RunArgs, context: &Context, manager: &Servic
     let path = agent.home().socket_path()?;
     let server = Server::bind(&path)
         .map_err(|error| Failure::failed(format!("cannot open the local API at {}: {error}", path.display())))?;
-    announce(agent, args, context).await?;
+    // Whoever has started a detached agent joins for it, and tells why not.
+    let joined = if args.detached { None } else { join(agent, args, context).await? };
+    announce(agent, joined, args, context).await?;
     manager.ready().await;
     let serving = server.run(agent.clone());
     tokio::pin!(serving);
@@ -111,16 +124,20 @@ async fn work(agent: &Agent, args: &RunArgs, context: &Context, manager: &Servic
     Ok(())
 }
 
-async fn announce(agent: &Agent, args: &RunArgs, context: &Context) -> Result<()> {
+/// Joins the organisation that was named, unless the agent is in it.
+async fn join(agent: &Agent, args: &RunArgs, context: &Context) -> Result<Option<Joined>> {
+    match args.start.token.at_start(agent.orgs(), context)? {
+        AtStart::Nothing => Ok(None),
+        AtStart::IsMember(joined) => Ok(Some(joined)),
+        AtStart::Join(request) => Ok(Some(agent.join_org(&request).await?)),
+    }
+}
+
+async fn announce(agent: &Agent, joined: Option<Joined>, args: &RunArgs, context: &Context) -> Result<()> {
     let status = agent.status().await?;
-    let started = Started {
-        pid: status.pid,
-        address: status.address,
-        hostname: status.name,
-        tags: status.tags,
-        org: None,
-        role: None,
-    };
+    let (org, role) = joined.map(|joined| (joined.org, joined.role)).unzip();
+    let started =
+        Started { pid: status.pid, address: status.address, hostname: status.name, tags: status.tags, org, role };
     if args.detached {
         return child::report_ready(&started);
     }

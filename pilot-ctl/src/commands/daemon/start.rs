@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use pilot_daemon::agent::ephemeral;
 use pilot_daemon::api::types::Joined;
+use pilot_daemon::home::Home;
 use serde::{Deserialize, Serialize};
 
 use super::{StartArgs, Switch, run, stop};
@@ -51,9 +53,12 @@ impl Started {
 
 pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
     let name = hostname(args, context)?;
+    ephemeral::make_room(&Home::at(&context.home), &name).await;
     run::checked_settings(args, &name, context)?;
     let mut started = spawn(&args.to_argv(&name), &name, context).await?;
-    save(args, &name, context)?;
+    if !args.ephemeral {
+        save(args, &name, context)?;
+    }
     if let Some(joined) = join_or_stop(args, &name, context).await? {
         (started.org, started.role) = (Some(joined.org), Some(joined.role));
     }
@@ -73,6 +78,10 @@ async fn join_or_stop(args: &StartArgs, name: &str, context: &Context) -> Result
 
 pub(super) async fn restart(context: &Context) -> Result<()> {
     let name = agent_to_restart(context).await?;
+    if home::agent(&context.home, &name)?.is_ephemeral() {
+        return Err(Failure::failed(format!("agent '{name}' is ephemeral: nothing of it is left to start again"))
+            .hint(format!("stop it, and start another: pilotctl daemon start --hostname {name} --ephemeral")));
+    }
     let server = mcp::running_detached(context, &name)?;
     if let Some(daemon) = Daemon::connect_to(context, &name).await? {
         refuse_supervised(&daemon).await?;
@@ -136,6 +145,9 @@ impl StartArgs {
         flag("direct", self.direct.map(|direct| if direct == Switch::On { "on" } else { "off" }.to_owned()));
         if self.no_backbone {
             argv.push("--no-backbone".to_owned());
+        }
+        if self.ephemeral {
+            argv.push("--ephemeral".to_owned());
         }
         argv
     }

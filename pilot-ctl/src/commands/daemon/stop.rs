@@ -1,5 +1,6 @@
 //! `daemon stop`: returns when the process has gone, so that a start may follow at once.
 
+use std::fs::File;
 use std::time::Duration;
 
 use clap::Args;
@@ -40,15 +41,18 @@ pub(super) async fn run(args: &StopArgs, context: &Context) -> Result<()> {
 /// Asks the daemon to end, and kills one that does not. Its lock tells when it has gone.
 pub(super) async fn stop(daemon: &Daemon, context: &Context) -> Result<()> {
     let lock = context.agent_dir(&daemon.name).join("lock");
+    // Opened now, for an ephemeral agent takes the file along.
+    let held = File::open(&lock);
     let pid = daemon.status().await.ok().and_then(|status| Pid::from_raw(i32::try_from(status.pid).ok()?));
     let asked = daemon.shut_down().await;
-    let ended = Lock::take(&lock, GOODBYE_TIMEOUT).await;
+    let Ok(held) = held else { return asked };
+    let ended = Lock::freed(&held, &lock, GOODBYE_TIMEOUT).await;
     match (ended, pid) {
-        (Ok(_), _) => Ok(()),
+        (Ok(()), _) => Ok(()),
         (Err(_), Some(pid)) => {
             // An error means that it has ended meanwhile.
             let _ended = kill_process(pid, Signal::KILL);
-            Lock::take(&lock, KILL_TIMEOUT).await.map(drop)
+            Lock::freed(&held, &lock, KILL_TIMEOUT).await
         }
         (Err(failure), None) => asked.and(Err(failure)),
     }

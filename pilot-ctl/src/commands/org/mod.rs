@@ -35,7 +35,8 @@ The organisation's key stays with this agent. Put the successor key in a safe pl
   pilotctl org invite                                   for one agent, for a day
   pilotctl org invite --uses 100 --expires 7d --file fleet.invite
   pilotctl org invite --role lead --groups research --services query,mcp
-  pilotctl org invite --may-enrol 1                     for one that makes invites itself")]
+  pilotctl org invite --may-enrol 1                     for one that makes invites itself
+  pilotctl org invite --code                            to read aloud: alice-laptop/K7QM-2XPA")]
     Invite(invite::InviteArgs),
     /// Take an invite back. Who has used it stays a member.
     #[command(after_help = "Example:

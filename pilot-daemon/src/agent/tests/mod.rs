@@ -1,5 +1,7 @@
 //! What only the agent itself can show of its renewal: the date is moved, the network is real.
 
+mod codes;
+
 use std::path::Path;
 
 use pilot_core::id::KeyId;
@@ -193,12 +195,14 @@ async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers
         services: vec![],
         generations: 0,
         lifetime_s: 86_400,
+        code: false,
     };
     let token = patiently(founder.invite(&request)).await.unwrap().invite;
     patiently(member.join_org(&types::JoinRequest { token, org: None, name: None })).await.unwrap();
     let org = founder.inner.orgs.with("fleet", |org| org.roster.org()).unwrap();
     let modifier = outsider.inner.identity.modifier();
-    let enrol = Request::Enrol { org, invite: [7; 8], secret: [7; 16], modifier, name: "outsider".into() };
+    let (name, lifetime_max) = ("outsider".into(), None);
+    let enrol = Request::Enrol { org, invite: [7; 8], secret: [7; 16], modifier, name, lifetime_max };
     for request in [enrol, Request::Renew { org }, Request::Leave { org }] {
         let mut answers = Vec::new();
         for callee in [&founder, &member, &stranger] {

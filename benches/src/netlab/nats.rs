@@ -1,0 +1,100 @@
+//! The networks that a scenario puts a host into: those of the simulator, in TUN devices.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use pilot_sim::link::LinkConfig;
+use pilot_sim::meeting::{Network, Pair};
+use pilot_sim::nat::{Hairpin, NatConfig};
+use pilot_sim::world::Families;
+
+use super::lab::Plan;
+use super::router::{CORE, Gateway, NodeId, Policy, Router};
+
+/// Plans two hosts in networks of that kind. Returns the gateway that each is directly behind.
+pub(crate) fn plan(pair: Pair, plan: &mut Plan, names: [&'static str; 2], link: &LinkConfig) -> [Option<NodeId>; 2] {
+    let home = NatConfig::port_restricted;
+    match pair {
+        Pair::Apart(one, other) => [(names[0], one, 1), (names[1], other, 2)]
+            .map(|(name, network, number)| apart(network, plan, name, number, link)),
+        Pair::SameNat(hairpin) => {
+            let gateway = gateway(home().hairpin(hairpin), "198.51.100.1", plan, CORE, link);
+            plan.host(names[0], gateway, &["192.168.1.2"], &lan());
+            plan.host(names[1], gateway, &["192.168.1.3"], &lan());
+            [Some(gateway); 2]
+        }
+        Pair::SameCarrier(hairpin) => same_carrier(home().hairpin(hairpin), plan, names, link),
+        Pair::SameSymmetricCarrier => {
+            same_carrier(NatConfig::symmetric_random().hairpin(Hairpin::ExternalSource), plan, names, link)
+        }
+    }
+}
+
+/// Another home with a port-restricted NAT, in a network that runs already.
+pub(crate) fn another_home(router: &mut Router, public: &str, link: &LinkConfig) -> NodeId {
+    let nat = NatConfig::port_restricted;
+    let v4 = Policy::nat(nat(), nat(), &[address(public)], router.rng());
+    router.add_gateway(CORE, Gateway { v4, v6: Policy::Drop }, link)
+}
+
+/// Two homes behind one carrier's NAT.
+fn same_carrier(nat: NatConfig, plan: &mut Plan, names: [&'static str; 2], link: &LinkConfig) -> [Option<NodeId>; 2] {
+    let carrier = gateway(nat, "198.51.100.1", plan, CORE, link);
+    let mut home = |name, number: u8| {
+        let home = gateway(NatConfig::port_restricted(), &format!("100.64.0.{number}"), plan, carrier, &lan());
+        plan.host(name, home, &[&format!("192.168.{number}.2")], &lan());
+        Some(home)
+    };
+    [home(names[0], 1), home(names[1], 2)]
+}
+
+/// A host in a network of its own. `number` makes its addresses, and those of its gateways, its own.
+fn apart(network: Network, plan: &mut Plan, name: &'static str, number: u8, link: &LinkConfig) -> Option<NodeId> {
+    let has_v4 = network.families() != Families::V6;
+    let has_v6 = network.families() != Families::V4;
+    let is_v6_broken = network == Network::BrokenIpv6;
+    let mut parent = CORE;
+    let nats = network.nats();
+    for (depth, nat) in nats.iter().enumerate() {
+        let public = if depth == 0 { format!("198.51.100.{number}") } else { format!("100.64.{number}.{depth}") };
+        let v4 = if has_v4 { translate(nat.clone(), &[address(&public)], plan) } else { Policy::Drop };
+        let v6 = if has_v6 && !is_v6_broken { translate(NatConfig::firewall(), &[], plan) } else { Policy::Drop };
+        // Only the outermost line is long.
+        let line = if depth == 0 { link.clone() } else { lan() };
+        parent = plan.router.add_gateway(parent, Gateway { v4, v6 }, &line);
+    }
+    let (v4, line) = match nats.is_empty() {
+        true => (format!("198.51.100.{number}"), link.clone()),
+        false => (format!("192.168.{number}.2"), lan()),
+    };
+    let v6 = format!("2001:db8:{number}::2");
+    let addresses: Vec<&str> =
+        [has_v4.then_some(v4.as_str()), has_v6.then_some(v6.as_str())].into_iter().flatten().collect();
+    plan.host(name, parent, &addresses, &line);
+    (parent != CORE).then_some(parent)
+}
+
+/// A NAT for IPv4 that lets no IPv6 through.
+fn gateway(nat: NatConfig, public: &str, plan: &mut Plan, parent: NodeId, link: &LinkConfig) -> NodeId {
+    let v4 = translate(nat, &[address(public)], plan);
+    plan.router.add_gateway(parent, Gateway { v4, v6: Policy::Drop }, link)
+}
+
+fn translate(udp: NatConfig, public: &[IpAddr], plan: &mut Plan) -> Policy {
+    let tcp = if public.is_empty() { NatConfig::firewall() } else { NatConfig::port_restricted() };
+    Policy::nat(udp, tcp, public, plan.router.rng())
+}
+
+fn address(text: &str) -> IpAddr {
+    text.parse().expect("addresses of labs are written in this program")
+}
+
+/// A cable at home.
+pub(crate) fn lan() -> LinkConfig {
+    LinkConfig::default().delay(Duration::from_micros(200))
+}
+
+/// The way to a provider and its network.
+pub(crate) fn access() -> LinkConfig {
+    LinkConfig::default().delay(Duration::from_millis(10))
+}

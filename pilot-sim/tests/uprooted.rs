@@ -1,0 +1,78 @@
+//! Two agents behind NATs, on a direct path, and the network changes under one of them: it is not told, and its packets are let in nowhere
+//! but at the relay. They go on within a second, and the tunnel is the same.
+
+use std::time::Duration;
+
+use pilot_core::event::Event;
+use pilot_sim::invariants::Failure;
+use pilot_sim::link::LinkConfig;
+use pilot_sim::meeting::{Meeting, Network, Pair};
+use pilot_sim::scenario::for_each_seed;
+use pilot_sim::world::{HostId, World};
+
+const SEEDS: &[u64] = &[1, 2, 3];
+/// Within what they are to go on.
+const RESUMED: Duration = Duration::from_secs(1);
+
+/// Two agents on a direct path.
+fn met(seed: u64) -> Result<Meeting, Failure> {
+    let link = LinkConfig::default().delay(Duration::from_millis(20));
+    let mut meeting = Meeting::new(seed, link, Pair::Apart(Network::PortRestricted, Network::PortRestricted), true)?;
+    for _ in 0..20 {
+        meeting.ping()?;
+        meeting.world.run_for(Duration::from_millis(100))?;
+    }
+    Ok(meeting)
+}
+
+/// Something happens, and what is asked from then on is answered in time, by the same tunnel.
+fn is_survived(change: impl Fn(&mut Meeting) -> Result<(), Failure>) -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let mut meeting = met(seed)?;
+        change(&mut meeting)?;
+        for _ in 0..30 {
+            let answered = meeting.ping()?;
+            assert!(answered <= RESUMED, "answered after {answered:?}");
+            meeting.world.run_for(Duration::from_millis(100))?;
+        }
+        assert_eq!(tunnels(&meeting.world, meeting.alice, meeting.bob), 1);
+        let relayed = meeting.relayed();
+        meeting.ping()?;
+        assert_eq!(meeting.relayed(), relayed, "they are on a direct path again");
+        meeting.world.settle()
+    })
+}
+
+fn tunnels(world: &World, of: HostId, with: HostId) -> usize {
+    let milestones = world.application(of).into_iter().flat_map(|application| application.milestones());
+    let key = world.key(with);
+    milestones.filter(|(_, event)| matches!(event, Event::PeerConnected { peer, .. } if *peer == key)).count()
+}
+
+#[test]
+fn a_caller_whose_public_address_changes_goes_on() -> Result<(), Failure> {
+    is_survived(|meeting| {
+        let gateway = meeting.gateways[0].expect("it is behind one");
+        meeting.world.rebind(gateway);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_called_agent_whose_public_address_changes_is_still_reached() -> Result<(), Failure> {
+    is_survived(|meeting| {
+        let gateway = meeting.gateways[1].expect("it is behind one");
+        meeting.world.rebind(gateway);
+        Ok(())
+    })
+}
+
+#[test]
+fn both_may_lose_their_public_address_at_once() -> Result<(), Failure> {
+    is_survived(|meeting| {
+        for gateway in meeting.gateways.into_iter().flatten() {
+            meeting.world.rebind(gateway);
+        }
+        Ok(())
+    })
+}
