@@ -31,6 +31,8 @@ pub enum PathKind {
     Direct(SocketAddr),
     /// By a circuit at this backbone node.
     Relay(IdentityKey),
+    /// By a TLS link to this address: the backbone node's, or a proxy's.
+    Tls(SocketAddr),
 }
 
 /// Why no tunnel could be made.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::id::{CircuitId, PathId};
 use crate::limits::{DIRECT_FRESH, PATHS_MAX, PROBES_PER_PATH_MAX, PROBES_WHILE_IDLE_MAX, REPROBE_MAX, REPROBE_MIN};
 use crate::rng::Rng;
-use crate::route::Route;
+use crate::route::{Route, SocketId};
 use crate::time::Mono;
 
 /// Pause after the first probe of a round; it doubles with each.
@@ -72,7 +72,7 @@ struct Probe {
 /// Preference among proved paths: the greater is better, the fields in the order of weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct PathScore {
-    /// A direct path heard from lately, or a relay whose node is connected.
+    /// A direct path heard from lately, a TLS link, or a relay whose node is connected.
     usable: bool,
     direct: bool,
 }
@@ -92,6 +92,16 @@ pub(crate) struct Paths {
 impl Hop {
     pub(crate) fn is_direct(&self) -> bool {
         matches!(self, Self::Direct(_))
+    }
+
+    /// Whether it leads over a TLS link.
+    pub(crate) fn is_link(&self) -> bool {
+        matches!(self, Self::Direct(route) if route.socket.is_link())
+    }
+
+    /// Whether it leads over this socket.
+    pub(crate) fn is_by(&self, socket: SocketId) -> bool {
+        matches!(self, Self::Direct(route) if route.socket == socket)
     }
 
     /// Whether both are one path; the local address is a detail that may change under it.
@@ -216,6 +226,11 @@ impl Paths {
         self.paths.iter().filter(|path| !path.proved).map(|path| path.id).collect()
     }
 
+    /// Whether another path than this one is proved.
+    pub(crate) fn has_other_proved(&self, id: PathId) -> bool {
+        self.paths.iter().any(|path| path.proved && path.id != id)
+    }
+
     /// Whether so many direct paths have appeared in this moment that another one is not wanted: each of them is challenged, and one is enough.
     pub(crate) fn is_crowded(&self, now: Mono, hop: &Hop) -> bool {
         let is_new = !self.paths.iter().any(|path| path.hop.is_same_way(hop));
@@ -319,8 +334,8 @@ impl Paths {
         probes.filter(|probe| probe.may_go_on(is_in_use)).map(|probe| probe.next).min()
     }
 
-    /// Chooses the path for data and returns it if it is another than before. Of equals, the one in use stays, unless the peer has
-    /// moved: it is heard by another one only. `follow_after` is how long a switch rests before the next of that kind; it differs
+    /// Chooses the path for data and returns it if it is another than before. Of equals, UDP comes before a TLS link, and then the one in
+    /// use stays, unless the peer has moved: it is heard by another one only. `follow_after` is how long a switch rests before the next of that kind; it differs
     /// between the two sides, so that they do not follow each other in circles.
     pub(crate) fn choose(
         &mut self,
@@ -331,17 +346,20 @@ impl Paths {
         let before = self.active().map(|active| active.score(now, &is_relay_up));
         let heard = self.active().and_then(|active| active.last_received);
         let may_follow = self.followed.is_none_or(|followed| now.since(followed) >= follow_after);
+        let has_peer_moved_to = |path: &Path| {
+            may_follow && path.last_received.unwrap_or_default().since(heard.unwrap_or(now)) >= PEER_MOVED_AFTER
+        };
         let best = self.paths.iter().filter(|path| path.proved).max_by_key(|path| {
-            let has_peer_moved =
-                may_follow && path.last_received.unwrap_or_default().since(heard.unwrap_or(now)) >= PEER_MOVED_AFTER;
             let is_active = Some(path.id) == self.active;
-            (path.score(now, &is_relay_up), has_peer_moved, is_active, path.last_received)
+            let score = path.score(now, &is_relay_up);
+            (score, has_peer_moved_to(path), !path.hop.is_link(), is_active, path.last_received)
         })?;
         let (id, is_equal) = (best.id, Some(best.score(now, &is_relay_up)) == before);
+        let is_followed = is_equal && has_peer_moved_to(best);
         if self.active.replace(id) == Some(id) {
             return None;
         }
-        if is_equal {
+        if is_followed {
             self.followed = Some(now);
         }
         Some(id)
@@ -385,7 +403,7 @@ impl Path {
 
     fn score(&self, now: Mono, is_relay_up: impl Fn(u32) -> bool) -> PathScore {
         let usable = match self.hop {
-            Hop::Direct(_) => self.is_fresh(now),
+            Hop::Direct(route) => route.socket.is_link() || self.is_fresh(now),
             Hop::Relay { backbone, .. } => self.last_received.is_some() && is_relay_up(backbone),
         };
         PathScore { usable, direct: self.hop.is_direct() }

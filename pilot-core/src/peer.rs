@@ -15,6 +15,7 @@ use crate::limits::{
 };
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
+use crate::route::{Route, SocketId};
 use crate::time::{Mono, UnixTime};
 use crate::transport::{EarlyData, PathParams};
 use crate::tunnel::{Agreed, Tunnel};
@@ -110,6 +111,8 @@ pub(crate) struct Peer {
     pub(crate) wants_circuit: bool,
     /// Backbone nodes that have refused a circuit in this attempt: the peer is perhaps at another one.
     pub(crate) refused_by: Vec<u32>,
+    /// The TLS link to this backbone node, while it is up.
+    pub(crate) link: Option<Route>,
     /// The address that a backbone node has attested for this peer.
     pub(crate) attested: Option<SocketAddr>,
     /// Candidates have gone out on this tunnel.
@@ -166,6 +169,7 @@ impl Peer {
             paths: Paths::default(),
             wants_circuit: false,
             refused_by: Vec::new(),
+            link: None,
             attested: None,
             has_sent_candidates: false,
             has_taken_candidates: false,
@@ -326,6 +330,16 @@ impl Peer {
         self.tunnel.as_ref().is_some_and(|tunnel| tunnel.transport.has_unfinished_work())
     }
 
+    /// Whether this is the TLS link to it.
+    pub(crate) fn has_link(&self, link: SocketId) -> bool {
+        self.link.is_some_and(|known| known.socket == link)
+    }
+
+    /// Whether unanswered rounds of probes are followed by others: also while a TLS link stands in for UDP.
+    pub(crate) fn wants_probes(&self) -> bool {
+        self.is_in_use() || self.paths.active().is_some_and(|active| active.hop.is_link())
+    }
+
     /// Adds a path to the table and to the transport.
     pub(crate) fn add_path(&mut self, now: Mono, hop: Hop) -> PathId {
         let (id, is_new) = self.paths.insert(now, hop);
@@ -451,7 +465,7 @@ impl Peer {
             self.dial.as_ref().map(Dial::timeout),
             self.dial_due(),
             self.unconfirmed.as_ref().map(|session| session.since + UNCONFIRMED_SESSION_LIFETIME),
-            self.paths.timeout(self.is_in_use()),
+            self.paths.timeout(self.wants_probes()),
             self.effort.timeout(self.is_in_use()).filter(|_| tunnel.is_some()),
             self.liveness_timeout(is_home),
         ];
@@ -473,6 +487,7 @@ impl Peer {
             connected: self.is_connected(),
             backbone: self.is_backbone,
             path: active.map(|path| match path.hop {
+                Hop::Direct(route) if route.socket.is_link() => PathKind::Tls(route.remote),
                 Hop::Direct(route) => PathKind::Direct(route.remote),
                 Hop::Relay { backbone, .. } => PathKind::Relay(relay_key(backbone)),
             }),
@@ -514,6 +529,10 @@ fn path_params(path: &Path) -> PathParams {
 /// As [`path_params`], for a way that is no path yet.
 pub(crate) fn hop_params(hop: &Hop, is_proved: bool) -> PathParams {
     match hop {
+        // TCP cuts the bytes as it likes: there is nothing to find out.
+        Hop::Direct(route) if route.socket.is_link() => {
+            PathParams { max_packet: wire::INNER, probe_mtu_to: None, initial_rtt: None, is_proved }
+        }
         Hop::Direct(_) => {
             PathParams { max_packet: wire::BASE, probe_mtu_to: Some(MTU_PROBE_MAX), initial_rtt: None, is_proved }
         }

@@ -2,9 +2,19 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// Names one of the driver's sockets; 0 is the node's main UDP socket.
+/// Names one of the driver's sockets; 0 is the node's main UDP socket, and the upper half of the names is for TLS links.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId(pub u16);
+
+impl SocketId {
+    /// The first name of a TLS link (spec/tcp.md §3); those below are UDP sockets.
+    pub const FIRST_LINK: Self = Self(0x8000);
+
+    /// Whether this is a TLS link, on which datagrams keep their order and their number.
+    pub fn is_link(self) -> bool {
+        self >= Self::FIRST_LINK
+    }
+}
 
 /// How a datagram enters or leaves this host: socket, local address, and remote address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

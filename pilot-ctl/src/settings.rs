@@ -30,6 +30,8 @@ pub(crate) struct Settings {
     pub(crate) listen: Option<SocketAddr>,
     /// Whether packets may go directly to peers.
     pub(crate) direct: Option<bool>,
+    /// The HTTP proxy on the way to the backbone where UDP is blocked, or `none`. The daemon reads it itself, whenever it needs it.
+    pub(crate) proxy: Option<String>,
     /// A file with an invite to an organisation.
     pub(crate) token_file: Option<PathBuf>,
     /// How long verbs wait for the other side.
@@ -75,6 +77,7 @@ impl Settings {
             description: self.description.or(fallback.description),
             listen: self.listen.or(fallback.listen),
             direct: self.direct.or(fallback.direct),
+            proxy: self.proxy.or(fallback.proxy),
             token_file: self.token_file.or(fallback.token_file),
             timeout: self.timeout.or(fallback.timeout),
         }

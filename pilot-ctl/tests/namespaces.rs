@@ -19,6 +19,9 @@ const PILOTCTL: &str = env!("CARGO_BIN_EXE_pilotctl");
 const COMMAND_TIMEOUT_S: &str = "30";
 /// What a process in the background may take to say that it is ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
+/// An agent's state is looked at so often, while it notices that the network has changed: UDP is tried again once a minute in the long run.
+const CHANGE_LOOKS: usize = 1_200;
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 #[test]
 fn two_machines_meet_through_the_ticket_that_backbone_start_printed() {
@@ -49,6 +52,28 @@ fn two_agents_that_hold_tickets_talk_with_no_backbone_at_all() {
 
     let (_handler, _ready) = left.spawn(&["answer", "--allow", "public", "--", "tr", "a-z", "A-Z"], Speaks::Stderr);
     assert_eq!(right.pilotctl(&["query", alpha_ticket.trim(), "no broker?"]).trim_end(), "NO BROKER?");
+}
+
+/// The cable carries TCP alone, as behind the firewall of a hotel. `daemon start` waits 2 s for the directory's word, and here it has it.
+#[test]
+fn behind_a_firewall_without_udp_an_agent_is_ready_at_once_and_leaves_tls_when_udp_works() {
+    let Some(lab) = Lab::new("tcp") else { return };
+    let [left, right] = &lab.machines;
+    let (_backbone, ticket) = left.spawn(&["backbone", "start", "--listen", "0.0.0.0:3478"], Speaks::Stdout);
+    let alpha = left.start_agent("alpha", &["--backbone", &ticket]);
+    lab.block_udp("add");
+
+    let beta = right.start_agent("beta", &["--backbone", &ticket]);
+    let backbone = right.backbone();
+    assert_eq!((&backbone["registered"], &backbone["transport"]), (&true.into(), &"tls".into()), "{backbone}");
+    assert_eq!(backbone["findings"][0]["code"], "udp_blocked");
+    assert_reply(&right.pilotctl(&["ping", "alpha"]), &alpha);
+    assert_reply(&left.pilotctl(&["ping", "beta"]), &beta);
+
+    lab.block_udp("delete");
+    right.wait_for("UDP", |status| status["backbone"]["transport"] == "udp");
+    right.wait_for("the end of the link", |status| status["counters"]["links_open"] == 0);
+    assert_reply(&left.pilotctl(&["ping", "beta"]), &beta);
 }
 
 #[test]
@@ -126,6 +151,12 @@ impl Lab {
         Ok(())
     }
 
+    /// Lets no UDP from the left machine reach the right one, or lets it through again.
+    fn block_udp(&self, change: &str) {
+        let rule = ["priority", "10", "ipproto", "udp", "to", "10.77.0.2", "type", "blackhole"];
+        ip(&[&["-n", &self.machines[0].namespace, "rule", change][..], &rule].concat()).expect("a rule of routing");
+    }
+
     /// Makes the right machine the left one's way to everybody else, and takes from the cable what systems say of themselves (IPv6).
     fn send_everything_else_over_the_cable(&self) -> Result<(), String> {
         let [left, right] = self.machines.each_ref().map(|machine| machine.namespace.as_str());
@@ -182,6 +213,25 @@ impl Machine {
         String::from_utf8(output.stdout).expect("stdout is UTF-8")
     }
 
+    fn status(&self) -> serde_json::Value {
+        serde_json::from_str(&self.pilotctl(&["daemon", "status", "--json"])).expect("one agent's status")
+    }
+
+    fn backbone(&self) -> serde_json::Value {
+        self.status()["backbone"].clone()
+    }
+
+    /// Asks the agent until it is so.
+    fn wait_for(&self, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) {
+        for _ in 0..CHANGE_LOOKS {
+            if is_so(&self.status()) {
+                return;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        panic!("no sign of {what}: {}", self.backbone());
+    }
+
     /// Starts a verb that goes on, and returns the line that says it is ready.
     fn spawn(&self, arguments: &[&str], speaks: Speaks) -> (Background, String) {
         let mut command = self.command(PILOTCTL);
@@ -223,6 +273,9 @@ impl Machine {
             if name.as_encoded_bytes().starts_with(b"PILOT_") {
                 command.env_remove(name);
             }
+        }
+        for proxy in ["https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"] {
+            command.env_remove(proxy);
         }
         command.env_remove("XDG_RUNTIME_DIR").env("PILOT_HOME", self.home.path());
         command

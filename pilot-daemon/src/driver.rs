@@ -12,12 +12,13 @@ use bytes::Bytes;
 use pilot_core::event::{ConnectError, Event, PathKind, StreamHandle};
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::{Node, PeerInfo, PeerStatus};
-use pilot_core::route::{SocketId, Transmit};
+use pilot_core::route::{Ecn, SocketId, Transmit};
 use pilot_core::time::{Mono, Now};
 use pilot_core::transport::{Code, Read, ReadError, WriteError};
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::api::types::Transport;
 use crate::clock;
 use crate::datagrams::{Datagram, Datagrams};
 use crate::home::Home;
@@ -30,6 +31,7 @@ use crate::services::{Incoming, Refused, Services, builtin, service_name};
 use crate::sockets::{SocketRequest, Sockets};
 use crate::stream::{DirtyList, EndedBy, QUEUE_MAX, Shared, Stream, StreamError};
 use crate::timer::Timer;
+use crate::tls::{LinkInput, Links, frame};
 
 /// Commands that wait; callers wait in turn when it is full.
 pub(crate) const COMMANDS_MAX: usize = 256;
@@ -46,6 +48,8 @@ const NEIGHBOURS_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the loop looks for more before it sleeps, giving its core to whoever wants it. To wake a sleeping core costs more,
 /// in a virtual machine several times more, than all that a packet needs; an answer mostly comes before that.
 const AWAKE_AFTER_INPUT: Duration = Duration::from_micros(50);
+/// Chunks of datagrams from TLS links that wait, of 16 KiB at most; TCP waits in turn.
+pub(crate) const LINK_INPUTS_MAX: usize = 16;
 /// Callers that wait for tunnels at once.
 const CONNECTING_MAX: usize = 4_096;
 
@@ -58,6 +62,8 @@ pub(crate) struct HomeLink {
     pub(crate) connected: bool,
     /// Counts connections: each needs a registration.
     pub(crate) connections: u64,
+    /// How it is reached, while it is.
+    pub(crate) transport: Option<Transport>,
 }
 
 /// The node and what hangs on it; everything here is synchronous.
@@ -66,6 +72,7 @@ pub(crate) struct Core {
     pub(crate) services: Services,
     pub(crate) datagrams: Datagrams,
     pub(crate) net: NetCounters,
+    pub(crate) links: Links,
     streams: BTreeMap<StreamHandle, Arc<Shared>>,
     dirty: Arc<DirtyList>,
     connecting: Vec<(IdentityKey, oneshot::Sender<Result<PeerStatus, ConnectError>>)>,
@@ -95,6 +102,7 @@ pub(crate) struct Driver {
     timer: Timer,
     entropy: EntropyFeed,
     commands: mpsc::Receiver<Command>,
+    link_inputs: mpsc::Receiver<LinkInput>,
     dirty: Arc<DirtyList>,
     batch: RecvBatch,
     buffer: Vec<u8>,
@@ -112,12 +120,18 @@ enum Input {
     Timer,
     Streams,
     Command(Command),
+    Link(LinkInput),
     /// Nobody is left to give commands.
     Abandoned,
 }
 
 impl Driver {
-    pub(crate) fn new(core: Core, socket: UdpSocket, commands: mpsc::Receiver<Command>) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        core: Core,
+        socket: UdpSocket,
+        commands: mpsc::Receiver<Command>,
+        link_inputs: mpsc::Receiver<LinkInput>,
+    ) -> std::io::Result<Self> {
         let dirty = Arc::clone(&core.dirty);
         let buffer = Vec::with_capacity(TRANSMIT_BUFFER_LEN);
         let timer = Timer::new()?;
@@ -130,6 +144,7 @@ impl Driver {
             timer,
             entropy,
             commands,
+            link_inputs,
             dirty,
             batch,
             buffer,
@@ -178,6 +193,7 @@ impl Driver {
                 _ = self.socket.writable(), if is_blocked && blocked_beside.is_none() => return Input::Writable,
                 () = self.sockets.writable(blocked_beside.unwrap_or_default()), if blocked_beside.is_some() => return Input::Writable,
                 () = self.timer.expired(), if !is_blocked => return Input::Timer,
+                Some(input) = self.link_inputs.recv() => return Input::Link(input),
                 command = self.commands.recv() => return command.map_or(Input::Abandoned, Input::Command),
                 // Comes back once the runtime has asked the system for events, without waiting for one.
                 () = tokio::task::yield_now(), if is_awake => {}
@@ -191,6 +207,7 @@ impl Driver {
             Input::ReadableBeside(socket) => self.receive(now, socket),
             Input::Timer => self.core.handle_timeout(now),
             Input::Command(command) => command(&mut self.core, now),
+            Input::Link(input) => self.core.take_from_link(now, input),
             Input::Abandoned => self.core.stop(now),
             // What they announce is done by settling.
             Input::Writable | Input::Streams => {}
@@ -239,6 +256,11 @@ impl Driver {
                 self.blocked = self.core.node.poll_transmit(now, &mut self.buffer).map(|transmit| (transmit, 0));
             }
             let Some((transmit, start)) = self.blocked else { return sent > 0 };
+            if transmit.route.socket.is_link() {
+                self.core.links.send(&transmit, &self.buffer[..transmit.len]);
+                self.blocked = None;
+                continue;
+            }
             let socket = transmit.route.socket;
             let main = (socket == SocketId::default()).then_some(&mut self.socket);
             let Some(socket) = main.or_else(|| self.sockets.get_mut(socket)) else {
@@ -273,6 +295,7 @@ impl Core {
             services,
             datagrams: Datagrams::default(),
             net: NetCounters::default(),
+            links: Links::default(),
             streams: BTreeMap::new(),
             dirty: Arc::new(DirtyList::default()),
             connecting: Vec::new(),
@@ -325,6 +348,26 @@ impl Core {
         self.connecting.push((*peer, reply));
     }
 
+    fn take_from_link(&mut self, now: Now, input: LinkInput) {
+        match input {
+            LinkInput::Up { route, outbox, backbone } => {
+                self.links.open(now, route.socket, outbox);
+                if let Some(backbone) = backbone {
+                    self.node.link_up(now, &backbone, route);
+                }
+            }
+            LinkInput::Frames { route, mut frames } => {
+                for datagram in frame::datagrams(&mut frames) {
+                    self.node.handle_datagram(now, route, Ecn::NotEct, datagram);
+                }
+            }
+            LinkInput::Down(link) => {
+                self.links.close(link);
+                self.node.link_down(now, link);
+            }
+        }
+    }
+
     /// Ends every tunnel and, after what follows from that has been sent, the loop.
     pub(crate) fn stop(&mut self, now: Now) {
         self.node.shutdown(now);
@@ -373,12 +416,19 @@ impl Core {
             Event::PeerClosed { peer, reason, .. } => {
                 self.answer_connecting(&peer, Some(&ConnectError::Refused(reason)));
             }
-            Event::HomeConnected => self.home_link.send_modify(|link| {
-                link.connected = true;
-                link.connections += 1;
-            }),
-            Event::HomeLost => self.home_link.send_modify(|link| link.connected = false),
+            Event::HomeConnected => {
+                let transport = self.home_transport();
+                self.home_link.send_modify(|link| {
+                    let connections = link.connections + 1;
+                    *link = HomeLink { connected: true, connections, transport };
+                });
+            }
+            Event::HomeLost => self.home_link.send_modify(|link| (link.connected, link.transport) = (false, None)),
             Event::PathChanged { peer, path } => {
+                let transport = self.home_transport();
+                self.home_link.send_if_modified(|link| {
+                    link.connected && std::mem::replace(&mut link.transport, transport) != transport
+                });
                 let is_direct = matches!(path, PathKind::Direct(_));
                 tracing::info!(?peer, is_direct, "path changed");
                 tracing::debug!(?peer, ?path, "path changed");
@@ -390,6 +440,10 @@ impl Core {
             // Acknowledgement is part of StreamClosed.
             Event::SendFinished(_) => {}
         }
+    }
+
+    fn home_transport(&self) -> Option<Transport> {
+        self.node.home_path().map(|path| if matches!(path, PathKind::Tls(_)) { Transport::Tls } else { Transport::Udp })
     }
 
     fn stream_opened(&mut self, now: Now, handle: StreamHandle, peer: IdentityKey, header: StreamHeader) {

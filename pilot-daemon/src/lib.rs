@@ -20,3 +20,4 @@ pub mod services;
 mod sockets;
 pub mod stream;
 mod timer;
+pub mod tls;

@@ -9,7 +9,7 @@ use pilot_core::event::{Event, StreamHandle};
 use pilot_core::id::{IdentityKey, Instance};
 use pilot_core::node::{Node, OpenStreamError};
 use pilot_core::rng::Rng;
-use pilot_core::route::{Ecn, Route, Transmit};
+use pilot_core::route::{Ecn, Route, SocketId, Transmit};
 use pilot_core::time::{Mono, Now};
 use pilot_core::transport::{Code, Read, ReadError, TransportConfig, WriteError};
 use pilot_core::wire::directory::{REGISTRATION_LEN_MAX, Status};
@@ -136,7 +136,7 @@ impl<D: Store> Backbone<D> {
     /// Takes a datagram, whoever it is for: the first bits tell (spec/wire.md §2).
     pub fn handle_datagram(&mut self, now: Now, from: Route, ecn: Ecn, datagram: &mut [u8]) {
         match peek(datagram) {
-            Ok(PacketKind::Stun) if self.roles.stun => self.handle_stun(now, from, datagram),
+            Ok(PacketKind::Stun) if self.roles.stun && !from.socket.is_link() => self.handle_stun(now, from, datagram),
             Ok(PacketKind::Stun) => self.stun_dropped += 1,
             Ok(PacketKind::Relay) => self.control.relay.handle_datagram(now, from, ecn, datagram, &self.node),
             Ok(_) | Err(_) => {
@@ -144,6 +144,12 @@ impl<D: Store> Backbone<D> {
                 self.drain_node(now);
             }
         }
+    }
+
+    /// Tells that a TLS link is gone (spec/tcp.md §3).
+    pub fn link_down(&mut self, now: Now, link: SocketId) {
+        self.node.link_down(now, link);
+        self.drain_node(now);
     }
 
     /// Does what is due. Early, late and repeated calls do no harm.
@@ -300,6 +306,10 @@ fn transport() -> TransportConfig {
 impl Routes for Node {
     fn validated_remote(&self, client: &Instance) -> Option<Route> {
         Self::validated_remote(self, client)
+    }
+
+    fn has_validated(&self, now: Mono, client: &Instance, from: &Route) -> bool {
+        Self::has_validated(self, now, client, from)
     }
 }
 

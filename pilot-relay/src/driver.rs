@@ -12,13 +12,14 @@ use std::pin::pin;
 use std::time::Duration;
 
 use pilot_core::config::Keys;
-use pilot_core::route::Transmit;
+use pilot_core::route::{Ecn, Transmit};
 use pilot_core::ticket::{BackboneTicket, TicketError};
 use pilot_core::time::{Mono, Now};
 use pilot_daemon::clock;
 use pilot_daemon::home::{AgentHome, HomeError, entropy};
 use pilot_daemon::net::{RecvBatch, Sent, UdpSocket};
 use pilot_daemon::renewal::{EntropyFeed, Fresh, KeyRenewal};
+use pilot_daemon::tls::{LinkInput, Links, frame};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -28,12 +29,17 @@ use crate::second_stun;
 use crate::status_api::{BackboneStatusReply, COMMANDS_MAX, Command, StatusApi};
 use crate::store::memory::MemoryStore;
 use crate::store::redb::{self, DirectoryFile, OpenError};
+use crate::tls_listener::TlsListener;
 use crate::writer::Writer;
 
 /// Receive calls in a row before the queue is sent: enough to form trains, few enough to keep latency low.
 const RECEIVES_PER_TURN: usize = 8;
 /// Trains sent in a row before the socket is read again.
 const SENDS_PER_TURN: usize = 256;
+/// Chunks of datagrams from TLS links that wait, of 16 KiB at most: 1 MiB; TCP waits in turn.
+const LINK_INPUTS_MAX: usize = 64;
+/// A link by which no tunnel is proved after this, or after twice as long, ends.
+const LINK_UNUSED_MAX: Duration = Duration::from_secs(15);
 /// While the socket is blocked, its turn comes before the timers': what they produce could not be sent.
 const BLOCKED_SLEEP_MIN: Duration = Duration::from_millis(5);
 /// A backstop for the case that no timer is armed.
@@ -158,6 +164,8 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
     let pulse = Pulse(sender.clone());
     ready(&Ready { ticket: ticket.clone(), local_addr: socket.local_addr(), pulse });
 
+    let (link_sender, link_inputs) = mpsc::channel(LINK_INPUTS_MAX);
+    let tls = TlsListener::bind(socket.local_addr(), &ticket.host, keys.identity.clone(), link_sender)?;
     let answers_stun = options.roles.stun;
     let main = socket.local_addr();
     let renewal = KeyRenewal::new(home, &keys, now.unix);
@@ -175,10 +183,13 @@ pub async fn serve(options: ServeOptions, ready: impl FnOnce(&Ready)) -> Result<
         idle_exit: options.idle_exit,
         idle_since: Some(now.mono),
         entropy: EntropyFeed::new(now.mono),
+        links: Links::default(),
+        links_looked_at: now.mono,
     };
     tokio::select! {
-        result = driver.run(commands, renewed, signals) => result.map_err(ServeError::Io),
+        result = driver.run(commands, renewed, link_inputs, signals) => result.map_err(ServeError::Io),
         never = api.serve(sender) => match never {},
+        never = tls.serve() => match never {},
         never = second_stun::serve(main), if answers_stun => match never {},
         never = renew_keys(renewal, renewed_sender) => match never {},
     }
@@ -279,6 +290,9 @@ struct Driver {
     /// Since when there is no client.
     idle_since: Option<Mono>,
     entropy: EntropyFeed,
+    links: Links,
+    /// When links of no use were looked for last.
+    links_looked_at: Mono,
 }
 
 /// A train of which the socket has taken only the first bytes.
@@ -292,6 +306,7 @@ struct Blocked {
 enum Input {
     Readable,
     Writable,
+    Link(LinkInput),
     Command(Command),
     Renewed(Box<Keys>),
     Written(Result<(), String>),
@@ -304,6 +319,7 @@ impl Driver {
         &mut self,
         mut commands: mpsc::Receiver<Command>,
         mut renewed: mpsc::Receiver<Keys>,
+        mut link_inputs: mpsc::Receiver<LinkInput>,
         end: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let mut end = pin!(end);
@@ -318,6 +334,7 @@ impl Driver {
             if let (Some(writer), Some(batch)) = (&self.writer, self.backbone.poll_batch(now)) {
                 writer.write(batch);
             }
+            self.end_unused_links(now);
             let has_more = self.send(now);
             if self.has_been_idle(now) {
                 break;
@@ -330,11 +347,17 @@ impl Driver {
                 Some(keys) = renewed.recv() => Input::Renewed(Box::new(keys)),
                 written = written(&mut self.writer) => Input::Written(written.ok_or_else(writer_gone)?),
                 writable = self.socket.writable(), if self.blocked.is_some() => writable.map(|()| Input::Writable)?,
+                Some(input) = link_inputs.recv() => Input::Link(input),
                 readable = self.socket.readable() => readable.map(|()| Input::Readable)?,
                 () = tokio::time::sleep(sleep) => Input::Timeout,
             };
             match input {
                 Input::Readable => self.receive(&mut batch),
+                Input::Link(input) => {
+                    self.take_from_link(input);
+                    // Links come first above, and are not to keep the socket waiting.
+                    self.receive(&mut batch);
+                }
                 Input::Writable => {}
                 Input::Command(Command::Status(reply)) => {
                     // A client that has gone meanwhile wants no answer.
@@ -364,6 +387,30 @@ impl Driver {
         self.backbone.batch_written(clock::now(), result);
     }
 
+    fn take_from_link(&mut self, input: LinkInput) {
+        let now = clock::now();
+        match input {
+            LinkInput::Up { route, outbox, backbone: _ } => self.links.open(now, route.socket, outbox),
+            LinkInput::Frames { route, mut frames } => {
+                for datagram in frame::datagrams(&mut frames) {
+                    self.backbone.handle_datagram(now, route, Ecn::NotEct, datagram);
+                }
+            }
+            LinkInput::Down(link) => {
+                self.links.close(link);
+                self.backbone.link_down(now, link);
+            }
+        }
+    }
+
+    /// Who has a link and no tunnel by it takes a place from others.
+    fn end_unused_links(&mut self, now: Now) {
+        if self.links.count() > 0 && now.mono.since(self.links_looked_at) >= LINK_UNUSED_MAX {
+            self.links.end_unused(self.links_looked_at, self.backbone.node());
+            self.links_looked_at = now.mono;
+        }
+    }
+
     fn receive(&mut self, batch: &mut RecvBatch) {
         let now = clock::now();
         for _ in 0..RECEIVES_PER_TURN {
@@ -389,6 +436,10 @@ impl Driver {
             let Some(Blocked { transmit, sent }) = self.blocked.take().or_else(|| self.next_train(now)) else {
                 return false;
             };
+            if transmit.route.socket.is_link() {
+                self.links.send(&transmit, &self.buf[sent..]);
+                continue;
+            }
             if let Sent::Blocked(more) = self.socket.send(&transmit, &self.buf[sent..]) {
                 self.blocked = Some(Blocked { transmit, sent: sent + more });
                 return false;
@@ -404,7 +455,8 @@ impl Driver {
 
     fn sleep(&self, now: Now) -> Duration {
         let idle_exit = self.idle_exit.zip(self.idle_since).map(|(idle_exit, since)| since + idle_exit);
-        let wake = [self.backbone.poll_timeout(), idle_exit].into_iter().flatten().min();
+        let links = (self.links.count() > 0).then(|| self.links_looked_at + LINK_UNUSED_MAX);
+        let wake = [self.backbone.poll_timeout(), idle_exit, links].into_iter().flatten().min();
         let sleep = wake.map_or(SLEEP_MAX, |wake| wake.since(now.mono)).min(SLEEP_MAX);
         if self.blocked.is_some() { sleep.max(BLOCKED_SLEEP_MIN) } else { sleep }
     }
@@ -426,7 +478,9 @@ impl Driver {
         let relay_drops = status.relay.drops.iter().map(|(reason, count)| (reason.name().to_owned(), *count));
         let node_drops = self.backbone.node().stats().drop_counters().map(|(reason, count)| (reason.to_owned(), count));
         let stun_drops = [("stun".to_owned(), status.stun_dropped)];
-        let drops = relay_drops.chain(node_drops).chain(stun_drops).filter(|(_, count)| *count > 0).collect();
+        let link_drops = [("link_full".to_owned(), self.links.dropped())];
+        let drops =
+            relay_drops.chain(node_drops).chain(stun_drops).chain(link_drops).filter(|(_, count)| *count > 0).collect();
         BackboneStatusReply {
             ticket: self.ticket.to_string(),
             roles: self.roles.names().map(str::to_owned).collect(),
@@ -439,6 +493,7 @@ impl Driver {
             circuits: status.summary.circuits,
             packets_relayed: status.relay.packets,
             bytes_relayed: status.relay.bytes,
+            links: self.links.count(),
             stun_answered: status.stun_answered,
             store_error: self.store_error.clone(),
             drops,

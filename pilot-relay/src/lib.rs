@@ -29,6 +29,8 @@ mod second_stun;
 pub mod status_api;
 pub mod store;
 pub mod stun;
+#[cfg(feature = "server")]
+mod tls_listener;
 pub mod train;
 #[cfg(feature = "server")]
 mod writer;

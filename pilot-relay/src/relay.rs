@@ -20,10 +20,13 @@ pub const CLIENT_RATE: Rate = Rate { per_second: 125_000_000, burst: 4_000_000 }
 /// What a packet costs beside its bytes, so that a flood of tiny packets is limited too.
 const PACKET_COST_BYTES: u64 = 64;
 
-/// Where a client can be reached and must send from: the route that its tunnel has proved.
+/// Where a client can be reached and must send from: what its tunnel has proved.
 pub trait Routes {
-    /// The proved route of a client with a live tunnel.
+    /// The proved route in use of a client with a live tunnel.
     fn validated_remote(&self, client: &Instance) -> Option<Route>;
+
+    /// Whether the tunnel of that client has proved this route: the one in use, or another one lately, from which it moves or has moved.
+    fn has_validated(&self, now: Mono, client: &Instance, from: &Route) -> bool;
 }
 
 /// Why a RELAY packet is dropped.
@@ -131,8 +134,7 @@ impl Relay {
     ) -> Result<(), RelayDrop> {
         let (header, packet) = RelayHeader::decode(datagram).map_err(|_| RelayDrop::Malformed)?;
         let end = *self.circuits.end(header.circuit).ok_or(RelayDrop::UnknownCircuit)?;
-        let owner = routes.validated_remote(&end.owner).ok_or(RelayDrop::ForeignSource)?;
-        if (owner.socket, owner.remote) != (from.socket, from.remote) {
+        if !routes.has_validated(now, &end.owner, &from) {
             return Err(RelayDrop::ForeignSource);
         }
         self.circuits.touch(now, header.circuit);
@@ -164,6 +166,10 @@ mod tests {
     impl Routes for Tunnels {
         fn validated_remote(&self, client: &Instance) -> Option<Route> {
             self.0.get(client).copied()
+        }
+
+        fn has_validated(&self, _: Mono, client: &Instance, from: &Route) -> bool {
+            self.0.get(client) == Some(from)
         }
     }
 

@@ -58,6 +58,9 @@ pub struct BackboneStatusReply {
     pub packets_relayed: u64,
     /// Bytes relayed.
     pub bytes_relayed: u64,
+    /// TLS links up, for clients that have no UDP.
+    #[serde(default)]
+    pub links: usize,
     /// STUN requests answered.
     pub stun_answered: u64,
     /// Why the directory cannot store anything new, if the last attempt has failed.

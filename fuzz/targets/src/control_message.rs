@@ -11,7 +11,7 @@ use pilot_core::org::code::{Ends, OpenCode, Word};
 use pilot_core::record::{HandOver, IdentityRecord, PresenceRecord, Withdrawal};
 use pilot_core::rng::Rng;
 use pilot_core::route::Route;
-use pilot_core::time::Now;
+use pilot_core::time::{Mono, Now};
 use pilot_core::transport::{Code, Read, ReadError, WriteError};
 use pilot_core::wire::circuit::{self, CircuitAnswer, CircuitOffer, CircuitOpen, CircuitOpened};
 use pilot_core::wire::directory::{Reply, Request};
@@ -162,6 +162,10 @@ impl Routes for FakeStreams {
     fn validated_remote(&self, client: &Instance) -> Option<Route> {
         let position = self.clients.iter().position(|known| known == client)?;
         Some(Route::to(([192, 0, 2, position as u8], 4_000).into()))
+    }
+
+    fn has_validated(&self, _: Mono, client: &Instance, from: &Route) -> bool {
+        self.validated_remote(client).as_ref() == Some(from)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::time::Now;
 use crate::transport::{Candidate, CandidateKind, PathFrame};
 
 impl Node {
-    /// A backbone node tells its clients how it sees them.
+    /// A backbone node tells its clients how it sees them. Where a TLS link comes from says nothing of UDP.
     pub(super) fn tell_observed_address(&mut self, index: u32) {
         if self.is_agent() {
             return;
@@ -19,6 +19,9 @@ impl Node {
         let peer = &mut self.peers[index as usize];
         let Some(path) = peer.paths.active() else { return };
         let (Hop::Direct(route), id) = (path.hop, path.id) else { return };
+        if route.socket.is_link() {
+            return;
+        }
         if let Some(tunnel) = &mut peer.tunnel {
             tunnel.transport.queue_frame(id, PathFrame::ObservedAddress(route.remote));
         }

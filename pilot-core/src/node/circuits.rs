@@ -264,6 +264,7 @@ impl Node {
     /// Notes by which way a packet of the peer has come. If by a backbone node, it can be called back there: this is proof, the node's
     /// word that it would be is none.
     pub(super) fn heard_by(&mut self, now: Mono, index: u32, hop: Hop) -> PathId {
+        self.note_link_user(index, &hop);
         let path = self.peers[index as usize].received_by(now, hop);
         if let Hop::Relay { backbone, .. } = hop {
             let Peer { key, addresses, .. } = &self.peers[backbone as usize];

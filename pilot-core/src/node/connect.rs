@@ -72,7 +72,7 @@ impl Node {
         self.peers[index as usize].refused_by.clear();
         self.dial_since(now, index, now.mono);
         let peer = &self.peers[index as usize];
-        if peer.addresses.is_empty() && peer.homes.is_empty() && peer.paths.active().is_none() {
+        if peer.addresses.is_empty() && peer.homes.is_empty() && peer.paths.active().is_none() && peer.link.is_none() {
             self.fail_dial(now, index, ConnectError::NoRoute);
             return;
         }
@@ -156,7 +156,7 @@ impl Node {
     fn send_dial(&mut self, index: u32) {
         let mut hops = self.dial_hops(index);
         if self.prefers_ipv4(index) && hops.iter().any(is_ipv4) {
-            hops.retain(is_ipv4);
+            hops.retain(|hop| is_ipv4(hop) || hop.is_link());
         }
         for hop in hops {
             self.send_dial_by(index, hop);
@@ -181,7 +181,8 @@ impl Node {
         let known = known.filter(|hop| allows_direct || !hop.is_direct());
         let addresses = peer.addresses.iter().filter(|_| allows_direct).map(|&address| Hop::Direct(Route::to(address)));
         let mut hops: Vec<Hop> = known.collect();
-        for hop in addresses {
+        let link = peer.link.map(Hop::Direct);
+        for hop in addresses.chain(link) {
             if !hops.iter().any(|known| known.is_same_way(&hop)) {
                 hops.push(hop);
             }
@@ -273,6 +274,9 @@ impl Node {
             peer.prove_path(now.mono, path);
         } else {
             peer.paths.probe(now.mono, path, &mut self.rng);
+        }
+        if is_proved && hop.is_link() {
+            self.doubt_udp(now, index);
         }
         self.choose_path(now, index);
         if let Some(tunnel) = &mut self.peers[index as usize].tunnel {

@@ -59,8 +59,8 @@ impl Node {
     /// Sends the path probes that are due.
     pub(super) fn probe_paths(&mut self, now: Now, index: u32) {
         let peer = &mut self.peers[index as usize];
-        let is_in_use = peer.is_in_use();
-        let due = peer.paths.due_probes(now.mono, is_in_use, &mut self.rng);
+        let wants_probes = peer.wants_probes();
+        let due = peer.paths.due_probes(now.mono, wants_probes, &mut self.rng);
         let Some(tunnel) = &mut peer.tunnel else { return };
         for (path, data) in due {
             tunnel.transport.queue_frame(path, PathFrame::Challenge { data, pad: false });
@@ -217,6 +217,10 @@ impl Node {
             return;
         }
         if peer.is_backbone {
+            // It is left by one way only for another: its TLS link, or UDP.
+            if count >= PATH_FAILED_PTO_COUNT && peer.link.is_some() && peer.paths.has_other_proved(path) {
+                self.path_failed(now, index, path);
+            }
             return;
         }
         if peer.paths.active().is_some_and(|active| active.id == path) {
@@ -265,7 +269,7 @@ impl Node {
         }
     }
 
-    fn lose_home(&mut self) {
+    pub(super) fn lose_home(&mut self) {
         if !std::mem::replace(&mut self.is_home_lost, true) {
             self.events.push_back(Event::HomeLost);
         }

@@ -109,7 +109,7 @@ impl Node {
         }
         self.load.give(now.mono, &prefix, &mut self.rng)?;
         let cookie = self.load.cookie(now.mono, &source_of(&hop), &mut self.rng);
-        let backbone = if let Hop::Direct(route) = &hop { self.backbone_at(route) } else { None };
+        let backbone = if let Hop::Direct(route) = &hop { self.backbone_at(now.mono, route) } else { None };
         self.check_direct(backbone, &hop)?;
         let answer = Cookie::seal(&init, &own, self.rng.array(), cookie);
         self.queue(hop, Outgoing::Datagram(answer.encode()));

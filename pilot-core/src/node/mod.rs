@@ -5,7 +5,7 @@
 //!
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
 //! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `effort` (direct paths that take more than that, with `survey` and `sockets`), `events` (what tunnels
-//! report), `credit` (what they may still be sent), `instances` (several homes of one peer),
+//! report), `links` (backbone nodes by TCP), `credit` (what they may still be sent), `instances` (several homes of one peer),
 //! `resume` (copies of this process), `load` (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
 mod candidates;
@@ -17,6 +17,7 @@ mod effort;
 mod events;
 mod freshness;
 mod instances;
+mod links;
 mod load;
 mod receive;
 mod resume;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 use self::circuits::ControlStream;
 use self::credit::CreditAccount;
 use self::freshness::Freshness;
+use self::links::LinkUsers;
 use self::load::Load;
 use self::receive::RateLimit;
 use self::send::{Held, Outgoing};
@@ -76,6 +78,7 @@ pub struct Node {
     is_home_lost: bool,
     /// Slots of the backbone nodes, the home node among them.
     backbones: Vec<u32>,
+    link_users: LinkUsers,
     local_addresses: Vec<SocketAddr>,
     observed: Option<SocketAddr>,
     /// Streams that the node itself uses: circuits.
@@ -139,6 +142,7 @@ impl Node {
             home: None,
             is_home_lost: false,
             backbones: Vec::new(),
+            link_users: LinkUsers::new(),
             local_addresses: Vec::new(),
             observed: None,
             control_streams: BTreeMap::new(),
@@ -479,6 +483,7 @@ impl Node {
 
     fn path_kind(&self, hop: &Hop) -> PathKind {
         match *hop {
+            Hop::Direct(route) if route.socket.is_link() => PathKind::Tls(route.remote),
             Hop::Direct(route) => PathKind::Direct(route.remote),
             Hop::Relay { backbone, .. } => PathKind::Relay(self.peers[backbone as usize].key),
         }

@@ -65,7 +65,7 @@ impl Node {
             return self.handle_packet(now, Hop::Direct(from), ecn, datagram);
         }
         let (header, packet) = RelayHeader::decode_mut(datagram).map_err(|_| DropReason::Malformed)?;
-        let backbone = self.backbone_at(&from).ok_or(DropReason::RelaySource)?;
+        let backbone = self.backbone_at(now.mono, &from).ok_or(DropReason::RelaySource)?;
         self.handle_packet(now, Hop::Relay { backbone, circuit: header.circuit }, ecn, packet)
     }
 
@@ -84,11 +84,9 @@ impl Node {
         }
     }
 
-    /// The backbone node whose validated address this is.
-    pub(super) fn backbone_at(&self, from: &Route) -> Option<u32> {
-        let is_there =
-            |&&index: &&u32| self.validated_remote_of(index).is_some_and(|route| route.remote == from.remote);
-        self.backbones.iter().find(is_there).copied()
+    /// The backbone node that this is a validated address of.
+    pub(super) fn backbone_at(&self, now: Mono, from: &Route) -> Option<u32> {
+        self.backbones.iter().copied().find(|&index| self.has_validated_at(now, index, from))
     }
 
     fn handle_data(&mut self, now: Now, hop: Hop, ecn: Ecn, packet: &mut [u8]) -> Result<(), DropReason> {

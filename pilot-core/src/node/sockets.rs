@@ -123,7 +123,7 @@ impl Sockets {
     /// Names a new socket. There are fewer of them than names.
     fn name(&mut self, purpose: Purpose) -> SocketId {
         loop {
-            self.last = self.last.wrapping_add(1).max(1);
+            self.last = self.last % (SocketId::FIRST_LINK.0 - 1) + 1;
             let socket = SocketId(self.last);
             if let Entry::Vacant(vacant) = self.purposes.entry(socket) {
                 vacant.insert(purpose);

@@ -1,7 +1,7 @@
 //! `pilotctl info` (spec/cli.md §5.2).
 
 use clap::Args;
-use pilot_daemon::api::types::{Service, Status};
+use pilot_daemon::api::types::{Service, Status, Transport};
 
 use crate::context::Context;
 use crate::hint::Result;
@@ -24,6 +24,7 @@ struct Info {
     services: Vec<Service>,
     ticket: String,
     backbone: Option<String>,
+    transport: Option<Transport>,
 }
 
 pub(crate) async fn run(_args: &InfoArgs, context: &Context) -> Result<()> {
@@ -44,12 +45,14 @@ impl Info {
             groups: status.groups,
             services: status.services,
             ticket,
+            transport: status.backbone.as_ref().and_then(|backbone| backbone.transport),
             backbone: status.backbone.map(|backbone| backbone.ticket),
         }
     }
 
     fn lines(&self) -> String {
         let list = |words: &[String]| if words.is_empty() { "-".to_owned() } else { words.join(", ") };
+        let by_tls = if self.transport == Some(Transport::Tls) { " (transport: tls, UDP is not answered)" } else { "" };
         let services: Vec<String> = self.services.iter().map(|service| service.service.clone()).collect();
         [
             format!("Hostname: {}", self.name),
@@ -59,7 +62,7 @@ impl Info {
             format!("Tags: {}", list(&self.tags)),
             format!("Groups: {}", list(&self.groups)),
             format!("Services: {}", list(&services)),
-            format!("Backbone: {}", self.backbone.as_deref().unwrap_or("-")),
+            format!("Backbone: {}{by_tls}", self.backbone.as_deref().unwrap_or("-")),
             format!("Ticket: {}", self.ticket),
         ]
         .join("\n")

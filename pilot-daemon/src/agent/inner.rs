@@ -26,6 +26,7 @@ use crate::net::host_addresses;
 use crate::org::Orgs;
 use crate::renewal::KeyRenewal;
 use crate::stream::Stream;
+use crate::tls::keeper::LinkReport;
 
 /// Whereabouts are signed anew after this, so that members see that the agent is still there.
 const WHEREABOUTS_RENEWAL: Duration = Duration::from_secs(86_400);
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     pub(crate) offers: watch::Receiver<Vec<Offer>>,
     pub(crate) home_link: watch::Receiver<HomeLink>,
     pub(crate) registration: watch::Receiver<Registration>,
+    pub(crate) link_report: watch::Receiver<LinkReport>,
     /// Dropped by the driver at its end.
     pub(super) ended: watch::Receiver<()>,
     pub(super) started: Mono,

@@ -58,7 +58,7 @@ use crate::api::types::{ApiError, ErrorCode};
 use crate::backbone_link::{self, Registration};
 use crate::clock;
 pub use crate::datagrams::{Datagram, DatagramReceiver};
-use crate::driver::{COMMANDS_MAX, Core, Driver, HomeLink};
+use crate::driver::{COMMANDS_MAX, Core, Driver, HomeLink, LINK_INPUTS_MAX};
 use crate::home::{AgentHome, Home, entropy};
 use crate::interfaces::AddressChanges;
 use crate::names::Names;
@@ -70,6 +70,7 @@ use crate::services::Services;
 use crate::services::inbox::Inbox;
 pub use crate::services::{Incoming, ServiceOptions, service_name, service_port};
 pub use crate::stream::{EndedBy, ReadHalf, Stream, StreamError, StreamOutcome, StreamWatch, WriteHalf};
+use crate::tls::keeper::{Keeper, LinkReport};
 
 /// A start waits so long for the directory's word on the name; without it the agent runs and goes on asking.
 const REGISTER_WAIT: Duration = Duration::from_secs(2);
@@ -187,8 +188,10 @@ impl Agent {
             (Arc::clone(&orgs), org_calls),
         );
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
-        let driver = Driver::new(core, socket, receiver).map_err(StartError::Timer)?;
+        let (link_inputs, link_receiver) = mpsc::channel(LINK_INPUTS_MAX);
+        let driver = Driver::new(core, socket, receiver, link_receiver).map_err(StartError::Timer)?;
         let (ended_sender, ended) = watch::channel(());
+        let (report, link_report) = watch::channel(LinkReport::default());
         let (registration_sender, registration) = watch::channel(Registration::Pending);
         let profile = Profile {
             tags: config.tags,
@@ -216,6 +219,7 @@ impl Agent {
             offers,
             home_link,
             registration,
+            link_report,
             ended,
             started: now.mono,
             _lock: lock,
@@ -230,6 +234,12 @@ impl Agent {
         tokio::spawn(org::serve::run(Arc::downgrade(&inner), org_receiver));
         let agent = Self { inner };
         tracing::info!(name = agent.name(), version = env!("CARGO_PKG_VERSION"), ?listen, "started");
+        if let Some(ticket) = agent.inner.backbone.clone() {
+            let (agent_home, home) = (agent.inner.agent_home.clone(), agent.inner.home.clone());
+            let home_link = agent.inner.home_link.clone();
+            let keeper = Keeper { ticket, home_link, inputs: link_inputs, agent_home, home, report };
+            tokio::spawn(keeper.run());
+        }
         agent.join_backbone(registration_sender).await?;
         tokio::spawn(org::keeper::run(Arc::downgrade(&agent.inner)));
         tokio::spawn(org::keeper::save(Arc::downgrade(&agent.inner)));
@@ -409,7 +419,12 @@ impl Agent {
         let Some(backbone) = &self.inner.backbone else { return Ok(()) };
         match backbone_link::look_up(backbone).await {
             Ok(home) => drop(self.inner.apply(move |core, now| core.node.set_home(now, Some(home))).await),
-            Err(error) => tracing::warn!(%error, "backbone node not found"),
+            Err(error) => {
+                tracing::warn!(%error, "backbone node not found");
+                // Its name may be known to a proxy, and a TLS link needs no address of it.
+                let home = backbone_link::unresolved(backbone);
+                drop(self.inner.apply(move |core, now| core.node.set_home(now, Some(home))).await);
+            }
         }
         tokio::spawn(backbone_link::keep_registered(Arc::downgrade(&self.inner), registration));
         let mut state = self.inner.registration.clone();

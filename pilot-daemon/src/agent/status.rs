@@ -11,9 +11,9 @@ use pilot_core::ticket::BackboneTicket;
 use pilot_core::time::Now;
 
 use super::Agent;
-use crate::api::types::{self, ApiError};
+use crate::api::types::{self, ApiError, Finding, FindingCode, Transport};
 use crate::backbone_link::Registration;
-use crate::driver::Core;
+use crate::driver::{Core, HomeLink};
 use crate::services::{ServiceStatus, service_name};
 
 impl Agent {
@@ -95,14 +95,37 @@ impl Agent {
             Registration::Failed(error, _) => Some(error.message.clone()),
             Registration::Pending | Registration::Registered(_) => None,
         };
+        let link = *self.inner.home_link.borrow();
         types::Backbone {
             ticket: ticket.to_string(),
-            connected: self.inner.home_link.borrow().connected,
+            connected: link.connected,
             registered: matches!(*registration, Registration::Registered(_)),
+            transport: link.transport,
+            findings: self.findings(ticket, link),
             observed_address: snapshot.observed,
             error,
         }
     }
+}
+
+impl Agent {
+    /// Why the tunnel to the home node does not run over UDP. If it does, nothing else matters.
+    fn findings(&self, ticket: &BackboneTicket, link: HomeLink) -> Vec<Finding> {
+        let report = self.inner.link_report.borrow().clone();
+        let blocked = match link.transport {
+            Some(Transport::Udp) => return Vec::new(),
+            Some(Transport::Tls) => Some(udp_blocked(ticket, report.proxy.as_deref())),
+            None => None,
+        };
+        blocked.into_iter().chain(report.findings).collect()
+    }
+}
+
+fn udp_blocked(ticket: &BackboneTicket, proxy: Option<&str>) -> Finding {
+    let BackboneTicket { host, port, .. } = ticket;
+    let by = proxy.map(|proxy| format!(", through the proxy {proxy}")).unwrap_or_default();
+    let message = format!("UDP to {host}:{port} is not answered: everything goes over TLS and TCP{by}");
+    Finding { code: FindingCode::UdpBlocked, message }
 }
 
 /// State of the loop, taken in one turn.
@@ -124,6 +147,8 @@ impl Snapshot {
             ("socket_unreachable", net.unreachable),
             ("socket_refused", net.refused),
             ("socket_blocked", net.blocked),
+            ("links_open", core.links.count() as u64),
+            ("link_datagrams_dropped", core.links.dropped()),
         ];
         let of_programs = [("messages_dropped", core.datagrams.dropped())];
         let named = |(name, count): (&'static str, u64)| (name.to_owned(), count);
@@ -148,6 +173,7 @@ pub(crate) fn path_of(path: Option<PathKind>) -> (Option<types::Path>, Option<So
     match path {
         Some(PathKind::Direct(remote)) => (Some(types::Path::Direct), Some(remote)),
         Some(PathKind::Relay(_)) => (Some(types::Path::Relay), None),
+        Some(PathKind::Tls(remote)) => (Some(types::Path::Tls), Some(remote)),
         None => (None, None),
     }
 }

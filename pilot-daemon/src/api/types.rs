@@ -97,11 +97,55 @@ pub struct Backbone {
     pub connected: bool,
     /// Whether the directory has taken this agent's records.
     pub registered: bool,
+    /// How that tunnel runs, while it is up.
+    #[serde(default)]
+    pub transport: Option<Transport>,
+    /// Why not by UDP, and what else is strange on the way.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
     /// How it sees this agent.
     pub observed_address: Option<SocketAddr>,
     /// Why the directory has not taken them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// How the tunnel to a backbone node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Over UDP.
+    Udp,
+    /// Over TLS and TCP, because UDP is not answered.
+    Tls,
+}
+
+/// Something about the network that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// What, for programs.
+    pub code: FindingCode,
+    /// What, for people.
+    pub message: String,
+}
+
+/// What can be found out about the way to the backbone node (spec/tcp.md §6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingCode {
+    /// Nothing comes back by UDP.
+    UdpBlocked,
+    /// TLS does not end at the backbone node.
+    TlsIntercepted,
+    /// No TLS link came about.
+    TlsFailed,
+    /// The proxy wants other credentials.
+    ProxyCredentials,
+    /// The proxy cannot be used, or does not connect.
+    ProxyFailed,
+    /// What is of no kind that this version knows.
+    #[serde(other)]
+    Other,
 }
 
 /// A service with handlers.
@@ -442,6 +486,8 @@ pub enum Path {
     Direct,
     /// Through a backbone node.
     Relay,
+    /// To a backbone node, over TLS and TCP.
+    Tls,
 }
 
 impl fmt::Display for Path {
@@ -449,6 +495,7 @@ impl fmt::Display for Path {
         f.write_str(match self {
             Self::Direct => "direct",
             Self::Relay => "relay",
+            Self::Tls => "tls",
         })
     }
 }

@@ -37,7 +37,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use data_encoding::HEXLOWER;
 use pilot_core::id::IdentityKey;
 use pilot_core::record::is_name;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use toml_edit::DocumentMut;
 
 pub use self::error::HomeError;
 pub use self::lock::HomeLock;
@@ -59,7 +60,7 @@ pub struct AgentHome {
 }
 
 /// Settings that a restart keeps.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Settings {
     /// Labels to be found by.
@@ -127,6 +128,11 @@ impl Home {
     /// The agent of that key.
     pub fn agent_of(&self, key: &IdentityKey) -> Option<AgentHome> {
         self.agents().into_iter().find(|agent| matches!(agent.public_identity(), Ok(Some((found, _))) if found == *key))
+    }
+
+    /// The proxy that `config.toml` names for all agents here.
+    pub fn proxy(&self) -> Option<String> {
+        proxy_in(&self.root)
     }
 
     /// The keys of those agents: they are one user's, and trust each other.
@@ -219,13 +225,21 @@ impl AgentHome {
         toml::from_str(&text).map_err(|error| self.damaged("config.toml", &error))
     }
 
-    /// Stores settings for the next run.
+    /// Stores settings for the next run. What else a person wrote into the file stays as it is.
     ///
     /// # Errors
     /// If they cannot be written.
     pub fn save_settings(&self, settings: &Settings) -> Result<(), HomeError> {
-        let text = toml::to_string(settings).map_err(|error| self.damaged("config.toml", &error))?;
-        self.write("config.toml", text.as_bytes(), 0o600)
+        let text = self.read("config.toml")?.unwrap_or_default();
+        let text = String::from_utf8(text).map_err(|error| self.damaged("config.toml", &error))?;
+        let mut document: DocumentMut = text.parse().map_err(|error| self.damaged("config.toml", &error))?;
+        settings.write_to(&mut document);
+        self.write("config.toml", document.to_string().as_bytes(), 0o600)
+    }
+
+    /// The proxy that `config.toml` names at this moment: it may have another password than at the start.
+    pub fn proxy(&self) -> Option<String> {
+        proxy_in(&self.dir)
     }
 
     /// A small number kept under this name; `None` if there is none or it makes no sense.
@@ -277,6 +291,30 @@ impl Default for Settings {
     fn default() -> Self {
         Self { tags: Vec::new(), groups: Vec::new(), description: String::new(), backbone: None, direct: true }
     }
+}
+
+impl Settings {
+    fn write_to(&self, document: &mut DocumentMut) {
+        let list = |words: &[String]| toml_edit::value(words.iter().collect::<toml_edit::Array>());
+        document["tags"] = list(&self.tags);
+        document["groups"] = list(&self.groups);
+        document["description"] = toml_edit::value(&self.description);
+        match &self.backbone {
+            Some(backbone) => document["backbone"] = toml_edit::value(backbone),
+            None => drop(document.remove("backbone")),
+        }
+        document["direct"] = toml_edit::value(self.direct);
+    }
+}
+
+/// What `proxy` is in the config file of a directory. A file that cannot be read names none: an attempt later it may.
+fn proxy_in(directory: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        proxy: Option<String>,
+    }
+    let text = fs::read_to_string(directory.join("config.toml")).ok()?;
+    toml::from_str::<Named>(&text).ok()?.proxy
 }
 
 /// Random bytes of the operating system.

@@ -161,6 +161,20 @@ fn settings_survive_a_restart() {
 }
 
 #[test]
+fn a_stored_setting_leaves_what_a_person_wrote() {
+    let root = tempfile::tempdir().unwrap();
+    let agent = agent(&root);
+    let _lock = agent.lock().unwrap();
+    let written = "# of the office\nproxy = 'http://user:secret@proxy:3128'\ntimeout = '5s'\nbackbone = 'old'\n";
+    agent.write("config.toml", written.as_bytes(), 0o600).unwrap();
+    agent.save_settings(&Settings { tags: vec!["mcp".into()], ..Settings::default() }).unwrap();
+    let kept = String::from_utf8(agent.read("config.toml").unwrap().unwrap()).unwrap();
+    assert!(kept.starts_with("# of the office\nproxy = 'http://user:secret@proxy:3128'\ntimeout = '5s'\n"), "{kept}");
+    assert!(!kept.contains("backbone") && kept.contains("tags = [\"mcp\"]"), "{kept}");
+    assert_eq!(agent.proxy().as_deref(), Some("http://user:secret@proxy:3128"));
+}
+
+#[test]
 fn names_that_are_no_host_names_are_refused() {
     for name in ["", "Agent", "a b", "../x", "-a"] {
         assert!(matches!(Home::at("/tmp").agent(name), Err(HomeError::Name(_))), "{name}");

@@ -449,7 +449,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
             status: CircuitStatus::Ok,
             circuit: opened.caller.0,
             reason: String::new(),
-            attested: Some(callee_route.remote.to_string()),
+            attested: Some(attested(&callee_route)),
         }
     }
 
@@ -473,7 +473,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         packet: &[u8],
         tunnels: &mut T,
     ) -> bool {
-        let attested = tunnels.validated_remote(&caller).map(|route| route.remote.to_string()).unwrap_or_default();
+        let attested = tunnels.validated_remote(&caller).map(|route| attested(&route)).unwrap_or_default();
         let offer = CircuitOffer {
             caller: caller.key.0.into(),
             attested,
@@ -502,6 +502,11 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
             self.relay.circuits.close(circuit);
         }
     }
+}
+
+/// What is said of where a client is. A TLS link has an address of TCP, which is no use to anybody who sends UDP.
+fn attested(route: &Route) -> String {
+    if route.socket.is_link() { String::new() } else { route.remote.to_string() }
 }
 
 fn refusal(status: CircuitStatus, reason: &str) -> CircuitOpened {

@@ -47,6 +47,10 @@ impl Routes for Fake {
     fn validated_remote(&self, client: &Instance) -> Option<Route> {
         self.clients.contains(client).then(|| route(client))
     }
+
+    fn has_validated(&self, _: Mono, client: &Instance, from: &Route) -> bool {
+        self.validated_remote(client).as_ref() == Some(from)
+    }
 }
 
 impl Tunnels for Fake {

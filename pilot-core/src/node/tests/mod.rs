@@ -8,6 +8,7 @@ mod credit;
 mod early;
 mod hostile;
 mod instances;
+mod links;
 mod load;
 mod messages;
 mod relayed;
@@ -48,6 +49,9 @@ struct Pair {
     wire: Vec<(Mono, usize, SocketAddr, Vec<u8>)>,
     cut: bool,
     cut_ways: BTreeSet<(usize, usize)>,
+    /// Hosts from and to which no UDP goes, and the TLS links that are up.
+    udp_blocked: BTreeSet<usize>,
+    links: Vec<links::Link>,
     /// Datagrams to addresses at which nobody is.
     astray: Vec<(SocketAddr, Vec<u8>)>,
     sent: usize,
@@ -90,6 +94,8 @@ impl Pair {
             wire: Vec::new(),
             cut: false,
             cut_ways: BTreeSet::new(),
+            udp_blocked: BTreeSet::new(),
+            links: Vec::new(),
             astray: Vec::new(),
             sent: 0,
             log: Vec::new(),
@@ -130,7 +136,7 @@ impl Pair {
                 for datagram in buf[..transmit.len].chunks(size) {
                     self.sent += 1;
                     self.log.push((which, datagram.to_vec()));
-                    let from = self.hosts[which].address;
+                    let from = self.source(which, &transmit.route);
                     self.carry(from, transmit.route.remote, datagram.to_vec());
                 }
             }
@@ -141,9 +147,10 @@ impl Pair {
     }
 
     fn carry(&mut self, from: SocketAddr, to: SocketAddr, datagram: Vec<u8>) {
-        let at = |address| self.hosts.iter().position(|host| host.address == address);
+        let at = |address| self.place(address);
+        let is_blocked = self.is_udp_blocked(from, to);
         let Some(host) = at(to) else { return self.astray.push((to, datagram)) };
-        if !self.cut && !at(from).is_some_and(|from| self.cut_ways.contains(&(from, host))) {
+        if !self.cut && !is_blocked && !at(from).is_some_and(|from| self.cut_ways.contains(&(from, host))) {
             self.wire.push((self.now.mono + ONE_WAY, host, from, datagram));
         }
     }
@@ -162,8 +169,8 @@ impl Pair {
             if self.forward(to, from, &datagram) {
                 continue;
             }
-            let now = self.at(to);
-            self.hosts[to].node.handle_datagram(now, Route::to(from), crate::route::Ecn::NotEct, &mut datagram);
+            let (now, route) = (self.at(to), self.route_from(from));
+            self.hosts[to].node.handle_datagram(now, route, crate::route::Ecn::NotEct, &mut datagram);
         }
         for which in 0..self.hosts.len() {
             let now = self.at(which);

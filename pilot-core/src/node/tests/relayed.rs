@@ -25,13 +25,13 @@ pub(super) struct Circuits {
 
 impl Pair {
     /// Adds a backbone node and returns its place.
-    fn add_backbone(&mut self) -> usize {
+    pub(super) fn add_backbone(&mut self) -> usize {
         let which = self.hosts.len();
         self.hosts.push(host(which, which as u8 + 1, self.now, Config::new(Role::Backbone)));
         which
     }
 
-    fn instance(&self, which: usize) -> Instance {
+    pub(super) fn instance(&self, which: usize) -> Instance {
         let certificate = &self.hosts[which].node.keys.certificate;
         Instance { key: certificate.identity, id: certificate.instance }
     }
@@ -40,7 +40,7 @@ impl Pair {
         Home { key: self.key(backbone), addresses: vec![self.hosts[backbone].address] }
     }
 
-    fn at_home(&mut self, which: usize, backbone: usize) {
+    pub(super) fn at_home(&mut self, which: usize, backbone: usize) {
         let Home { key, addresses } = self.home(backbone);
         let home = PeerInfo { key, certificate: None, addresses, homes: Vec::new() };
         self.hosts[which].node.set_home(self.now, Some(home));
@@ -90,10 +90,10 @@ impl Pair {
         let (header, packet) = RelayHeader::decode(datagram).expect("a RELAY packet");
         let Some(&(to, id)) = self.hosts[relay].circuits.ends.get(&header.circuit.0) else { return true };
         let Some(route) = self.hosts[relay].node.validated_remote(&self.instance(to)) else { return true };
-        assert!(self.hosts.iter().any(|host| host.address == from), "a relayed packet from nowhere");
+        assert!(self.place(from).is_some(), "a relayed packet from nowhere");
         let mut forwarded = RelayHeader { circuit: CircuitId(id) }.encode().to_vec();
         forwarded.extend_from_slice(packet);
-        self.carry(self.hosts[relay].address, route.remote, forwarded);
+        self.carry(self.source(relay, &route), route.remote, forwarded);
         true
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pilot_daemon::api::types::{Backbone, Status};
+use pilot_daemon::api::types::{Backbone, Status, Transport};
 
 use crate::context::Context;
 use crate::duration;
@@ -49,6 +49,9 @@ fn lines(status: &Status) -> String {
     list("Services", &services.collect::<Vec<_>>());
     lines.push(format!("Uptime: {}", duration::display(Duration::from_secs(status.uptime_s))));
     lines.push(format!("Backbone: {}", status.backbone.as_ref().map_or_else(|| "none".to_owned(), backbone)));
+    if let Some(backbone) = &status.backbone {
+        lines.extend(unusual(backbone));
+    }
     lines.push(format!("Direct paths: {}", if status.direct { "on" } else { "off" }));
     lines.push(format!("Listens on: {}", status.listen));
     lines.join("\n")
@@ -63,4 +66,12 @@ fn backbone(backbone: &Backbone) -> String {
     let observed = backbone.observed_address.map(|address| format!(", sees us at {address}")).unwrap_or_default();
     let error = backbone.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
     format!("{state}{observed}{error}")
+}
+
+/// What is said only where the network is not as it should be.
+fn unusual(backbone: &Backbone) -> Vec<String> {
+    let transport = backbone.transport.filter(|transport| *transport == Transport::Tls);
+    let transport = transport.map(|_| "Transport: tls".to_owned());
+    let findings = backbone.findings.iter().map(|finding| format!("Finding: {}", finding.message));
+    transport.into_iter().chain(findings).collect()
 }

@@ -1,0 +1,344 @@
+//! When a link to the home node is made, and when it is given up (spec/tcp.md §4).
+//!
+//! ```text
+//! UDP carries -> home node silent -> race of addresses -> link carries -> UDP carries again, or the link breaks, or is of no use -> ..
+//! ```
+//!
+//! The task ends with its agent and for no other reason: whatever fails is tried again, at most once a minute in the long run.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pilot_core::route::{Route, SocketId};
+use pilot_core::ticket::BackboneTicket;
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::outbox::Outbox;
+use super::proxy::{ConnectError, Proxy, ProxyError, ProxySettings};
+use super::upgrade::{self, Link, UpgradeError};
+use super::{LinkInput, carrier, proxy, race, tune};
+use crate::api::types::{Finding, FindingCode, Transport};
+use crate::clock;
+use crate::driver::HomeLink;
+use crate::home::{AgentHome, Home, entropy};
+
+/// The home node is asked by UDP alone for so long: two first messages, of which the first had time for a round trip of 400 ms.
+const UDP_PATIENCE: Duration = Duration::from_millis(400);
+/// And for so long if it is on this very machine, where no network blocks UDP: who is silent there is busy.
+const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
+/// One attempt, with TCP, proxy, TLS and HTTP, ends after this.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A link on which the home node does not answer for so long is of no use.
+const LINK_PATIENCE: Duration = Duration::from_secs(5);
+/// When UDP has carried the tunnel for so long, the link ends.
+const UDP_GRACE: Duration = Duration::from_secs(5);
+/// First pause after a failure; doubles.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Longest pause, a quarter more or less: a few kilobytes a minute, for ever.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A link that has lived for so long was a good one: what follows it begins anew.
+const GOOD_AFTER: Duration = Duration::from_secs(10);
+/// The port that firewalls let through if they let anything through.
+const HTTPS_PORT: u16 = 443;
+/// Addresses tried for each port: those of a few interfaces in both families.
+const ADDRESSES_MAX: usize = 6;
+/// Findings kept of one round of attempts.
+const FINDINGS_MAX: usize = 4;
+
+/// What is known of links, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LinkReport {
+    /// The proxy that the link which is up goes through.
+    pub(crate) proxy: Option<String>,
+    /// What stands in the way, or on it.
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// Keeps a link to the home node while there is need of one.
+pub(crate) struct Keeper {
+    pub(crate) ticket: BackboneTicket,
+    pub(crate) home_link: watch::Receiver<HomeLink>,
+    pub(crate) inputs: mpsc::Sender<LinkInput>,
+    pub(crate) agent_home: AgentHome,
+    pub(crate) home: Home,
+    pub(crate) report: watch::Sender<LinkReport>,
+}
+
+/// A link that is up.
+struct Made {
+    link: Link<TlsStream<TcpStream>>,
+    remote: SocketAddr,
+    proxy: Option<String>,
+}
+
+/// One way that may lead to the home node.
+struct Way {
+    connector: TlsConnector,
+    ticket: BackboneTicket,
+    address: SocketAddr,
+    /// The proxy at that address, and the node's port behind it.
+    proxy: Option<(Proxy, u16)>,
+}
+
+/// Why an attempt has failed.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error(transparent)]
+    Settings(#[from] ProxyError),
+    #[error("the host '{0}' is not known: {1}")]
+    Lookup(String, io::Error),
+    #[error("no TCP connection to {0}: {1}")]
+    Tcp(SocketAddr, io::Error),
+    #[error(transparent)]
+    Proxy(#[from] ConnectError),
+    #[error("no TLS link by {0}: {1}")]
+    Upgrade(SocketAddr, UpgradeError),
+    #[error("no answer by {0} within ten seconds")]
+    Timeout(SocketAddr),
+}
+
+/// Pauses between attempts, each twice the one before.
+struct Backoff(Duration);
+
+/// Whether the agent goes on.
+enum Goes {
+    On,
+    Away,
+}
+
+impl Keeper {
+    pub(crate) async fn run(mut self) {
+        let mut backoff = Backoff(PAUSE_MIN);
+        let mut link = SocketId::FIRST_LINK;
+        while let Goes::On = self.until_needed().await {
+            match self.connect().await {
+                Ok(made) => {
+                    let since = clock::now().mono;
+                    if let Goes::Away = self.hold(made, link).await {
+                        return;
+                    }
+                    // A name of its own for each: what is late of one is not taken for the next one's.
+                    link = SocketId(link.0.wrapping_add(1)).max(SocketId::FIRST_LINK);
+                    if clock::now().mono.since(since) >= GOOD_AFTER {
+                        backoff = Backoff(PAUSE_MIN);
+                        continue;
+                    }
+                }
+                Err(failures) => self.note(&failures),
+            }
+            if let Goes::Away = self.pause(backoff.next()).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the home node has been silent for long enough.
+    async fn until_needed(&mut self) -> Goes {
+        let patience = if proxy::is_local(&self.ticket.host) { LOCAL_PATIENCE } else { UDP_PATIENCE };
+        loop {
+            if self.home_link.wait_for(|link| !link.connected).await.is_err() {
+                return Goes::Away;
+            }
+            match timeout(patience, self.home_link.wait_for(|link| link.connected)).await {
+                Err(_silent) => return Goes::On,
+                Ok(Err(_ended)) => return Goes::Away,
+                Ok(Ok(_)) => {
+                    self.report.send_if_modified(|report| std::mem::take(report) != LinkReport::default());
+                }
+            }
+        }
+    }
+
+    /// Waits out a pause, or until the home node is there.
+    async fn pause(&mut self, pause: Duration) -> Goes {
+        match timeout(pause, self.home_link.wait_for(|link| link.connected)).await {
+            Ok(Err(_ended)) => Goes::Away,
+            Ok(Ok(_)) | Err(_) => Goes::On,
+        }
+    }
+
+    async fn connect(&self) -> Result<Made, Vec<AttemptError>> {
+        let ways = self.ways().await.map_err(|error| vec![error])?;
+        race::first(ways.into_iter().map(Way::go)).await
+    }
+
+    /// All ways of this moment: settings are read and names looked up anew.
+    async fn ways(&self) -> Result<Vec<Way>, AttemptError> {
+        let host = &self.ticket.host;
+        let configured = self.agent_home.proxy().or_else(|| self.home.proxy());
+        let proxy = ProxySettings::now(configured).proxy_for(host)?;
+        let mut ports = vec![HTTPS_PORT, self.ticket.port];
+        ports.dedup();
+        // A node that is there for this machine alone has one port.
+        ports.retain(|&port| port == self.ticket.port || !proxy::is_local(host));
+        let connector = upgrade::connector();
+        let way = |address, proxy| Way { connector: connector.clone(), ticket: self.ticket.clone(), address, proxy };
+        let Some(proxy) = proxy else {
+            let addresses = look_up(host, HTTPS_PORT).await?;
+            let at = |port| addresses.iter().map(move |address| SocketAddr::new(address.ip(), port));
+            return Ok(ports.into_iter().flat_map(at).map(|address| way(address, None)).collect());
+        };
+        let (proxy_host, proxy_port) = proxy.place();
+        let addresses = look_up(proxy_host, proxy_port).await?;
+        let by = |port| addresses.iter().map(move |&address| (address, port));
+        let targets = ports.into_iter().flat_map(by);
+        Ok(targets.map(|(address, port)| way(address, Some((proxy.clone(), port)))).collect())
+    }
+
+    /// Gives the link to the driver until it is of no more use.
+    async fn hold(&mut self, made: Made, socket: SocketId) -> Goes {
+        let Made { link, remote, proxy } = made;
+        tracing::info!(%remote, is_bound = link.is_bound, "TLS link up");
+        let findings = if link.is_bound { Vec::new() } else { vec![intercepted()] };
+        self.report.send_replace(LinkReport { proxy, findings });
+        let route = Route { socket, ..Route::to(remote) };
+        let outbox = Arc::new(Outbox::default());
+        let up = LinkInput::Up { route, outbox: Arc::clone(&outbox), backbone: Some(self.ticket.identity) };
+        if self.inputs.send(up).await.is_err() {
+            return Goes::Away;
+        }
+        let (superseded, useless) = (superseded(self.home_link.clone()), useless(self.home_link.clone()));
+        let is_useless = tokio::select! {
+            end = carrier::carry(link.io, link.early, route, &outbox, &self.inputs) => {
+                tracing::info!(%end, "TLS link down");
+                false
+            }
+            () = superseded => {
+                tracing::info!("TLS link given up: UDP works");
+                false
+            }
+            () = useless => {
+                tracing::info!("TLS link given up: the home node does not answer");
+                true
+            }
+        };
+        if is_useless {
+            self.report.send_modify(|report| report.findings.push(unanswered(remote)));
+        }
+        match self.inputs.send(LinkInput::Down(socket)).await {
+            Ok(()) => Goes::On,
+            Err(_) => Goes::Away,
+        }
+    }
+
+    fn note(&self, failures: &[AttemptError]) {
+        let mut findings: Vec<Finding> = Vec::new();
+        for failure in failures {
+            tracing::debug!(%failure, "no TLS link");
+            let finding = failure.finding();
+            if findings.len() < FINDINGS_MAX && !findings.contains(&finding) {
+                findings.push(finding);
+            }
+        }
+        let report = LinkReport { proxy: None, findings };
+        self.report.send_if_modified(|known| std::mem::replace(known, report.clone()) != report);
+    }
+}
+
+impl Way {
+    async fn go(self) -> Result<Made, AttemptError> {
+        let address = self.address;
+        timeout(ATTEMPT_TIMEOUT, self.walk()).await.unwrap_or(Err(AttemptError::Timeout(address)))
+    }
+
+    async fn walk(self) -> Result<Made, AttemptError> {
+        let Self { connector, ticket, address, proxy } = self;
+        let socket = TcpStream::connect(address).await.map_err(|error| AttemptError::Tcp(address, error))?;
+        tune(&socket);
+        let socket = match &proxy {
+            Some((proxy, port)) => proxy.connect(socket, &ticket.host, *port).await?,
+            None => socket,
+        };
+        let link = upgrade::ask(&connector, socket, &ticket.host, &ticket.identity).await;
+        let link = link.map_err(|error| AttemptError::Upgrade(address, error))?;
+        Ok(Made { link, remote: address, proxy: proxy.map(|(proxy, _)| proxy.to_string()) })
+    }
+}
+
+impl AttemptError {
+    fn finding(&self) -> Finding {
+        let code = match self {
+            Self::Settings(_) | Self::Proxy(ConnectError::Refused { .. } | ConnectError::Http { .. }) => {
+                FindingCode::ProxyFailed
+            }
+            Self::Proxy(ConnectError::Credentials { .. }) => FindingCode::ProxyCredentials,
+            Self::Lookup(..) | Self::Tcp(..) | Self::Upgrade(..) | Self::Timeout(_) => FindingCode::TlsFailed,
+        };
+        Finding { code, message: self.to_string() }
+    }
+}
+
+impl Backoff {
+    /// The next pause, a quarter more or less, so that those whom one failure has hit do not come back as one.
+    fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(PAUSE_MAX);
+        // Without entropy there is no jitter, and there are other troubles.
+        let [jitter] = entropy().unwrap_or([128]);
+        pause * (192 + u32::from(jitter) / 2) / 256
+    }
+}
+
+/// Completes once UDP has carried the home tunnel for a while.
+async fn superseded(mut home_link: watch::Receiver<HomeLink>) {
+    let is_udp = |link: &HomeLink| link.transport == Some(Transport::Udp);
+    loop {
+        if home_link.wait_for(is_udp).await.is_err() {
+            return;
+        }
+        if timeout(UDP_GRACE, home_link.wait_for(|link| !is_udp(link))).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Completes once the home node has not answered for a while, by the link neither.
+async fn useless(mut home_link: watch::Receiver<HomeLink>) {
+    loop {
+        if home_link.wait_for(|link| !link.connected).await.is_err() {
+            return;
+        }
+        if timeout(LINK_PATIENCE, home_link.wait_for(|link| link.connected)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, AttemptError> {
+    let found = match timeout(ATTEMPT_TIMEOUT, lookup_host((host, port))).await {
+        Ok(found) => found,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the name servers do not answer")),
+    };
+    let found = found.map_err(|error| AttemptError::Lookup(host.to_owned(), error))?;
+    Ok(race::interleaved(found).into_iter().take(ADDRESSES_MAX).collect())
+}
+
+fn intercepted() -> Finding {
+    let message = "somebody on the way takes TLS apart: a proxy that inspects it, or a server in front of the backbone node; it sees sealed packets only";
+    Finding { code: FindingCode::TlsIntercepted, message: message.to_owned() }
+}
+
+fn unanswered(remote: SocketAddr) -> Finding {
+    let message = format!("a TLS link by {remote} stands, but the backbone node does not answer over it");
+    Finding { code: FindingCode::TlsFailed, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trap_23_attempts_go_on_for_ever_and_never_more_than_one_in_45_seconds_in_the_end() {
+        let mut backoff = Backoff(PAUSE_MIN);
+        let pauses: Vec<Duration> = (0..100).map(|_| backoff.next()).collect();
+        assert!(pauses[0] >= Duration::from_millis(750) && pauses[0] <= Duration::from_millis(1_250));
+        let bounds = Duration::from_secs(45)..=Duration::from_secs(75);
+        assert!(pauses[10..].iter().all(|pause| bounds.contains(pause)), "{pauses:?}");
+    }
+}
