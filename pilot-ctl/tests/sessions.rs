@@ -305,6 +305,8 @@ fn errors_of_organisations_are_as_reviewed() {
         session.run(&[&["org"], verb, &["--as", "beta"]].concat());
     }
     session.run(&["org", "revoke", "nobody", "--as", "alpha"]);
+    session.run(&["org", "revoke", "alpha", "--as", "alpha"]);
+    session.run(&["org", "leave", "--as", "alpha"]);
     for options in [
         &["--role", "The Boss"][..],
         &["--uses", "0"],

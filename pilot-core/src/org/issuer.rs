@@ -412,6 +412,8 @@ impl Ledger {
     pub fn revoked(&mut self, revocation: Revocation, now: UnixTime) {
         self.enrolled.remove(&revocation.member);
         self.revoked.retain(|known| !known.has_run_out(now) && known.member != revocation.member);
+        // Where there are too many, that which would end first goes.
+        self.revoked.sort_by_key(|known| std::cmp::Reverse(known.kept_until));
         self.revoked.truncate(REVOCATIONS_MAX - 1);
         self.revoked.push(revocation);
     }

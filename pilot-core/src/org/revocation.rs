@@ -17,6 +17,8 @@ use crate::time::UnixTime;
 
 /// Revocations in one list. Each is forgotten when what it revokes would have ended.
 pub const REVOCATIONS_MAX: usize = 1_024;
+/// Of these, what departures may take: however many agents come and go, there is room to revoke one.
+const DEPARTURES_MAX: usize = REVOCATIONS_MAX / 2;
 /// Memberships of keys that were cut off which one list endorses: as many as an organisation has members.
 pub const ENDORSED_MAX: usize = 4_096;
 /// The greatest list: 50 bytes for each revocation, 18 for each membership that it endorses, and the rest.
@@ -300,6 +302,13 @@ impl Revocations {
             revocations,
             endorsed: endorsed.into_iter().collect(),
         })
+    }
+
+    /// Whether `issuer` may put somebody who has left into its list.
+    pub fn has_room_for_departure(&self, issuer: &IdentityKey, now: UnixTime) -> bool {
+        let own = self.all().filter(|list| list.issuer == *issuer).flat_map(|list| &list.revocations);
+        let alive: BTreeSet<_> = own.filter(|one| !one.within(now).has_run_out(now)).map(|one| one.member).collect();
+        alive.len() < DEPARTURES_MAX
     }
 
     /// The signed lists.

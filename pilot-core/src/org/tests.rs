@@ -802,6 +802,28 @@ fn an_expired_closed_or_guessed_invite_makes_nobody_a_member() {
 }
 
 #[test]
+fn departures_leave_room_to_revoke() {
+    let mut roster = founded();
+    let issuer = org_key().key();
+    let gone = |number: u16| {
+        let mut key = [9; 32];
+        key[..2].copy_from_slice(&number.to_be_bytes());
+        Revocation { member: crate::id::IdentityKey(key), issued_until: NOW, kept_until: NOW + DAY }
+    };
+    assert!(roster.revocations().has_room_for_departure(&issuer, NOW));
+    let list = RevocationList { revocations: (0..512).map(gone).collect(), ..next_list(&roster) };
+    roster.add_list(&list.sign(&org_key()).unwrap(), NOW).unwrap();
+    assert!(!roster.revocations().has_room_for_departure(&issuer, NOW));
+    let next = roster.revocations().next_list(roster.charters(), issuer, Some(gone(512)), NOW).unwrap();
+    assert_eq!(next.revocations.len(), 513);
+    assert!(roster.revocations().has_room_for_departure(&issuer, NOW + DAY * 3), "their time is over");
+}
+
+fn next_list(roster: &Roster) -> RevocationList {
+    roster.revocations().next_list(roster.charters(), org_key().key(), None, NOW).unwrap()
+}
+
+#[test]
 fn who_is_revoked_in_the_second_of_the_invite_does_not_come_back_by_it() {
     let (mut roster, mut invites) = (founded(), Invites::default());
     let made = NOW + Duration::from_millis(700);

@@ -1,5 +1,6 @@
 //! `pilotctl join` (spec/cli.md §5.12): an invite becomes a membership.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -79,11 +80,12 @@ fn read_file(path: &Path) -> Result<String> {
         Failure::usage(format!("cannot read the invite in {}: {reason}", path.display()))
             .hint("it is one line that `pilotctl org invite --file` wrote")
     };
-    let length = std::fs::metadata(path).map_err(|error| unreadable(&error))?.len();
-    if length > TOKEN_LEN_MAX {
+    let file = std::fs::File::open(path).map_err(|error| unreadable(&error))?;
+    let mut text = String::new();
+    file.take(TOKEN_LEN_MAX + 1).read_to_string(&mut text).map_err(|error| unreadable(&error))?;
+    if text.len() as u64 > TOKEN_LEN_MAX {
         return Err(unreadable(&"it is too long"));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable(&error))?;
     Ok(text.trim().to_owned())
 }
 

@@ -228,6 +228,10 @@ impl Agent {
             });
             found.ok_or_else(|| no_member(&org.roster, &request.member, name, now))
         })??;
+        if member == inner.orgs.own_key() {
+            return Err(ApiError::new(ErrorCode::Refused, "an agent cannot revoke itself".to_owned())
+                .hint(format!("to end its own membership: pilotctl org leave {name}")));
+        }
         // Its issuer's clock may have been ahead of ours.
         let revocation = Revocation { member, issued_until: now.max(issued), kept_until: expires };
         keeper::publish_list(inner, name, Some(revocation), now).await?;
@@ -245,10 +249,16 @@ impl Agent {
     /// Leaves an organisation. Who has enrolled this agent is told if it can be reached.
     ///
     /// # Errors
-    /// If the agent is in none of that name, or its files cannot be removed.
+    /// If the agent is in none of that name, keeps its key, or its files cannot be removed.
     pub async fn leave_org(&self, name: &str) -> Result<(), ApiError> {
         let inner = &self.inner;
         let now = clock::now().unix;
+        if inner.orgs.with(name, |org| org.key.is_some())? {
+            let files = inner.agent_home.path().join("orgs").join(name);
+            let message = format!("this agent keeps the key of '{name}': nobody could invite or revoke any more");
+            return Err(ApiError::new(ErrorCode::Refused, message)
+                .hint(format!("stop the agent and move {} to where the key is to be kept", files.display())));
+        }
         let told = inner.orgs.with(name, |org| {
             let issuer = org.enrolled_by?;
             Some((issuer, org.route(&issuer, now), Request::Leave { org: org.roster.org() }))

@@ -104,16 +104,18 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
         Request::CodeProof { number, share, tag } => codes::finish(inner, caller, (number, share, tag), now).await,
         Request::Leave { org } => {
             let name = member_of(inner, &org, &caller, now)?;
-            let own =
-                inner.orgs.with(&name, |org| org.roster.member(&caller, now).map(|own| (own.issued, own.expires)))?;
-            let revocation = own.map(|(issued, kept_until)| Revocation {
-                member: caller,
-                issued_until: now.max(issued),
-                kept_until,
-            });
+            let revocation = inner.orgs.with(&name, |org| {
+                let own = org.roster.member(&caller, now)?;
+                let issuer = inner.orgs.issuer(org, now)?.key();
+                let has_room = org.roster.revocations().has_room_for_departure(&issuer, now);
+                let issued_until = now.max(own.issued);
+                has_room.then_some(Revocation { member: caller, issued_until, kept_until: own.expires })
+            })?;
             // So that nobody takes it up again; where that cannot be signed, its time will end it.
-            if let Err(error) = keeper::sign_list(inner, &name, revocation, now).await {
-                tracing::debug!(%error, org = name, "a member has left");
+            if revocation.is_some()
+                && let Err(error) = keeper::sign_list(inner, &name, revocation, now).await
+            {
+                tracing::info!(%error, org = name, "a member has left, and its membership ends with its time");
             }
             inner.orgs.change(&name, |org| Ok(org.roster.remove(&caller))).await?;
             let inner = Arc::clone(inner);
