@@ -151,8 +151,13 @@ fn a_flipped_byte_in_an_agents_file_is_named_or_does_no_harm() {
         fs::write(home.agent_path("alpha", name), whole).expect("write");
     }
     for name in ["identity.pub", "names", "port", "sequence", "instance"] {
-        flip(&home, name);
+        let (whole, _) = flip(&home, name);
         let said = start("alpha");
+        // Two digits in sixteen become none: that is noticed, the others are another number, which harms nobody.
+        if name == "instance" && said.code == 1 && said.stderr.contains("instance is damaged") {
+            fs::write(home.agent_path("alpha", name), whole).expect("write");
+            continue;
+        }
         assert!(said.code == 0 && said.stdout.contains(&address), "{name}: {said:?}");
         assert!(home.ok(&["ping", "alpha", "--as", "beta"]).contains(&address), "{name}");
         assert!(home.ok(&["ping", "beta", "--as", "alpha"]).starts_with("✓ reply from "), "{name}");
