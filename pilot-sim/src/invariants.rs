@@ -2,7 +2,7 @@
 //!
 //! The accounts of each tunnel come from [`pilot_core::transport::Audit`], recomputed from first principles; the content of streams is
 //! checked by [`crate::application`]; timers and loops by the world itself. Each rule can be broken on purpose
-//! ([`pilot_core::transport::Sabotage`]), and `tests/sabotage.rs` shows that the simulator notices.
+//! (`Sabotage` in the transport of pilot-core), and `tests/sabotage.rs` shows that the simulator notices.
 
 use std::fmt;
 use std::time::Duration;

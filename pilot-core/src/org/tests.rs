@@ -812,7 +812,7 @@ fn departures_leave_room_to_revoke() {
     };
     assert!(roster.revocations().has_room_for_departure(&issuer, NOW));
     let list = RevocationList { revocations: (0..512).map(gone).collect(), ..next_list(&roster) };
-    roster.add_list(&list.sign(&org_key()).unwrap(), NOW).unwrap();
+    roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
     assert!(!roster.revocations().has_room_for_departure(&issuer, NOW));
     let next = roster.revocations().next_list(roster.charters(), issuer, Some(gone(512)), NOW).unwrap();
     assert_eq!(next.revocations.len(), 513);
@@ -837,7 +837,7 @@ fn who_is_revoked_in_the_second_of_the_invite_does_not_come_back_by_it() {
     let left = made + Duration::from_millis(100);
     let revoked = Revocation { member: agent(0).key(), issued_until: left, kept_until: NOW + DAY };
     let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revoked), left).unwrap();
-    roster.add_list(&list.sign(&org_key()).unwrap(), left).unwrap();
+    roster.add_list(&list.sign(org_key()).unwrap(), left).unwrap();
     assert_eq!(redeem(&roster, left), Err(EnrolError::Revoked));
     assert_eq!(redeem(&roster, left + DAY / 2), Err(EnrolError::Revoked));
 }
