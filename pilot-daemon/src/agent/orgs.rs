@@ -220,20 +220,17 @@ impl Agent {
     pub async fn revoke(&self, request: &types::RevokeRequest) -> Result<types::Revoked, ApiError> {
         let (inner, name) = (&self.inner, &request.org);
         let now = clock::now().unix;
-        let (member, issued, expires, route) = inner.orgs.with(name, |org| {
+        let (revocation, route) = inner.orgs.with(name, |org| {
             let found = named_or_keyed(&org.roster, &request.member, now);
-            let found = found.map(|proof| {
-                let membership = proof.membership();
-                (proof.key(), membership.issued, membership.expires, org.route(&proof.key(), now))
-            });
+            let found =
+                found.map(|proof| (Revocation::of(proof.membership(), now), org.route(&proof.key(), now)));
             found.ok_or_else(|| no_member(&org.roster, &request.member, name, now))
         })??;
+        let member = revocation.member;
         if member == inner.orgs.own_key() {
             return Err(ApiError::new(ErrorCode::Refused, "an agent cannot revoke itself".to_owned())
                 .hint(format!("to end its own membership: pilotctl org leave {name}")));
         }
-        // Its issuer's clock may have been ahead of ours.
-        let revocation = Revocation { member, issued_until: now.max(issued), kept_until: expires };
         keeper::publish_list(inner, name, Some(revocation), now).await?;
         let still = inner.orgs.with(name, |org| org.roster.member(&member, now).is_some())?;
         if still {
