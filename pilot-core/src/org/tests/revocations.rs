@@ -297,9 +297,8 @@ fn an_issuer_that_has_not_heard_of_a_revocation_above_it_does_not_undo_it() {
     let revocation = Revocation::of(unaware.member(&agent(1).key(), NOW).unwrap(), NOW);
     let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revocation), NOW).unwrap();
     roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
-    let by = |issuer: &Issuer, roster: &Roster, now| {
-        issuer.enrol(roster, &applicant(agent(1), "agent-1"), &terms(), now)
-    };
+    let by =
+        |issuer: &Issuer, roster: &Roster, now| issuer.enrol(roster, &applicant(agent(1), "agent-1"), &terms(), now);
     for later in [1, 45, 89].map(|days| NOW + days * DAY) {
         assert_eq!(roster.add_proof(&by(&lead, &unaware, later).unwrap(), later), Err(OrgError::Revoked));
         assert_eq!(by(&lead, &roster, later), Err(OrgError::Revoked), "one that has heard does not even try");
