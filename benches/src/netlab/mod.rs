@@ -88,7 +88,7 @@ pub(crate) enum Scenario {
     /// What two agents that talk notice when the network changes under them.
     Roam {
         /// The networks of the two, by the letters of the matrix: two port-restricted ones, or two of both families.
-        #[arg(long, value_delimiter = ',', num_args = 2, default_value = "P,P")]
+        #[arg(long, value_delimiter = ',', default_value = "P,P")]
         networks: Vec<String>,
         /// Seconds for which the caller's machine sleeps.
         #[arg(long, default_value_t = 120)]

@@ -153,9 +153,9 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("addresses of labs are written in this program")
 }
 
-/// A cable at home.
+/// A cable at home: it carries whatever interfaces give it.
 pub(crate) fn lan() -> LinkConfig {
-    LinkConfig::default().delay(LAN_DELAY)
+    LinkConfig::default().delay(LAN_DELAY).mtu(usize::from(u16::MAX))
 }
 
 /// The way to a provider and its network.
