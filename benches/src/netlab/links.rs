@@ -93,7 +93,7 @@ async fn through(rig: &Rig, whose: Whose, line: &LinkConfig) -> Result<Outcome, 
     let agents = Agents::start(&rig.pilotctl, &site, rig.seed)?;
     let agents = agents.ok_or_else(|| BenchError::Wrong("the daemons did not start".to_owned()))?;
     agents.rest().await;
-    let met = agents.meet(rig.slack * DIRECT_WITHIN).await?;
+    let met = agents.meet(rig, rig.slack * DIRECT_WITHIN).await?;
     let arrived = agents.transfer(LEN, rig.slack * ARRIVED_WITHIN).await;
     Ok(Outcome { answered: met.answered, direct: met.direct, arrived })
 }

@@ -3,8 +3,8 @@
 //!
 //! A path is direct if the backbone's host forwards nothing for ten seconds of traffic: packets are counted on the wire, nobody is asked.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use pilot_sim::meeting::{DIRECT_WITHIN, Expected, Network, Pair, answered_within, calculated_odds};
 
@@ -40,14 +40,14 @@ struct Outcome {
     punctuality: Punctuality,
 }
 
-/// Measures the pairs of `networks`, and neighbours if it is all of them, some at a time.
+/// Measures the pairs of `networks`, and neighbours if it is all of them or none, some at a time.
 ///
 /// # Errors
 /// If a lab could not be built.
 pub(crate) fn run(rig: &Rig, networks: &[Network], at_once: usize) -> Result<Findings, BenchError> {
     let with_itself_and_later = |at: usize| networks[at..].iter().map(move |&other| Pair::Apart(networks[at], other));
     let mut pairs: Vec<_> = (0..networks.len()).flat_map(with_itself_and_later).collect();
-    if networks == Network::ALL {
+    if networks.is_empty() || networks == Network::ALL {
         pairs.extend(Pair::NEIGHBOURS);
     }
     let sites: Vec<_> = pairs.into_iter().map(Site::new).collect();
@@ -136,7 +136,7 @@ fn each<T: Send>(
         let workers: Vec<_> = (0..at_once.max(1)).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().try_for_each(|worker| worker.join().expect("a worker reports, it does not panic"))
     })?;
-    let mut done = done.into_inner().expect("nobody panics with it");
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(at, _)| *at);
     Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
 }
@@ -149,7 +149,7 @@ async fn meet(rig: &Rig, site: &Site, seed: u64) -> Result<Outcome, BenchError> 
     // That a pair stays on the relay is seen at once; only those who hurry may be slow.
     let is_relayed = site.pair.expected() == Expected::Relay;
     let within = if is_relayed { DIRECT_WITHIN } else { rig.slack * DIRECT_WITHIN };
-    let met = agents.meet(within).await?;
+    let met = agents.meet(rig, within).await?;
     Ok(Outcome { met: Some(met), tries: 1, punctuality: agents.lab.engine.punctuality() })
 }
 
@@ -167,7 +167,9 @@ impl Outcome {
             (Some(Met { answered: Some(time), .. }), _) if time > limit => {
                 Some(format!("the first ping was answered after {time:?}; the limit is {limit:?}"))
             }
-            (Some(Met { direct: None, .. }), Expected::Direct | Expected::Effort) => Some("not direct".to_owned()),
+            (Some(Met { direct: None, relayed, .. }), Expected::Direct | Expected::Effort) => {
+                Some(format!("not direct; {relayed} packets were relayed"))
+            }
             (Some(Met { direct: Some(_), .. }), Expected::Relay) => Some("direct, which cannot be".to_owned()),
             (Some(_), Expected::Direct | Expected::Effort | Expected::Relay) => None,
         }
@@ -184,6 +186,9 @@ fn judge(rig: &Rig, sites: &[Site], outcomes: &[Outcome]) -> Vec<String> {
 
 /// A row for each network that calls, a column for each that is called.
 fn table(networks: &[Network], sites: &[Site], outcomes: &[Outcome]) -> String {
+    if networks.is_empty() {
+        return String::new();
+    }
     let cell = |pair: Pair| {
         let at = sites.iter().position(|known| known.pair == pair);
         at.map_or_else(String::new, |at| outcomes[at].to_string())
@@ -235,10 +240,10 @@ fn punctuality(outcomes: &[Outcome]) -> String {
 impl std::fmt::Display for Outcome {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.met {
-            Some(Met { direct: Some(direct), answered: Some(answered) }) => {
+            Some(Met { direct: Some(direct), answered: Some(answered), .. }) => {
                 write!(f, "{} ({})", direct.as_millis(), answered.as_millis())?;
             }
-            Some(Met { direct: None, answered: Some(answered) }) => write!(f, "relay ({})", answered.as_millis())?,
+            Some(Met { direct: None, answered: Some(answered), .. }) => write!(f, "relay ({})", answered.as_millis())?,
             Some(Met { answered: None, .. }) => f.write_str("no answer")?,
             None => f.write_str("no start")?,
         }

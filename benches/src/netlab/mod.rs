@@ -50,6 +50,9 @@ pub(crate) enum Scenario {
         /// Only pairs of these, by the letters of the table, with commas between.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
+        /// Only pairs whose networks have a NAT in common.
+        #[arg(long, conflicts_with = "only")]
+        neighbours: bool,
         #[command(flatten)]
         at_once: AtOnce,
         #[command(flatten)]
@@ -116,7 +119,7 @@ pub(crate) struct Common {
     #[arg(long, env = "PILOTCTL")]
     pilotctl: Option<PathBuf>,
     /// Every deadline is so many times what it should be, for a machine that has other things to do.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     slack: u32,
     /// Keep the page in this file too.
     #[arg(long)]
@@ -148,8 +151,8 @@ pub(crate) struct Findings {
 pub(crate) fn run(scenario: &Scenario) -> Result<(), BenchError> {
     match scenario {
         Scenario::Classify { seed } => classify::run(*seed),
-        Scenario::Matrix { only, at_once, common } => {
-            let networks = if only.is_empty() { Network::ALL.to_vec() } else { named(only)? };
+        Scenario::Matrix { only, neighbours, at_once, common } => {
+            let networks = if only.is_empty() && !neighbours { Network::ALL.to_vec() } else { named(only)? };
             common.judge(|rig| matrix::run(rig, &networks, at_once.at_once))
         }
         Scenario::Kernel { at_once, common } => common.judge(|rig| matrix::run_kernel(rig, at_once.at_once)),
