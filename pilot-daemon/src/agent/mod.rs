@@ -418,6 +418,7 @@ impl Agent {
     /// Names the home node and waits for the directory's word on our name.
     async fn join_backbone(&self, registration: watch::Sender<Registration>) -> Result<(), StartError> {
         let Some(backbone) = &self.inner.backbone else { return Ok(()) };
+        backbone_link::name_stun_servers(&self.inner).await;
         match backbone_link::look_up(backbone).await {
             Ok(home) => drop(self.inner.apply(move |core, now| core.node.set_home(now, Some(home))).await),
             Err(error) => {
