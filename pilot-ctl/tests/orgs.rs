@@ -351,7 +351,8 @@ fn what_is_no_invite_for_this_is_refused_with_what_is_wrong() {
     assert_eq!(join(&["--token", &invite]).code, 0, "none of that has used it up");
     assert_eq!(join(&["--token", &invite]).code, 1, "it is a member already");
     let two = Machine { home: Home::new(), name: "two" };
-    for wrong in [&["--org", FLEET][..], &["--org", FLEET, "--token", "hello"]] {
+    let of_another = ["--org", "another-fleet", "--token", &invite];
+    for wrong in [&["--org", FLEET][..], &["--org", FLEET, "--token", "hello"], &["--token", &invite], &of_another] {
         assert_eq!(machines.start(&two, wrong).code, 2);
     }
     assert!(!two.home.agent_path("two", "identity.pem").exists(), "no agent was made for nothing");
@@ -545,6 +546,12 @@ fn rules_decide_who_may_call_what_and_why_says_so() {
     let list = founder.home.json(&["rules"]);
     assert_eq!(list["rules"].as_array().map(Vec::len), Some(3), "{list}");
     rules(&["deny", "*", "stranger", "--remove"]);
+    assert_eq!(codes(), [0, 5, 0]);
+    // By whatever name the service goes.
+    assert!(rules(&["deny", "0100", "stranger"]).starts_with("deny query "));
+    assert_eq!(codes(), [0, 5, 5]);
+    rules(&["deny", "100", "stranger", "--remove"]);
+    assert_eq!(founder.home.run(&["deny", "echo", "public"]).code, 2, "it would say what is not so");
     rules(&["allow", "query", "public"]);
     assert_eq!(codes(), [0, 0, 0]);
     let missing = founder.home.run(&["deny", "mcp", "public", "--remove"]);
@@ -568,6 +575,9 @@ fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
     assert!(status.contains("line 7, column 8: 'everybody' names nobody"), "{status}");
     let edit = two.home.run(&["deny", "query", "one"]);
     assert_eq!(edit.code, 1, "an edit loses nothing that a person has written: {edit:?}");
+    let restart = two.home.run(&["daemon", "restart", "--as", "two"]);
+    assert!(restart.code == 1 && restart.stderr.contains("line 7, column 8"), "{restart:?}");
+    is_answered(&one.asks("two"));
     two.home.ok(&["daemon", "stop"]);
     let start = machines.start(&two, &[]);
     assert!(start.code == 1 && start.stderr.contains("line 7, column 8"), "{start:?}");

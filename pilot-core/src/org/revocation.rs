@@ -111,12 +111,6 @@ impl RevocationList {
 }
 
 impl Revocation {
-    /// Ends a membership, and those that issuers below who signs this have made, or still make because they have not heard of it: for as
-    /// long as one of these can be an issuer without hearing of it.
-    pub fn of(membership: &Membership, now: UnixTime) -> Self {
-        Self { kept_until: now + MEMBERSHIP_VALIDITY_MAX, has_left: false, ..Self::departure(membership, now) }
-    }
-
     /// Ends a membership that its member gives up.
     pub fn departure(membership: &Membership, now: UnixTime) -> Self {
         // Its issuer's clock may have been ahead of ours.

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pilot_daemon::agent::Token;
+use pilot_daemon::agent::{Token, check_org};
 use pilot_daemon::api::types::{JoinRequest, Joined, OrgStatus};
 
 use crate::client::Daemon;
@@ -66,10 +66,16 @@ pub(crate) fn lines(joined: &Joined) -> String {
 }
 
 impl TokenArgs {
-    /// Whether an agent that was never started has something to join with, if it is to join.
-    pub(crate) fn check(&self, context: &Context) -> Result<()> {
-        let token = self.org.as_ref().map(|org| self.required(org, context)).transpose()?;
-        token.map(|token| token.parse::<Token>()).transpose()?;
+    /// Whether an agent that is to be started for an organisation can join it, as far as that shows before it runs; one that `is_new` must.
+    pub(crate) fn check(&self, is_new: bool, context: &Context) -> Result<()> {
+        let Some(org) = &self.org else {
+            let is_given = self.token.is_some() || self.token_file.is_some() || self.code.is_some();
+            let message = "there is an invite, and no organisation to join with it";
+            return if is_given { Err(Failure::usage(message).hint("say which: --org ORG")) } else { Ok(()) };
+        };
+        if is_new && let Token::Invite(invite) = self.required(org, context)?.parse()? {
+            check_org(&invite, org)?;
+        }
         Ok(())
     }
 

@@ -50,7 +50,7 @@ use tokio::time::timeout;
 pub use self::error::StartError;
 use self::error::{connect_failed, has_ended, is_itself, timed_out};
 pub(crate) use self::inner::Inner;
-pub use self::orgs::Token;
+pub use self::orgs::{Token, check_org};
 pub use self::resolve::Resolved;
 pub(crate) use self::settings::Profile;
 pub use self::settings::check_profile;

@@ -10,12 +10,11 @@ use pilot_core::id::IdentityKey;
 use pilot_core::identity::{CLOCK_SKEW, Identity};
 use pilot_core::node::PeerInfo;
 use pilot_core::org::call::Request;
-use pilot_core::org::charter::Charter;
+use pilot_core::org::charter::{CHARTERS_MAX, Charter};
 use pilot_core::org::code::{CODE_SEED_LEN, Code, CodeError, OpenCode, Word};
 use pilot_core::org::invite::{INVITE_ID_LEN, Invite, InviteError};
 use pilot_core::org::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Issuer, Ledger, Terms};
-use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Proof};
-use pilot_core::org::revocation::Revocation;
+use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Proof, consent};
 use pilot_core::org::roster::Roster;
 use pilot_core::record::{is_label, is_name};
 use pilot_core::ticket::Ticket;
@@ -28,9 +27,14 @@ use crate::api::types::{self, ApiError, ErrorCode};
 use crate::clock;
 use crate::home::entropy;
 use crate::org::{self, Org, calls, codes, keeper, store};
+use crate::services::{service_name, service_port};
 
+/// Keys of an organisation that follow each other. There is room for a few more, which take the place of stolen ones.
+const KEYS_MAX: u64 = CHARTERS_MAX as u64 - 4;
 /// What helps where neither key of an organisation is kept.
 const GIVE_SUCCESSOR: &str = "give its successor key, which was put in a safe place: --successor FILE";
+/// The name in a membership that is made to see whether one could be.
+const PROBE: &str = "probe";
 /// The role of who founds an organisation.
 const ROLE_FOUNDER: &str = "admin";
 /// A code is guessed at by whoever knows its issuer: nobody leaves it lying about.
@@ -76,7 +80,7 @@ impl Agent {
     fn applicant(&self, name: &str) -> Applicant {
         let identity = &self.inner.identity;
         let (key, modifier) = (identity.key(), identity.modifier());
-        Applicant { key, modifier, name: name.to_owned(), lifetime_max: Duration::MAX }
+        Applicant { key, modifier, name: name.to_owned(), lifetime_max: Duration::MAX, consent: None }
     }
 
     /// Makes an invite.
@@ -92,7 +96,7 @@ impl Agent {
         let terms = Terms {
             role: request.role.clone(),
             groups: request.groups.clone(),
-            services: request.services.clone(),
+            services: request.services.iter().filter_map(|text| service_port(text)).map(service_name).collect(),
             generations: request.generations,
             lifetime: request.lifetime_s,
         };
@@ -102,8 +106,12 @@ impl Agent {
         let org = inner.orgs.change(&request.org, |org| {
             let issuer = inner.orgs.issuer(org, now).ok_or_else(org::no_issuer)?;
             // What could not be given when the invite is used is refused now.
-            let applicant = self.applicant("probe");
-            let refused = |error: pilot_core::org::OrgError| ApiError::new(ErrorCode::Refused, error.to_string());
+            let consent = consent(&inner.identity, &org.roster.org(), &issuer.key(), PROBE);
+            let applicant = Applicant { consent: Some(consent.into()), ..self.applicant(PROBE) };
+            let refused = |error: pilot_core::org::OrgError| {
+                ApiError::new(ErrorCode::Refused, error.to_string())
+                    .hint("a member gives no more than it has: pilotctl org list")
+            };
             issuer.enrol(&org.roster, &applicant, &terms, now).map_err(refused)?;
             let opened = match &code {
                 Some((word, seed)) => org.invites.open_code(id, (word.clone(), *seed), terms.clone(), expires, now),
@@ -162,11 +170,7 @@ impl Agent {
     /// Why not; nothing has changed then.
     pub async fn join_org(&self, request: &types::JoinRequest) -> Result<types::Joined, ApiError> {
         let invite = self.invite_of(&request.token).await?;
-        if request.org.as_ref().is_some_and(|org| *org != invite.name) {
-            let asked = request.org.as_deref().unwrap_or_default();
-            let message = format!("the invite is for '{}', not for '{asked}'", invite.name);
-            return Err(ApiError::new(ErrorCode::Usage, message).hint(format!("pilotctl join --org {}", invite.name)));
-        }
+        request.org.as_ref().map_or(Ok(()), |org| check_org(&invite, org))?;
         let inner = &self.inner;
         inner.orgs.check_new(&invite.name)?;
         let issuer = self.resolve(&invite.issuer.to_string()).await?;
@@ -209,7 +213,8 @@ impl Agent {
         let now = clock::now().unix;
         let (revocation, route) = inner.orgs.with(name, |org| {
             let found = named_or_keyed(&org.roster, &request.member, now);
-            let found = found.map(|proof| (Revocation::of(proof.membership(), now), org.route(&proof.key(), now)));
+            let found =
+                found.map(|proof| (org.roster.revocation(proof.membership(), now), org.route(&proof.key(), now)));
             found.ok_or_else(|| no_member(&org.roster, &request.member, name, now))
         })??;
         let member = revocation.member;
@@ -326,6 +331,11 @@ impl Agent {
         let (before, key) = self.inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
         let candidates = key.into_iter().chain(successor);
         let mut signers = candidates.filter(|key| key.key() == before.key || key.key() == before.successor);
+        if before.sequence + 1 >= KEYS_MAX {
+            let message = format!("'{name}' has had {KEYS_MAX} keys, and needs what is left for the case of theft");
+            return Err(ApiError::new(ErrorCode::Refused, message)
+                .hint("if somebody else has the key: pilotctl org rotate --stolen; else found another organisation"));
+        }
         let neither = || {
             let message = format!("neither the key of '{name}' nor its successor is here");
             ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR)
@@ -375,6 +385,8 @@ impl Agent {
                 expires_s: expires.as_secs().saturating_sub(now.as_secs()),
                 tries_left: org.invites.codes(now).find(|code| code.invite() == id).map(OpenCode::tries_left),
             };
+            let has_tries = |invite: &types::OpenInvite| invite.tries_left != Some(0);
+            let may_enrol = orgs.issuer(org, now).is_some();
             types::OrgStatus {
                 name: name.to_owned(),
                 key: org.roster.org().to_string(),
@@ -384,8 +396,12 @@ impl Agent {
                 expires_s: own.map(|own| own.expires.as_secs().saturating_sub(now.as_secs())),
                 members: org.roster.members(now).count(),
                 lists_are_fresh: org.roster.lists_are_fresh(now),
-                may_enrol: orgs.issuer(org, now).is_some(),
-                invites: org.invites.list(now).map(invite).filter(|invite| invite.tries_left != Some(0)).collect(),
+                may_enrol,
+                invites: if may_enrol {
+                    org.invites.list(now).map(invite).filter(has_tries).collect()
+                } else {
+                    Vec::new()
+                },
             }
         })
     }
@@ -474,14 +490,29 @@ impl FromStr for Token {
     }
 }
 
+/// Whether an invite is for that organisation.
+///
+/// # Errors
+/// If it is for another.
+pub fn check_org(invite: &Invite, org: &str) -> Result<(), ApiError> {
+    if invite.name == org {
+        return Ok(());
+    }
+    let message = format!("the invite is for '{}', not for '{org}'", invite.name);
+    Err(ApiError::new(ErrorCode::Usage, message).hint(format!("say so: --org {}", invite.name)))
+}
+
 fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
     let usage = |message: String, hint: &str| Err(ApiError::new(ErrorCode::Usage, message).hint(hint));
-    let labels = request.groups.iter().chain(&request.services).chain([&request.role]);
+    let labels = request.groups.iter().chain([&request.role]);
     if let Some(label) = labels.into_iter().find(|label| !is_label(label)) {
         return usage(
-            format!("'{label}' cannot be a role, a group or a service"),
+            format!("'{label}' cannot be a role or a group"),
             "use 1 to 63 lower-case letters, digits and -._:/",
         );
+    }
+    if let Some(service) = request.services.iter().find(|service| service_port(service).is_none()) {
+        return usage(format!("'{service}' is not a service"), "services are query, mcp, message, or a port number");
     }
     if request.generations > GENERATIONS_MAX {
         return usage(

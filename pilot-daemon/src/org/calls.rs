@@ -8,7 +8,7 @@ use pilot_core::node::PeerInfo;
 use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request};
 use pilot_core::org::charter::Charters;
 use pilot_core::org::invite::Invite;
-use pilot_core::org::membership::Proof;
+use pilot_core::org::membership::{Proof, consent};
 use pilot_core::org::roster::{Learned, Records, Roster};
 use pilot_core::time::Now;
 use pilot_core::transport::Code;
@@ -89,6 +89,7 @@ pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name
         secret: *invite.secret,
         modifier: identity.modifier(),
         name: name.to_owned(),
+        consent: consent(identity, &invite.org, &enrolled_by, name),
         lifetime_max: inner.is_ephemeral.then_some(EPHEMERAL_LIFETIME.as_secs()),
     };
     let Reply::Enrolled { proof, records } = call(inner, issuer, &request).await? else { return Err(unexpected()) };

@@ -69,9 +69,9 @@ async fn read(incoming: &mut Incoming) -> Option<Request> {
 async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Result<Reply, ApiError> {
     let now = clock::now().unix;
     match request {
-        Request::Enrol { org, invite, secret, modifier, name, lifetime_max } => {
+        Request::Enrol { org, invite, secret, modifier, name, consent, lifetime_max } => {
             let lifetime_max = lifetime_max.map_or(Duration::MAX, Duration::from_secs);
-            let applicant = Applicant { key: caller, modifier, name, lifetime_max };
+            let applicant = Applicant { key: caller, modifier, name, lifetime_max, consent: Some(consent.into()) };
             enrol(inner, &org, (invite, secret), applicant, now).await
         }
         Request::Renew { org } => renew(inner, &member_of(inner, &org, &caller, now)?, caller, now).await,
@@ -197,6 +197,7 @@ pub(super) async fn renew(
             modifier: membership.modifier,
             name: membership.name.clone(),
             lifetime_max: Duration::MAX,
+            consent: membership.consent,
         };
         let proof = issuer.enrol(&org.roster, &applicant, &terms, now).map_err(|error| refused(error.to_string()))?;
         admit(org, &issuer, proof, now)

@@ -80,7 +80,7 @@ fn enrol(key: &Identity, roster: &Roster, name: &str, member: &Identity) -> Vec<
     let terms =
         Terms { role: "member".into(), groups: vec![], services: vec![], generations: 0, lifetime: 90 * 86_400 };
     let (name, lifetime_max) = (name.into(), Duration::MAX);
-    let applicant = Applicant { key: member.key(), modifier: member.modifier(), name, lifetime_max };
+    let applicant = Applicant { key: member.key(), modifier: member.modifier(), name, lifetime_max, consent: None };
     Issuer::Org(key.clone()).enrol(roster, &applicant, &terms, NOW).unwrap()
 }
 

@@ -547,7 +547,7 @@ impl Fleet {
         let terms =
             Terms { role: "lead".into(), groups: vec![], services: vec![], generations: 1, lifetime: 90 * 86_400 };
         let (name, lifetime_max) = ("lead".into(), Duration::MAX);
-        let applicant = Applicant { key: lead.key(), modifier: lead.modifier(), name, lifetime_max };
+        let applicant = Applicant { key: lead.key(), modifier: lead.modifier(), name, lifetime_max, consent: None };
         let proof = Issuer::Org(key.clone()).enrol(&roster, &applicant, &terms, at(0).unix).unwrap();
         roster.add_proof(&proof, at(0).unix).unwrap();
         Self { key, roster, lead }

@@ -14,7 +14,7 @@ use super::charter::{Charter, Charters};
 use super::code::{Asker, Ends, Word};
 use super::invite::{Invite, InviteError};
 use super::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Invites, Issuer, Ledger, Terms};
-use super::membership::{Membership, Proof};
+use super::membership::{Membership, Proof, consent};
 use super::revocation::{Revocation, RevocationList};
 use super::roster::{Learned, Records, Roster};
 use super::whereabouts::Whereabouts;
@@ -62,8 +62,15 @@ fn terms() -> Terms {
     }
 }
 
+/// Who wants to be made a member by agent 0, or by the organisation's key, which needs no word for it.
 fn applicant(identity: &Identity, name: &str) -> Applicant {
-    Applicant { key: identity.key(), modifier: identity.modifier(), name: name.into(), lifetime_max: Duration::MAX }
+    applicant_to(agent(0), identity, name)
+}
+
+fn applicant_to(issuer: &Identity, identity: &Identity, name: &str) -> Applicant {
+    let consent = Some(consent(identity, &org_key().key(), &issuer.key(), name).into());
+    let (key, modifier) = (identity.key(), identity.modifier());
+    Applicant { key, modifier, name: name.into(), lifetime_max: Duration::MAX, consent }
 }
 
 fn by_org() -> Issuer {
@@ -96,6 +103,7 @@ fn membership(index: usize) -> Membership {
         generations: 0,
         issued: NOW,
         expires: NOW + 90 * DAY,
+        consent: None,
     }
 }
 
@@ -162,6 +170,31 @@ fn a_member_enrols_others_within_its_rights_and_never_beyond() {
         Proof::verify(&Proof::extend(Some(above), third), roster.charters(), NOW),
         Err(OrgError::BeyondRights("generations"))
     );
+}
+
+#[test]
+fn a_delegate_makes_nobody_a_member_who_has_not_asked_it_to() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    enrol(&mut roster, 1, &terms(), NOW);
+    let lead = Issuer::Member(agent(0).clone());
+    let later = NOW + DAY;
+    let forged = |consent: Option<Applicant>| {
+        let consent = consent.and_then(|applicant| applicant.consent);
+        let forged = Membership { issuer: agent(0).key(), issued: later, consent, ..membership(1) };
+        let forged = Membership { name: "nobody".into(), ..forged }.sign(agent(0)).unwrap();
+        Proof::extend(roster.proof(&agent(0).key(), NOW), forged)
+    };
+    let to_another = applicant_to(agent(2), agent(1), "nobody");
+    for consent in [None, Some(to_another), Some(applicant(agent(1), "agent-1")), Some(applicant(agent(0), "nobody"))] {
+        assert_eq!(roster.clone().add_proof(&forged(consent), later), Err(OrgError::Consent));
+    }
+    // And who has asked stays nearer to the organisation as long as that membership counts.
+    let farther = lead.enrol(&roster, &applicant(agent(1), "nobody"), &terms(), later).unwrap();
+    assert_eq!(roster.add_proof(&farther, later), Ok(false));
+    assert_eq!(roster.member(&agent(1).key(), later).unwrap().name, "agent-1");
+    roster.add_list(&revoke(&roster, org_key(), agent(0), later), later).unwrap();
+    assert!(roster.member(&agent(1).key(), later).is_some(), "nor does it fall with the one who was asked");
 }
 
 #[test]
@@ -236,7 +269,8 @@ fn of_two_namesakes_by_two_delegates_neither_has_the_name_however_they_are_dated
     (0..2).for_each(|index| drop(enrol(&mut roster, index, &Terms { generations: 1, ..terms() }, NOW)));
     let mut worker = |delegate: usize, index: usize, issued: UnixTime| {
         let lead = Issuer::Member(agent(delegate).clone());
-        let proof = lead.enrol(&roster, &applicant(agent(index), "worker"), &terms(), issued).unwrap();
+        let worker = applicant_to(agent(delegate), agent(index), "worker");
+        let proof = lead.enrol(&roster, &worker, &terms(), issued).unwrap();
         roster.add_proof(&proof, NOW).unwrap();
         roster.named("worker", NOW).map(Proof::key)
     };

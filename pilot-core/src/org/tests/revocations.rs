@@ -130,7 +130,7 @@ fn who_floods_with_lists_displaces_nothing_but_its_own() {
     let mut roster = founded();
     (0..2).for_each(|index| drop(enrol(&mut roster, index, &Terms { generations: 1, ..terms() }, NOW)));
     let honest = Issuer::Member(agent(1).clone());
-    let proof = honest.enrol(&roster, &applicant(agent(2), "agent-2"), &terms(), NOW).unwrap();
+    let proof = honest.enrol(&roster, &applicant_to(agent(1), agent(2), "agent-2"), &terms(), NOW).unwrap();
     roster.add_proof(&proof, NOW).unwrap();
     let flood = |roster: &mut Roster| {
         (0..50).for_each(|number| drop(roster.add_list(&stray_list(roster, agent(0), number), NOW)));
@@ -294,7 +294,7 @@ fn with_worker() -> (Roster, Issuer) {
 fn an_issuer_that_has_not_heard_of_a_revocation_above_it_does_not_undo_it() {
     let (unaware, lead) = with_worker();
     let mut roster = unaware.clone();
-    let revocation = Revocation::of(unaware.member(&agent(1).key(), NOW).unwrap(), NOW);
+    let revocation = unaware.revocation(unaware.member(&agent(1).key(), NOW).unwrap(), NOW);
     let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revocation), NOW).unwrap();
     roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
     let by =
@@ -310,7 +310,7 @@ fn an_issuer_that_has_not_heard_of_a_revocation_above_it_does_not_undo_it() {
 #[test]
 fn a_revocation_is_kept_as_long_as_an_issuer_can_be_one_without_hearing_of_it() {
     let (mut roster, _) = with_worker();
-    let revocation = Revocation::of(roster.member(&agent(1).key(), NOW).unwrap(), NOW);
+    let revocation = roster.revocation(roster.member(&agent(1).key(), NOW).unwrap(), NOW);
     let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revocation), NOW).unwrap();
     roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
     let kept = |days: u32| {
@@ -319,6 +319,12 @@ fn a_revocation_is_kept_as_long_as_an_issuer_can_be_one_without_hearing_of_it() 
     };
     // A lead that became one at a clock that was a day ahead, and for the longest time, for clocks that are a day behind.
     assert_eq!((kept(400), kept(402)), (1, 0));
+    let lead = roster.member(&agent(0).key(), NOW).unwrap();
+    assert_eq!(
+        roster.revocation(lead, NOW).kept_until,
+        lead.expires,
+        "where nobody else enrols there is nobody to hear"
+    );
 }
 
 #[test]

@@ -94,9 +94,7 @@ pub(super) fn checked_settings(args: &StartArgs, name: &str, context: &Context) 
     }
     let agent_home = home::agent(&context.home, name)?;
     agent_home.socket_path()?;
-    if !agent_home.has_identity() {
-        args.token.check(context)?;
-    }
+    args.token.check(!agent_home.has_identity(), context)?;
     match agent_home.running_pid() {
         None => Ok(settings),
         Some(pid) => Err(HomeError::AlreadyRunning { name: name.to_owned(), pid: (pid > 0).then_some(pid) }.into()),
