@@ -294,10 +294,15 @@ impl Meeting {
 
     /// Lets nothing through between the two agents' networks but what the relay forwards.
     pub fn block_direct(&mut self) {
+        self.change_direct(|link| link.cut(true));
+    }
+
+    /// Changes the links between the two agents' networks.
+    pub fn change_direct(&mut self, change: impl Fn(LinkConfig) -> LinkConfig) {
         let [alice, bob] = [self.alice, self.bob];
         for (from, gateway) in [(alice, self.gateways[1]), (bob, self.gateways[0])] {
             if let Some(gateway) = gateway {
-                self.world.change_link_to_gateway(from, gateway, |link| link.cut(true));
+                self.world.change_link_to_gateway(from, gateway, &change);
             }
         }
     }

@@ -149,7 +149,7 @@ async fn meet(rig: &Rig, site: &Site, seed: u64) -> Result<Outcome, BenchError> 
     // That a pair stays on the relay is seen at once; only those who hurry may be slow.
     let is_relayed = site.pair.expected() == Expected::Relay;
     let within = if is_relayed { DIRECT_WITHIN } else { rig.slack * DIRECT_WITHIN };
-    let met = agents.meet(rig, within).await?;
+    let met = agents.meet(within, rig.strays_max()).await?;
     Ok(Outcome { met: Some(met), tries: 1, punctuality: agents.lab.engine.punctuality() })
 }
 

@@ -36,6 +36,9 @@ use pilot_sim::meeting::Network;
 use crate::error::BenchError;
 use crate::report::Run;
 
+/// For each unit of slack beyond the first.
+const STRAYS: u64 = 4;
+
 /// What the lab can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Scenario {
@@ -133,6 +136,14 @@ pub(crate) struct Rig {
     pub(crate) seed: u64,
     /// What deadlines are multiplied with.
     pub(crate) slack: u32,
+}
+
+impl Rig {
+    /// Relayed packets in ten seconds that are no traffic. A daemon that gets no processor takes its silence for that of a path that may be dead,
+    /// and asks by the relay too; pings that are relayed are forty a second.
+    pub(crate) fn strays_max(&self) -> u64 {
+        u64::from(self.slack - 1) * STRAYS
+    }
 }
 
 /// What a scenario has found.

@@ -97,7 +97,7 @@ async fn through(rig: &Rig, case: Case) -> Result<(usize, Duration), BenchError>
         GATEWAYS.iter().try_for_each(|name| agents.lab.host(name).set_mtu(case.line))?;
     }
     agents.rest().await;
-    if agents.meet(rig, rig.slack * DIRECT_WITHIN).await?.direct.is_none() {
+    if agents.meet(rig.slack * DIRECT_WITHIN, rig.strays_max()).await?.direct.is_none() {
         return Err(BenchError::Wrong("not direct".to_owned()));
     }
     let mut time = agents.transfer(LEN, rig.slack * ARRIVED_WITHIN).await?;
@@ -105,7 +105,7 @@ async fn through(rig: &Rig, case: Case) -> Result<(usize, Duration), BenchError>
         agents.shrink_lines(later);
         time = agents.transfer(LEN, rig.slack * ARRIVED_WITHIN).await?;
         // The direct path may have failed with its long packets: it is proved again, and only what comes then counts.
-        agents.meet(rig, rig.slack * DIRECT_AGAIN_WITHIN).await?;
+        agents.meet(rig.slack * DIRECT_AGAIN_WITHIN, rig.strays_max()).await?;
         agents.take_longest();
         agents.transfer(LEN, rig.slack * ARRIVED_WITHIN).await?;
     }

@@ -144,7 +144,8 @@ pub(crate) fn run(rig: &Rig, networks: [Network; 2], sleep: Duration) -> Result<
         if !tunnel_begun_is(&agents, tunnel_begun).await? {
             wrong.push("the tunnel was not kept".to_owned());
         }
-        page += &format!("\n{} numbers came back in order; the machine slept for {sleep:?}.\n", ticker.came);
+        let slept = if is_dual { String::new() } else { format!("; the machine slept for {sleep:?}") };
+        page += &format!("\n{} numbers came back in order{slept}.\n", ticker.came);
         let drops = agents.lab.engine.with(|router| router.drops());
         page += &format!("{drops}; {}.\n", agents.lab.engine.punctuality().sentence());
         Ok(Findings { page, wrong })
