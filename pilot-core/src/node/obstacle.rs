@@ -1,6 +1,7 @@
 //! Why a peer is reached by relay and not directly, as far as this side can know: for people who want to do something about it.
 
 use super::Node;
+use crate::event::ConnectError;
 use crate::id::IdentityKey;
 use crate::mapping::NatMapping;
 use crate::peer::Peer;
@@ -49,16 +50,22 @@ impl Node {
         if is_direct { None } else { Some(self.obstacle_on_relay(peer)) }
     }
 
+    /// What stands in the way to the home node, as far as anybody has said, while there is no tunnel with it.
+    pub fn home_error(&self) -> Option<&ConnectError> {
+        self.peers[self.home? as usize].dial.as_ref()?.obstacle.as_ref()
+    }
+
     fn obstacle_on_relay(&self, peer: &Peer) -> Obstacle {
         let ours = self.survey.mapping();
         let is_in_use = peer.is_in_use();
+        let is_telling = peer.has_sent_candidates && !peer.has_taken_candidates;
         if !self.config.direct {
             Obstacle::ForbiddenHere
         } else if self.is_home_by_link() {
             Obstacle::NoUdpHere
         } else if !peer.has_candidates {
             Obstacle::NoCandidates
-        } else if peer.paths.is_probing(is_in_use) || peer.effort.is_under_way() {
+        } else if is_telling || peer.paths.is_probing(is_in_use) || peer.effort.is_under_way() {
             Obstacle::Trying
         } else if peer.attested.is_none() && self.home.is_some() {
             Obstacle::NoUdpThere
@@ -80,7 +87,9 @@ impl Node {
 fn are_hard(ours: NatMapping, theirs: Ports) -> bool {
     match (ours, theirs) {
         (NatMapping::Random { .. }, _) | (NatMapping::Sequence { .. }, Ports::Random { .. }) => true,
-        (NatMapping::Sequence { .. }, Ports::Sequence { .. }) | (NatMapping::Unknown | NatMapping::Independent, _) => false,
+        (NatMapping::Sequence { .. }, Ports::Sequence { .. }) | (NatMapping::Unknown | NatMapping::Independent, _) => {
+            false
+        }
     }
 }
 

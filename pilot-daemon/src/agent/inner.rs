@@ -61,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) home_link: watch::Receiver<HomeLink>,
     pub(crate) registration: watch::Receiver<Registration>,
     pub(crate) link_report: watch::Receiver<LinkReport>,
+    /// Where the STUN servers of the settings are.
+    pub(super) stun_servers: watch::Receiver<Vec<SocketAddr>>,
     /// Dropped by the driver at its end.
     pub(super) ended: watch::Receiver<()>,
     pub(super) started: Mono,

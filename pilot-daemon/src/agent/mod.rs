@@ -19,8 +19,10 @@
 mod datagrams;
 pub mod ephemeral;
 mod error;
+mod examine;
 mod hand_over;
 mod inner;
+mod network;
 mod orgs;
 mod resolve;
 mod rules;
@@ -49,6 +51,7 @@ use tokio::time::timeout;
 
 pub use self::error::StartError;
 use self::error::{connect_failed, has_ended, is_itself, timed_out};
+pub use self::examine::DIRECT_PATIENCE;
 pub(crate) use self::inner::Inner;
 pub use self::resolve::Resolved;
 pub(crate) use self::settings::Profile;
@@ -70,6 +73,7 @@ use crate::services::Services;
 use crate::services::inbox::Inbox;
 pub use crate::services::{Incoming, ServiceOptions, service_name, service_port};
 pub use crate::stream::{EndedBy, ReadHalf, Stream, StreamError, StreamOutcome, StreamWatch, WriteHalf};
+use crate::stun_servers::{self, StunServer};
 use crate::tls::keeper::{Keeper, LinkReport};
 
 /// A start waits so long for the directory's word on the name; without it the agent runs and goes on asking.
@@ -98,6 +102,9 @@ pub struct AgentConfig {
     pub listen: SocketAddr,
     /// Allow direct paths; without them everything goes through the backbone node, which costs latency and hides the address.
     pub direct: bool,
+    /// STUN servers beside the home node, by which address-dependent mapping is noticed; at most
+    /// [`STUN_SERVERS_MAX`](crate::stun_servers::STUN_SERVERS_MAX) count. Default: none.
+    pub stun_servers: Vec<StunServer>,
     /// Whether a service manager has started this process; the agent only tells it.
     pub supervised: bool,
     /// Leave nothing behind: the key is new, memberships and the lease of the name are short, and the agent gives both back when it shuts
@@ -144,6 +151,7 @@ impl AgentConfig {
             backbone: None,
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             direct: true,
+            stun_servers: Vec::new(),
             supervised: false,
             ephemeral: false,
         }
@@ -192,6 +200,7 @@ impl Agent {
         let driver = Driver::new(core, socket, receiver, link_receiver).map_err(StartError::Timer)?;
         let (ended_sender, ended) = watch::channel(());
         let (report, link_report) = watch::channel(LinkReport::default());
+        let (stun_sender, stun_found) = watch::channel(Vec::new());
         let (registration_sender, registration) = watch::channel(Registration::Pending);
         let profile = Profile {
             tags: config.tags,
@@ -220,6 +229,7 @@ impl Agent {
             home_link,
             registration,
             link_report,
+            stun_servers: stun_found,
             ended,
             started: now.mono,
             _lock: lock,
@@ -232,6 +242,9 @@ impl Agent {
         tokio::spawn(watch_addresses(Arc::downgrade(&inner)));
         tokio::spawn(renew_keys(Arc::downgrade(&inner), renewal));
         tokio::spawn(org::serve::run(Arc::downgrade(&inner), org_receiver));
+        if !config.stun_servers.is_empty() {
+            tokio::spawn(stun_servers::run(Arc::downgrade(&inner), config.stun_servers, stun_sender));
+        }
         let agent = Self { inner };
         tracing::info!(name = agent.name(), version = env!("CARGO_PKG_VERSION"), ?listen, "started");
         if let Some(ticket) = agent.inner.backbone.clone() {

@@ -183,6 +183,14 @@ impl AgentHome {
         }
     }
 
+    /// What of its secrets other users of the machine may read or change, because somebody has widened its mode.
+    pub fn exposed(&self) -> Vec<PathBuf> {
+        let is_exposed =
+            |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
+        let secrets = ["identity.pem", "transport.keys", "config.toml"].map(|name| self.dir.join(name));
+        [self.dir.clone()].into_iter().chain(secrets).filter(is_exposed).collect()
+    }
+
     /// The log of its daemon.
     pub fn log_path(&self) -> PathBuf {
         self.dir.join("log")
