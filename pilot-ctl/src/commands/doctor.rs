@@ -15,8 +15,8 @@ use crate::{duration, env_vars};
   pilotctl doctor agent-alpha
   pilotctl doctor agent-alpha --json | jq '.checks[] | select(.ok | not)'
 
-One line for each thing that was looked at; behind what is not as it should be stands what to do about it. With an agent's name it also says
-what keeps packets for that agent on the relay.")]
+One line for each thing that was looked at; behind what is not as it should be stands what to do
+about it. With an agent's name it also says what keeps packets for that agent on the relay.")]
 pub(crate) struct DoctorArgs {
     /// An agent: hostname, address, public key or ticket.
     target: Option<String>,

@@ -1,7 +1,9 @@
 //! `pilotctl netcheck` (spec/cli.md §5.14).
 
 use clap::Args;
-use pilot_daemon::api::network::{Family, Filtering, Mapping, MappingKind, NetCheck, Relay};
+use pilot_daemon::api::network::{
+    Family, Filtering, Mapping, MappingKind, MappingProtocol, MappingState, NetCheck, PortMapping, Relay,
+};
 
 use crate::context::Context;
 use crate::hint::Result;
@@ -12,8 +14,9 @@ use crate::output::milliseconds;
   pilotctl netcheck
   pilotctl netcheck --json | jq -r .mapping.kind
 
-A mapping that is endpoint-independent, or none, lets others reach this agent directly. One that depends on the destination can be met by
-most others too, with more effort. Without UDP everything goes through the backbone, over TLS.")]
+A mapping that is endpoint-independent, or none, lets others reach this agent directly. One that
+depends on the destination can be met by most others too, with more effort. Without UDP everything
+goes through the backbone, over TLS.")]
 pub(crate) struct NetCheckArgs {}
 
 pub(crate) async fn run(_args: &NetCheckArgs, context: &Context) -> Result<()> {
@@ -33,6 +36,7 @@ fn lines(found: &NetCheck) -> String {
         format!("IPv6: {}", family(&found.ipv6)),
         format!("Mapping: {}", mapping(&found.mapping)),
         format!("Filtering: {}", filtering(found.filtering)),
+        format!("Port mapping: {}", port_mapping(&found.port_mapping)),
     ];
     if found.relays.is_empty() {
         lines.push("Relay: none".to_owned());
@@ -71,6 +75,24 @@ fn filtering(filtering: Filtering) -> &'static str {
     }
 }
 
+fn port_mapping(mapping: &PortMapping) -> String {
+    let protocol = match mapping.protocol {
+        Some(MappingProtocol::Pcp) => " by PCP",
+        Some(MappingProtocol::NatPmp) => " by NAT-PMP",
+        Some(MappingProtocol::Upnp) => " by UPnP",
+        None => "",
+    };
+    match (mapping.state, mapping.address, &mapping.reason) {
+        (MappingState::Mapped, Some(address), _) => format!("{address}{protocol}"),
+        (MappingState::Mapped, None, _) => format!("yes{protocol}"),
+        (MappingState::None, _, Some(reason)) => format!("none ({reason})"),
+        (MappingState::None, _, None) => "none".to_owned(),
+        (MappingState::Off, ..) => "off".to_owned(),
+        (MappingState::Asking, ..) => "the router is being asked".to_owned(),
+        (MappingState::Unneeded, ..) => "not needed (no NAT is known)".to_owned(),
+    }
+}
+
 fn relay(relay: &Relay) -> String {
     let place = relay.remote.map_or_else(|| relay.key.clone(), |remote| remote.to_string());
     let path = relay.path.map(|path| format!(", {path}")).unwrap_or_default();
@@ -92,6 +114,7 @@ mod tests {
             observed_address: None,
             mapping: Mapping::default(),
             filtering: Filtering::Unknown,
+            port_mapping: PortMapping::default(),
             relays: Vec::new(),
             findings: Vec::new(),
         };
@@ -100,6 +123,7 @@ IPv4: no address
 IPv6: unknown (no server of this family is known)
 Mapping: unknown (no second STUN server answers)
 Filtering: unknown (needs a second address)
+Port mapping: not needed (no NAT is known)
 Relay: none";
         assert_eq!(lines(&unknown), expected);
     }

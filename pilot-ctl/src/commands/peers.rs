@@ -15,8 +15,9 @@ use crate::output::{Table, byte_count, milliseconds};
   pilotctl peers
   pilotctl peers --json | jq '.peers[] | select(.path == \"relay\")'
 
-`direct` means that packets go straight to the agent, `relay` that a backbone node forwards them, sealed as they are; VIA is the address
-that they are sent to. LOSS is the part of the packets on this path that got lost, SINCE how long the path has been in use.")]
+`direct` means that packets go straight to the agent, `relay` that a backbone node forwards them,
+sealed as they are; VIA is the address that they are sent to. LOSS is the part of the packets on
+this path that got lost, SINCE how long the path has been in use.")]
 pub(crate) struct PeersArgs {}
 
 pub(crate) async fn run(_args: &PeersArgs, context: &Context) -> Result<()> {

@@ -31,8 +31,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 The first ping of a pair includes the handshake only in what you wait for, not in what is printed: the time is one round
 trip of an encrypted packet through the tunnel.
 
---until-direct keeps the tunnel in use, and ends with the first reply that came straight from the agent. If none comes, it says why not
-(exit code 6); `pilotctl doctor NAME` tells the same.")]
+--until-direct keeps the tunnel in use, and ends with the first reply that came straight from the
+agent. If none comes, it says why not (exit code 6); `pilotctl doctor NAME` tells the same.")]
 pub(crate) struct PingArgs {
     /// Hostname, address, public key or ticket.
     target: String,

@@ -67,6 +67,7 @@ use crate::interfaces::AddressChanges;
 use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
 use crate::org::{self, Orgs};
+use crate::port_mapping::PortMapper;
 use crate::renewal::KeyRenewal;
 use crate::rules::Rules;
 use crate::services::Services;
@@ -105,6 +106,8 @@ pub struct AgentConfig {
     /// STUN servers beside the home node, by which address-dependent mapping is noticed; at most
     /// [`STUN_SERVERS_MAX`](crate::stun_servers::STUN_SERVERS_MAX) count. Default: none.
     pub stun_servers: Vec<StunServer>,
+    /// Ask the router at home for a port mapping where there is a NAT. Without one, fewer peers are reached directly.
+    pub port_mapping: bool,
     /// Whether a service manager has started this process; the agent only tells it.
     pub supervised: bool,
     /// Leave nothing behind: the key is new, memberships and the lease of the name are short, and the agent gives both back when it shuts
@@ -152,6 +155,7 @@ impl AgentConfig {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             direct: true,
             stun_servers: Vec::new(),
+            port_mapping: true,
             supervised: false,
             ephemeral: false,
         }
@@ -196,6 +200,11 @@ impl Agent {
             (Arc::clone(&orgs), org_calls),
         );
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let port_mapper = if config.port_mapping && config.direct {
+            PortMapper::start(commands.downgrade(), listen, core.observed.subscribe())
+        } else {
+            PortMapper::off()
+        };
         let (link_inputs, link_receiver) = mpsc::channel(LINK_INPUTS_MAX);
         let driver = Driver::new(core, socket, receiver, link_receiver).map_err(StartError::Timer)?;
         let (ended_sender, ended) = watch::channel(());
@@ -230,6 +239,7 @@ impl Agent {
             registration,
             link_report,
             stun_servers: stun_found,
+            port_mapper,
             ended,
             started: now.mono,
             _lock: lock,
@@ -383,6 +393,7 @@ impl Agent {
     pub async fn shutdown(&self) {
         self.inner.farewell.get_or_init(|| self.say_farewell()).await;
         self.inner.orgs.save_unsaved().await;
+        self.inner.port_mapper.end().await;
         if self.inner.apply(|core, now| core.stop(now)).await.is_ok() {
             self.ended().await;
             tracing::info!(name = self.name(), "ended");

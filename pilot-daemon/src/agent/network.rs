@@ -50,6 +50,7 @@ impl Agent {
             observed_address: seen.observed,
             mapping: self.mapping(&seen),
             filtering: Filtering::Unknown,
+            port_mapping: self.inner.port_mapper.state(),
             relays: seen.backbones.iter().map(|status| self.relay(status)).collect(),
             findings: self.inner.backbone.as_ref().map(|ticket| self.findings(ticket, link)).unwrap_or_default(),
         })

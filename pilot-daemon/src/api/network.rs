@@ -21,6 +21,8 @@ pub struct NetCheck {
     pub mapping: Mapping,
     /// Which packets from outside the NAT lets in.
     pub filtering: Filtering,
+    /// What the router does for the agent.
+    pub port_mapping: PortMapping,
     /// The backbone nodes that there is a tunnel with.
     pub relays: Vec<Relay>,
     /// What is not as it should be.
@@ -78,6 +80,51 @@ pub enum Filtering {
     #[default]
     #[serde(other)]
     Unknown,
+}
+
+/// A port of the router's that leads to the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// How it stands.
+    pub state: MappingState,
+    /// By which protocol it was asked for.
+    pub protocol: Option<MappingProtocol>,
+    /// The router's word on where it is.
+    pub address: Option<SocketAddr>,
+    /// Seconds that it lasts, unless it is renewed.
+    pub expires_s: Option<u64>,
+    /// Why there is none.
+    pub reason: Option<String>,
+}
+
+/// Whether there is a port mapping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MappingState {
+    /// The settings say no.
+    Off,
+    /// The router is being asked.
+    Asking,
+    /// There is none.
+    None,
+    /// There is one.
+    Mapped,
+    /// There is no NAT on the way to the home node, as far as anybody has said.
+    #[default]
+    #[serde(other)]
+    Unneeded,
+}
+
+/// How routers are asked for port mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MappingProtocol {
+    /// Port Control Protocol, RFC 6887.
+    Pcp,
+    /// NAT Port Mapping Protocol, RFC 6886.
+    NatPmp,
+    /// UPnP Internet Gateway Device.
+    Upnp,
 }
 
 /// A backbone node.

@@ -64,6 +64,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
         backbone: backbone.ticket,
         listen: settings.listen.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
         direct: settings.direct.unwrap_or(true),
+        port_mapping: settings.port_mapping.unwrap_or(true),
         stun_servers: stun_servers(settings.stun.as_deref())?,
         supervised: manager.is_there(),
         ephemeral: args.start.ephemeral,
