@@ -112,13 +112,10 @@ fn behind_a_difficult_nat_an_agent_is_met_at_the_port_that_its_router_has_mapped
     street.home.pilotctl(&["ping", "beta", "--until-direct"]);
     let peers: serde_json::Value =
         serde_json::from_str(&street.elsewhere.pilotctl(&["peers", "--json"])).expect("JSON");
-    let alpha = peers["peers"].as_array().expect("a list").iter().find(|peer| peer["name"] == "alpha");
+    let alpha = peers["peers"].as_array().expect("a list").iter().find(|peer| peer["backbone"] == false);
     assert_eq!(alpha.map(|alpha| &alpha["remote"]), Some(&mapped), "{peers}");
 
-    let is_mapped = || street.router.run("nft", &["list", "ruleset"]).expect("rules").contains("dnat");
-    assert!(is_mapped());
-    street.home.pilotctl(&["daemon", "stop"]);
-    assert!(!is_mapped(), "it was given back");
+    street.assert_given_back_at_the_end();
 }
 
 #[test]
@@ -126,10 +123,7 @@ fn a_router_that_speaks_upnp_alone_is_asked_by_that() {
     let Some(street) = Street::new("upnp", "enable_natpmp=no\nenable_upnp=yes") else { return };
     let (_backbone, _ticket, found) = street.begin();
     assert_eq!(found["port_mapping"]["protocol"], "upnp", "{found}");
-    let is_mapped = || street.router.run("nft", &["list", "ruleset"]).expect("rules").contains("dnat");
-    assert!(is_mapped());
-    street.home.pilotctl(&["daemon", "stop"]);
-    assert!(!is_mapped(), "it was given back");
+    street.assert_given_back_at_the_end();
 }
 
 fn assert_reply(line: &str, address: &str) {
@@ -295,6 +289,15 @@ impl Street {
         elsewhere.run("nft", &[FIREWALL])?;
         self.port_mapper = Some(self.router.map_ports(options)?);
         Ok(())
+    }
+
+    /// Ends the agent at home, and sees the mapping go.
+    fn assert_given_back_at_the_end(&self) {
+        let is_mapped =
+            || self.router.run("nft", &["list", "ruleset"]).expect("rules").contains("dnat ip to 192.168.7.2");
+        assert!(is_mapped());
+        self.home.pilotctl(&["daemon", "stop"]);
+        assert!(!is_mapped(), "it was given back");
     }
 
     /// Starts the backbone, and an agent at home behind the router; returns the backbone and its ticket, and what the router has mapped for
