@@ -9,7 +9,6 @@ use crate::transport::Ports;
 
 /// What keeps packets for a peer from going straight to it. Of several the first of this list is named: who removes it sees the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Obstacle {
     /// There is no tunnel with it.
     NotConnected,

@@ -218,7 +218,7 @@ fn obstacle_check(peer: &str, obstacle: Obstacle, port: u16) -> Check {
             wrong("unanswered", &message, &remedy)
         }
         // Between the ping and now.
-        _ => wrong("not_connected", "the tunnel has ended", "ask again"),
+        Obstacle::NotConnected => wrong("not_connected", "the tunnel has ended", "ask again"),
     }
 }
 
