@@ -8,9 +8,9 @@ use pilot_daemon::api::network::{Diagnosis, DoctorRequest, NetCheck};
 use pilot_daemon::api::types::{
     AcceptRequest, ApiError, ChangeRules, CreateOrg, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
     HandOverRequest, HandedOver, InviteRequest, Invited, JoinRequest, Joined, OpenRequest, OrgCreated, OrgList,
-    OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, RotateRequest, Rule,
-    RuleList, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply, UninviteRequest, Uninvited, Why,
-    WhyRequest,
+    OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, RotateRequest, Rotated,
+    Rule, RuleList, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply, UninviteRequest,
+    Uninvited, Why, WhyRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -165,7 +165,7 @@ impl Daemon {
         self.post("/v1/orgs/revoke", request, JOIN_TIMEOUT).await
     }
 
-    pub(crate) async fn rotate_org_key(&self, request: &RotateRequest) -> Result<OrgCreated> {
+    pub(crate) async fn rotate_org_key(&self, request: &RotateRequest) -> Result<Rotated> {
         self.post("/v1/orgs/rotate", request, JOIN_TIMEOUT).await
     }
 

@@ -236,7 +236,7 @@ impl Issuer {
         };
         let bytes = Proof::extend(above, membership.sign(self.identity())?);
         // What would not be believed elsewhere is not handed out.
-        Proof::verify(&bytes, roster.charters(), now)?;
+        roster.check(&Proof::verify(&bytes, roster.charters(), now)?, now)?;
         Ok(bytes)
     }
 }

@@ -45,7 +45,7 @@ pub enum OrgError {
     #[error("the membership gives more {0} than its issuer has")]
     BeyondRights(&'static str),
     /// Somebody on the way to the member was revoked.
-    #[error("the membership was revoked")]
+    #[error("it was revoked: who did that, or holds the organisation's key, can enrol it again")]
     Revoked,
     /// A table is full of what is in use.
     #[error("there are {0} already, which is the most that are kept")]

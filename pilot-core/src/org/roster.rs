@@ -176,12 +176,7 @@ impl Roster {
             return Ok(false);
         }
         let proof = Arc::new(Proof::verify(bytes, &self.charters, now)?);
-        if !self.is_rooted(&proof, now) {
-            return Err(OrgError::Issuer);
-        }
-        if self.revocations.void(&proof, &self.charters, now) {
-            return Err(OrgError::Revoked);
-        }
+        self.check(&proof, now)?;
         let key = proof.key();
         let is_old = |known: &Known| known.proof.membership().issued >= proof.membership().issued;
         if self.members.get(&key).is_some_and(|known| is_old(known) && self.is_in_force(known, now)) {
@@ -197,6 +192,17 @@ impl Roster {
         let whereabouts = self.members.remove(&key).and_then(|known| known.whereabouts);
         self.members.insert(key, Known { proof, whereabouts, arrival: self.arrivals });
         Ok(true)
+    }
+
+    /// Whether a verified proof counts by what is known of keys and revocations.
+    ///
+    /// # Errors
+    /// [`OrgError`] tells why not.
+    pub fn check(&self, proof: &Proof, now: UnixTime) -> Result<(), OrgError> {
+        if !self.is_rooted(proof, now) {
+            return Err(OrgError::Issuer);
+        }
+        if self.revocations.void(proof, &self.charters, now) { Err(OrgError::Revoked) } else { Ok(()) }
     }
 
     /// Takes a revocation list; tells whether it was news.
@@ -362,7 +368,7 @@ impl Roster {
 
     fn is_in_force(&self, known: &Known, now: UnixTime) -> bool {
         let proof = &known.proof;
-        !proof.has_run_out(now) && self.is_rooted(proof, now) && !self.revocations.void(proof, &self.charters, now)
+        !proof.has_run_out(now) && self.check(proof, now).is_ok()
     }
 
     /// Whether the key that has signed the first membership counts, or another key of the organisation says that this one does (§5).

@@ -97,7 +97,8 @@ impl Keys {
     }
 
     fn list(&self) -> RevocationList {
-        let revocation = Revocation { member: IdentityKey([7; 32]), issued_until: NOW, kept_until: NOW + 90 * DAY };
+        let revocation =
+            Revocation { member: IdentityKey([7; 32]), issued_until: NOW, kept_until: NOW + 90 * DAY, has_left: false };
         RevocationList {
             org: self.org.key(),
             issuer: self.next.key(),

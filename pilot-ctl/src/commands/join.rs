@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use pilot_daemon::agent::Token;
 use pilot_daemon::api::types::{JoinRequest, Joined, OrgStatus};
 
 use crate::client::Daemon;
@@ -65,6 +66,20 @@ pub(crate) fn lines(joined: &Joined) -> String {
 }
 
 impl TokenArgs {
+    /// Whether an agent that was never started has something to join with, if it is to join.
+    pub(crate) fn check(&self, context: &Context) -> Result<()> {
+        let token = self.org.as_ref().map(|org| self.required(org, context)).transpose()?;
+        token.map(|token| token.parse::<Token>()).transpose()?;
+        Ok(())
+    }
+
+    fn required(&self, org: &str, context: &Context) -> Result<String> {
+        self.read(context)?.ok_or_else(|| {
+            Failure::usage(format!("there is no invite to '{org}'"))
+                .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one")
+        })
+    }
+
     /// The invite or the code: of the command line, the environment, the file, or the config file's `token-file`.
     pub(crate) fn read(&self, context: &Context) -> Result<Option<String>> {
         if let Some(token) = self.code.as_ref().or(self.token.as_ref()) {
@@ -107,10 +122,7 @@ impl TokenArgs {
             let OrgStatus { name, role, members, .. } = known;
             return Ok(AtStart::IsMember(Joined { org: name, role, members }));
         }
-        let Some(token) = self.read(context)? else {
-            return Err(Failure::usage(format!("there is no invite to '{org}'"))
-                .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one"));
-        };
+        let token = self.required(org, context)?;
         Ok(AtStart::Join(JoinRequest { token, org: Some(org.clone()), name: None }))
     }
 }

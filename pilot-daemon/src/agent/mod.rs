@@ -53,6 +53,7 @@ pub use self::error::StartError;
 use self::error::{connect_failed, has_ended, is_itself, timed_out};
 pub use self::examine::DIRECT_PATIENCE;
 pub(crate) use self::inner::Inner;
+pub use self::orgs::Token;
 pub use self::resolve::Resolved;
 pub(crate) use self::settings::Profile;
 pub use self::settings::check_profile;

@@ -1,5 +1,7 @@
 //! Organisations, as programs and people use them (spec/org.md).
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,7 @@ use pilot_core::org::call::Request;
 use pilot_core::org::charter::Charter;
 use pilot_core::org::code::{CODE_SEED_LEN, Code, CodeError, OpenCode, Word};
 use pilot_core::org::invite::{INVITE_ID_LEN, Invite, InviteError};
-use pilot_core::org::issuer::{Applicant, INVITE_VALIDITY_MAX, Issuer, Ledger, Terms};
+use pilot_core::org::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Issuer, Ledger, Terms};
 use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Proof};
 use pilot_core::org::revocation::Revocation;
 use pilot_core::org::roster::Roster;
@@ -27,6 +29,8 @@ use crate::clock;
 use crate::home::entropy;
 use crate::org::{self, Org, calls, codes, keeper, store};
 
+/// What helps where neither key of an organisation is kept.
+const GIVE_SUCCESSOR: &str = "give its successor key, which was put in a safe place: --successor FILE";
 /// The role of who founds an organisation.
 const ROLE_FOUNDER: &str = "admin";
 /// A code is guessed at by whoever knows its issuer: nobody leaves it lying about.
@@ -55,16 +59,7 @@ impl Agent {
         let failed = |error: pilot_core::org::OrgError| org::failed(&error);
         let charters = Issuer::found(&key, successor.key(), name, list_age_max, now).map_err(failed)?;
         let mut roster = Roster::new(charters);
-        let founder = self.applicant(inner.name());
-        let terms = Terms {
-            role: ROLE_FOUNDER.to_owned(),
-            groups: Vec::new(),
-            services: Vec::new(),
-            generations: 0,
-            lifetime: MEMBERSHIP_VALIDITY_MAX.as_secs(),
-        };
-        let issuer = Issuer::Org(key.clone());
-        let proof = issuer.enrol(&roster, &founder, &terms, now).map_err(failed)?;
+        let proof = found(&roster, &key, &self.applicant(inner.name()), now)?;
         roster.add_proof(&proof, now).map_err(failed)?;
         let org = roster.org();
         let mut ledger = Ledger::default();
@@ -178,7 +173,7 @@ impl Agent {
         let name = request.name.as_deref().unwrap_or(inner.name());
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         let enrolled = calls::enrol(inner, &invite, way, name).await;
-        let org = enrolled.map_err(|error| unreached(error, &format!("this invite to '{}'", invite.name)))?;
+        let org = enrolled.map_err(|error| unreached(error, &format!("this invite to '{}'", invite.name), name))?;
         inner.orgs.add(org, None).await?;
         let joined = self.org_status(&invite.name)?;
         let (weak, name) = (Arc::clone(inner), invite.name);
@@ -192,25 +187,17 @@ impl Agent {
 
     /// The invite that a text is, or stands for.
     async fn invite_of(&self, token: &str) -> Result<Invite, ApiError> {
-        let read = match (token.parse::<Invite>(), token.parse::<Code>()) {
-            (Err(InviteError::NotAnInvite), Ok(code)) => return self.ask_for_invite(&code).await,
-            (Err(InviteError::NotAnInvite), Err(error @ CodeError::Mistyped)) => {
-                return Err(ApiError::new(ErrorCode::Usage, error.to_string())
-                    .hint("type it again: a name, a slash and eight symbols; no try is used up"));
-            }
-            (read, _) => read,
-        };
-        read.map_err(|error| {
-            ApiError::new(ErrorCode::Usage, error.to_string())
-                .hint("copy the whole line that 'pilotctl org invite' printed")
-        })
+        match token.parse()? {
+            Token::Invite(invite) => Ok(invite),
+            Token::Code(code) => self.ask_for_invite(&code).await,
+        }
     }
 
     /// Goes with a code to who has made it.
     async fn ask_for_invite(&self, code: &Code) -> Result<Invite, ApiError> {
         let issuer = self.resolve(&code.issuer).await?;
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
-        codes::ask(&self.inner, &code.word, way).await.map_err(|error| unreached(error, "this code"))
+        codes::ask(&self.inner, &code.word, way).await.map_err(|error| unreached(error, "this code", self.inner.name()))
     }
 
     /// Ends a membership for everybody.
@@ -220,29 +207,23 @@ impl Agent {
     pub async fn revoke(&self, request: &types::RevokeRequest) -> Result<types::Revoked, ApiError> {
         let (inner, name) = (&self.inner, &request.org);
         let now = clock::now().unix;
-        let (member, issued, expires, route) = inner.orgs.with(name, |org| {
+        let (revocation, route) = inner.orgs.with(name, |org| {
             let found = named_or_keyed(&org.roster, &request.member, now);
-            let found = found.map(|proof| {
-                let membership = proof.membership();
-                (proof.key(), membership.issued, membership.expires, org.route(&proof.key(), now))
-            });
+            let found = found.map(|proof| (Revocation::of(proof.membership(), now), org.route(&proof.key(), now)));
             found.ok_or_else(|| no_member(&org.roster, &request.member, name, now))
         })??;
+        let member = revocation.member;
         if member == inner.orgs.own_key() {
             return Err(ApiError::new(ErrorCode::Refused, "an agent cannot revoke itself".to_owned())
                 .hint(format!("to end its own membership: pilotctl org leave {name}")));
         }
-        // Its issuer's clock may have been ahead of ours.
-        let revocation = Revocation { member, issued_until: now.max(issued), kept_until: expires };
         keeper::publish_list(inner, name, Some(revocation), now).await?;
         let still = inner.orgs.with(name, |org| org.roster.member(&member, now).is_some())?;
         if still {
             return Err(ApiError::new(ErrorCode::Refused, format!("this agent has not enrolled '{}'", request.member))
                 .hint("revoke it at the agent that has, or at the one that has the organisation's key"));
         }
-        if let Some(route) = route {
-            calls::tell_former(inner, name, route);
-        }
+        calls::tell_former(inner, name, route.into_iter().collect());
         Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key: member.to_string() })
     }
 
@@ -282,15 +263,20 @@ impl Agent {
     }
 
     /// Replaces the organisation's key by a new one, on the word of the present key or, if that is lost, of its successor. If it was stolen,
-    /// what it has signed counts no more but for the members that were enrolled here (spec/org.md §5).
+    /// what it has signed counts no more but for the members that were enrolled here, and this agent (spec/org.md §5).
     ///
     /// # Errors
-    /// If neither key is kept here, or not the successor of a stolen one, or the new ones cannot be kept.
-    pub async fn rotate_org_key(&self, request: &types::RotateRequest) -> Result<types::OrgCreated, ApiError> {
+    /// If neither key is kept or given here, or not the successor of a stolen one, or the new ones cannot be kept.
+    pub async fn rotate_org_key(&self, request: &types::RotateRequest) -> Result<types::Rotated, ApiError> {
         let (inner, name) = (&self.inner, request.org.as_str());
         let now = clock::now().unix;
         let _rotating = inner.orgs.rotating.lock().await;
-        let (signer, before) = if request.stolen { self.rescuer(name)? } else { self.rotator(name)? };
+        let given = request.successor.as_deref().map(Identity::from_pem).transpose();
+        let given = given.map_err(|error| ApiError::new(ErrorCode::Usage, format!("the successor: {error}")))?;
+        let kept = || store::successor(&inner.agent_home, name);
+        let successor = if given.is_some() { given } else { kept()? };
+        let (signer, before) =
+            if request.stolen { self.rescuer(name, successor)? } else { self.rotator(name, successor)? };
         // Clocks that are behind by a day cut the stolen key off at once, too.
         let previous_until = if request.stolen { now - CLOCK_SKEW } else { now + KEY_OVERLAP };
         let (key, successor) = (Identity::generate(entropy()?), Identity::generate(entropy()?));
@@ -304,6 +290,12 @@ impl Agent {
             ..before
         };
         let bytes = charter.sign(&signer).map_err(|error| org::failed(&error))?;
+        let own = self.applicant(inner.name());
+        let members_before = |org: &mut Org| {
+            let others = org.roster.members(now).map(Proof::key).filter(|key| *key != own.key);
+            others.filter_map(|key| org.route(&key, now)).collect::<Vec<_>>()
+        };
+        let mut former = inner.orgs.with(name, members_before)?;
         // The new keys are kept before anybody hears of them, and the old ones until the charter is.
         store::keep_next_keys(&inner.agent_home, name, &key, &successor)?;
         let org = inner.orgs.change(name, |org| {
@@ -311,37 +303,44 @@ impl Agent {
             if request.stolen {
                 endorse(org, &key, now)?;
             }
+            if org.roster.member(&own.key, now).is_none() {
+                let proof = found(&org.roster, &key, &own, now)?;
+                org.roster.add_proof(&proof, now).map_err(|error| org::failed(&error))?;
+            }
             org.key = Some(key);
-            Ok((org.roster.org(), org.roster.charter().clone()))
+            Ok((org.roster.org(), org.roster.charter().clone(), org.roster.members(now).count()))
         });
-        let (org, charter) = org.await?;
+        let (org, charter, members) = org.await?;
         store::promote_keys(&inner.agent_home, name, &charter)?;
         let successor_file = store::successor_file(&inner.agent_home, name);
-        // A list of the new key, and with it the charter, goes to everybody.
+        // A list of the new key, and with it the charter, goes to everybody, also to those who are members by the old key only.
         keeper::publish_list(inner, name, None, now).await?;
-        Ok(types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file })
+        inner.orgs.with(name, |org| former.retain(|known| org.roster.member(&known.key, now).is_none()))?;
+        calls::tell_former(inner, name, former);
+        let org = types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file };
+        Ok(types::Rotated { org, members })
     }
 
     /// Who signs the next charter, and the charter that it follows.
-    fn rotator(&self, name: &str) -> Result<(Identity, Charter), ApiError> {
-        let inner = &self.inner;
-        let successor = store::successor(&inner.agent_home, name)?;
-        let (before, key) = inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
+    fn rotator(&self, name: &str, successor: Option<Identity>) -> Result<(Identity, Charter), ApiError> {
+        let (before, key) = self.inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
         let candidates = key.into_iter().chain(successor);
         let mut signers = candidates.filter(|key| key.key() == before.key || key.key() == before.successor);
-        Ok((signers.next().ok_or_else(org::no_issuer)?, before))
+        let neither = || {
+            let message = format!("neither the key of '{name}' nor its successor is here");
+            ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR)
+        };
+        Ok((signers.next().ok_or_else(neither)?, before))
     }
 
     /// The same where somebody else has the key: only the successor outranks that one, and charters of the thief do not count.
-    fn rescuer(&self, name: &str) -> Result<(Identity, Charter), ApiError> {
-        let inner = &self.inner;
-        let file = store::successor_file(&inner.agent_home, name);
-        let hint = format!("put the successor key that belongs to it back as {}", file.display());
-        let missing = |message: String| ApiError::new(ErrorCode::Refused, message).hint(hint.clone());
-        let successor = store::successor(&inner.agent_home, name)?
+    fn rescuer(&self, name: &str, successor: Option<Identity>) -> Result<(Identity, Charter), ApiError> {
+        let missing = |message: String| ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR);
+        let successor = successor
             .ok_or_else(|| missing("a stolen key is replaced by its successor, which is not here".to_owned()))?;
-        let before = inner.orgs.with(name, |org| org.roster.charters().succeeded_by(&successor.key()).cloned())?;
-        let before = before.ok_or_else(|| missing(format!("{} succeeds no key of '{name}'", file.display())))?;
+        let charter = |org: &mut Org| org.roster.charters().succeeded_by(&successor.key()).cloned();
+        let before = self.inner.orgs.with(name, charter)?;
+        let before = before.ok_or_else(|| missing(format!("that key succeeds no key of '{name}'")))?;
         Ok((successor, before))
     }
 
@@ -386,7 +385,7 @@ impl Agent {
                 members: org.roster.members(now).count(),
                 lists_are_fresh: org.roster.lists_are_fresh(now),
                 may_enrol: orgs.issuer(org, now).is_some(),
-                invites: org.invites.list(now).map(invite).collect(),
+                invites: org.invites.list(now).map(invite).filter(|invite| invite.tries_left != Some(0)).collect(),
             }
         })
     }
@@ -434,6 +433,43 @@ impl Agent {
             offers: Vec::new(),
             reachable: None,
             routes,
+        }
+    }
+}
+
+/// Makes who holds the organisation's key a member.
+fn found(roster: &Roster, key: &Identity, founder: &Applicant, now: UnixTime) -> Result<Vec<u8>, ApiError> {
+    let terms = Terms {
+        role: ROLE_FOUNDER.to_owned(),
+        groups: Vec::new(),
+        services: Vec::new(),
+        generations: 0,
+        lifetime: MEMBERSHIP_VALIDITY_MAX.as_secs(),
+    };
+    Issuer::Org(key.clone()).enrol(roster, founder, &terms, now).map_err(|error| org::failed(&error))
+}
+
+/// What somebody joins with.
+#[derive(Debug)]
+pub enum Token {
+    /// An invite.
+    Invite(Invite),
+    /// What stands for one between people.
+    Code(Code),
+}
+
+impl FromStr for Token {
+    type Err = ApiError;
+
+    fn from_str(text: &str) -> Result<Self, ApiError> {
+        let usage = |what: &dyn Display, hint: &str| ApiError::new(ErrorCode::Usage, what.to_string()).hint(hint);
+        match (text.parse::<Invite>(), text.parse::<Code>()) {
+            (Ok(invite), _) => Ok(Self::Invite(invite)),
+            (Err(InviteError::NotAnInvite), Ok(code)) => Ok(Self::Code(code)),
+            (Err(InviteError::NotAnInvite), Err(error @ CodeError::Mistyped)) => {
+                Err(usage(&error, "type it again: a name, a slash and eight symbols; no try is used up"))
+            }
+            (Err(error), _) => Err(usage(&error, "copy the whole line that 'pilotctl org invite' printed")),
         }
     }
 }
@@ -511,11 +547,15 @@ fn org_member(proof: &Proof, now: UnixTime) -> types::OrgMember {
     }
 }
 
-/// Says what an invite needs: its issuer, and what that one asks for.
-fn unreached(error: ApiError, invite: &str) -> ApiError {
+/// Says what helps where an invite does not: another name, another invite, or its issuer running.
+fn unreached(error: ApiError, invite: &str, name: &str) -> ApiError {
     if error.code == ErrorCode::Refused && error.hint.is_none() {
-        return error
-            .hint("--name gives another name in the organisation; another invite comes from who made this one");
+        let is_taken = error.message.ends_with(&EnrolError::NameTaken(name.to_owned()).to_string());
+        return error.hint(if is_taken {
+            "take another name in the organisation: --name NAME"
+        } else {
+            "ask who made it for another: pilotctl org invite"
+        });
     }
     if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
         return error;

@@ -61,6 +61,7 @@ impl Agent {
             direct: profile.direct,
             socket: inner.agent_home.socket_path().ok(),
             listen: inner.listen,
+            rules_error: snapshot.rules_error,
             services: snapshot.services,
             counters: snapshot.counters,
             drops: snapshot.drops,
@@ -151,13 +152,16 @@ fn udp_blocked(ticket: &BackboneTicket, proxy: Option<&str>) -> Finding {
 struct Snapshot {
     now: Now,
     observed: Option<SocketAddr>,
+    rules_error: Option<String>,
     services: Vec<types::Service>,
     counters: BTreeMap<String, u64>,
     drops: BTreeMap<String, u64>,
 }
 
 impl Snapshot {
-    fn take(core: &Core, now: Now) -> Self {
+    fn take(core: &mut Core, now: Now) -> Self {
+        core.rules.current(now.mono);
+        let rules_error = core.rules.error().map(ToString::to_string);
         let stats = core.node.stats();
         let net = core.net;
         let of_socket = [
@@ -180,6 +184,7 @@ impl Snapshot {
         Self {
             now,
             observed: core.node.observed_address(),
+            rules_error,
             services: core.services.status().into_iter().map(service).collect(),
             counters: stats.counters().into_iter().chain(of_socket).chain(of_programs).map(named).collect(),
             drops: stats.drop_counters().map(named).collect(),

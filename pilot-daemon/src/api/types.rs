@@ -80,6 +80,9 @@ pub struct Status {
     pub socket: Option<PathBuf>,
     /// The UDP address it listens on.
     pub listen: SocketAddr,
+    /// Why the file of rules is not in force, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules_error: Option<String>,
     /// Services that have handlers.
     pub services: Vec<Service>,
     /// Counters of socket and node.
@@ -185,7 +188,7 @@ pub struct CreateOrg {
     pub list_age_max_s: Option<u64>,
 }
 
-/// An organisation that was founded, or has a new key.
+/// An organisation that was founded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrgCreated {
     /// What it is called.
@@ -265,6 +268,18 @@ pub struct RotateRequest {
     /// Somebody else has the key: it counts no more from now on.
     #[serde(default)]
     pub stolen: bool,
+    /// The successor's key in PEM, where it is not in its place beside the agent's keys.
+    pub successor: Option<String>,
+}
+
+/// An organisation that has a new key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotated {
+    /// What it is, and where the new successor is.
+    #[serde(flatten)]
+    pub org: OrgCreated,
+    /// Its members that this agent knows. After a theft: those who need not join again.
+    pub members: usize,
 }
 
 /// `POST /v1/orgs/join`.

@@ -295,6 +295,10 @@ async fn tell(inner: &Arc<Inner>, name: &str, is_told: impl Fn(&IdentityKey) -> 
         members.filter_map(|key| org.route(&key, now)).collect::<Vec<_>>()
     });
     let (Ok(members), Ok(requests)) = (members, tellings(inner, name)) else { return };
+    tell_all(inner, members, requests).await;
+}
+
+async fn tell_all(inner: &Arc<Inner>, members: Vec<PeerInfo>, requests: Vec<Request>) {
     let requests = Arc::new(requests);
     let mut calls = JoinSet::new();
     for member in members {
@@ -330,11 +334,11 @@ fn tellings(inner: &Inner, name: &str) -> Result<Vec<Request>, ApiError> {
     })
 }
 
-/// Tells a former member that it is one, if it can be reached.
-pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: PeerInfo) {
+/// Tells former members that they are, if they can be reached.
+pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: Vec<PeerInfo>) {
     let Ok(requests) = tellings(inner, name) else { return };
     let inner = Arc::clone(inner);
-    tokio::spawn(async move { tell_one(&inner, former, &requests).await });
+    tokio::spawn(async move { tell_all(&inner, former, requests).await });
 }
 
 /// Ends the tunnels with those who are members no more, unless they are of our own home.

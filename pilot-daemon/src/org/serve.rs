@@ -108,8 +108,7 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
                 let own = org.roster.member(&caller, now)?;
                 let issuer = inner.orgs.issuer(org, now)?.key();
                 let has_room = org.roster.revocations().has_room_for_departure(&issuer, now);
-                let issued_until = now.max(own.issued);
-                has_room.then_some(Revocation { member: caller, issued_until, kept_until: own.expires })
+                has_room.then(|| Revocation::departure(own, now))
             })?;
             // So that nobody takes it up again; where that cannot be signed, its time will end it.
             if revocation.is_some()

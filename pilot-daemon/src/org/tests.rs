@@ -53,7 +53,8 @@ impl Desk {
     /// A list that revokes the other member.
     fn revocation(&self) -> Records {
         let roster = self.roster();
-        let revocation = Revocation { member: self.other.key(), issued_until: NOW, kept_until: NOW + 90 * DAY };
+        let revocation =
+            Revocation { member: self.other.key(), issued_until: NOW, kept_until: NOW + 90 * DAY, has_left: false };
         let list = roster.revocations().next_list(roster.charters(), self.key.key(), Some(revocation), NOW).unwrap();
         Records { lists: vec![list.sign(&self.key).unwrap().into()], ..Records::default() }
     }

@@ -555,8 +555,12 @@ impl Fleet {
 
     /// A list that revokes somebody, and which the fleet knows from then on.
     fn revoke(&mut self, by: &Identity, who: u8, now: Now) -> Vec<u8> {
-        let revocation =
-            Revocation { member: IdentityKey([who; 32]), issued_until: now.unix, kept_until: now.unix + 90 * DAY };
+        let revocation = Revocation {
+            member: IdentityKey([who; 32]),
+            issued_until: now.unix,
+            kept_until: now.unix + 90 * DAY,
+            has_left: false,
+        };
         let (revocations, charters) = (self.roster.revocations(), self.roster.charters());
         let list = revocations.next_list(charters, by.key(), Some(revocation), now.unix).unwrap().sign(by).unwrap();
         assert_eq!(self.roster.add_list(&list, now.unix), Ok(true));

@@ -98,6 +98,9 @@ pub(super) fn checked_settings(args: &StartArgs, name: &str, context: &Context) 
     stun_servers(settings.stun.as_deref())?;
     let agent_home = home::agent(&context.home, name)?;
     agent_home.socket_path()?;
+    if !agent_home.has_identity() {
+        args.token.check(context)?;
+    }
     match agent_home.running_pid() {
         None => Ok(settings),
         Some(pid) => Err(HomeError::AlreadyRunning { name: name.to_owned(), pid: (pid > 0).then_some(pid) }.into()),
