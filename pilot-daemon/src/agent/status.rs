@@ -43,7 +43,7 @@ impl Agent {
     /// # Errors
     /// If it has shut down.
     pub async fn status(&self) -> Result<types::Status, ApiError> {
-        let snapshot = self.inner.ask(|core, now| Snapshot::take(core, now)).await?;
+        let snapshot = self.inner.ask(Snapshot::take).await?;
         let inner = &self.inner;
         let profile = inner.profile.borrow().clone();
         Ok(types::Status {

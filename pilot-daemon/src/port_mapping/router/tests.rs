@@ -11,6 +11,8 @@ const PORT: u16 = 41_641;
 /// Where a mapping's lifetime stands in a request: PCP and NAT-PMP.
 const LIFETIME_AT: [usize; 2] = [4, 8];
 
+/// What a router answers that nobody has taught better.
+type Lie = fn(&[u8]) -> Vec<u8>;
 /// What a router was asked, in order.
 type Asked = Arc<Mutex<Vec<Vec<u8>>>>;
 
@@ -118,7 +120,7 @@ async fn a_mapping_that_lasts_no_minute_counts_as_none() {
 
 #[tokio::test]
 async fn answers_that_fit_no_question_are_refused() {
-    let lies: [fn(&[u8]) -> Vec<u8>; 5] = [
+    let lies: [Lie; 5] = [
         |_| Vec::new(),
         |_| vec![0xff; 1_100],
         |request| pcp(request, PUBLIC, 0, LIFETIME_S),
