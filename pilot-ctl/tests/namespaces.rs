@@ -107,6 +107,8 @@ fn behind_a_difficult_nat_an_agent_is_met_at_the_port_that_its_router_has_mapped
     assert_eq!((&found["port_mapping"]["protocol"], &found["mapping"]["kind"]), (&"pcp".into(), &"random".into()));
     let mapped = found["port_mapping"]["address"].clone();
     assert!(mapped.as_str().is_some_and(|mapped| mapped.starts_with(OUTSIDE)), "{found}");
+    let diagnosis = street.home.pilotctl(&["doctor"]);
+    assert!(diagnosis.lines().any(|line| line.starts_with("✓ nat: ") && line.contains(OUTSIDE)), "{diagnosis}");
 
     street.elsewhere.start_agent("beta", &["--backbone", &ticket]);
     street.home.pilotctl(&["ping", "beta", "--until-direct"]);

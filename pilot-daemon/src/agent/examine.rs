@@ -102,6 +102,9 @@ impl Agent {
     fn nat_check(&self, seen: &Seen) -> Check {
         let hard = |ports: &str| {
             let message = format!("the NAT here gives each destination another port ({ports})");
+            if let Some(mapped) = self.inner.port_mapper.mapped() {
+                return Check::fine("nat", format!("{message}, and the router has mapped {mapped} to this agent"));
+            }
             let remedy = "allow port mapping on the router (PCP, NAT-PMP or UPnP), or use IPv6";
             Check::wrong("nat", "hard_mapping", message, remedy)
         };
