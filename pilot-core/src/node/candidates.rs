@@ -83,8 +83,15 @@ impl Node {
         let is_same_host = self.is_on_this_host(index);
         let candidates = candidates.iter().take(CANDIDATES_MAX).map(|candidate| candidate.address);
         let addresses: Vec<_> = candidates.filter(|address| is_probeable(address, is_same_host)).collect();
-        for &address in &addresses {
-            self.peers[index as usize].add_path(now.mono, Hop::Direct(Route::to(address)));
+        let peer = &mut self.peers[index as usize];
+        let hops = || addresses.iter().map(|&address| Hop::Direct(Route::to(address)));
+        let is_new = |hop: Hop| !peer.paths.iter().any(|path| path.hop.is_same_way(&hop));
+        let has_moved = hops().any(is_new);
+        for hop in hops() {
+            peer.add_path(now.mono, hop);
+        }
+        if has_moved {
+            self.leave_path_of_old(now, index);
         }
         self.send_candidates(index);
         let peer = &self.peers[index as usize];
