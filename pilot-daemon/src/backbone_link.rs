@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use pilot_core::id::ServicePort;
 use pilot_core::identity::Certificate;
-use pilot_core::limits::STUN_SERVERS_MAX;
 use pilot_core::node::PeerInfo;
 use pilot_core::record::{Home, IdentityRecord, Offer, PresenceRecord, RecordError};
 use pilot_core::ticket::BackboneTicket;
@@ -64,22 +63,6 @@ pub(crate) struct Said {
 /// If its host name leads nowhere.
 pub(crate) async fn look_up(ticket: &BackboneTicket) -> Result<PeerInfo, ApiError> {
     Ok(PeerInfo { key: ticket.identity, certificate: None, addresses: look_up_host(ticket).await?, homes: Vec::new() })
-}
-
-/// Lets the node ask the STUN servers that the config file names. Those that cannot be found are looked up
-/// again with the home node.
-pub(crate) async fn name_stun_servers(inner: &Inner) {
-    let named = inner.agent_home.stun_servers().or_else(|| inner.home.stun_servers()).unwrap_or_default();
-    let mut servers = Vec::new();
-    for name in named.iter().take(STUN_SERVERS_MAX) {
-        match tokio::net::lookup_host(name).await {
-            Ok(addresses) => servers.extend(addresses),
-            Err(error) => tracing::warn!(%name, %error, "STUN server not found"),
-        }
-    }
-    if !servers.is_empty() {
-        inner.apply(move |core, now| core.node.set_stun_servers(now, &servers)).await.ok();
-    }
 }
 
 /// A backbone node of which nobody here knows the address.
@@ -207,7 +190,6 @@ async fn wait_for_home(agent: &Weak<Inner>, news: &mut News) -> bool {
     if let Ok(home) = look_up(&backbone).await {
         inner.apply(move |core, now| core.node.set_home(now, Some(home))).await.ok();
     }
-    name_stun_servers(&inner).await;
     true
 }
 

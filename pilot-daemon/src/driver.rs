@@ -5,6 +5,7 @@
 //! queues of streams ([`DirtyList`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ pub(crate) struct Core {
     dirty: Arc<DirtyList>,
     connecting: Vec<(IdentityKey, oneshot::Sender<Result<PeerStatus, ConnectError>>)>,
     home_link: watch::Sender<HomeLink>,
+    /// The main socket as the home node sees it.
+    pub(crate) observed: watch::Sender<Option<SocketAddr>>,
     neighbours: Neighbours,
     pub(crate) rules: Rules,
     orgs: Arc<Orgs>,
@@ -300,6 +303,7 @@ impl Core {
             dirty: Arc::new(DirtyList::default()),
             connecting: Vec::new(),
             home_link,
+            observed: watch::Sender::new(None),
             neighbours: Neighbours { home, keys: BTreeSet::new(), read_at: None },
             rules,
             orgs,
@@ -433,7 +437,10 @@ impl Core {
                 tracing::info!(?peer, is_direct, "path changed");
                 tracing::debug!(?peer, ?path, "path changed");
             }
-            Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
+            Event::ObservedAddress(address) => {
+                tracing::debug!(%address, "observed address");
+                self.observed.send_replace(Some(address));
+            }
             Event::OpenSockets(sockets) => self.socket_requests.push(SocketRequest::Open(sockets)),
             Event::CloseSockets(sockets) => self.socket_requests.push(SocketRequest::Close(sockets)),
             Event::Datagram { peer, port, data } => self.datagram_arrived(now, peer, port, data),

@@ -63,9 +63,11 @@ impl Node {
     }
 
     fn own_candidates(&self) -> Vec<Candidate> {
+        let mapped = self.mapped.filter(|mapped| Some(*mapped) != self.observed);
+        let mapped = mapped.map(|address| Candidate { kind: CandidateKind::Mapped, address });
         let reflexive = self.observed.map(|address| Candidate { kind: CandidateKind::ServerReflexive, address });
         let host = self.local_addresses.iter().map(|&address| Candidate { kind: CandidateKind::Host, address });
-        reflexive.into_iter().chain(host).take(CANDIDATES_MAX).collect()
+        mapped.into_iter().chain(reflexive).chain(host).take(CANDIDATES_MAX).collect()
     }
 
     /// Probes the addresses that a peer has named, and answers with ours. None at all says that it takes nothing directly.
@@ -73,6 +75,7 @@ impl Node {
         if !self.config.direct || self.peers[index as usize].is_backbone {
             return;
         }
+        self.peers[index as usize].has_candidates = !candidates.is_empty();
         if candidates.is_empty() {
             self.peers[index as usize].has_sent_candidates = false;
             return self.leave_direct_paths(now, index);

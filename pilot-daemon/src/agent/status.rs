@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pilot_core::address::Address;
 use pilot_core::event::PathKind;
+use pilot_core::id::IdentityKey;
 use pilot_core::node::PeerStatus;
 use pilot_core::ticket::BackboneTicket;
 use pilot_core::time::Now;
@@ -30,7 +31,11 @@ impl Agent {
             (core.node.peers().map(with_address).collect::<Vec<_>>(), now)
         });
         let (peers, now) = peers.await?;
-        Ok(peers.into_iter().map(|(status, address)| self.peer(&status, address, now)).collect())
+        let relays = peers.iter().filter(|(status, _)| status.backbone);
+        let relays: BTreeMap<_, _> =
+            relays.filter_map(|(status, _)| Some((status.key, path_of(status.path).1?))).collect();
+        let peer = |(status, address): &(PeerStatus, _)| self.peer(status, *address, &relays, now);
+        Ok(peers.iter().map(peer).collect())
     }
 
     /// The state of the agent.
@@ -38,7 +43,7 @@ impl Agent {
     /// # Errors
     /// If it has shut down.
     pub async fn status(&self) -> Result<types::Status, ApiError> {
-        let snapshot = self.inner.ask(|core, now| Snapshot::take(core, now)).await?;
+        let snapshot = self.inner.ask(Snapshot::take).await?;
         let inner = &self.inner;
         let profile = inner.profile.borrow().clone();
         Ok(types::Status {
@@ -71,8 +76,18 @@ impl Agent {
         self.inner.ask(|_, _| ()).await
     }
 
-    fn peer(&self, status: &PeerStatus, address: Option<Address>, now: Now) -> types::Peer {
+    fn peer(
+        &self,
+        status: &PeerStatus,
+        address: Option<Address>,
+        relays: &BTreeMap<IdentityKey, SocketAddr>,
+        now: Now,
+    ) -> types::Peer {
         let (path, remote) = path_of(status.path);
+        let relay = match status.path {
+            Some(PathKind::Relay(key)) => Some(key),
+            Some(PathKind::Direct(_) | PathKind::Tls(_)) | None => None,
+        };
         types::Peer {
             name: self.inner.name_of(&status.key),
             address: address.map(|address| address.to_string()),
@@ -81,10 +96,14 @@ impl Agent {
             connected: status.connected,
             path,
             remote,
+            relay: relay.map(|key| key.to_string()),
+            relay_remote: relay.and_then(|key| relays.get(&key).copied()),
+            path_s: status.path_since.filter(|_| status.connected).map(|since| now.mono.since(since).as_secs_f64()),
             rtt_ms: status.rtt.map(millis),
             connected_s: status.connected_since.map(|since| now.mono.since(since).as_secs_f64()),
             bytes_sent: status.bytes_sent,
             bytes_received: status.bytes_received,
+            sent_packets: status.sent_packets,
             lost_packets: status.lost_packets,
             streams: status.streams,
         }
@@ -111,7 +130,7 @@ impl Agent {
 
 impl Agent {
     /// Why the tunnel to the home node does not run over UDP. If it does, nothing else matters.
-    fn findings(&self, ticket: &BackboneTicket, link: HomeLink) -> Vec<Finding> {
+    pub(super) fn findings(&self, ticket: &BackboneTicket, link: HomeLink) -> Vec<Finding> {
         let report = self.inner.link_report.borrow().clone();
         let blocked = match link.transport {
             Some(Transport::Udp) => return Vec::new(),

@@ -151,6 +151,20 @@ pub enum FindingCode {
     Other,
 }
 
+impl FindingCode {
+    /// Its name, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UdpBlocked => "udp_blocked",
+            Self::TlsIntercepted => "tls_intercepted",
+            Self::TlsFailed => "tls_failed",
+            Self::ProxyCredentials => "proxy_credentials",
+            Self::ProxyFailed => "proxy_failed",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A service with handlers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -463,7 +477,7 @@ pub struct Peers {
 }
 
 /// An agent that this one knows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
     /// Its name, if one was resolved.
     pub name: Option<String>,
@@ -479,6 +493,15 @@ pub struct Peer {
     pub path: Option<Path>,
     /// Remote socket address of a direct path.
     pub remote: Option<SocketAddr>,
+    /// Key of the backbone node that relays.
+    #[serde(default)]
+    pub relay: Option<String>,
+    /// Where that node is reached, if it is reached directly.
+    #[serde(default)]
+    pub relay_remote: Option<SocketAddr>,
+    /// Seconds since this path is in use.
+    #[serde(default)]
+    pub path_s: Option<f64>,
     /// Smoothed round trip.
     pub rtt_ms: Option<f64>,
     /// Seconds since the tunnel came up.
@@ -487,7 +510,10 @@ pub struct Peer {
     pub bytes_sent: u64,
     /// Bytes of sealed packets received.
     pub bytes_received: u64,
-    /// Packets declared lost.
+    /// Packets sent on the path in use.
+    #[serde(default)]
+    pub sent_packets: u64,
+    /// Of these, how many were declared lost.
     pub lost_packets: u64,
     /// Streams open.
     pub streams: usize,
@@ -575,6 +601,9 @@ pub struct Reached {
     pub rtt_ms: f64,
     /// How the tunnel runs.
     pub path: Option<Path>,
+    /// Remote socket address of a direct path.
+    #[serde(default)]
+    pub remote: Option<SocketAddr>,
 }
 
 /// Body of `POST /v1/find`. All that is given must hold; words rank.

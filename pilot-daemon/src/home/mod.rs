@@ -135,11 +135,6 @@ impl Home {
         named_in(&self.root).proxy
     }
 
-    /// The STUN servers that `config.toml` names for all agents here.
-    pub fn stun_servers(&self) -> Option<Vec<String>> {
-        named_in(&self.root).stun
-    }
-
     /// The keys of those agents: they are one user's, and trust each other.
     pub fn identity_keys(&self) -> Vec<IdentityKey> {
         self.agents().iter().filter_map(|agent| Some(agent.public_identity().ok()??.0)).collect()
@@ -186,6 +181,14 @@ impl AgentHome {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.write_error(name, error)),
             _ => Ok(()),
         }
+    }
+
+    /// What of its secrets other users of the machine may read or change, because somebody has widened its mode.
+    pub fn exposed(&self) -> Vec<PathBuf> {
+        let is_exposed =
+            |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
+        let secrets = ["identity.pem", "transport.keys", "config.toml"].map(|name| self.dir.join(name));
+        [self.dir.clone()].into_iter().chain(secrets).filter(is_exposed).collect()
     }
 
     /// The log of its daemon.
@@ -245,11 +248,6 @@ impl AgentHome {
     /// The proxy that `config.toml` names at this moment: it may have another password than at the start.
     pub fn proxy(&self) -> Option<String> {
         named_in(&self.dir).proxy
-    }
-
-    /// The STUN servers that `config.toml` names, `HOST:PORT` each.
-    pub fn stun_servers(&self) -> Option<Vec<String>> {
-        named_in(&self.dir).stun
     }
 
     /// A small number kept under this name; `None` if there is none or it makes no sense.
@@ -322,7 +320,6 @@ impl Settings {
 #[serde(default)]
 struct Named {
     proxy: Option<String>,
-    stun: Option<Vec<String>>,
 }
 
 /// What the config file of a directory names. A file that cannot be read names nothing: an attempt later it may.

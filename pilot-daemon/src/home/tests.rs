@@ -190,18 +190,6 @@ fn a_stored_setting_leaves_what_a_person_wrote() {
 }
 
 #[test]
-fn stun_servers_are_those_of_the_file_and_none_of_a_broken_one() {
-    let root = tempfile::tempdir().unwrap();
-    let agent = agent(&root);
-    let _lock = agent.lock().unwrap();
-    assert_eq!(agent.stun_servers(), None);
-    agent.write("config.toml", b"stun = ['stun.example.net:3478']", 0o600).unwrap();
-    assert_eq!(agent.stun_servers(), Some(vec!["stun.example.net:3478".to_owned()]));
-    agent.write("config.toml", b"stun = 3478", 0o600).unwrap();
-    assert_eq!(agent.stun_servers(), None);
-}
-
-#[test]
 fn names_that_are_no_host_names_are_refused() {
     for name in ["", "Agent", "a b", "../x", "-a"] {
         assert!(matches!(Home::at("/tmp").agent(name), Err(HomeError::Name(_))), "{name}");
