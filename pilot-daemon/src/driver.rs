@@ -328,6 +328,11 @@ impl Core {
         }
     }
 
+    /// Ends the tunnel with a peer.
+    pub(crate) fn disconnect(&mut self, now: Now, peer: &IdentityKey) {
+        self.node.close_peer(now, peer, Code::NO_ERROR, "");
+    }
+
     /// Answers once there is a tunnel, or once there will be none.
     pub(crate) fn connect(
         &mut self,

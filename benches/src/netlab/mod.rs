@@ -12,12 +12,12 @@
 mod agents;
 mod classify;
 mod engine;
-mod lab;
+pub(crate) mod lab;
 mod matrix;
 mod nats;
 mod packet;
 mod roam;
-mod router;
+pub(crate) mod router;
 
 use std::path::{Path, PathBuf};
 
