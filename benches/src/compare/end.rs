@@ -40,12 +40,14 @@ pub(crate) struct EndArgs {
     #[arg(long)]
     listen: IpAddr,
     #[arg(long)]
+    streams: u32,
+    #[arg(long)]
     pilotctl: PathBuf,
 }
 
 impl EndArgs {
     fn setup(self) -> Setup {
-        Setup { kind: self.kind, listen: self.listen, pilotctl: self.pilotctl }
+        Setup { kind: self.kind, listen: self.listen, streams: self.streams, pilotctl: self.pilotctl }
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) struct Place<'a> {
 /// A server that is ready.
 pub(crate) struct Server {
     kind: Kind,
+    streams: u32,
     pilotctl: PathBuf,
     contact: Contact,
     end: End,
@@ -47,11 +48,12 @@ struct End {
 
 impl Server {
     /// Starts one and waits until it is ready.
-    pub(crate) fn start(kind: Kind, pilotctl: &Path, place: Place<'_>) -> Result<Self, BenchError> {
-        let ip = place.ip.to_string();
-        let mut end = End::start(place, &["end", "serve", kind.name(), "--listen", &ip], pilotctl)?;
+    pub(crate) fn start(kind: Kind, streams: u32, pilotctl: &Path, place: Place<'_>) -> Result<Self, BenchError> {
+        let (ip, limit) = (place.ip.to_string(), streams.to_string());
+        let args = ["end", "serve", kind.name(), "--listen", &ip, "--streams", &limit];
+        let mut end = End::start(place, &args, pilotctl)?;
         let contact = serde_json::from_str(&end.line()?).map_err(BenchError::wrong)?;
-        Ok(Self { kind, pilotctl: pilotctl.to_owned(), contact, end })
+        Ok(Self { kind, streams, pilotctl: pilotctl.to_owned(), contact, end })
     }
 
     /// The processes that do its part: itself, and daemons of both ends.
@@ -71,8 +73,9 @@ impl Server {
     pub(crate) fn client(&self, task: &Task, place: Place<'_>) -> Result<Client, BenchError> {
         let [contact, task] = [serde_json::to_string(&self.contact), serde_json::to_string(task)];
         let (contact, task) = (contact.map_err(BenchError::wrong)?, task.map_err(BenchError::wrong)?);
-        let ip = place.ip.to_string();
-        let args = ["end", "call", self.kind.name(), "--listen", &ip, "--contact", &contact, "--task", &task];
+        let (ip, streams) = (place.ip.to_string(), self.streams.to_string());
+        let end = ["end", "call", self.kind.name(), "--listen", &ip, "--streams", &streams];
+        let args = [end.as_slice(), &["--contact", &contact, "--task", &task]].concat();
         Ok(Client { end: End::start(place, &args, &self.pilotctl)? })
     }
 

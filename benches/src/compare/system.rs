@@ -136,6 +136,8 @@ pub(crate) struct Setup {
     pub(crate) kind: Kind,
     /// Where a server listens.
     pub(crate) listen: IpAddr,
+    /// Streams that a server lets a client have at once, where it can be told. More than are needed cost quinn memory and handshakes time.
+    pub(crate) streams: u32,
     /// The program to measure, for systems that are programs.
     pub(crate) pilotctl: PathBuf,
 }

@@ -26,6 +26,7 @@ use pilot_daemon::clock;
 use pilot_daemon::home::entropy;
 use pilot_daemon::net::{RecvBatch, Sent, UdpSocket};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Interval;
 
 use super::pilot::SERVICE;
 use crate::compare::pipe::left_after;
@@ -36,6 +37,9 @@ use crate::error::BenchError;
 const AGENTS: u64 = 1_000;
 /// Deadlines nearer than the runtime's timers can tell are awaited by looking again.
 const TIMER_RESOLUTION: Duration = Duration::from_millis(1);
+/// Between two handshakes: a server that sees more than 256 first messages a second takes them for a flood (spec/handshake.md §9), and these
+/// all come from one address.
+const PACE: Duration = Duration::from_millis(4);
 /// Room for one train of packets.
 const TRAIN_LEN: usize = 1 << 16;
 
@@ -47,6 +51,7 @@ pub(crate) struct Crowd {
     service: ServicePort,
     certificate: OnceLock<Certificate>,
     identities: Mutex<Vec<Identity>>,
+    pace: tokio::sync::Mutex<Interval>,
 }
 
 /// An agent of the crowd; it ends when this is dropped.
@@ -78,10 +83,12 @@ impl System for Crowd {
             service: service_port(SERVICE).ok_or_else(|| BenchError::wrong("no such service"))?,
             certificate: OnceLock::new(),
             identities: Mutex::new(identities()?),
+            pace: tokio::sync::Mutex::new(tokio::time::interval(PACE)),
         })
     }
 
     async fn connect(&self) -> Result<Agent, BenchError> {
+        self.pace.lock().await.tick().await;
         let identity = self.identities.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let identity = identity.ok_or_else(|| BenchError::wrong("the crowd has no more agents"))?;
         let mut member = Member::new(self, &identity)?;

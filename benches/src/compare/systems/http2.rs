@@ -7,7 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::http_body::{Fill, answer, fill, request, take};
 use super::tls::{Tls, serve_all};
-use super::{CONNECTION_WINDOW, STREAM_WINDOW, STREAMS_MAX};
+use super::{CONNECTION_WINDOW, STREAM_WINDOW};
 use crate::compare::system::{Announce, Channel, Connection, Contact, Exchange, Progress, Setup, System};
 use crate::error::BenchError;
 
@@ -29,12 +29,13 @@ impl System for Http2 {
     type Connection = Session;
 
     async fn serve(setup: Setup, announce: Announce) -> Result<(), BenchError> {
-        serve_all(setup, announce, Some(PROTOCOL), |stream| async move {
+        let streams = setup.streams;
+        serve_all(setup, announce, Some(PROTOCOL), move |stream| async move {
             let mut builder = http2::Builder::new(TokioExecutor::new());
             builder
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_concurrent_streams(STREAMS_MAX)
+                .max_concurrent_streams(streams)
                 .max_frame_size(FRAME_LEN_MAX)
                 .max_send_buf_size(SEND_BUFFER_LEN);
             builder.serve_connection(TokioIo::new(stream), service_fn(answer)).await.map_err(BenchError::wrong)
@@ -51,7 +52,6 @@ impl System for Http2 {
         builder
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .initial_max_send_streams(STREAMS_MAX as usize)
             .max_frame_size(FRAME_LEN_MAX)
             .max_send_buf_size(SEND_BUFFER_LEN);
         let (sender, connection) =

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use iroh::endpoint::{QuicTransportConfig, RecvStream, SendStream, VarInt, presets};
 use iroh::{Endpoint, EndpointAddr, PublicKey, RelayMode};
 
-use super::{PROTOCOL, STREAMS_MAX};
+use super::PROTOCOL;
 use crate::compare::pipe::{self, Pipe, Piped};
 use crate::compare::system::{Announce, Connection, Contact, Setup, System};
 use crate::error::BenchError;
@@ -29,7 +29,7 @@ pub(crate) struct Stream {
 
 async fn bind(setup: &Setup) -> Result<Endpoint, BenchError> {
     // Windows stay as they come: with 16 MiB a stream iroh 1.4.1 ends its connections ("too many gaps in stream buffer").
-    let config = QuicTransportConfig::builder().max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX)).build();
+    let config = QuicTransportConfig::builder().max_concurrent_bidi_streams(VarInt::from_u32(setup.streams)).build();
     let builder = Endpoint::builder(presets::Minimal).relay_mode(RelayMode::Disabled).clear_ip_transports();
     let builder = builder.bind_addr(SocketAddr::new(setup.listen, 0)).map_err(BenchError::wrong)?;
     let builder = builder.alpns(vec![PROTOCOL.to_vec()]).transport_config(config);

@@ -33,8 +33,6 @@ pub(crate) use tls::Tls;
 const STREAM_WINDOW: u32 = 16 << 20;
 /// Credit of a connection, in bytes.
 const CONNECTION_WINDOW: u32 = 32 << 20;
-/// Streams at once: as many as a workload opens. More would cost quinn time in each handshake.
-const STREAMS_MAX: u32 = 1_024;
 /// What certificates are for.
 const SERVER_NAME: &str = "localhost";
 /// Application protocol of systems that must name one.

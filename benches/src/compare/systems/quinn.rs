@@ -9,7 +9,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{ClientConfig, Endpoint, RecvStream, SendStream, ServerConfig, TransportConfig, VarInt};
 
 use super::certificate::{Certificate, client_config};
-use super::{CONNECTION_WINDOW, PROTOCOL, SERVER_NAME, STREAM_WINDOW, STREAMS_MAX};
+use super::{CONNECTION_WINDOW, PROTOCOL, SERVER_NAME, STREAM_WINDOW};
 use crate::compare::pipe::{self, Pipe, Piped};
 use crate::compare::system::{Announce, Congestion, Connection, Contact, Setup, System};
 use crate::error::BenchError;
@@ -36,7 +36,7 @@ impl Quinn {
         let crypto = client_config(&contact.credential, Some(protocol))?;
         let crypto = QuicClientConfig::try_from(crypto).map_err(BenchError::wrong)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(transport_config(setup.kind.congestion()));
+        config.transport_config(transport_config(setup));
         let mut endpoint = Endpoint::client(SocketAddr::new(setup.listen, 0))?;
         endpoint.set_default_client_config(config);
         Ok(Self { endpoint, address: contact.address })
@@ -63,7 +63,7 @@ where
     let credential = certificate.credential();
     let crypto = QuicServerConfig::try_from(certificate.server_config(Some(protocol))?).map_err(BenchError::wrong)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(transport_config(setup.kind.congestion()));
+    config.transport_config(transport_config(&setup));
     let endpoint = Endpoint::server(config, SocketAddr::new(setup.listen, 0))?;
     announce(Contact { address: endpoint.local_addr()?, credential, helpers: Vec::new() })?;
     while let Some(incoming) = endpoint.accept().await {
@@ -75,16 +75,16 @@ where
     Ok(())
 }
 
-fn transport_config(congestion: Congestion) -> Arc<TransportConfig> {
+fn transport_config(setup: &Setup) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     config
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW))
-        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_bidi_streams(VarInt::from_u32(setup.streams))
         // Idle connections are what one of the workloads is about.
         .max_idle_timeout(None);
-    match congestion {
+    match setup.kind.congestion() {
         Congestion::Cubic => config.congestion_controller_factory(Arc::new(CubicConfig::default())),
         Congestion::Bbr => config.congestion_controller_factory(Arc::new(BbrConfig::default())),
     };

@@ -14,7 +14,7 @@ use s2n_quic::{Client, Server};
 use tokio::sync::Mutex;
 
 use super::certificate::Certificate;
-use super::{CONNECTION_WINDOW, SERVER_NAME, STREAM_WINDOW, STREAMS_MAX};
+use super::{CONNECTION_WINDOW, SERVER_NAME, STREAM_WINDOW};
 use crate::compare::pipe::{self, Pipe, Piped};
 use crate::compare::system::{Announce, Connection, Contact, Setup, System};
 use crate::error::BenchError;
@@ -49,7 +49,7 @@ impl System for S2n {
         let tls = rustls::Server::builder().with_certificate(certificate.der, certificate.key);
         let tls = tls.and_then(rustls::server::Builder::build).map_err(BenchError::wrong)?;
         let builder = Server::builder().with_tls(tls).map_err(BenchError::wrong)?;
-        let builder = builder.with_limits(limits()?).map_err(BenchError::wrong)?;
+        let builder = builder.with_limits(limits(&setup)?).map_err(BenchError::wrong)?;
         let builder = builder.with_io(SocketAddr::new(setup.listen, 0)).map_err(BenchError::wrong)?;
         let mut server = builder.start().map_err(BenchError::wrong)?;
         let address = server.local_addr()?;
@@ -71,7 +71,7 @@ impl System for S2n {
         let tls = rustls::Client::builder().with_certificate(certificate);
         let tls = tls.and_then(rustls::client::Builder::build).map_err(BenchError::wrong)?;
         let builder = Client::builder().with_tls(tls).map_err(BenchError::wrong)?;
-        let builder = builder.with_limits(limits()?).map_err(BenchError::wrong)?;
+        let builder = builder.with_limits(limits(&setup)?).map_err(BenchError::wrong)?;
         let builder = builder.with_io(SocketAddr::new(setup.listen, 0)).map_err(BenchError::wrong)?;
         Ok(Self { client: builder.start().map_err(BenchError::wrong)?, address: contact.address })
     }
@@ -83,15 +83,15 @@ impl System for S2n {
     }
 }
 
-fn limits() -> Result<Limits, BenchError> {
+fn limits(setup: &Setup) -> Result<Limits, BenchError> {
     let (stream, connection) = (u64::from(STREAM_WINDOW), u64::from(CONNECTION_WINDOW));
     let limits = Limits::new()
         .with_data_window(connection)
         .and_then(|limits| limits.with_bidirectional_local_data_window(stream))
         .and_then(|limits| limits.with_bidirectional_remote_data_window(stream))
         .and_then(|limits| limits.with_max_send_buffer_size(STREAM_WINDOW))
-        .and_then(|limits| limits.with_max_open_local_bidirectional_streams(u64::from(STREAMS_MAX)))
-        .and_then(|limits| limits.with_max_open_remote_bidirectional_streams(u64::from(STREAMS_MAX)))
+        .and_then(|limits| limits.with_max_open_local_bidirectional_streams(u64::from(setup.streams)))
+        .and_then(|limits| limits.with_max_open_remote_bidirectional_streams(u64::from(setup.streams)))
         .and_then(|limits| limits.with_max_idle_timeout(IDLE_TIMEOUT));
     limits.map_err(BenchError::wrong)
 }

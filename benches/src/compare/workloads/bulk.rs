@@ -1,6 +1,6 @@
 //! `bulk`: a gigabyte in one upload.
 
-use super::{HERE, Stage, Workload, on_loopback};
+use super::{HERE, STREAMS, Stage, Workload, on_loopback};
 use crate::compare::results::{Better, Quantity, Sample};
 use crate::compare::system::Kind;
 use crate::compare::task::Task;
@@ -26,7 +26,7 @@ impl Workload for Bulk {
     }
 
     fn measure(&mut self, stage: &mut Stage, kind: Kind) -> Result<Vec<Sample>, BenchError> {
-        let report = stage.server(kind)?.run(&Task::Bulk { len: LEN }, HERE)?;
+        let report = stage.server(kind, STREAMS)?.run(&Task::Bulk { len: LEN }, HERE)?;
         let seconds = report.values.first().copied().unwrap_or(f64::NAN);
         let gigabytes = LEN as f64 / 1e9;
         let cpu = report.cpu.as_secs_f64() / gigabytes;

@@ -1,6 +1,6 @@
 //! `cold`: from nothing to the first reply.
 
-use super::{HERE, Stage, Workload, on_loopback};
+use super::{HERE, STREAMS, Stage, Workload, on_loopback};
 use crate::compare::results::{Better, Quantity, Sample};
 use crate::compare::system::Kind;
 use crate::compare::task::Task;
@@ -25,7 +25,7 @@ impl Workload for Cold {
     }
 
     fn measure(&mut self, stage: &mut Stage, kind: Kind) -> Result<Vec<Sample>, BenchError> {
-        let report = stage.server(kind)?.run(&Task::Cold { count: COUNT }, HERE)?;
+        let report = stage.server(kind, STREAMS)?.run(&Task::Cold { count: COUNT }, HERE)?;
         Ok(vec![MEDIAN.of(median(&report.values))])
     }
 }

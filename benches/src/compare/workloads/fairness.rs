@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::impaired::{Impairment, Network, ROUND_TRIP, obstacle};
-use super::{Stage, Workload};
+use super::{STREAMS, Stage, Workload};
 use crate::compare::process::Server;
 use crate::compare::results::{Better, Quantity, Sample};
 use crate::compare::system::Kind;
@@ -83,7 +83,7 @@ impl Workload for Fairness {
 fn beside(network: &Network, stage: &Stage, kinds: [Kind; 2]) -> Result<[f64; 2], BenchError> {
     let task = |intervals| Task::Download { intervals, interval_ms: 1_000 };
     network.at(|server, client| {
-        let [first, second] = kinds.map(|kind| Server::start(kind, &stage.pilotctl, server));
+        let [first, second] = kinds.map(|kind| Server::start(kind, STREAMS, &stage.pilotctl, server));
         let (first, second) = (first?, second?);
         let mut ahead = first.client(&task(AHEAD + TOGETHER), client)?;
         thread::sleep(Duration::from_secs(AHEAD.into()));
@@ -96,7 +96,7 @@ fn beside(network: &Network, stage: &Stage, kinds: [Kind; 2]) -> Result<[f64; 2]
 /// The median wait in the queue of a flow that has it for itself.
 fn alone(network: &Network, stage: &Stage, kind: Kind) -> Result<Duration, BenchError> {
     network.at(|server, client| {
-        let server = Server::start(kind, &stage.pilotctl, server)?;
+        let server = Server::start(kind, STREAMS, &stage.pilotctl, server)?;
         let mut flow = server.client(&Task::Download { intervals: AHEAD * 2, interval_ms: 1_000 }, client)?;
         thread::sleep(Duration::from_secs(AHEAD.into()));
         let mut waits = Vec::new();

@@ -1,7 +1,7 @@
 //! `fetch`: fifty objects over a slow link, cold and warm.
 
 use super::impaired::{Impairment, Network, obstacle};
-use super::{Stage, Workload};
+use super::{STREAMS, Stage, Workload};
 use crate::compare::process::Server;
 use crate::compare::results::{Better, Quantity, Sample};
 use crate::compare::system::Kind;
@@ -74,7 +74,7 @@ impl Workload for Fetch {
             }
             let task = Task::Fetch { objects: OBJECTS, len: OBJECT_LEN };
             let report = self.networks[at]
-                .at(|server, client| Server::start(kind, &stage.pilotctl, server)?.run(&task, client))?;
+                .at(|server, client| Server::start(kind, STREAMS, &stage.pilotctl, server)?.run(&task, client))?;
             let [first, again] = report.values[..] else { return Err(BenchError::wrong("a fetch has two times")) };
             samples.extend([cold.of(first / 1e3), warm.of(again / 1e3)]);
         }

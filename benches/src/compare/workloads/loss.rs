@@ -1,7 +1,7 @@
 //! `loss`: bulk over a slow link that loses packets.
 
 use super::impaired::{Impairment, Network, obstacle};
-use super::{Stage, Workload};
+use super::{STREAMS, Stage, Workload};
 use crate::compare::process::Server;
 use crate::compare::results::{Better, Quantity, Sample};
 use crate::compare::system::Kind;
@@ -66,7 +66,7 @@ impl Workload for Loss {
             let network = &self.networks[at];
             let task = Task::Download { intervals: SECONDS, interval_ms: 1_000 };
             let (report, sent) = network.at(|server, client| {
-                let server = Server::start(kind, &stage.pilotctl, server)?;
+                let server = Server::start(kind, STREAMS, &stage.pilotctl, server)?;
                 let before = network.load().1.offered_bytes;
                 let report = server.run(&task, client)?;
                 Ok::<_, BenchError>((report, network.load().1.offered_bytes - before))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use super::{HERE, Stage, Workload};
+use super::{HERE, STREAMS, Stage, Workload};
 use crate::compare::process::Server;
 use crate::compare::results::{Better, Quantity, Sample};
 use crate::compare::system::Kind;
@@ -60,7 +60,7 @@ impl Workload for Memory {
 fn measure_all(stage: &Stage, systems: &[Kind]) -> Result<BTreeMap<Kind, Vec<Sample>>, BenchError> {
     let mut held = Vec::new();
     for kind in systems.iter().copied().filter(|kind| stage.has(*kind)) {
-        let server = Server::start(kind, &stage.pilotctl, HERE)?;
+        let server = Server::start(kind, STREAMS, &stage.pilotctl, HERE)?;
         // The first connection pays for what is made once.
         server.run(&Task::RoundTrips { count: 1 }, HERE)?;
         let before = server.resident()?;

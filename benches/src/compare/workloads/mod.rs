@@ -64,7 +64,7 @@ pub(crate) const WORKLOADS: &[(&str, Maker)] = &[
 pub(crate) struct Stage {
     pub(crate) pilotctl: PathBuf,
     systems: Vec<Kind>,
-    servers: BTreeMap<Kind, Server>,
+    servers: BTreeMap<(Kind, u32), Server>,
 }
 
 impl Stage {
@@ -78,16 +78,20 @@ impl Stage {
         self.systems.contains(&kind)
     }
 
-    /// The server of a system, which stays until the stage is gone.
-    fn server(&mut self, kind: Kind) -> Result<&Server, BenchError> {
-        if !self.servers.contains_key(&kind) {
-            let server = Server::start(kind, &self.pilotctl, HERE)?;
+    /// The server of a system for so many streams at once, which stays until the stage is gone.
+    fn server(&mut self, kind: Kind, streams: u32) -> Result<&Server, BenchError> {
+        let which = (kind, streams);
+        if !self.servers.contains_key(&which) {
+            let server = Server::start(kind, streams, &self.pilotctl, HERE)?;
             eprintln!("{}: processes {:?}, and one for each measurement", kind.name(), server.pids());
-            self.servers.insert(kind, server);
+            self.servers.insert(which, server);
         }
-        self.servers.get(&kind).ok_or_else(|| BenchError::wrong("a server that was just started is gone"))
+        self.servers.get(&which).ok_or_else(|| BenchError::wrong("a server that was just started is gone"))
     }
 }
+
+/// Streams that a client may have at once, unless a workload wants more: the default of most.
+const STREAMS: u32 = 100;
 
 /// On this machine, by loopback.
 const HERE: Place<'static> = Place { launch: &here, ip: IpAddr::V4(Ipv4Addr::LOCALHOST) };

@@ -7,6 +7,9 @@ use crate::compare::task::Task;
 use crate::error::BenchError;
 use crate::figure::median;
 
+/// Streams that are opened at once, and some to spare.
+const STREAMS: u32 = 1_024;
+
 const REPLY: u64 = 1_024;
 
 const FEW: Quantity = Quantity {
@@ -32,7 +35,7 @@ impl Workload for Parallel {
             if kind == Kind::PilotDaemons && requests > 50 {
                 continue;
             }
-            let report = stage.server(kind)?.run(&Task::Parallel { requests, reply: REPLY, bursts }, HERE)?;
+            let report = stage.server(kind, STREAMS)?.run(&Task::Parallel { requests, reply: REPLY, bursts }, HERE)?;
             samples.push(quantity.of(median(&report.values)));
         }
         Ok(samples)

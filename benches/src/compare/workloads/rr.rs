@@ -1,6 +1,6 @@
 //! `rr`: small requests and replies, one after the other.
 
-use super::{HERE, Stage, Workload, on_loopback};
+use super::{HERE, STREAMS, Stage, Workload, on_loopback};
 use crate::compare::results::{Better, Quantity, Sample};
 use crate::compare::system::Kind;
 use crate::compare::task::Task;
@@ -26,7 +26,7 @@ impl Workload for RoundTrips {
     }
 
     fn measure(&mut self, stage: &mut Stage, kind: Kind) -> Result<Vec<Sample>, BenchError> {
-        let report = stage.server(kind)?.run(&Task::RoundTrips { count: COUNT }, HERE)?;
+        let report = stage.server(kind, STREAMS)?.run(&Task::RoundTrips { count: COUNT }, HERE)?;
         Ok(vec![MEDIAN.of(quantile(&report.values, 0.5)), TAIL.of(quantile(&report.values, 0.99))])
     }
 }
