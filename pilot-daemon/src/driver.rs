@@ -48,6 +48,9 @@ const NEIGHBOURS_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the loop looks for more before it sleeps, giving its core to whoever wants it. To wake a sleeping core costs more,
 /// in a virtual machine several times more, than all that a packet needs; an answer mostly comes before that.
 const AWAKE_AFTER_INPUT: Duration = Duration::from_micros(50);
+/// Where others want the core, giving it away costs a turn of theirs, milliseconds: for so long the loop sleeps at once instead, since who is
+/// woken comes before who has worked.
+const SLEEPY_WHERE_OTHERS_WORK: Duration = Duration::from_millis(100);
 /// Chunks of datagrams from TLS links that wait, of 16 KiB at most; TCP waits in turn.
 pub(crate) const LINK_INPUTS_MAX: usize = 16;
 /// Streams that wait until their peers allow more: a large burst of calls.
@@ -119,6 +122,7 @@ pub(crate) struct Driver {
     /// A train that did not leave whole, and how much of it did.
     blocked: Option<(Transmit, usize)>,
     awake_until: Mono,
+    sleepy_until: Mono,
 }
 
 /// One thing that happened.
@@ -146,7 +150,8 @@ impl Driver {
         let buffer = Vec::with_capacity(TRANSMIT_BUFFER_LEN);
         let timer = Timer::new()?;
         let entropy = EntropyFeed::new(clock::now().mono);
-        let (batch, blocked, awake_until) = (RecvBatch::new(), None, Mono(0));
+        let (batch, blocked) = (RecvBatch::new(), None);
+        let (awake_until, sleepy_until) = (Mono(0), Mono(0));
         Ok(Self {
             core,
             socket,
@@ -160,6 +165,7 @@ impl Driver {
             buffer,
             blocked,
             awake_until,
+            sleepy_until,
         })
     }
 
@@ -193,13 +199,14 @@ impl Driver {
             let now = clock::now();
             let left = deadline.map(|deadline| deadline.since(now.mono));
             // A paced sender's next batch is due in a moment, again and again: it is cheaper to look than to be woken.
-            let is_awake = now.mono < self.awake_until || left.is_some_and(|left| left < AWAKE_AFTER_INPUT);
+            let is_soon = now.mono < self.awake_until || left.is_some_and(|left| left < AWAKE_AFTER_INPUT);
             let is_due = left.is_some_and(|left| left.is_zero());
+            let is_awake = is_due || is_soon && now.mono >= self.sleepy_until;
             if !is_awake {
                 // Only who goes to sleep sets the timer: in a virtual machine that takes longer than a packet does.
                 self.timer.arm(now, deadline);
             } else if !is_due {
-                std::thread::yield_now();
+                self.give_way(now);
             }
             tokio::select! {
                 _ = self.socket.readable() => return Input::Readable,
@@ -213,6 +220,15 @@ impl Driver {
                 // Comes back once the runtime has asked the system for events, without waiting for one.
                 () = tokio::task::yield_now(), if is_awake => if is_due { return Input::Timer },
             }
+        }
+    }
+
+    /// Gives the core to whoever wants it, and notes whether somebody did.
+    fn give_way(&mut self, now: Now) {
+        std::thread::yield_now();
+        let back = clock::now().mono;
+        if back.since(now.mono) > AWAKE_AFTER_INPUT {
+            self.sleepy_until = back + SLEEPY_WHERE_OTHERS_WORK;
         }
     }
 

@@ -16,7 +16,7 @@ const fn time(name: &'static str, what: &'static str) -> Quantity {
     Quantity { name, what, unit: "ms", better: Better::Less }
 }
 
-const COLD: &str = "50 objects of 10 KiB at once until the last is there, handshake included; 100 Mbit/s, 40 ms, a queue of one bandwidth-delay \
+const COLD: &str = "50 objects of 10 KiB at once until the last is there, handshake included, by a client that has been there before but resumes nothing; 100 Mbit/s, 40 ms, a queue of one bandwidth-delay \
                     product; HTTP/1.1 on six connections";
 const WARM: &str = "the same once more over the same connection, a second later";
 
