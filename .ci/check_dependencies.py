@@ -43,7 +43,8 @@ def wrong_licences(policy: dict) -> Iterator[str]:
 
 
 def packages_of_platform(platform: str) -> list[dict]:
-    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", platform]
+    """With all features: what is compared with must be as free as what is built."""
+    command = ["cargo", "metadata", "--locked", "--all-features", "--format-version", "1", "--filter-platform", platform]
     output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
     return json.loads(output)["packages"]
 

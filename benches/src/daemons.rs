@@ -4,27 +4,24 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::Duration;
 
 use pilot_core::time::Mono;
 use pilot_daemon::api::client::Client;
-use pilot_daemon::api::types::{AcceptRequest, OpenRequest, Status};
+use pilot_daemon::api::types::{OpenRequest, Status};
 use pilot_daemon::clock;
 use pilot_daemon::home::Home;
 use tempfile::TempDir;
 use tokio::net::UnixStream;
 
 use crate::error::BenchError;
-use crate::exchange::{self, on_this_thread};
+use crate::exchange::on_this_thread;
 
 /// The agent that calls, and the one that is called.
-const CALLER: &str = "bench-caller";
-const CALLED: &str = "bench-called";
+pub(crate) const CALLER: &str = "bench-caller";
+pub(crate) const CALLED: &str = "bench-called";
 /// The agent whose start is measured.
 const SPARE: &str = "bench-spare";
-/// The service that takes bulk.
-const BULK_SERVICE: &str = "4242";
 
 /// Two daemons and their backbone in a temporary home. Dropping it ends them.
 pub(crate) struct Lab {
@@ -63,26 +60,6 @@ impl Lab {
         self.open("echo").await
     }
 
-    /// The time that `len` bytes take from the local socket of one daemon to that of the other.
-    pub(crate) fn bulk(&self, len: usize) -> Result<Duration, BenchError> {
-        let socket = self.socket(CALLED)?;
-        let taker = thread::spawn(move || {
-            on_this_thread(async {
-                let request = AcceptRequest { service: BULK_SERVICE.to_owned(), ..AcceptRequest::default() };
-                let (_, mut stream) = Client::connect(socket).await?.accept(&request).await?;
-                exchange::take(&mut stream).await
-            })
-        });
-        let time = on_this_thread(async {
-            self.wait_for_handler().await?;
-            let start = clock::now().mono;
-            exchange::send(&mut self.open(BULK_SERVICE).await?, len).await?;
-            Ok(clock::now().mono.since(start))
-        })?;
-        taker.join().map_err(|_| BenchError::Wrong("the taker panicked".to_owned()))??;
-        Ok(time)
-    }
-
     /// Restarts the caller, which then knows of no tunnel, and waits until it is registered.
     pub(crate) fn forget_tunnels(&self) -> Result<(), BenchError> {
         self.pilotctl(&["daemon", "restart", "--as", CALLER]).map(drop)
@@ -113,18 +90,28 @@ impl Lab {
         Ok(client.open_stream(&request).await?.1)
     }
 
-    async fn wait_for_handler(&self) -> Result<(), BenchError> {
+    /// The process of a daemon.
+    #[cfg(feature = "peers")]
+    pub(crate) async fn pid(&self, name: &str) -> Result<u32, BenchError> {
+        let status: Status = Client::connect(self.socket(name)?).await?.get("/v1/status").await?;
+        Ok(status.pid)
+    }
+
+    /// Returns when so many programs wait for streams to a service of the agent that is called.
+    #[cfg(feature = "peers")]
+    pub(crate) async fn wait_for_handlers(&self, wanted: &str, count: usize) -> Result<(), BenchError> {
         let client = Client::connect(self.socket(CALLED)?).await?;
         loop {
             let status: Status = client.get("/v1/status").await?;
-            if status.services.iter().any(|service| service.service == BULK_SERVICE && service.waiting > 0) {
+            if status.services.iter().any(|service| service.service == wanted && service.waiting >= count) {
                 return Ok(());
             }
             tokio::task::yield_now().await;
         }
     }
 
-    fn socket(&self, name: &str) -> Result<PathBuf, BenchError> {
+    /// Where the local API of an agent is.
+    pub(crate) fn socket(&self, name: &str) -> Result<PathBuf, BenchError> {
         let agent = Home::at(self.home.path()).agent(name).map_err(wrong)?;
         agent.socket_path().map_err(wrong)
     }

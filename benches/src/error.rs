@@ -32,6 +32,14 @@ pub(crate) enum BenchError {
     Wrong(String),
 }
 
+#[cfg(feature = "peers")]
+impl BenchError {
+    /// What somebody's library says went wrong.
+    pub(crate) fn wrong(error: impl std::fmt::Display) -> Self {
+        Self::Wrong(error.to_string())
+    }
+}
+
 impl From<ApiError> for BenchError {
     fn from(error: ApiError) -> Self {
         Self::Api(error)

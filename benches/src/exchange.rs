@@ -25,34 +25,6 @@ pub(crate) fn on_this_thread<T>(future: impl Future<Output = Result<T, BenchErro
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
 }
 
-/// Sends `len` bytes and waits for the other side to say that it has them all.
-pub(crate) async fn send(stream: &mut impl Duplex, len: usize) -> Result<(), BenchError> {
-    let block = vec![7; BLOCK_LEN];
-    let mut left = len;
-    while left > 0 {
-        let sent = stream.write(&block[..left.min(BLOCK_LEN)]).await?;
-        left -= sent;
-    }
-    stream.shutdown().await?;
-    let taken = stream.read_u64().await?;
-    expect("bytes that arrived", usize::try_from(taken).unwrap_or(usize::MAX), len)
-}
-
-/// The other side of [`send`].
-pub(crate) async fn take(stream: &mut impl Duplex) -> Result<(), BenchError> {
-    let mut block = vec![0; BLOCK_LEN];
-    let mut taken = 0;
-    loop {
-        match stream.read(&mut block).await? {
-            0 => break,
-            len => taken += len as u64,
-        }
-    }
-    stream.write_u64(taken).await?;
-    stream.shutdown().await?;
-    Ok(())
-}
-
 /// Sends back what comes.
 pub(crate) async fn echo(stream: &mut impl Duplex) -> io::Result<()> {
     let mut block = vec![0; BLOCK_LEN];
@@ -83,7 +55,8 @@ pub(crate) async fn request(stream: &mut impl Duplex, len: usize) -> Result<(), 
     stream.shutdown().await?;
     let mut reply = Vec::with_capacity(len);
     stream.read_to_end(&mut reply).await?;
-    expect("bytes of the reply", reply.len(), len)
+    let came = reply.len();
+    if came == len { Ok(()) } else { Err(BenchError::Wrong(format!("{came} bytes of the reply instead of {len}"))) }
 }
 
 /// Sends one byte to a side that does [`echo`], and waits for it.
@@ -101,8 +74,4 @@ pub(crate) fn gbit_per_second(len: usize, time: Duration) -> f64 {
 /// A duration as a number of microseconds.
 pub(crate) fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
-}
-
-fn expect(what: &str, value: usize, expected: usize) -> Result<(), BenchError> {
-    if value == expected { Ok(()) } else { Err(BenchError::Wrong(format!("{what}: {value} instead of {expected}"))) }
 }

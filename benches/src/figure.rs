@@ -125,7 +125,7 @@ fn row(name: &'static str, rounds: &[f64], yardstick: &[f64]) -> Row {
 }
 
 /// Interpolates between the two nearest ranks.
-fn quantile(values: &[f64], part: f64) -> f64 {
+pub(crate) fn quantile(values: &[f64], part: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let position = part * sorted.len().saturating_sub(1) as f64;

@@ -1,35 +1,32 @@
 //! `pilot-bench`: the figures of Pilot, each beside a TCP twin measured in the same run.
 //!
 //! ```text
-//! cargo run --release -p pilot-bench -- figures                        all of them
-//! cargo run --release -p pilot-bench --features peers -- figures \
-//!     --only bulk-library --json                                       one, beside quinn, for programs
+//! cargo run --release -p pilot-bench --features peers -- compare       Pilot beside TCP, TLS, QUIC and HTTP
+//! cargo run --release -p pilot-bench -- figures                        the daemon beside twins that are processes
 //! cargo run --release -p pilot-bench -- flood                          what a flood leaves of a stream
 //! cargo run --release -p pilot-bench -- fleet                          the first day of a hundred agents
 //! ```
 //!
-//! [`figure`] is how a quantity is measured, [`mod@figures`] is which ones there are, [`report`] is what is said about them. The
-//! contestants: [`daemons`] (real processes), [`agents`] (the library), [`library`] (core and socket alone), [`tcp`] and, with the
-//! feature `peers`, quinn. [`mod@flood`] stands apart: its twin is the same flood elsewhere; so does [`mod@fleet`], which has no twin, with
-//! the decisions that a fleet rests on in [`micro`], and [`netlab`], a network of its own.
+//! `compare`, with the feature `peers`, stands for itself. [`figure`] is how a quantity of the rest is measured, [`mod@figures`] is which
+//! ones there are, [`report`] is what is said about them. The contestants: [`daemons`] (real processes), [`agents`] (the library) and
+//! [`tcp`]. [`mod@flood`] stands apart: its twin is the same flood elsewhere; so does [`mod@fleet`], which has no twin, with the decisions that
+//! a fleet rests on in [`micro`], and [`netlab`], a network of its own.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "what was measured is this program's output")]
 
 mod agents;
+#[cfg(feature = "peers")]
+mod compare;
 mod daemons;
-mod endpoint;
 mod error;
 mod exchange;
 mod figure;
 mod figures;
 mod fleet;
 mod flood;
-mod library;
 mod micro;
 #[cfg(target_os = "linux")]
 mod netlab;
-#[cfg(feature = "peers")]
-mod peers;
 mod report;
 mod tap;
 mod tcp;
@@ -58,6 +55,13 @@ struct Cli {
 enum Verb {
     /// Measure.
     Figures(FiguresArgs),
+    /// Compare with TCP, TLS, QUIC and HTTP.
+    #[cfg(feature = "peers")]
+    Compare(compare::CompareArgs),
+    /// One end of a comparison.
+    #[cfg(feature = "peers")]
+    #[command(hide = true, subcommand)]
+    End(compare::end::End),
     /// Measure what a flood of forged packets leaves of an established stream.
     Flood(FloodArgs),
     /// Run real programs behind emulated NATs and links.
@@ -128,6 +132,10 @@ struct FleetArgs {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Figures(args) => figures(args),
+        #[cfg(feature = "peers")]
+        Verb::Compare(args) => compare::run(&args),
+        #[cfg(feature = "peers")]
+        Verb::End(end) => compare::end::run(end),
         Verb::Flood(args) => flood(&args),
         #[cfg(target_os = "linux")]
         Verb::Netlab(scenario) => netlab::run(&scenario),

@@ -2,9 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
-use std::time::Duration;
 
-use pilot_daemon::clock;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::error::BenchError;
@@ -51,22 +49,4 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream, BenchError
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-/// The time that `len` bytes take over one connection between two threads, connecting included.
-pub(crate) fn bulk(len: usize) -> Result<Duration, BenchError> {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-    let taker = thread::spawn(move || {
-        on_this_thread(async {
-            let (mut stream, _) = TcpListener::from_std(listener)?.accept().await?;
-            exchange::take(&mut stream).await
-        })
-    });
-    let start = clock::now().mono;
-    on_this_thread(async { exchange::send(&mut connect(address).await?, len).await })?;
-    let time = clock::now().mono.since(start);
-    taker.join().map_err(|_| BenchError::Wrong("the taker panicked".to_owned()))??;
-    Ok(time)
 }

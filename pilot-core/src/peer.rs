@@ -107,7 +107,8 @@ pub(crate) struct Peer {
     pub(crate) homes: Vec<Home>,
     pub(crate) is_backbone: bool,
     pub(crate) dial: Option<Dial>,
-    pub(crate) unconfirmed: Option<Unconfirmed>,
+    /// In a box: of thousands of tunnels few are being made.
+    pub(crate) unconfirmed: Option<Box<Unconfirmed>>,
     pub(crate) answered: Option<Answered>,
     pub(crate) tunnel: Option<Tunnel>,
     pub(crate) paths: Paths,

@@ -12,10 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use pilot_core::event::{ConnectError, Event, PathKind, StreamHandle};
 use pilot_core::id::{IdentityKey, ServicePort};
-use pilot_core::node::{Node, PeerInfo, PeerStatus};
+use pilot_core::node::{Node, OpenStreamError, PeerInfo, PeerStatus};
 use pilot_core::route::{Ecn, SocketId, Transmit};
 use pilot_core::time::{Mono, Now};
-use pilot_core::transport::{Code, Read, ReadError, WriteError};
+use pilot_core::transport::{self, Code, Read, ReadError, WriteError};
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -49,8 +49,13 @@ const NEIGHBOURS_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the loop looks for more before it sleeps, giving its core to whoever wants it. To wake a sleeping core costs more,
 /// in a virtual machine several times more, than all that a packet needs; an answer mostly comes before that.
 const AWAKE_AFTER_INPUT: Duration = Duration::from_micros(50);
+/// Where others want the core, giving it away costs a turn of theirs, milliseconds: for so long the loop sleeps at once instead, since who is
+/// woken comes before who has worked.
+const SLEEPY_WHERE_OTHERS_WORK: Duration = Duration::from_millis(100);
 /// Chunks of datagrams from TLS links that wait, of 16 KiB at most; TCP waits in turn.
 pub(crate) const LINK_INPUTS_MAX: usize = 16;
+/// Streams that wait until their peers allow more: a large burst of calls.
+const OPENS_WAITING_MAX: usize = 1_024;
 /// Callers that wait for tunnels at once.
 const CONNECTING_MAX: usize = 4_096;
 
@@ -77,6 +82,7 @@ pub(crate) struct Core {
     streams: BTreeMap<StreamHandle, Arc<Shared>>,
     dirty: Arc<DirtyList>,
     connecting: Vec<(IdentityKey, oneshot::Sender<Result<PeerStatus, ConnectError>>)>,
+    opens_waiting: Vec<Open>,
     home_link: watch::Sender<HomeLink>,
     /// The main socket as the home node sees it.
     pub(crate) observed: watch::Sender<Option<SocketAddr>>,
@@ -88,6 +94,13 @@ pub(crate) struct Core {
     /// What the node wants of the driver's sockets.
     socket_requests: Vec<SocketRequest>,
     is_stopping: bool,
+}
+
+/// A stream that somebody wants.
+pub(crate) struct Open {
+    pub(crate) peer: IdentityKey,
+    pub(crate) header: StreamHeader,
+    pub(crate) opened: oneshot::Sender<Result<Stream, OpenStreamError>>,
 }
 
 /// Identities of the same `PILOT_HOME`.
@@ -112,6 +125,7 @@ pub(crate) struct Driver {
     /// A train that did not leave whole, and how much of it did.
     blocked: Option<(Transmit, usize)>,
     awake_until: Mono,
+    sleepy_until: Mono,
 }
 
 /// One thing that happened.
@@ -139,7 +153,8 @@ impl Driver {
         let buffer = Vec::with_capacity(TRANSMIT_BUFFER_LEN);
         let timer = Timer::new()?;
         let entropy = EntropyFeed::new(clock::now().mono);
-        let (batch, blocked, awake_until) = (RecvBatch::new(), None, Mono(0));
+        let (batch, blocked) = (RecvBatch::new(), None);
+        let (awake_until, sleepy_until) = (Mono(0), Mono(0));
         Ok(Self {
             core,
             socket,
@@ -153,6 +168,7 @@ impl Driver {
             buffer,
             blocked,
             awake_until,
+            sleepy_until,
         })
     }
 
@@ -181,13 +197,19 @@ impl Driver {
         let blocked = self.blocked.map(|(transmit, _)| transmit.route.socket);
         let is_blocked = blocked.is_some();
         let blocked_beside = blocked.filter(|socket| *socket != SocketId::default());
-        if !is_blocked {
-            self.timer.arm(clock::now(), self.core.deadline());
-        }
+        let deadline = self.core.deadline().filter(|_| !is_blocked);
         loop {
-            let is_awake = clock::now().mono < self.awake_until;
-            if is_awake {
-                std::thread::yield_now();
+            let now = clock::now();
+            let left = deadline.map(|deadline| deadline.since(now.mono));
+            // A paced sender's next batch is due in a moment, again and again: it is cheaper to look than to be woken.
+            let is_soon = now.mono < self.awake_until || left.is_some_and(|left| left < AWAKE_AFTER_INPUT);
+            let is_due = left.is_some_and(|left| left.is_zero());
+            let is_awake = is_due || is_soon && now.mono >= self.sleepy_until;
+            if !is_awake {
+                // Only who goes to sleep sets the timer: in a virtual machine that takes longer than a packet does.
+                self.timer.arm(now, deadline);
+            } else if !is_due {
+                self.give_way(now);
             }
             tokio::select! {
                 _ = self.socket.readable() => return Input::Readable,
@@ -199,8 +221,17 @@ impl Driver {
                 Some(input) = self.link_inputs.recv() => return Input::Link(input),
                 command = self.commands.recv() => return command.map_or(Input::Abandoned, Input::Command),
                 // Comes back once the runtime has asked the system for events, without waiting for one.
-                () = tokio::task::yield_now(), if is_awake => {}
+                () = tokio::task::yield_now(), if is_awake => if is_due { return Input::Timer },
             }
+        }
+    }
+
+    /// Gives the core to whoever wants it, and notes whether somebody did.
+    fn give_way(&mut self, now: Now) {
+        std::thread::yield_now();
+        let back = clock::now().mono;
+        if back.since(now.mono) > AWAKE_AFTER_INPUT {
+            self.sleepy_until = back + SLEEPY_WHERE_OTHERS_WORK;
         }
     }
 
@@ -209,11 +240,20 @@ impl Driver {
             Input::Readable => self.receive(now, SocketId::default()),
             Input::ReadableBeside(socket) => self.receive(now, socket),
             Input::Timer => self.core.handle_timeout(now),
-            Input::Command(command) => command(&mut self.core, now),
+            Input::Command(command) => self.obey(now, command),
             Input::Link(input) => self.core.take_from_link(now, input),
             Input::Abandoned => self.core.stop(now),
             // What they announce is done by settling.
             Input::Writable | Input::Streams => {}
+        }
+    }
+
+    /// Does what it was told, with all that waits already: calls made at once leave in one train.
+    fn obey(&mut self, now: Now, first: Command) {
+        first(&mut self.core, now);
+        for _ in 1..COMMANDS_MAX {
+            let Ok(command) = self.commands.try_recv() else { return };
+            command(&mut self.core, now);
         }
     }
 
@@ -302,6 +342,7 @@ impl Core {
             streams: BTreeMap::new(),
             dirty: Arc::new(DirtyList::default()),
             connecting: Vec::new(),
+            opens_waiting: Vec::new(),
             home_link,
             observed: watch::Sender::new(None),
             neighbours: Neighbours { home, keys: BTreeSet::new(), read_at: None },
@@ -314,15 +355,32 @@ impl Core {
         }
     }
 
-    /// Opens a stream; data may be written before there is a tunnel.
-    pub(crate) fn open(
-        &mut self,
-        now: Now,
-        peer: &IdentityKey,
-        header: &StreamHeader,
-    ) -> Result<Stream, pilot_core::node::OpenStreamError> {
-        let handle = self.node.open_stream(now, peer, header)?;
-        Ok(self.adopt(handle))
+    /// Opens a stream as soon as its peer allows one more; data may be written before there is a tunnel.
+    pub(crate) fn open(&mut self, now: Now, open: Open) {
+        match self.node.open_stream(now, &open.peer, &open.header) {
+            Err(OpenStreamError::Transport(transport::OpenStreamError::Limit))
+                if self.opens_waiting.len() < OPENS_WAITING_MAX =>
+            {
+                self.opens_waiting.push(open);
+            }
+            result => {
+                let stream = result.map(|handle| self.adopt(handle));
+                // Who no longer waits has dropped the stream, which ends it.
+                drop(open.opened.send(stream));
+            }
+        }
+    }
+
+    /// Tries those again that wait.
+    fn open_waiting(&mut self, now: Now) {
+        for open in std::mem::take(&mut self.opens_waiting) {
+            // Where one found no room, the next one to the same peer finds none either.
+            if self.opens_waiting.last().is_some_and(|full| full.peer == open.peer) {
+                self.opens_waiting.push(open);
+            } else if !open.opened.is_closed() {
+                self.open(now, open);
+            }
+        }
     }
 
     /// Takes what is known of an agent's instances, the best first: the node tries that first which it has learned of last.
@@ -330,6 +388,11 @@ impl Core {
         for route in routes.into_iter().rev() {
             self.node.learn_peer(now, route);
         }
+    }
+
+    /// Ends the tunnel with a peer.
+    pub(crate) fn disconnect(&mut self, now: Now, peer: &IdentityKey) {
+        self.node.close_peer(now, peer, Code::NO_ERROR, "");
     }
 
     /// Answers once there is a tunnel, or once there will be none.
@@ -389,6 +452,9 @@ impl Core {
 
     /// Moves bytes between streams and the node and takes the node's events; tells whether anything happened.
     fn pump(&mut self, now: Now) -> bool {
+        if !self.opens_waiting.is_empty() {
+            self.open_waiting(now);
+        }
         let dirty = self.dirty.take();
         let mut has_moved = !dirty.is_empty();
         for stream in dirty {

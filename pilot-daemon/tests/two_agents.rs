@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +12,8 @@ use pilot_daemon::agent::{Agent, AgentConfig, EndedBy, Incoming, Resolved, Servi
 use pilot_daemon::api::types::ErrorCode;
 use pilot_daemon::home::Home;
 use tempfile::TempDir;
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
 
 /// Nothing here takes a tenth of it; a test that hangs fails instead.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,6 +92,41 @@ async fn eight_mebibytes_come_back_from_echo_byte_for_byte() {
     assert!(echoed == sent);
     let outcome = patiently(watch.closed()).await;
     assert_eq!((outcome.error, outcome.bytes_sent, outcome.bytes_received), (None, 8 << 20, 8 << 20));
+}
+
+#[tokio::test]
+async fn a_burst_of_calls_beyond_the_peers_limit_waits_and_is_answered() {
+    // The limit is 1,024, and no stream ends before all are wanted.
+    const CALLS: usize = 1_500;
+    let (_home, alpha, _beta, beta) = neighbours().await;
+    let beta = Arc::new(beta);
+    let all_wanted = Arc::new(Barrier::new(CALLS));
+    let mut calls = JoinSet::new();
+    for _ in 0..CALLS {
+        let (alpha, beta, all_wanted) = (alpha.clone(), Arc::clone(&beta), Arc::clone(&all_wanted));
+        calls.spawn(async move {
+            all_wanted.wait().await;
+            let mut stream = alpha.open(&beta, header("echo").unwrap()).await.unwrap();
+            stream.exchange(b"all of us".to_vec(), 64).await.unwrap()
+        });
+    }
+
+    let answers = patiently(calls.join_all()).await;
+
+    assert!(answers.iter().all(|answer| answer.as_deref() == Some(b"all of us".as_slice())));
+}
+
+#[tokio::test]
+async fn after_a_tunnel_was_ended_the_next_call_makes_another() {
+    let (_home, alpha, _beta, beta) = neighbours().await;
+    patiently(alpha.ping(&beta, PATIENCE)).await.unwrap();
+    let first = alpha.peer_status(beta.key).await.unwrap();
+
+    alpha.disconnect(&beta).await.unwrap();
+
+    assert!(!alpha.peer_status(beta.key).await.is_some_and(|status| status.connected));
+    patiently(alpha.ping(&beta, PATIENCE)).await.unwrap();
+    assert_ne!(alpha.peer_status(beta.key).await.unwrap().connected_since, first.connected_since);
 }
 
 #[tokio::test]

@@ -219,8 +219,13 @@ impl Link {
     }
 
     /// How long a datagram that comes now waits before the first byte of it leaves.
-    pub(crate) fn wait(&self, now: Mono) -> Duration {
+    pub fn wait(&self, now: Mono) -> Duration {
         self.busy_until.max(now).since(now)
+    }
+
+    /// What passed so far.
+    pub fn stats(&self) -> LinkStats {
+        self.stats
     }
 
     /// Decides what becomes of a datagram, and damages it if so decided.

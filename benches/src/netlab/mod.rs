@@ -18,14 +18,14 @@ mod agents;
 mod classify;
 mod engine;
 mod kernel;
-mod lab;
+pub(crate) mod lab;
 mod links;
 mod matrix;
 mod mtu;
 mod nats;
 mod packet;
 mod roam;
-mod router;
+pub(crate) mod router;
 
 use std::path::PathBuf;
 use std::time::Duration;

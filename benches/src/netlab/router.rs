@@ -9,9 +9,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
+#[cfg(feature = "peers")]
+use std::time::Duration;
 
 use pilot_core::rng::Rng;
 use pilot_core::time::Mono;
+#[cfg(feature = "peers")]
+use pilot_sim::link::LinkStats;
 use pilot_sim::link::{Fate, Link, LinkConfig};
 use pilot_sim::nat::{Nat, NatConfig, NatDrop};
 
@@ -175,6 +179,13 @@ impl Router {
     /// Changes the link of a node in one way. What is on it already goes on.
     pub(crate) fn change_link(&mut self, node: NodeId, way: Way, change: impl FnOnce(LinkConfig) -> LinkConfig) {
         self.link(node, way).change(change);
+    }
+
+    /// How long a packet that comes now waits at the link of a node, and what the link was offered so far.
+    #[cfg(feature = "peers")]
+    pub(crate) fn load(&mut self, now: Mono, node: NodeId, way: Way) -> (Duration, LinkStats) {
+        let link = self.link(node, way);
+        (link.wait(now), link.stats())
     }
 
     /// Lets a gateway forget all mappings.

@@ -149,7 +149,7 @@ impl Node {
         unconfirmed.agreed.live.open(&mut copy).map_err(|_| DropReason::Authentication)?;
         let unconfirmed = peer.unconfirmed.take().expect("found above");
         let is_proved = unconfirmed.is_proof_of(&hop);
-        let Unconfirmed { agreed, continues, early, held, .. } = unconfirmed;
+        let Unconfirmed { agreed, continues, early, held, .. } = *unconfirmed;
         self.establish(now, index, Made { agreed, continues, hop, is_proved, early });
         if let Some(held) = held {
             let path = self.peers[index as usize].add_path(now.mono, hop);
@@ -237,7 +237,7 @@ impl Node {
         let peer = &mut self.peers[index as usize];
         let agreed = Agreed::new(established, local_index, false, now.mono);
         let unconfirmed = Unconfirmed::new(agreed, psk.is_some(), now.mono, timestamp, hop);
-        peer.unconfirmed = Some(unconfirmed);
+        peer.unconfirmed = Some(Box::new(unconfirmed));
         peer.answered = Some(Answered { transcript, response: response.clone() });
         peer.learn(PeerInfo {
             key: certificate.identity,

@@ -14,8 +14,10 @@ use crate::time::Mono;
 /// Largest span of packet numbers in flight: the peer's replay window refuses what is older (spec/wire.md §3).
 const SPAN_MAX: usize = 1 << 16;
 
-/// Slots at first: enough for requests and replies. A tunnel at rest keeps them.
-const SPAN_INITIAL: usize = 32;
+/// Slots at first, and of a tunnel at rest: enough for a request and its reply.
+const SPAN_INITIAL: usize = 8;
+/// Frames in the slots of a tunnel at rest.
+const FRAMES_INITIAL: usize = 16;
 
 /// No packet, in the links between packets.
 const NONE: u64 = u64::MAX;
@@ -233,6 +235,11 @@ impl SentPackets {
         let gone = usize::try_from(keep - self.frames_base).unwrap_or(usize::MAX);
         self.frames.drain(..gone.min(self.frames.len()));
         self.frames_base = keep;
+        if self.base == self.end && self.slots.len() > SPAN_INITIAL {
+            // What a burst needed is not what a tunnel at rest keeps.
+            self.slots = vec![SentPacket::EMPTY; SPAN_INITIAL];
+            self.frames.shrink_to(FRAMES_INITIAL);
+        }
     }
 
     /// Every packet in flight, recounted for the audit.

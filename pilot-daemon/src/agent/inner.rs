@@ -13,13 +13,14 @@ use pilot_core::time::{Mono, Now, UnixTime};
 use pilot_core::wire::stream_header::StreamHeader;
 use std::time::Duration;
 use tokio::sync::{OnceCell, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::error::has_ended;
 use super::settings::Profile;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::backbone_link::{Registration, own_homes};
 use crate::clock;
-use crate::driver::{Command, Core, HomeLink};
+use crate::driver::{Command, Core, HomeLink, Open};
 use crate::home::{AgentHome, Home, HomeError, HomeLock};
 use crate::names::Names;
 use crate::net::host_addresses;
@@ -29,6 +30,8 @@ use crate::renewal::KeyRenewal;
 use crate::stream::Stream;
 use crate::tls::keeper::LinkReport;
 
+/// A stream waits no longer than this until its peer allows it.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Whereabouts are signed anew after this, so that members see that the agent is still there.
 const WHEREABOUTS_RENEWAL: Duration = Duration::from_secs(86_400);
 
@@ -91,10 +94,14 @@ impl Inner {
         answer.await.map_err(|_| has_ended())
     }
 
-    /// Opens a stream to a peer that the node knows.
+    /// Opens a stream to a peer that the node knows, as soon as the peer allows one more.
     pub(crate) async fn open(&self, peer: IdentityKey, header: StreamHeader) -> Result<Stream, ApiError> {
-        let opened = self.ask(move |core, now| core.open(now, &peer, &header)).await?;
-        opened.map_err(|error| {
+        let (opened, answer) = oneshot::channel();
+        self.apply(move |core, now| core.open(now, Open { peer, header, opened })).await?;
+        let opened = timeout(OPEN_TIMEOUT, answer).await.map_err(|_| {
+            ApiError::new(ErrorCode::Failed, "no stream could be opened: the peer allows no more of them for now")
+        })?;
+        opened.map_err(|_| has_ended())?.map_err(|error| {
             let is_unknown = error == OpenStreamError::UnknownPeer;
             let code = if is_unknown { ErrorCode::NotFound } else { ErrorCode::Failed };
             ApiError::new(code, format!("no stream could be opened: {error}"))

@@ -44,7 +44,7 @@ use pilot_core::node::{Node, PeerStatus};
 use pilot_core::record::OFFER_DESCRIPTION_LEN_MAX;
 use pilot_core::ticket::{BackboneTicket, Ticket};
 use pilot_core::time::Now;
-use pilot_core::transport::Code;
+use pilot_core::transport::{Code, TransportConfig};
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -109,6 +109,8 @@ pub struct AgentConfig {
     pub stun_servers: Vec<StunServer>,
     /// Ask the router at home for a port mapping where there is a NAT. Without one, fewer peers are reached directly.
     pub port_mapping: bool,
+    /// Longest packet that is sent; without one, what each path is found to carry.
+    pub packet_len_max: Option<usize>,
     /// Whether a service manager has started this process; the agent only tells it.
     pub supervised: bool,
     /// Leave nothing behind: the key is new, memberships and the lease of the name are short, and the agent gives both back when it shuts
@@ -157,6 +159,7 @@ impl AgentConfig {
             direct: true,
             stun_servers: Vec::new(),
             port_mapping: true,
+            packet_len_max: None,
             supervised: false,
             ephemeral: false,
         }
@@ -185,7 +188,7 @@ impl Agent {
 
         let (offers_sender, offers) = watch::channel(Vec::new());
         let (link_sender, home_link) = watch::channel(HomeLink::default());
-        let mut node = Node::new(node_config(config.direct), keys, entropy()?, now);
+        let mut node = Node::new(node_config(&config), keys, entropy()?, now);
         node.set_local_addresses(now, &socket.local_addresses());
         let services = Services::new(offers_sender);
         let rules = Rules::load(agent_home.path().join("rules.toml"))?;
@@ -293,6 +296,16 @@ impl Agent {
             Ok(Err(_)) => Err(has_ended()),
             Err(_) => Err(timed_out(peer, time_allowed)),
         }
+    }
+
+    /// Ends the tunnel with a peer, if there is one, and every stream in it. What is known of the peer stays known; the next call makes a new
+    /// tunnel.
+    ///
+    /// # Errors
+    /// If the agent has shut down.
+    pub async fn disconnect(&self, peer: &Resolved) -> Result<(), ApiError> {
+        let key = peer.key;
+        self.inner.apply(move |core, now| core.disconnect(now, &key)).await
     }
 
     /// Opens a stream. Data may be written at once; if no tunnel comes about, the stream ends with [`Code::UNREACHABLE`].
@@ -501,8 +514,9 @@ fn bind(config: &AgentConfig, home: &AgentHome) -> Result<UdpSocket, StartError>
 }
 
 /// Settings of an agent's node. An echo may be a replay: nothing comes of it but its own answer, which only the asker can read.
-fn node_config(direct: bool) -> Config {
-    Config::new(Role::Agent).direct(direct).replay_safe(&[ServicePort::ECHO])
+fn node_config(config: &AgentConfig) -> Config {
+    let transport = TransportConfig::default().packet_len_max(config.packet_len_max.unwrap_or(usize::MAX));
+    Config::new(Role::Agent).direct(config.direct).replay_safe(&[ServicePort::ECHO]).transport(transport)
 }
 
 /// Renews the keys whenever that is due, until the agent is gone.
