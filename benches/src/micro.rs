@@ -84,7 +84,7 @@ impl Organisation {
     fn enrol(&mut self, issuer: &Issuer, member: &Identity, generations: u8) -> Result<(), BenchError> {
         let name = format!("member-{}", self.proofs.len());
         let (key, modifier) = (member.key(), member.modifier());
-        let applicant = Applicant { key, modifier, name, lifetime_max: Duration::MAX };
+        let applicant = Applicant { key, modifier, name, lifetime_max: Duration::MAX, consent: None };
         let terms =
             Terms { role: "member".to_owned(), groups: Vec::new(), services: Vec::new(), generations, lifetime: DAY_S };
         let proof = issuer.enrol(&self.roster, &applicant, &terms, self.now).map_err(wrong)?;

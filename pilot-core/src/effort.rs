@@ -85,6 +85,11 @@ impl Effort {
         may
     }
 
+    /// Whether something is being done; a pause is none.
+    pub(crate) fn is_under_way(&self) -> bool {
+        !matches!(self.stage, Stage::Idle | Stage::Waiting(_))
+    }
+
     /// When something is due.
     pub(crate) fn timeout(&self, is_in_use: bool) -> Option<Mono> {
         match &self.stage {

@@ -25,7 +25,7 @@ pub mod rng;
 pub mod route;
 pub mod session;
 pub mod stats;
-mod stun;
+pub mod stun;
 pub mod ticket;
 pub mod time;
 pub mod transport;

@@ -83,6 +83,8 @@ pub(crate) struct Paths {
     paths: Vec<Path>,
     next_id: u32,
     active: Option<PathId>,
+    /// Since when it is that one.
+    active_since: Mono,
     /// When a peer that had moved was followed last.
     followed: Option<Mono>,
     /// Bytes of probes that may be sent.
@@ -359,6 +361,7 @@ impl Paths {
         if self.active.replace(id) == Some(id) {
             return None;
         }
+        self.active_since = now;
         if is_followed {
             self.followed = Some(now);
         }
@@ -372,6 +375,16 @@ impl Paths {
 
     pub(crate) fn active(&self) -> Option<&Path> {
         self.path(self.active?)
+    }
+
+    /// Since when the active path is in use.
+    pub(crate) fn active_since(&self) -> Option<Mono> {
+        self.active.map(|_| self.active_since)
+    }
+
+    /// Whether a round of challenges is under way on a direct path, or about to begin; a pause between two rounds is none.
+    pub(crate) fn is_probing(&self, is_in_use: bool) -> bool {
+        self.paths.iter().filter_map(|path| path.probe.as_ref()).any(|probe| probe.is_under_way(is_in_use))
     }
 
     pub(crate) fn path(&self, id: PathId) -> Option<&Path> {
@@ -415,6 +428,11 @@ impl Path {
 }
 
 impl Probe {
+    fn is_under_way(&self, is_in_use: bool) -> bool {
+        let has_begun = self.sent > 0 || !self.needs_use;
+        has_begun && self.sent < PROBES_PER_PATH_MAX && self.may_go_on(is_in_use)
+    }
+
     fn may_go_on(&self, is_in_use: bool) -> bool {
         is_in_use || (!self.needs_use && self.sent < PROBES_WHILE_IDLE_MAX)
     }

@@ -45,6 +45,8 @@ pub struct PeerStatus {
     pub backbone: bool,
     /// The path in use.
     pub path: Option<PathKind>,
+    /// Since when it is in use.
+    pub path_since: Option<Mono>,
     /// Smoothed round trip of that path.
     pub rtt: Option<Duration>,
     /// Since when the tunnel is up.
@@ -53,7 +55,9 @@ pub struct PeerStatus {
     pub bytes_sent: u64,
     /// Bytes of sealed packets received.
     pub bytes_received: u64,
-    /// Packets declared lost on the path in use.
+    /// Packets sent on the path in use.
+    pub sent_packets: u64,
+    /// Of these, how many were declared lost.
     pub lost_packets: u64,
     /// Streams open.
     pub streams: usize,
@@ -116,6 +120,8 @@ pub(crate) struct Peer {
     pub(crate) link: Option<Route>,
     /// The address that a backbone node has attested for this peer.
     pub(crate) attested: Option<SocketAddr>,
+    /// The peer has named addresses at which it takes packets directly.
+    pub(crate) has_candidates: bool,
     /// Candidates have gone out on this tunnel.
     pub(crate) has_sent_candidates: bool,
     /// The peer has them, and has opened its NAT towards them: what is sent there finds it open.
@@ -172,6 +178,7 @@ impl Peer {
             refused_by: Vec::new(),
             link: None,
             attested: None,
+            has_candidates: false,
             has_sent_candidates: false,
             has_taken_candidates: false,
             effort: Effort::default(),
@@ -492,10 +499,12 @@ impl Peer {
                 Hop::Direct(route) => PathKind::Direct(route.remote),
                 Hop::Relay { backbone, .. } => PathKind::Relay(relay_key(backbone)),
             }),
+            path_since: self.paths.active_since(),
             rtt: stats.as_ref().and_then(|stats| stats.rtt),
             connected_since: self.tunnel.as_ref().and_then(|tunnel| tunnel.connected_since),
             bytes_sent: self.bytes_sent,
             bytes_received: self.bytes_received,
+            sent_packets: stats.map_or(0, |stats| stats.sent_packets),
             lost_packets: stats.map_or(0, |stats| stats.lost_packets),
             streams: transport.map_or(0, crate::transport::Transport::open_stream_count),
         }

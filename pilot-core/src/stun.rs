@@ -19,10 +19,10 @@ const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 const HEADER_LEN: usize = 20;
 
 /// By which an answer is known to be one.
-pub(crate) type TransactionId = [u8; 12];
+pub type TransactionId = [u8; 12];
 
 /// A Binding request without attributes.
-pub(crate) fn request(transaction: &TransactionId) -> Vec<u8> {
+pub fn request(transaction: &TransactionId) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN);
     bytes.extend_from_slice(&BINDING_REQUEST.to_be_bytes());
     bytes.extend_from_slice(&0_u16.to_be_bytes());
@@ -35,7 +35,7 @@ pub(crate) fn request(transaction: &TransactionId) -> Vec<u8> {
 ///
 /// # Errors
 /// If it is none, or not well-formed.
-pub(crate) fn response(datagram: &[u8]) -> Result<(TransactionId, SocketAddr), DecodeError> {
+pub fn response(datagram: &[u8]) -> Result<(TransactionId, SocketAddr), DecodeError> {
     let mut reader = Reader::new(datagram);
     if reader.u16()? != BINDING_SUCCESS {
         return Err(DecodeError::Invalid("STUN message type"));

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    answer, backbone, completions, connect, daemon, demo, find, group, hand_over, identity, info, join, man, mcp, org,
-    peers, ping, query, rules, ticket,
+    answer, backbone, completions, connect, daemon, demo, doctor, find, group, hand_over, identity, info, join, man,
+    mcp, netcheck, org, peers, ping, query, rules, ticket,
 };
 use crate::env_vars;
 
@@ -59,6 +59,11 @@ pub(crate) enum Verb {
     Info(info::InfoArgs),
     /// The agents this one has a tunnel with.
     Peers(peers::PeersArgs),
+    /// What the network around this agent lets through.
+    #[command(name = "netcheck")]
+    NetCheck(netcheck::NetCheckArgs),
+    /// What is wrong with this agent, or with the way to another, and what to do about it.
+    Doctor(doctor::DoctorArgs),
     /// Measure the round trip to an agent.
     Ping(ping::PingArgs),
     /// Open a tunnel to an agent and talk to it.

@@ -4,12 +4,13 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use pilot_daemon::api::client::Client;
+use pilot_daemon::api::network::{Diagnosis, DoctorRequest, NetCheck};
 use pilot_daemon::api::types::{
     AcceptRequest, ApiError, ChangeRules, CreateOrg, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
     HandOverRequest, HandedOver, InviteRequest, Invited, JoinRequest, Joined, OpenRequest, OrgCreated, OrgList,
-    OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, RotateRequest, Rule,
-    RuleList, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply, UninviteRequest, Uninvited, Why,
-    WhyRequest,
+    OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, RotateRequest, Rotated,
+    Rule, RuleList, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply, UninviteRequest,
+    Uninvited, Why, WhyRequest,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,6 +27,8 @@ use crate::output::Output;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same for calls for which it asks another agent.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// The same for questions to STUN servers, which may all be silent, and to an agent that has to be called first.
+const NETCHECK_TIMEOUT: Duration = Duration::from_secs(25);
 /// What the daemon gets on top of a deadline that it keeps itself, to tell it in its own words.
 const ANSWER_GRACE: Duration = Duration::from_secs(1);
 /// How long a command waits until the directory has what it changed (spec/cli.md §2): one round trip, if all is well.
@@ -103,6 +106,17 @@ impl Daemon {
         self.get("/v1/peers").await
     }
 
+    pub(crate) async fn netcheck(&self) -> Result<NetCheck> {
+        within(NETCHECK_TIMEOUT, self.client.get("/v1/netcheck")).await
+    }
+
+    /// Looks for what is wrong; a direct path to `target` is waited for.
+    pub(crate) async fn examine(&self, target: Option<&str>, patience: Duration) -> Result<Diagnosis> {
+        let request =
+            DoctorRequest { target: target.map(str::to_owned), patience_ms: Some(duration::millis(patience)) };
+        self.post("/v1/doctor", &request, patience + NETCHECK_TIMEOUT).await
+    }
+
     pub(crate) async fn ticket(&self) -> Result<TicketReply> {
         self.get("/v1/ticket").await
     }
@@ -151,7 +165,7 @@ impl Daemon {
         self.post("/v1/orgs/revoke", request, JOIN_TIMEOUT).await
     }
 
-    pub(crate) async fn rotate_org_key(&self, request: &RotateRequest) -> Result<OrgCreated> {
+    pub(crate) async fn rotate_org_key(&self, request: &RotateRequest) -> Result<Rotated> {
         self.post("/v1/orgs/rotate", request, JOIN_TIMEOUT).await
     }
 

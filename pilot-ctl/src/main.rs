@@ -92,6 +92,8 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Verb::Daemon(args) => commands::daemon::run(args, &context()?).await,
         Verb::Info(args) => interruptible(commands::info::run(args, &context()?)).await,
         Verb::Peers(args) => interruptible(commands::peers::run(args, &context()?)).await,
+        Verb::NetCheck(args) => interruptible(commands::netcheck::run(args, &context()?)).await,
+        Verb::Doctor(args) => interruptible(commands::doctor::run(args, &context()?)).await,
         Verb::Ping(args) => interruptible(commands::ping::run(args, &context()?)).await,
         Verb::Connect(args) => interruptible(commands::connect::run(args, &context()?)).await,
         Verb::Query(args) => interruptible(commands::query::run(args, &context()?)).await,

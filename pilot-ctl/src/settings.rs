@@ -32,6 +32,10 @@ pub(crate) struct Settings {
     pub(crate) direct: Option<bool>,
     /// The HTTP proxy on the way to the backbone where UDP is blocked, or `none`. The daemon reads it itself, whenever it needs it.
     pub(crate) proxy: Option<String>,
+    /// Whether the router at home is asked for a port mapping.
+    pub(crate) port_mapping: Option<bool>,
+    /// STUN servers, by name or address, with or without a port.
+    pub(crate) stun: Option<Vec<String>>,
     /// A file with an invite to an organisation.
     pub(crate) token_file: Option<PathBuf>,
     /// How long verbs wait for the other side.
@@ -78,6 +82,8 @@ impl Settings {
             listen: self.listen.or(fallback.listen),
             direct: self.direct.or(fallback.direct),
             proxy: self.proxy.or(fallback.proxy),
+            port_mapping: self.port_mapping.or(fallback.port_mapping),
+            stun: self.stun.or(fallback.stun),
             token_file: self.token_file.or(fallback.token_file),
             timeout: self.timeout.or(fallback.timeout),
         }

@@ -28,11 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BLOCKS: [&str; 2] = ["console", "json"];
 
 /// What varies in outputs, and what stands for it in the words of trycmd.
-const VARYING: [(&str, &str); 14] = [
+const VARYING: [(&str, &str); 15] = [
     // The first letters of a key are no more real than the rest.
     (r"([a-z2-7]{8})?…", "[..]"),
     (r"0:[0-9A-F]{4}\.[0-9A-F]{4}\.[0-9A-F]{4}", "0:[..].[..].[..]"),
     (r"\(pid \d+\)", "(pid [..])"),
+    // A path in the table of `peers`.
+    (r"(direct|relay) +[0-9.]+:\d+ +\d+(\.\d)?ms +\d+% +\d+s", " [..]"),
     // In a table; a path that is new has no round trip yet, and may have been relayed a moment ago.
     (r"(direct|relay)? +\d+(\.\d)?ms\b", " [..]"),
     (r"\d+(\.\d)?ms\b", "[..]ms"),

@@ -157,8 +157,13 @@ fn an_agent_that_is_kept_does_not_become_ephemeral_nor_the_other_way_round() {
 fn a_start_that_fails_leaves_nothing_either() {
     let fleet = Fleet::new();
     let before = fleet.traces();
+    let open = fleet.founder.json(&["org", "list"]);
+    fleet.founder.ok(&["org", "uninvite", open["orgs"][0]["invites"][0]["id"].as_str().expect("a number")]);
+    let refused = fleet.start();
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert_eq!(fleet.traces(), before);
     fs::write(fleet.invite_file(), "pilot-invite:my-company-fleet.AAAA").expect("written");
-    let said = fleet.start();
-    assert_eq!(said.code, 2, "{said:?}");
+    let damaged = fleet.start();
+    assert_eq!(damaged.code, 2, "{damaged:?}");
     assert_eq!(fleet.traces(), before);
 }

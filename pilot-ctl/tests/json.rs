@@ -138,7 +138,7 @@ fn what_every_verb_prints_fits_its_schema_and_nothing_else_does() {
     verbs_run.run("rules", &["--as", "alpha"]);
     verbs_run.run("why", &["beta", "mcp", "--as", "alpha"]);
     verbs_run.run("find", &["--tag", "mcp", "--as", "alpha"]);
-    for verb in ["daemon-status", "info", "peers", "ticket"] {
+    for verb in ["daemon-status", "info", "peers", "netcheck", "doctor", "ticket"] {
         verbs_run.run(verb, &["--as", "alpha"]);
     }
     verbs_run.run("daemon-logs", &["--as", "alpha", "-n", "1"]);

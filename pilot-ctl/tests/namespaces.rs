@@ -99,6 +99,35 @@ fn a_fresh_agent_sends_nothing_to_anybody_but_its_backbone() {
     assert!(right.received_packets() > before);
 }
 
+/// Behind a NAT of this kind nobody is met by simple challenges. The router's word is proved by the packets that come there.
+#[test]
+fn behind_a_difficult_nat_an_agent_is_met_at_the_port_that_its_router_has_mapped() {
+    let Some(street) = Street::new("pcp", "enable_natpmp=yes\nenable_upnp=no") else { return };
+    let (_backbone, ticket, found) = street.begin();
+    assert_eq!((&found["port_mapping"]["protocol"], &found["mapping"]["kind"]), (&"pcp".into(), &"random".into()));
+    let mapped = found["port_mapping"]["address"].clone();
+    assert!(mapped.as_str().is_some_and(|mapped| mapped.starts_with(OUTSIDE)), "{found}");
+    let diagnosis = street.home.pilotctl(&["doctor"]);
+    assert!(diagnosis.lines().any(|line| line.starts_with("✓ nat: ") && line.contains(OUTSIDE)), "{diagnosis}");
+
+    street.elsewhere.start_agent("beta", &["--backbone", &ticket]);
+    street.home.pilotctl(&["ping", "beta", "--until-direct"]);
+    let peers: serde_json::Value =
+        serde_json::from_str(&street.elsewhere.pilotctl(&["peers", "--json"])).expect("JSON");
+    let alpha = peers["peers"].as_array().expect("a list").iter().find(|peer| peer["backbone"] == false);
+    assert_eq!(alpha.map(|alpha| &alpha["remote"]), Some(&mapped), "{peers}");
+
+    street.assert_given_back_at_the_end();
+}
+
+#[test]
+fn a_router_that_speaks_upnp_alone_is_asked_by_that() {
+    let Some(street) = Street::new("upnp", "enable_natpmp=no\nenable_upnp=yes") else { return };
+    let (_backbone, _ticket, found) = street.begin();
+    assert_eq!(found["port_mapping"]["protocol"], "upnp", "{found}");
+    street.assert_given_back_at_the_end();
+}
+
 fn assert_reply(line: &str, address: &str) {
     let promised = format!("✓ reply from {address} · ");
     assert!(line.starts_with(&promised), "{line:?} does not start with {promised:?}");
@@ -123,19 +152,10 @@ impl Lab {
     /// Builds the lab, or says why that is impossible here.
     fn new(test: &str) -> Option<Self> {
         let machines = [Machine::new(test, "a"), Machine::new(test, "b")];
-        let cleaner = start_cleaner(machines.each_ref().map(|machine| machine.namespace.as_str()));
+        let cleaner = start_cleaner(&machines.each_ref().map(|machine| machine.namespace.as_str()));
         let lab = Self { machines, cleaner };
-        match lab.build() {
-            Ok(()) => Some(lab),
-            Err(reason) if std::env::var_os("PILOT_REQUIRE_NAMESPACES").is_some() => {
-                panic!("no network namespaces here: {reason}")
-            }
-            Err(reason) => {
-                // Straight to stderr: the test harness swallows what `eprintln!` says in a test that passes.
-                writeln!(std::io::stderr(), "\nSKIPPED: {test}: no network namespaces here: {reason}").expect("stderr");
-                None
-            }
-        }
+        let built = lab.build();
+        is_built(test, built).then_some(lab)
     }
 
     fn build(&self) -> Result<(), String> {
@@ -177,7 +197,135 @@ impl Drop for Lab {
     }
 }
 
-fn start_cleaner(namespaces: [&str; 2]) -> Child {
+/// Whether the test can go on; says so if it cannot, and fails where it must.
+fn is_built(test: &str, built: Result<(), String>) -> bool {
+    let Err(reason) = built else { return true };
+    let is_required = std::env::var_os("PILOT_REQUIRE_NAMESPACES").is_some();
+    assert!(!is_required, "no network namespaces here: {reason}");
+    // Straight to stderr: the test harness swallows what `eprintln!` says in a test that passes.
+    writeln!(std::io::stderr(), "\nSKIPPED: {test}: no network namespaces here: {reason}").expect("stderr");
+    false
+}
+
+/// A home behind a router that gives each destination another port, and an agent elsewhere behind a firewall that lets in answers only: by
+/// simple challenges the two never meet (P and R of natlab's matrix). Between them the net, with the backbone on it.
+struct Street {
+    home: Machine,
+    router: Machine,
+    net: Machine,
+    elsewhere: Machine,
+    /// Ends before the router's namespace does.
+    port_mapper: Option<Background>,
+    cleaner: Child,
+}
+
+/// The address that the router has outside: miniupnpd maps nothing at one that is private or for documentation.
+const OUTSIDE: &str = "11.11.11.1";
+
+/// The chains that miniupnpd fills, and the NAT around them.
+const ROUTER: &str = r#"
+table inet filter {
+    chain miniupnpd { }
+    chain prerouting_miniupnpd { }
+    chain postrouting_miniupnpd { }
+    chain prerouting { type nat hook prerouting priority -100; jump prerouting_miniupnpd; }
+    chain postrouting {
+        type nat hook postrouting priority 100;
+        jump postrouting_miniupnpd;
+        oifname "wan" masquerade fully-random;
+    }
+    chain input { type filter hook input priority 0; iifname "wan" ct state new drop; }
+    chain forward {
+        type filter hook forward priority 0; policy drop;
+        iifname "lan" accept;
+        ct state established,related accept;
+        ct status dnat accept;
+        jump miniupnpd;
+    }
+}
+"#;
+
+const FIREWALL: &str = r#"
+table inet filter {
+    chain input {
+        type filter hook input priority 0; policy drop;
+        iifname "lo" accept;
+        ct state established,related accept;
+    }
+}
+"#;
+
+impl Street {
+    /// Builds it; the router maps ports by the protocols that `options` of its miniupnpd name.
+    fn new(test: &str, options: &str) -> Option<Self> {
+        let machine = |side| Machine::new(test, side);
+        let (home, router, net, elsewhere) = (machine("home"), machine("router"), machine("net"), machine("else"));
+        let namespaces = [&home, &router, &net, &elsewhere].map(|machine| machine.namespace.as_str());
+        let cleaner = start_cleaner(&namespaces);
+        let mut street = Self { home, router, net, elsewhere, port_mapper: None, cleaner };
+        let built = street.build(options);
+        is_built(test, built).then_some(street)
+    }
+
+    fn build(&mut self, options: &str) -> Result<(), String> {
+        let Self { home, router, net, elsewhere, .. } = &*self;
+        for machine in [home, router, net, elsewhere] {
+            ip(&["netns", "add", &machine.namespace])?;
+            ip(&["-n", &machine.namespace, "link", "set", "lo", "up"])?;
+        }
+        home.ip("link add eth0 type veth peer name lan netns", &router.namespace)?;
+        router.ip("link add wan type veth peer name port1 netns", &net.namespace)?;
+        elsewhere.ip("link add eth0 type veth peer name port2 netns", &net.namespace)?;
+        net.ip("link add bridge type", "bridge")?;
+        for port in ["port1", "port2"] {
+            net.ip("link set master bridge up dev", port)?;
+        }
+        home.address("192.168.7.2/24", "eth0")?;
+        router.address("192.168.7.1/24", "lan")?;
+        router.address(&format!("{OUTSIDE}/24"), "wan")?;
+        net.address("11.11.11.10/24", "bridge")?;
+        elsewhere.address("11.11.11.20/24", "eth0")?;
+        home.ip("route add default via", "192.168.7.1")?;
+        router.run("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
+        router.run("nft", &[ROUTER])?;
+        elsewhere.run("nft", &[FIREWALL])?;
+        self.port_mapper = Some(self.router.map_ports(options)?);
+        Ok(())
+    }
+
+    /// Ends the agent at home, and sees the mapping go.
+    fn assert_given_back_at_the_end(&self) {
+        let is_mapped =
+            || self.router.run("nft", &["list", "ruleset"]).expect("rules").contains("dnat ip to 192.168.7.2");
+        assert!(is_mapped());
+        self.home.pilotctl(&["daemon", "stop"]);
+        assert!(!is_mapped(), "it was given back");
+    }
+
+    /// Starts the backbone, and an agent at home behind the router; returns the backbone and its ticket, and what the router has mapped for
+    /// the agent.
+    fn begin(&self) -> (Background, String, serde_json::Value) {
+        let listen = ["backbone", "start", "--listen", "0.0.0.0:3478", "--advertise", "11.11.11.10"];
+        let (backbone, ticket) = self.net.spawn(&listen, Speaks::Stdout);
+        self.home.start_agent("alpha", &["--backbone", &ticket]);
+        let mut found = serde_json::Value::Null;
+        self.home.wait_for("a port mapping", |_| {
+            found = serde_json::from_str(&self.home.pilotctl(&["netcheck", "--json"])).expect("JSON");
+            found["port_mapping"]["state"] == "mapped"
+        });
+        (backbone, ticket, found)
+    }
+}
+
+impl Drop for Street {
+    fn drop(&mut self) {
+        drop(self.port_mapper.take());
+        drop(self.cleaner.stdin.take());
+        let _reaped = self.cleaner.wait();
+    }
+}
+
+fn start_cleaner(namespaces: &[&str]) -> Child {
     let mut command = Command::new("sh");
     command.args(["-c", CLEANER, "cleaner"]).args(namespaces);
     // A group of its own, for it has to outlive a test that is killed. Of a lab that was never built nothing is there to
@@ -196,6 +344,41 @@ impl Machine {
     fn new(test: &str, side: &str) -> Self {
         let namespace = format!("pilot-{}-{test}-{side}", std::process::id());
         Self { namespace, home: tempfile::tempdir().expect("a temporary home") }
+    }
+
+    fn ip(&self, arguments: &str, last: &str) -> Result<(), String> {
+        let words: Vec<&str> = ["-n", &self.namespace].into_iter().chain(arguments.split(' ')).chain([last]).collect();
+        ip(&words)
+    }
+
+    fn address(&self, address: &str, interface: &str) -> Result<(), String> {
+        self.ip(&format!("address add {address} dev"), interface)?;
+        self.ip("link set up dev", interface)
+    }
+
+    /// Runs a program of the system, which may be missing.
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<String, String> {
+        let output = self.command(program).args(arguments).output().map_err(|error| format!("{program}: {error}"))?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(format!("{program}: {}", told(&output)))
+        }
+    }
+
+    /// Makes a router of it that maps ports for those at `lan`.
+    fn map_ports(&self, options: &str) -> Result<Background, String> {
+        let files = self.home.path();
+        let (settings, leases) = (files.join("miniupnpd.conf"), files.join("leases"));
+        let fixed = "ext_ifname=wan\nlistening_ip=lan\nsecure_mode=yes\nuuid=3b1e8e2a-6f0a-4b5e-9f3a-0c6f3d1c2b4a\n";
+        let allowed = "allow 1024-65535 192.168.7.0/24 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n";
+        let text = format!("{fixed}{options}\nlease_file={}\n{allowed}", leases.display());
+        std::fs::write(&settings, text).map_err(|error| error.to_string())?;
+        self.run("sh", &["-c", "command -v miniupnpd"])?;
+        let mut command = self.command("miniupnpd");
+        command.args(["-d", "-f"]).arg(&settings).arg("-P").arg(files.join("pid"));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Background(command.spawn().map_err(|error| error.to_string())?))
     }
 
     /// Starts an agent and returns its address.
@@ -222,7 +405,7 @@ impl Machine {
     }
 
     /// Asks the agent until it is so.
-    fn wait_for(&self, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) {
+    fn wait_for(&self, what: &str, mut is_so: impl FnMut(&serde_json::Value) -> bool) {
         for _ in 0..CHANGE_LOOKS {
             if is_so(&self.status()) {
                 return;

@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::thread;
 
+use pilot_core::org::code::Code;
 use serde_json::json;
 use support::{Home, Running, Said, eventually};
 
@@ -283,9 +284,10 @@ fn who_holds_a_stolen_key_is_out_when_it_is_cut_off_and_nobody_else_is() {
     is_answered(&mallory.asks(&in_fleet("two")));
 
     let without = founder.home.run(&["org", "rotate", "--stolen"]);
-    assert!(without.code == 5 && without.stderr.contains("put the successor key"), "{without:?}");
-    fs::rename(&safe, orgs(&founder).join("successor")).expect("moved back");
-    founder.home.ok(&["org", "rotate", "--stolen"]);
+    assert!(without.code == 5 && without.stderr.contains("--successor FILE"), "{without:?}");
+    let safe = safe.join("identity.pem").display().to_string();
+    let rotated = founder.home.json(&["org", "rotate", "--stolen", "--successor", &safe]);
+    assert_eq!(rotated["members"], 4, "mallory is none: {rotated}");
     eventually("mallory is out", || mallory.asks("two").code == 5);
     let late = machines.machine("late");
     let invite = thief.home.run(&["org", "invite"]).stdout;
@@ -322,7 +324,7 @@ fn an_invite_is_used_as_often_as_it_says_also_by_two_at_once_and_over_a_killed_i
     assert_eq!(machines.start(&founder, &[]).code, 0);
     let used_up = join(late);
     assert_eq!(used_up.code, 5, "{used_up:?}");
-    assert!(used_up.stderr.contains("used up"), "{used_up:?}");
+    assert!(used_up.stderr.contains("used up") && used_up.stderr.contains("\nhint: ask who made it"), "{used_up:?}");
 }
 
 #[test]
@@ -344,10 +346,16 @@ fn what_is_no_invite_for_this_is_refused_with_what_is_wrong() {
         assert_eq!(said.code, 2, "{said:?}");
         assert!(said.stderr.contains(what) && said.stderr.contains("\nhint: "), "{said:?}");
     }
-    assert_eq!(join(&["--token", &invite, "--name", "founder"]).code, 5, "that name is taken");
+    let taken = join(&["--token", &invite, "--name", "founder"]);
+    assert!(taken.code == 5 && taken.stderr.contains("\nhint: take another name"), "{taken:?}");
     assert_eq!(join(&["--token", &invite]).code, 0, "none of that has used it up");
     assert_eq!(join(&["--token", &invite]).code, 1, "it is a member already");
-    assert_eq!(machines.start(&Machine { home: Home::new(), name: "two" }, &["--org", FLEET]).code, 2);
+    let two = Machine { home: Home::new(), name: "two" };
+    let of_another = ["--org", "another-fleet", "--token", &invite];
+    for wrong in [&["--org", FLEET][..], &["--org", FLEET, "--token", "hello"], &["--token", &invite], &of_another] {
+        assert_eq!(machines.start(&two, wrong).code, 2);
+    }
+    assert!(!two.home.agent_path("two", "identity.pem").exists(), "no agent was made for nothing");
 }
 
 #[test]
@@ -378,6 +386,37 @@ fn a_code_read_aloud_makes_one_member_and_a_mistyped_one_costs_nothing() {
     let used_up = join(&two, &code);
     assert_eq!(used_up.code, 5, "{used_up:?}");
     assert!(used_up.stderr.contains("wrong or used up\nhint: "), "{used_up:?}");
+}
+
+#[test]
+fn a_code_that_was_guessed_at_is_open_no_more() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let mallory = machines.machine("mallory");
+    let code = founder.invite(&["--code"]);
+    let open = || founder.home.json(&["org", "list"])["orgs"][0]["invites"].as_array().map(Vec::len);
+    for _ in 0..3 {
+        assert_eq!(open(), Some(1));
+        let guess = guess_beside(&code);
+        assert_eq!(mallory.home.run(&["join", "--code", &guess]).code, 5);
+    }
+    assert_eq!(open(), Some(0));
+}
+
+/// Another word of the same number, well formed.
+fn guess_beside(code: &str) -> String {
+    const ALPHABET: &str = "0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let (issuer, word) = code.split_once('/').expect("a name and a word");
+    let symbols: Vec<_> = word.chars().filter(|symbol| *symbol != '-').collect();
+    let changed = |place: usize| ALPHABET.chars().find(|symbol| *symbol != symbols[place]).expect("another");
+    // Of all words that differ in the second symbol, the one that the check symbol fits.
+    let words = ALPHABET.chars().map(|check| {
+        let mut word = symbols.clone();
+        (word[1], word[7]) = (changed(1), check);
+        word.into_iter().collect::<String>()
+    });
+    let mut fitting = words.filter(|word| format!("{issuer}/{word}").parse::<Code>().is_ok());
+    format!("{issuer}/{}", fitting.next().expect("one of them"))
 }
 
 #[test]
@@ -424,6 +463,31 @@ fn a_new_key_of_the_organisation_keeps_everybody_in_also_when_the_old_one_is_los
     let three = machines.member("three", &founder.invite(&[]));
     is_answered(&three.asks(&in_fleet("one")));
     is_answered(&two.asks(&in_fleet("one")));
+}
+
+#[test]
+fn where_the_machine_of_the_key_was_stolen_a_member_begins_anew_with_the_successor() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    let safe = founder.home.agent_path("founder", "orgs").join(FLEET).join("successor/identity.pem");
+    let safe = safe.display().to_string();
+    founder.home.ok(&["daemon", "stop"]);
+    let foreign = one.home.agent_path("one", "identity.pem").display().to_string();
+    for wrong in [&["--stolen"][..], &[], &["--successor", &foreign], &["--stolen", "--successor", &foreign]] {
+        let refused = one.home.run(&[&["org", "rotate"], wrong].concat());
+        assert!(refused.code == 5 && refused.stderr.contains("--successor FILE"), "{wrong:?}: {refused:?}");
+    }
+    let rotated = one.home.run(&["org", "rotate", "--stolen", "--successor", &safe]);
+    assert!(rotated.code == 0 && rotated.stdout.contains("Members: 1\n"), "{rotated:?}");
+    assert!(rotated.stderr.contains("join again: pilotctl org invite"), "{rotated:?}");
+    assert_eq!(one.members(), ["one"]);
+    eventually("two is out", || two.members() == ["one"]);
+    two.home.ok(&["org", "leave"]);
+    two.home.ok(&["join", "--token", &one.invite(&[])]);
+    let _handler = two.answers();
+    is_answered(&one.asks(&in_fleet("two")));
 }
 
 #[test]
@@ -474,9 +538,20 @@ fn rules_decide_who_may_call_what_and_why_says_so() {
     assert!(rules(&["why", "stranger", "query"]).starts_with("allowed: the rule 'query agent:"));
     rules(&["deny", "*", "stranger"]);
     assert_eq!(codes(), [0, 5, 5]);
+    for (who, what) in [("stranger", "keeps it out"), ("org:another-fleet", "in no organisation 'another-fleet'")] {
+        let allowed = founder.home.run(&["allow", "query", who]);
+        assert!(allowed.code == 0 && allowed.stderr.contains(what), "{allowed:?}");
+    }
+    rules(&["allow", "query", "org:another-fleet", "--remove"]);
     let list = founder.home.json(&["rules"]);
     assert_eq!(list["rules"].as_array().map(Vec::len), Some(3), "{list}");
     rules(&["deny", "*", "stranger", "--remove"]);
+    assert_eq!(codes(), [0, 5, 0]);
+    // By whatever name the service goes.
+    assert!(rules(&["deny", "0100", "stranger"]).starts_with("deny query "));
+    assert_eq!(codes(), [0, 5, 5]);
+    rules(&["deny", "100", "stranger", "--remove"]);
+    assert_eq!(founder.home.run(&["deny", "echo", "public"]).code, 2, "it would say what is not so");
     rules(&["allow", "query", "public"]);
     assert_eq!(codes(), [0, 0, 0]);
     let missing = founder.home.run(&["deny", "mcp", "public", "--remove"]);
@@ -496,8 +571,13 @@ fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
     is_answered(&one.asks("two"));
     let said = two.home.run(&["rules"]);
     assert!(said.stderr.contains("line 7, column 8: 'everybody' names nobody"), "{said:?}");
+    let status = two.home.ok(&["daemon", "status"]);
+    assert!(status.contains("line 7, column 8: 'everybody' names nobody"), "{status}");
     let edit = two.home.run(&["deny", "query", "one"]);
     assert_eq!(edit.code, 1, "an edit loses nothing that a person has written: {edit:?}");
+    let restart = two.home.run(&["daemon", "restart", "--as", "two"]);
+    assert!(restart.code == 1 && restart.stderr.contains("line 7, column 8"), "{restart:?}");
+    is_answered(&one.asks("two"));
     two.home.ok(&["daemon", "stop"]);
     let start = machines.start(&two, &[]);
     assert!(start.code == 1 && start.stderr.contains("line 7, column 8"), "{start:?}");

@@ -36,6 +36,8 @@ fn outputs_are_as_reviewed() {
     session.run(&["find", "--tag", "finance", "--as", "alpha"]);
     session.run(&["ping", "beta", "--as", "alpha"]);
     session.run(&["peers", "--as", "alpha"]);
+    session.run(&["netcheck", "--as", "alpha"]);
+    session.run(&["doctor", "beta", "--as", "alpha"]);
     session.run_with_input(&["connect", "beta", "--as", "alpha"], "deploy is done\n");
     session.run(&["connect", "beta", "--as", "alpha", "--message", "deploy is done"]);
 

@@ -5,6 +5,7 @@
 //! queues of streams ([`DirtyList`]).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ pub(crate) struct Core {
     connecting: Vec<(IdentityKey, oneshot::Sender<Result<PeerStatus, ConnectError>>)>,
     opens_waiting: Vec<Open>,
     home_link: watch::Sender<HomeLink>,
+    /// The main socket as the home node sees it.
+    pub(crate) observed: watch::Sender<Option<SocketAddr>>,
     neighbours: Neighbours,
     pub(crate) rules: Rules,
     orgs: Arc<Orgs>,
@@ -341,6 +344,7 @@ impl Core {
             connecting: Vec::new(),
             opens_waiting: Vec::new(),
             home_link,
+            observed: watch::Sender::new(None),
             neighbours: Neighbours { home, keys: BTreeSet::new(), read_at: None },
             rules,
             orgs,
@@ -499,7 +503,10 @@ impl Core {
                 tracing::info!(?peer, is_direct, "path changed");
                 tracing::debug!(?peer, ?path, "path changed");
             }
-            Event::ObservedAddress(address) => tracing::debug!(%address, "observed address"),
+            Event::ObservedAddress(address) => {
+                tracing::debug!(%address, "observed address");
+                self.observed.send_replace(Some(address));
+            }
             Event::OpenSockets(sockets) => self.socket_requests.push(SocketRequest::Open(sockets)),
             Event::CloseSockets(sockets) => self.socket_requests.push(SocketRequest::Close(sockets)),
             Event::Datagram { peer, port, data } => self.datagram_arrived(now, peer, port, data),

@@ -11,7 +11,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use pilot_core::id::IdentityKey;
+use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::record::{is_label, is_name};
 use pilot_core::time::Mono;
 use serde::Deserialize;
@@ -20,7 +20,7 @@ use toml_edit::{ArrayOfTables, DocumentMut, Item};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::home::{HomeError, replace_file};
 use crate::org::Standing;
-use crate::services::service_port;
+use crate::services::{service_name, service_port};
 
 /// Rules of one agent; a decision looks at all of them.
 const RULES_MAX: usize = 4_096;
@@ -346,10 +346,15 @@ impl TryFrom<String> for Service {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        if text == ANY_SERVICE || service_port(&text).is_some() {
+        if text == ANY_SERVICE {
             return Ok(Self(text));
         }
-        Err(format!("'{text}' is no service: use query, mcp, message, a port number, or * for all"))
+        match service_port(&text) {
+            Some(ServicePort::ECHO) => Err("echo has no rules: it is open to all".to_owned()),
+            // One service has one name here, in whatever way it was written.
+            Some(port) => Ok(Self(service_name(port))),
+            None => Err(format!("'{text}' is no service: use query, mcp, message, a port number, or * for all")),
+        }
     }
 }
 
@@ -479,6 +484,7 @@ mod tests {
             generations: 0,
             issued: UnixTime::from_secs(0),
             expires: UnixTime::from_secs(0) + Duration::from_secs(1),
+            consent: None,
         };
         Standing { org: "fleet".into(), membership, is_fresh: true }
     }

@@ -120,6 +120,17 @@ impl Network {
     }
 }
 
+/// What theory says of two networks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// A direct path, by challenges from both sides.
+    Direct,
+    /// A direct path with effort (spec/paths.md §7): ports that are foreseen, or met among many.
+    Effort,
+    /// The relay.
+    Relay,
+}
+
 /// How two agents' networks hang together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pair {
@@ -131,6 +142,87 @@ pub enum Pair {
     SameCarrier(Hairpin),
     /// Two homes behind one carrier's symmetric NAT.
     SameSymmetricCarrier,
+}
+
+impl Network {
+    /// The easiest network that it is as good as.
+    fn class(self) -> Self {
+        match self {
+            Self::Double | Self::Dual | Self::BrokenIpv6 | Self::Answering => Self::PortRestricted,
+            Self::DoubleRandom | Self::PortSet => Self::Random,
+            Self::Open
+            | Self::FullCone
+            | Self::AddressRestricted
+            | Self::PortRestricted
+            | Self::AddressDependent
+            | Self::Sequential
+            | Self::Random
+            | Self::Blocked
+            | Self::Ipv6Only => self,
+        }
+    }
+
+    /// Whether what it has of IPv6 leads anywhere.
+    fn has_ipv6(self) -> bool {
+        matches!(self, Self::Ipv6Only | Self::Dual)
+    }
+}
+
+impl Pair {
+    /// Those whose networks have a NAT in common.
+    pub const NEIGHBOURS: [Self; 6] = [
+        Self::SameNat(Hairpin::Off),
+        Self::SameNat(Hairpin::ExternalSource),
+        Self::SameNat(Hairpin::InternalSource),
+        Self::SameCarrier(Hairpin::Off),
+        Self::SameCarrier(Hairpin::ExternalSource),
+        Self::SameSymmetricCarrier,
+    ];
+
+    /// What theory says of it.
+    pub fn expected(self) -> Expected {
+        match self {
+            Self::Apart(one, other) => expected_apart(one, other),
+            // By their host addresses.
+            Self::SameNat(_) => Expected::Direct,
+            Self::SameCarrier(Hairpin::ExternalSource | Hairpin::InternalSource) => Expected::Direct,
+            Self::SameCarrier(Hairpin::Off) | Self::SameSymmetricCarrier => Expected::Relay,
+        }
+    }
+}
+
+fn expected_apart(one: Network, other: Network) -> Expected {
+    if one.has_ipv6() && other.has_ipv6() {
+        return Expected::Direct;
+    }
+    if [one, other].contains(&Network::Ipv6Only) {
+        return Expected::Relay;
+    }
+    // From here on by the class of the easier one, and of the harder one.
+    let (easy, hard) = (one.class().min(other.class()), one.class().max(other.class()));
+    let both = |network| easy == network && hard == network;
+    if hard == Network::Blocked {
+        Expected::Relay
+    } else if easy < Network::PortRestricted || both(Network::PortRestricted) {
+        Expected::Direct
+    } else if easy == Network::PortRestricted || both(Network::Sequential) {
+        Expected::Effort
+    } else {
+        Expected::Relay
+    }
+}
+
+/// How soon the first ping is to be answered, if a round trip by the relay takes so long.
+pub fn answered_within(relayed_round_trip: Duration) -> Duration {
+    Duration::from_millis(500) + 2 * relayed_round_trip
+}
+
+/// The chance that none of a volley's 1,280 ports is among the 256 that are open, of all from 1,024 on, taken from one
+/// (spec/paths.md §7): how often random ports meet a NAT that keeps its own.
+pub fn calculated_odds() -> f64 {
+    let ports = 65_536.0 - 1_024.0;
+    let missed: f64 = (0..256).map(|socket| 1.0 - 1_280.0 / (ports - f64::from(socket))).product();
+    1.0 - missed
 }
 
 /// Two agents and their home node.
@@ -202,10 +294,15 @@ impl Meeting {
 
     /// Lets nothing through between the two agents' networks but what the relay forwards.
     pub fn block_direct(&mut self) {
+        self.change_direct(|link| link.cut(true));
+    }
+
+    /// Changes the links between the two agents' networks.
+    pub fn change_direct(&mut self, change: impl Fn(LinkConfig) -> LinkConfig) {
         let [alice, bob] = [self.alice, self.bob];
         for (from, gateway) in [(alice, self.gateways[1]), (bob, self.gateways[0])] {
             if let Some(gateway) = gateway {
-                self.world.change_link_to_gateway(from, gateway, |link| link.cut(true));
+                self.world.change_link_to_gateway(from, gateway, &change);
             }
         }
     }

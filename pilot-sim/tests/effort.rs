@@ -8,7 +8,7 @@ use pilot_core::mapping::NatMapping;
 use pilot_sim::application::Plan;
 use pilot_sim::invariants::Failure;
 use pilot_sim::link::{Chance, LinkConfig};
-use pilot_sim::meeting::{DIRECT_WITHIN, Meeting, Network, Outcome, Pair};
+use pilot_sim::meeting::{DIRECT_WITHIN, Meeting, Network, Outcome, Pair, calculated_odds};
 use pilot_sim::nat::NatConfig;
 use pilot_sim::scenario::for_each_seed;
 use pilot_sim::world::{Families, World};
@@ -31,13 +31,6 @@ fn meet(seed: u64, caller: Network, callee: Network) -> Result<(Meeting, Outcome
     Ok((meeting, outcome))
 }
 
-/// Chance that none of 256 ports is among 1,280 others tried, of all there are from 1,024 on.
-fn calculated_percent() -> f64 {
-    let ports = 65_536.0 - 1_024.0;
-    let missed: f64 = (0..256).map(|socket| 1.0 - 1_280.0 / (ports - f64::from(socket))).product();
-    (1.0 - missed) * 100.0
-}
-
 #[test]
 fn random_ports_meet_a_port_restricted_nat_in_98_of_100_runs() -> Result<(), Failure> {
     for (caller, callee) in [(Random, PortRestricted), (PortRestricted, Random)] {
@@ -50,7 +43,7 @@ fn random_ports_meet_a_port_restricted_nat_in_98_of_100_runs() -> Result<(), Fai
         println!(
             "{caller} calls {callee}: {} of {RUNS} direct within {DIRECT_WITHIN:?}, median {median:?}; calculated {:.1} %",
             times.len(),
-            calculated_percent()
+            calculated_odds() * 100.0
         );
         assert!(times.len() as u64 * 100 >= RUNS * 98);
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use pilot_sim::application::Plan;
 use pilot_sim::invariants::Failure;
 use pilot_sim::link::{Chance, LinkConfig};
+use pilot_sim::meeting::{self, Meeting, Network};
 use pilot_sim::scenario::for_each_seed;
 use pilot_sim::topology::{Pair, pair};
 
@@ -42,4 +43,31 @@ fn a_path_that_begins_to_swallow_large_packets_goes_on_with_small_ones() -> Resu
         world.complete(&[job], PATIENCE)?;
         world.settle()
     })
+}
+
+/// The path is left for the relay before the third probe timeout: its size has to be doubted by then, or it would be left again and again.
+#[test]
+fn a_direct_path_that_begins_to_swallow_large_packets_is_taken_again_with_small_ones() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let networks = meeting::Pair::Apart(Network::PortRestricted, Network::PortRestricted);
+        let mut meeting = Meeting::new(seed, LinkConfig::default().rate(5_000_000, 256 * 1024), networks, true)?;
+        assert!(meeting.run()?.direct.is_some());
+        transfer(&mut meeting)?;
+        meeting.change_direct(|link| link.mtu(1_300));
+        transfer(&mut meeting)?;
+        // In use, so that the path that has failed is probed again.
+        for _ in 0..100 {
+            meeting.world.run_for(Duration::from_millis(100))?;
+            meeting.ping()?;
+        }
+        let before = meeting.relayed();
+        transfer(&mut meeting)?;
+        assert_eq!(meeting.relayed(), before, "by the direct path");
+        Ok(())
+    })
+}
+
+fn transfer(meeting: &mut Meeting) -> Result<(), Failure> {
+    let job = meeting.world.start_job(meeting.alice, meeting.bob, Plan::transfer(4 * MIB, 0))?;
+    meeting.world.complete(&[job], PATIENCE)
 }

@@ -12,8 +12,8 @@ use pilot_sim::topology::{Relayed, relayed};
 use pilot_sim::world::{HostId, Job, World};
 
 const SEEDS: &[u64] = &[1, 2, 3];
-/// After a rebinding under a full queue, which three probe timeouts wait for: 1.2 s at most, where the aim is one second.
-const RESUMED: Duration = Duration::from_millis(1_250);
+/// After a rebinding under a full queue, or a sleep.
+const RESUMED: Duration = Duration::from_secs(1);
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(1);

@@ -8,8 +8,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use pilot_sim::meeting::Network;
 use pilot_sim::nat::{Allocation, Hairpin, NatConfig, UdpPolicy};
 
+use super::kernel;
 use super::lab::{Host, Lab, Plan};
 use super::nats::{access, lan};
 use super::router::{CORE, Gateway, Policy};
@@ -65,12 +67,17 @@ pub(crate) fn run(seed: u64) -> Result<(), BenchError> {
     println!("seed {seed}\n");
     println!("| NAT | mapping | filtering | ports | hairpin | poisoned by who comes early |");
     println!("| --- | --- | --- | --- | --- | --- |");
-    for (name, config, promised) in nats() {
-        let class = Stage::new(seed, config)?.classify()?;
+    let mut judge = |name: String, promised: Class, class: Class| {
         println!("| {name} | {class} |");
         if promised != class {
             wrong.push(format!("{name}: {class:?}"));
         }
+    };
+    for (name, config, promised) in nats() {
+        judge(name.to_owned(), promised, Stage::emulated(seed, config)?.classify()?);
+    }
+    for (network, promised) in kernel::NETWORKS.into_iter().zip(of_kernel()) {
+        judge(format!("kernel: {network}"), promised, Stage::by_kernel(seed, network)?.classify()?);
     }
     if wrong.is_empty() {
         println!("\nEach is what its name says.");
@@ -79,7 +86,7 @@ pub(crate) fn run(seed: u64) -> Result<(), BenchError> {
     Err(BenchError::Wrong(format!("not what the name says: {}", wrong.join("; "))))
 }
 
-/// Every NAT, and what its name promises.
+/// Every emulated NAT, and what its name promises.
 fn nats() -> Vec<(&'static str, NatConfig, Class)> {
     use Ports::{Preserved, Random, Sequential};
     use Seen::{AddressAndPortDependent as Both, AddressDependent as Address, EndpointIndependent as Nothing};
@@ -104,14 +111,43 @@ fn nats() -> Vec<(&'static str, NatConfig, Class)> {
     ]
 }
 
+/// What the names of the kernel's promise, in the order of [`kernel::NETWORKS`].
+fn of_kernel() -> [Class; 7] {
+    use Ports::{Preserved, Random, Sequential};
+    use Seen::{AddressAndPortDependent as Both, AddressDependent as Address, EndpointIndependent as Nothing};
+    let class = |mapping, filtering, ports| Class::Udp { mapping, filtering, ports, hairpin: false, poisons: false };
+    [
+        class(Nothing, Nothing, Preserved),
+        class(Nothing, Address, Preserved),
+        class(Nothing, Both, Preserved),
+        Class::Udp { mapping: Nothing, filtering: Both, ports: Preserved, hairpin: false, poisons: true },
+        class(Address, Both, Random),
+        class(Both, Both, Sequential),
+        class(Both, Both, Random),
+    ]
+}
+
 impl Stage {
-    fn new(seed: u64, udp: NatConfig) -> Result<Self, BenchError> {
+    fn emulated(seed: u64, udp: NatConfig) -> Result<Self, BenchError> {
         let mut plan = Plan::new(seed);
-        plan.host("server", CORE, &ADDRESSES, &access());
         let v4 = Policy::nat(udp, NatConfig::port_restricted(), &[OUTSIDE], plan.router.rng());
         let gateway = plan.router.add_gateway(CORE, Gateway { v4, v6: Policy::Drop }, &access());
         plan.host("client", gateway, &[INSIDE], &lan());
         plan.host("neighbour", gateway, &[NEIGHBOUR], &lan());
+        Self::build(plan)
+    }
+
+    fn by_kernel(seed: u64, network: Network) -> Result<Self, BenchError> {
+        let mut plan = Plan::new(seed);
+        let public = OUTSIDE.to_string();
+        plan.gateway("gateway", &public, kernel::rules(network, &public), &access());
+        plan.host_behind("client", "gateway", INSIDE);
+        plan.host_behind("neighbour", "gateway", NEIGHBOUR);
+        Self::build(plan)
+    }
+
+    fn build(mut plan: Plan) -> Result<Self, BenchError> {
+        plan.host("server", CORE, &ADDRESSES, &access());
         let lab = plan.build()?;
         let bind =
             |address: usize, port: usize| bind(lab.host("server"), &format!("{}:{}", ADDRESSES[address], PORTS[port]));

@@ -1,4 +1,4 @@
-//! The networks that a scenario puts a host into: those of the simulator, in TUN devices.
+//! The networks that a scenario puts hosts into: those of the simulator in TUN devices, or those of the kernel.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,24 +8,88 @@ use pilot_sim::meeting::{Network, Pair};
 use pilot_sim::nat::{Hairpin, NatConfig};
 use pilot_sim::world::Families;
 
-use super::lab::Plan;
+use super::kernel;
+use super::lab::{MTU, Plan};
 use super::router::{CORE, Gateway, NodeId, Policy, Router};
 
-/// Plans two hosts in networks of that kind. Returns the gateway that each is directly behind.
-pub(crate) fn plan(pair: Pair, plan: &mut Plan, names: [&'static str; 2], link: &LinkConfig) -> [Option<NodeId>; 2] {
+/// The address of a host's second interface, and of the home that it leads to.
+pub(crate) const SPARE: &str = "10.9.0.5";
+const SPARE_HOME: &str = "198.51.100.4";
+/// Names of the gateways where they are hosts.
+pub(crate) const GATEWAYS: [&str; 2] = ["home-a", "home-b"];
+/// One way from a home to the core.
+const ACCESS_DELAY: Duration = Duration::from_millis(10);
+/// One way by a cable at home.
+const LAN_DELAY: Duration = Duration::from_micros(200);
+/// From agent to agent and back by a relay: each way goes up and down two lines, and through two cables at most.
+pub(crate) const RELAYED_ROUND_TRIP: Duration =
+    Duration::from_micros(2 * (4 * ACCESS_DELAY.as_micros() + 4 * LAN_DELAY.as_micros()) as u64);
+
+/// Who does what a NAT does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ground {
+    /// The lab's router, as the simulator.
+    Emulated,
+    /// The kernel, by nftables.
+    Kernel,
+}
+
+/// Where two agents are.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    pub(crate) pair: Pair,
+    pub(crate) ground: Ground,
+    /// Their lines.
+    pub(crate) lines: [LinkConfig; 2],
+    /// MTU of all interfaces.
+    pub(crate) mtu: u16,
+    /// Whether the first has a second interface to change to.
+    pub(crate) has_spare: bool,
+}
+
+impl Site {
+    /// Two emulated networks with good lines.
+    pub(crate) fn new(pair: Pair) -> Self {
+        Self { pair, ground: Ground::Emulated, lines: [access(), access()], mtu: MTU, has_spare: false }
+    }
+
+    /// Plans the hosts. Returns the emulated gateway that each is directly behind.
+    pub(crate) fn plan(&self, plan: &mut Plan, names: [&'static str; 2]) -> [Option<NodeId>; 2] {
+        plan.mtu = self.mtu;
+        let gateways = match self.ground {
+            Ground::Emulated => emulate(self.pair, plan, names, &self.lines),
+            Ground::Kernel => by_kernel(self.pair, plan, names, &self.lines),
+        };
+        if self.has_spare {
+            let home = another_home(&mut plan.router, SPARE_HOME, &access());
+            plan.spare(names[0], home, SPARE, &lan());
+        }
+        gateways
+    }
+}
+
+fn by_kernel(pair: Pair, plan: &mut Plan, names: [&'static str; 2], lines: &[LinkConfig; 2]) -> [Option<NodeId>; 2] {
+    let Pair::Apart(one, other) = pair else { panic!("no rules for {pair:?}") };
+    kernel::plan(one, plan, [GATEWAYS[0], names[0]], 1, &lines[0]);
+    kernel::plan(other, plan, [GATEWAYS[1], names[1]], 2, &lines[1]);
+    [None, None]
+}
+
+/// Plans two hosts in emulated networks; those with a gateway in common have the first line in common too.
+fn emulate(pair: Pair, plan: &mut Plan, names: [&'static str; 2], lines: &[LinkConfig; 2]) -> [Option<NodeId>; 2] {
     let home = NatConfig::port_restricted;
+    let line = &lines[0];
     match pair {
-        Pair::Apart(one, other) => [(names[0], one, 1), (names[1], other, 2)]
-            .map(|(name, network, number)| apart(network, plan, name, number, link)),
+        Pair::Apart(one, other) => [apart(one, plan, names[0], 1, line), apart(other, plan, names[1], 2, &lines[1])],
         Pair::SameNat(hairpin) => {
-            let gateway = gateway(home().hairpin(hairpin), "198.51.100.1", plan, CORE, link);
+            let gateway = gateway(home().hairpin(hairpin), "198.51.100.1", plan, CORE, line);
             plan.host(names[0], gateway, &["192.168.1.2"], &lan());
             plan.host(names[1], gateway, &["192.168.1.3"], &lan());
             [Some(gateway); 2]
         }
-        Pair::SameCarrier(hairpin) => same_carrier(home().hairpin(hairpin), plan, names, link),
+        Pair::SameCarrier(hairpin) => same_carrier(home().hairpin(hairpin), plan, names, line),
         Pair::SameSymmetricCarrier => {
-            same_carrier(NatConfig::symmetric_random().hairpin(Hairpin::ExternalSource), plan, names, link)
+            same_carrier(NatConfig::symmetric_random().hairpin(Hairpin::ExternalSource), plan, names, line)
         }
     }
 }
@@ -89,12 +153,12 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("addresses of labs are written in this program")
 }
 
-/// A cable at home.
+/// A cable at home: it carries whatever interfaces give it.
 pub(crate) fn lan() -> LinkConfig {
-    LinkConfig::default().delay(Duration::from_micros(200))
+    LinkConfig::default().delay(LAN_DELAY).mtu(usize::from(u16::MAX))
 }
 
 /// The way to a provider and its network.
 pub(crate) fn access() -> LinkConfig {
-    LinkConfig::default().delay(Duration::from_millis(10))
+    LinkConfig::default().delay(ACCESS_DELAY)
 }

@@ -1,6 +1,6 @@
 //! IP packets as a router sees them: where they go, and how they are rewritten.
 //!
-//! A rewrite changes checksums by the difference only (RFC 1624), so that damage stays damage for the receiver to find.
+//! A rewrite changes checksums by the difference only (RFC 1624), so that what was wrong stays wrong.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -59,7 +59,7 @@ impl Packet {
         &self.bytes
     }
 
-    /// What a link may damage: all that a checksum of the receiver covers, and no address.
+    /// What a link may damage: no address, and no port.
     pub(crate) fn payload_mut(&mut self) -> &mut [u8] {
         let start = self.transport() + 8;
         &mut self.bytes[start..]
@@ -83,9 +83,37 @@ impl Packet {
         self.rewrite(End::Destination, address);
     }
 
-    /// Whether it is a packet of a circuit, on its way to or from a backbone node.
-    pub(crate) fn is_relayed(&self) -> bool {
-        self.protocol == Protocol::Udp && wire::peek(&self.bytes[self.transport() + 8..]) == Ok(PacketKind::Relay)
+    /// Bytes of a UDP packet behind its header; nothing for TCP.
+    pub(crate) fn datagram_len(&self) -> Option<usize> {
+        (self.protocol == Protocol::Udp).then(|| self.bytes.len() - self.transport() - 8)
+    }
+
+    /// Whether it may carry what a backbone node forwards: a packet of a circuit, or bytes of a TLS link, which nobody can look into.
+    pub(crate) fn may_be_relayed(&self) -> bool {
+        let transport = &self.bytes[self.transport()..];
+        match self.protocol {
+            Protocol::Udp => wire::peek(&transport[8..]) == Ok(PacketKind::Relay),
+            Protocol::Tcp => transport.len() > usize::from(transport[12] >> 4) * 4,
+        }
+    }
+
+    /// Makes the checksum right for the bytes that are there, so that damage passes for what was sent.
+    pub(crate) fn make_checksum_right(&mut self) {
+        let at = self.checksum_at();
+        self.bytes[at..at + 2].fill(0);
+        let transport = self.transport();
+        let number = if self.protocol == Protocol::Udp { UDP } else { TCP };
+        // The addresses stand right before the transport's header, in both families.
+        let addresses = if self.is_v4() { 8 } else { 32 };
+        let covered = &self.bytes[transport - addresses..];
+        let words = covered.chunks(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
+        let mut sum = words.sum::<u64>() + u64::from(number) + (covered.len() - addresses) as u64;
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        // Zero would mean that there is none (RFC 768).
+        let checksum = Some(!u16::try_from(sum).expect("folded above")).filter(|sum| *sum != 0).unwrap_or(0xffff);
+        self.bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
     }
 
     /// The hop limit that is left.
@@ -113,6 +141,10 @@ impl Packet {
 
     fn transport(&self) -> usize {
         if self.is_v4() { IPV4_HEADER_LEN } else { IPV6_HEADER_LEN }
+    }
+
+    fn checksum_at(&self) -> usize {
+        self.transport() + if self.protocol == Protocol::Udp { 6 } else { 16 }
     }
 
     /// Where the address and the port of an end stand.
@@ -148,7 +180,7 @@ impl Packet {
         if self.is_v4() {
             self.update_checksum(10, &before[..4], &after[..4]);
         }
-        let checksum_at = self.transport() + if self.protocol == Protocol::Udp { 6 } else { 16 };
+        let checksum_at = self.checksum_at();
         let has_none = self.protocol == Protocol::Udp && self.bytes[checksum_at..checksum_at + 2] == [0, 0];
         if !has_none {
             self.update_checksum(checksum_at, &before, &after);
@@ -230,6 +262,14 @@ pub(crate) mod tests {
         let whole = udp("198.51.100.1:40000", "203.0.113.10:3478", b"qayload");
         assert_ne!(packet.bytes()[26..28], whole.bytes()[26..28], "the checksum tells");
         assert_eq!(packet.bytes()[28..], whole.bytes()[28..]);
+    }
+
+    #[test]
+    fn damage_can_pass_for_what_was_sent() {
+        let mut packet = udp("192.168.1.2:5000", "203.0.113.10:3478", b"payload");
+        packet.payload_mut()[0] ^= 1;
+        packet.make_checksum_right();
+        assert_eq!(packet, udp("192.168.1.2:5000", "203.0.113.10:3478", b"qayload"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! [`Router`] is driven like every machine in this house: packets and the time go in, packets come out, and it never waits. NATs and links
 //! are those of `pilot-sim`; what the simulator does in virtual time to datagrams of the core, this does in real time to packets of real
-//! programs. UDP and TCP pass the same links and get the same mappings.
+//! programs. UDP and TCP pass the same links and get the same mappings. What a link damages, it gives a right checksum: that the kernel finds
+//! damage otherwise is nothing that has to be tried.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -15,7 +16,7 @@ use pilot_core::rng::Rng;
 use pilot_core::time::Mono;
 #[cfg(feature = "peers")]
 use pilot_sim::link::LinkStats;
-use pilot_sim::link::{Link, LinkConfig};
+use pilot_sim::link::{Fate, Link, LinkConfig};
 use pilot_sim::nat::{Nat, NatConfig, NatDrop};
 
 use super::packet::{Packet, Protocol};
@@ -83,6 +84,7 @@ struct Node {
     up: Link,
     down: Link,
     relayed: u64,
+    longest: usize,
 }
 
 enum Kind {
@@ -196,9 +198,14 @@ impl Router {
         self.for_each_table(gateway, |nat| nat.rebind(public.to_vec()));
     }
 
-    /// Relayed packets that a host has sent.
+    /// Packets that a host has sent and that may have been relayed ones.
     pub(crate) fn relayed_by(&self, host: NodeId) -> u64 {
         self.nodes[host.0].relayed
+    }
+
+    /// Bytes of the longest datagram that has come to a host since this was asked last.
+    pub(crate) fn take_longest(&mut self, host: NodeId) -> usize {
+        std::mem::take(&mut self.nodes[host.0].longest)
     }
 
     /// What came nowhere.
@@ -208,7 +215,7 @@ impl Router {
 
     /// A host has sent a packet.
     pub(crate) fn handle_packet(&mut self, now: Mono, host: NodeId, packet: Packet) {
-        self.nodes[host.0].relayed += u64::from(packet.is_relayed());
+        self.nodes[host.0].relayed += u64::from(packet.may_be_relayed());
         self.send(now, host, Way::Up, packet);
     }
 
@@ -234,7 +241,7 @@ impl Router {
     fn add(&mut self, parent: Option<NodeId>, kind: Kind, link: &LinkConfig) -> NodeId {
         let mut new_link = || Link::new(link.clone(), Rng::new(self.rng.array()));
         let (up, down) = (new_link(), new_link());
-        self.nodes.push(Node { parent, kind, up, down, relayed: 0 });
+        self.nodes.push(Node { parent, kind, up, down, relayed: 0, longest: 0 });
         NodeId(self.nodes.len() - 1)
     }
 
@@ -263,6 +270,9 @@ impl Router {
             Way::Down => node,
         };
         let passage = self.link(node, way).send(now, packet.payload_mut());
+        if passage.fate == Fate::Corrupted {
+            packet.make_checksum_right();
+        }
         let mut copies = passage.arrivals.into_iter().flatten();
         let (Some(first), second) = (copies.next(), copies.next()) else { return };
         if let Some(second) = second {
@@ -283,6 +293,8 @@ impl Router {
     /// A packet has come to a node, from below or from above.
     fn arrive(&mut self, now: Mono, at: NodeId, way: Way, mut packet: Packet) {
         if matches!(self.nodes[at.0].kind, Kind::Host(_)) {
+            let longest = &mut self.nodes[at.0].longest;
+            *longest = packet.datagram_len().unwrap_or_default().max(*longest);
             self.arrived.push_back((at, packet));
             return;
         }

@@ -68,6 +68,8 @@ fn assert_meant(call: &Call, request: &Request<Incoming>) {
     let expected = match call {
         Call::Status => "/v1/status",
         Call::Peers => "/v1/peers",
+        Call::NetCheck => "/v1/netcheck",
+        Call::Doctor(_) => "/v1/doctor",
         Call::Ticket => "/v1/ticket",
         Call::Published(_) => "/v1/published",
         Call::Accept(_) => "/v1/accept",

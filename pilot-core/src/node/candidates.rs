@@ -63,9 +63,11 @@ impl Node {
     }
 
     fn own_candidates(&self) -> Vec<Candidate> {
+        let mapped = self.mapped.filter(|mapped| Some(*mapped) != self.observed);
+        let mapped = mapped.map(|address| Candidate { kind: CandidateKind::Mapped, address });
         let reflexive = self.observed.map(|address| Candidate { kind: CandidateKind::ServerReflexive, address });
         let host = self.local_addresses.iter().map(|&address| Candidate { kind: CandidateKind::Host, address });
-        reflexive.into_iter().chain(host).take(CANDIDATES_MAX).collect()
+        mapped.into_iter().chain(reflexive).chain(host).take(CANDIDATES_MAX).collect()
     }
 
     /// Probes the addresses that a peer has named, and answers with ours. None at all says that it takes nothing directly.
@@ -73,6 +75,7 @@ impl Node {
         if !self.config.direct || self.peers[index as usize].is_backbone {
             return;
         }
+        self.peers[index as usize].has_candidates = !candidates.is_empty();
         if candidates.is_empty() {
             self.peers[index as usize].has_sent_candidates = false;
             return self.leave_direct_paths(now, index);
@@ -80,8 +83,15 @@ impl Node {
         let is_same_host = self.is_on_this_host(index);
         let candidates = candidates.iter().take(CANDIDATES_MAX).map(|candidate| candidate.address);
         let addresses: Vec<_> = candidates.filter(|address| is_probeable(address, is_same_host)).collect();
-        for &address in &addresses {
-            self.peers[index as usize].add_path(now.mono, Hop::Direct(Route::to(address)));
+        let peer = &mut self.peers[index as usize];
+        let hops = || addresses.iter().map(|&address| Hop::Direct(Route::to(address)));
+        let is_new = |hop: Hop| !peer.paths.iter().any(|path| path.hop.is_same_way(&hop));
+        let has_moved = hops().any(is_new);
+        for hop in hops() {
+            peer.add_path(now.mono, hop);
+        }
+        if has_moved {
+            self.leave_path_of_old(now, index);
         }
         self.send_candidates(index);
         let peer = &self.peers[index as usize];

@@ -292,7 +292,7 @@ impl Node {
     /// What a new tunnel begins with.
     fn connected(&mut self, now: Now, index: u32, restarted: bool) {
         let peer = &mut self.peers[index as usize];
-        peer.has_sent_candidates = false;
+        (peer.has_candidates, peer.has_sent_candidates) = (false, false);
         let Instance { key: peer, id: instance } = self.instance_at(index);
         self.events.push_back(Event::PeerConnected { peer, instance, restarted });
         if self.home == Some(index) {

@@ -194,8 +194,11 @@ impl Node {
 
     fn observed_by(&mut self, now: Now, index: u32, address: std::net::SocketAddr) {
         if self.home == Some(index) && self.observed != Some(address) {
-            self.observed = Some(address);
+            let has_moved = self.observed.replace(address).is_some();
             self.events.push_back(Event::ObservedAddress(address));
+            if has_moved {
+                (0..self.peers.len() as u32).for_each(|peer| self.leave_path_of_old(now, peer));
+            }
             self.announce_candidates(now);
             self.begin_survey(now);
         }
@@ -239,13 +242,25 @@ impl Node {
 
     /// Leaves a direct path on which two probe timeouts have passed, if the peer was heard by another one meanwhile.
     pub(super) fn leave_outlived_path(&mut self, now: Now, index: u32) {
-        let peer = &self.peers[index as usize];
-        let Some(active) = peer.paths.active().map(|path| path.id).filter(|_| !peer.is_backbone) else { return };
-        let stats = peer.tunnel.as_ref().and_then(|tunnel| tunnel.transport.path_stats(active));
-        let is_silent = stats.is_some_and(|stats| stats.pto_count >= PATH_OUTLIVED_PTO_COUNT);
-        if is_silent && peer.paths.is_outlived(active) {
-            self.path_failed(now, index, active);
+        let silent = self.silent_path(index, PATH_OUTLIVED_PTO_COUNT);
+        if let Some(path) = silent.filter(|path| self.peers[index as usize].paths.is_outlived(*path)) {
+            self.path_failed(now, index, path);
         }
+    }
+
+    /// One end of the path in use has another address than before: if a probe timeout has passed on it already, that is why.
+    pub(super) fn leave_path_of_old(&mut self, now: Now, index: u32) {
+        if let Some(path) = self.silent_path(index, 1) {
+            self.path_failed(now, index, path);
+        }
+    }
+
+    /// The path in use, if it is direct and so many probe timeouts have passed on it in a row.
+    fn silent_path(&self, index: u32, timeouts_min: u32) -> Option<PathId> {
+        let peer = &self.peers[index as usize];
+        let active = peer.paths.active().filter(|path| !peer.is_backbone && path.hop.is_direct())?;
+        let stats = peer.tunnel.as_ref()?.transport.path_stats(active.id)?;
+        (stats.pto_count >= timeouts_min).then_some(active.id)
     }
 
     fn path_failed(&mut self, now: Now, index: u32, path: PathId) {

@@ -6,7 +6,7 @@
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
 //! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `effort` (direct paths that take more than that, with `survey` and `sockets`), `events` (what tunnels
 //! report), `links` (backbone nodes by TCP), `credit` (what they may still be sent), `instances` (several homes of one peer),
-//! `resume` (copies of this process), `load` (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
+//! `resume` (copies of this process), `obstacle` (why a peer is not reached directly), `load` (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
 mod candidates;
 mod circuits;
@@ -19,6 +19,7 @@ mod freshness;
 mod instances;
 mod links;
 mod load;
+mod obstacle;
 mod receive;
 mod resume;
 mod send;
@@ -37,6 +38,7 @@ use self::credit::CreditAccount;
 use self::freshness::Freshness;
 use self::links::LinkUsers;
 use self::load::Load;
+pub use self::obstacle::Obstacle;
 use self::receive::RateLimit;
 use self::send::{Held, Outgoing};
 use self::sockets::Sockets;
@@ -81,6 +83,8 @@ pub struct Node {
     link_users: LinkUsers,
     local_addresses: Vec<SocketAddr>,
     observed: Option<SocketAddr>,
+    /// Where the router says that it takes packets for us.
+    mapped: Option<SocketAddr>,
     /// Streams that the node itself uses: circuits.
     control_streams: BTreeMap<StreamHandle, ControlStream>,
     /// Peers that wait for a tunnel to this backbone slot.
@@ -145,6 +149,7 @@ impl Node {
             link_users: LinkUsers::new(),
             local_addresses: Vec::new(),
             observed: None,
+            mapped: None,
             control_streams: BTreeMap::new(),
             circuits_waiting: BTreeMap::new(),
             circuits_queued: BTreeSet::new(),
@@ -214,6 +219,14 @@ impl Node {
             for peer in &mut self.peers {
                 peer.local_addresses_changed(now.mono, addresses);
             }
+            self.announce_candidates(now);
+        }
+    }
+
+    /// Takes the address at which the router at home says that it takes packets for us, by a port mapping that the driver has asked for. It is a
+    /// candidate like others: nobody uses it before it is proved.
+    pub fn set_mapped_address(&mut self, now: Now, mapped: Option<SocketAddr>) {
+        if std::mem::replace(&mut self.mapped, mapped) != mapped {
             self.announce_candidates(now);
         }
     }

@@ -56,6 +56,11 @@ impl Node {
         self.survey.mapping
     }
 
+    /// Whether servers were asked how our NAT maps sockets, and may still answer.
+    pub fn is_surveying(&self) -> bool {
+        !matches!(self.survey.stage, Stage::Rest)
+    }
+
     /// Begins anew: the home node sees us elsewhere, or there are other servers.
     pub(super) fn begin_survey(&mut self, now: Now) {
         self.end_survey(NatMapping::Unknown);

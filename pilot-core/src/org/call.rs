@@ -8,6 +8,7 @@ use super::code::Block;
 use super::invite::{INVITE_ID_LEN, INVITE_SECRET_LEN};
 use super::revocation::{LIST_DIGEST_LEN, LIST_LEN_MAX};
 use super::roster::Records;
+use crate::crypto::SIGNATURE_LEN;
 use crate::id::IdentityKey;
 use crate::wire::cbor;
 
@@ -39,8 +40,11 @@ pub enum Request {
         /// The name that the caller wants.
         #[n(4)]
         name: String,
+        /// That the caller wants to be made a member by the callee (§1.3).
+        #[cbor(n(5), with = "minicbor::bytes")]
+        consent: [u8; SIGNATURE_LEN],
         /// Seconds that it wants its membership to last at most; none: as long as it may.
-        #[n(5)]
+        #[n(6)]
         lifetime_max: Option<u64>,
     },
     /// Make my membership last longer.

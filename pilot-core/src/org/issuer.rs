@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use minicbor::bytes::ByteVec;
+use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -15,7 +15,7 @@ use super::invite::{INVITE_ID_LEN, INVITE_SECRET_LEN};
 use super::membership::{MEMBERSHIP_VALIDITY_MAX, Membership, MembershipDigest, Proof};
 use super::revocation::{LIST_VALIDITY_MAX, REVOCATIONS_MAX, Revocation, RevocationList};
 use super::roster::{MEMBERS_MAX, Roster};
-use crate::crypto;
+use crate::crypto::{self, SIGNATURE_LEN};
 use crate::id::IdentityKey;
 use crate::identity::{CLOCK_SKEW, Identity};
 use crate::record::{RecordError, is_name};
@@ -163,6 +163,8 @@ pub struct Applicant {
     pub name: String,
     /// How long it wants to be a member at most.
     pub lifetime_max: Duration,
+    /// That it wants to be one by this issuer ([`consent`](super::membership::consent)). The organisation's key needs none.
+    pub consent: Option<ByteArray<SIGNATURE_LEN>>,
 }
 
 impl Issuer {
@@ -233,10 +235,11 @@ impl Issuer {
             generations: terms.generations,
             issued: now,
             expires: above.map_or(expires, |above| expires.min(above.membership().expires)),
+            consent: applicant.consent.filter(|_| above.is_some()),
         };
         let bytes = Proof::extend(above, membership.sign(self.identity())?);
         // What would not be believed elsewhere is not handed out.
-        Proof::verify(&bytes, roster.charters(), now)?;
+        roster.check(&Proof::verify(&bytes, roster.charters(), now)?, now)?;
         Ok(bytes)
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use minicbor::bytes::ByteVec;
+use minicbor::bytes::{ByteArray, ByteVec};
 use minicbor::{Decode, Encode};
 
 use super::OrgError;
 use super::charter::Charters;
 use crate::address::{self, Address};
-use crate::crypto;
+use crate::crypto::{self, SIGNATURE_LEN};
 use crate::id::IdentityKey;
 use crate::identity::{CLOCK_SKEW, Identity};
 use crate::record::{self, GROUPS_MAX, Payload, RecordError, is_label, is_name};
@@ -29,6 +29,9 @@ pub const ROLE_MEMBER: &str = "member";
 const MEMBERSHIP_LEN_MAX: usize = 2_560;
 /// The greatest proof.
 pub const PROOF_LEN_MAX: usize = PROOF_LINKS_MAX * (MEMBERSHIP_LEN_MAX + 3) + 1;
+
+/// What a member signs to be made one by another member: the organisation, that one's key, and its own name.
+const CONSENT_CONTEXT: &str = "consent";
 
 /// Bytes that name a membership: who wants another of the same name tries 2^128 of them.
 const MEMBERSHIP_DIGEST_LEN: usize = 16;
@@ -82,6 +85,18 @@ pub struct Membership {
     /// When it ends.
     #[n(10)]
     pub expires: UnixTime,
+    /// The member's [`consent`] to being made one by this issuer, where that is a member: else it could take anybody over.
+    #[n(11)]
+    pub consent: Option<ByteArray<SIGNATURE_LEN>>,
+}
+
+/// The word of `member` that `issuer`, another member, may make it one of that name.
+pub fn consent(member: &Identity, org: &IdentityKey, issuer: &IdentityKey, name: &str) -> [u8; SIGNATURE_LEN] {
+    member.sign(CONSENT_CONTEXT, &consent_message(org, issuer, name))
+}
+
+fn consent_message(org: &IdentityKey, issuer: &IdentityKey, name: &str) -> Vec<u8> {
+    [&org.0[..], &issuer.0, name.as_bytes()].concat()
 }
 
 impl Membership {
@@ -115,6 +130,13 @@ impl Membership {
 
     fn has_run_out(&self, now: UnixTime) -> bool {
         self.expires + CLOCK_SKEW <= now
+    }
+
+    /// Whether the member wants to be one by this issuer.
+    fn check_consent(&self) -> Result<(), OrgError> {
+        let consent = self.consent.as_ref().ok_or(OrgError::Consent)?;
+        let message = consent_message(&self.org, &self.issuer, &self.name);
+        self.member.verify(CONSENT_CONTEXT, &message, consent).map_err(|_| OrgError::Consent)
     }
 }
 
@@ -252,7 +274,10 @@ fn verify_link(
         None if !charters.keys().any(|key| *key == link.issuer) => return Err(OrgError::Issuer),
         None => {}
         Some(above) if above.member != link.issuer => return Err(OrgError::Issuer),
-        Some(above) => link.check_within(above)?,
+        Some(above) => {
+            link.check_within(above)?;
+            link.check_consent()?;
+        }
     }
     Ok(link)
 }

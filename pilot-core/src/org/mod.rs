@@ -41,11 +41,14 @@ pub enum OrgError {
     /// A membership that no key of the organisation, and no member who may, has issued.
     #[error("the membership was issued by a key that may not")]
     Issuer,
+    /// A membership that another member has issued, and its own has not asked for.
+    #[error("the member has not agreed to that membership")]
+    Consent,
     /// A membership that gives more than its issuer has.
     #[error("the membership gives more {0} than its issuer has")]
     BeyondRights(&'static str),
     /// Somebody on the way to the member was revoked.
-    #[error("the membership was revoked")]
+    #[error("it was revoked: who did that, or holds the organisation's key, can enrol it again")]
     Revoked,
     /// A table is full of what is in use.
     #[error("there are {0} already, which is the most that are kept")]

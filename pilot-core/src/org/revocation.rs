@@ -8,21 +8,21 @@ use minicbor::{Decode, Encode};
 
 use super::OrgError;
 use super::charter::Charters;
-use super::membership::{MEMBERSHIP_VALIDITY_MAX, MembershipDigest, Proof};
+use super::membership::{MEMBERSHIP_VALIDITY_MAX, Membership, MembershipDigest, Proof};
 use crate::crypto;
 use crate::id::IdentityKey;
 use crate::identity::{CLOCK_SKEW, Identity};
 use crate::record::{self, Payload, RecordError};
 use crate::time::UnixTime;
 
-/// Revocations in one list. Each is forgotten when what it revokes would have ended.
+/// Revocations in one list.
 pub const REVOCATIONS_MAX: usize = 1_024;
 /// Of these, what departures may take: however many agents come and go, there is room to revoke one.
 const DEPARTURES_MAX: usize = REVOCATIONS_MAX / 2;
 /// Memberships of keys that were cut off which one list endorses: as many as an organisation has members.
 pub const ENDORSED_MAX: usize = 4_096;
-/// The greatest list: 50 bytes for each revocation, 18 for each membership that it endorses, and the rest.
-pub const LIST_LEN_MAX: usize = (52 + 72) * 1_024;
+/// The greatest list: 52 bytes for each revocation, 18 for each membership that it endorses, and the rest.
+pub const LIST_LEN_MAX: usize = (54 + 72) * 1_024;
 /// How long a list may be valid. Its issuer signs a new one long before.
 pub const LIST_VALIDITY_MAX: Duration = MEMBERSHIP_VALIDITY_MAX;
 /// Lists that are kept, of all issuers.
@@ -40,9 +40,12 @@ pub struct Revocation {
     /// Its memberships issued until then are void.
     #[n(1)]
     pub issued_until: UnixTime,
-    /// When the last of them would have ended.
+    /// When the last would have ended that this is about.
     #[n(2)]
     pub kept_until: UnixTime,
+    /// It has given them up by itself: anybody who may enrol may enrol it again.
+    #[n(3)]
+    pub has_left: bool,
 }
 
 /// All revocations of one issuer.
@@ -108,6 +111,13 @@ impl RevocationList {
 }
 
 impl Revocation {
+    /// Ends a membership that its member gives up.
+    pub fn departure(membership: &Membership, now: UnixTime) -> Self {
+        // Its issuer's clock may have been ahead of ours.
+        let issued_until = now.max(membership.issued);
+        Self { member: membership.member, issued_until, kept_until: membership.expires, has_left: true }
+    }
+
     pub(super) fn has_run_out(&self, now: UnixTime) -> bool {
         self.kept_until + CLOCK_SKEW <= now
     }
@@ -119,7 +129,10 @@ impl Revocation {
     }
 
     fn covers(&self, other: &Self) -> bool {
-        self.member == other.member && self.issued_until >= other.issued_until && self.kept_until >= other.kept_until
+        self.member == other.member
+            && self.issued_until >= other.issued_until
+            && self.kept_until >= other.kept_until
+            && (other.has_left || !self.has_left)
     }
 }
 
@@ -163,10 +176,19 @@ pub struct Revocations {
 /// What all lists say together.
 #[derive(Debug, Default)]
 struct Said {
-    /// By issuer and member, until when memberships are void.
-    void: BTreeMap<(IdentityKey, IdentityKey), UnixTime>,
+    /// By issuer and member, what is void.
+    void: BTreeMap<(IdentityKey, IdentityKey), Void>,
     /// By issuer, the memberships that it endorses.
     endorsed: BTreeSet<(IdentityKey, MembershipDigest)>,
+}
+
+/// Which memberships of a key an issuer has ended.
+#[derive(Clone, Copy, Debug)]
+struct Void {
+    /// Those issued until then.
+    issued_until: UnixTime,
+    /// And all that issuers below have made.
+    below: bool,
 }
 
 impl Revocations {
@@ -229,20 +251,22 @@ impl Revocations {
     /// Whether anybody who may has revoked a membership of this proof.
     pub fn void(&self, proof: &Proof, charters: &Charters, now: UnixTime) -> bool {
         let links = proof.links();
-        let org_keys = charters.keys().filter(|key| charters.may_issue(key, now));
-        let is_void = |issuer: &IdentityKey, position: usize| {
-            let link = &links[position];
-            self.void_until(issuer, &link.member).is_some_and(|until| link.issued <= until)
+        // Who has issued the membership at `position`, and stands above the issuers of those after it.
+        let is_void_by = |issuer: &IdentityKey, position: usize| {
+            let is_void = |(distance, link): (usize, &Membership)| {
+                let void = self.said.void.get(&(*issuer, link.member));
+                void.is_some_and(|void| link.issued <= void.issued_until || void.below && distance > 0)
+            };
+            links[position..].iter().enumerate().any(is_void)
         };
-        let by_org = |key: &IdentityKey| (0..links.len()).any(|position| is_void(key, position));
-        let by_members =
-            || (1..links.len()).any(|position| links[..position].iter().any(|above| is_void(&above.member, position)));
-        org_keys.into_iter().any(by_org) || by_members()
+        let mut org_keys = charters.keys().filter(|key| charters.may_issue(key, now));
+        let mut members = links.iter().zip(1..);
+        org_keys.any(|key| is_void_by(key, 0)) || members.any(|(above, below)| is_void_by(&above.member, below))
     }
 
     /// Until when memberships of `member` are void by what `issuer` says.
     pub fn void_until(&self, issuer: &IdentityKey, member: &IdentityKey) -> Option<UnixTime> {
-        self.said.void.get(&(*issuer, *member)).copied()
+        self.said.void.get(&(*issuer, *member)).map(|void| void.issued_until)
     }
 
     /// When the newest list of the organisation's key was signed.
@@ -307,8 +331,8 @@ impl Revocations {
     /// Whether `issuer` may put somebody who has left into its list.
     pub fn has_room_for_departure(&self, issuer: &IdentityKey, now: UnixTime) -> bool {
         let own = self.all().filter(|list| list.issuer == *issuer).flat_map(|list| &list.revocations);
-        let alive: BTreeSet<_> = own.filter(|one| !one.within(now).has_run_out(now)).map(|one| one.member).collect();
-        alive.len() < DEPARTURES_MAX
+        let alive = own.filter(|one| one.has_left && !one.within(now).has_run_out(now));
+        alive.map(|one| one.member).collect::<BTreeSet<_>>().len() < DEPARTURES_MAX
     }
 
     /// The signed lists.
@@ -331,8 +355,10 @@ impl Said {
         let mut said = Self::default();
         for list in lists {
             for revocation in &list.revocations {
-                let void = said.void.entry((list.issuer, revocation.member)).or_insert(revocation.issued_until);
-                *void = (*void).max(revocation.issued_until);
+                let own = Void { issued_until: revocation.issued_until, below: !revocation.has_left };
+                let void = said.void.entry((list.issuer, revocation.member)).or_insert(own);
+                void.issued_until = void.issued_until.max(own.issued_until);
+                void.below |= own.below;
             }
             said.endorsed.extend(list.endorsed.iter().map(|endorsed| (list.issuer, *endorsed)));
         }

@@ -8,8 +8,8 @@ use minicbor::{Decode, Encode};
 
 use super::OrgError;
 use super::charter::{Charter, Charters};
-use super::membership::{Membership, Proof};
-use super::revocation::{LIST_DIGEST_LEN, RevocationList, Revocations, list_digest};
+use super::membership::{MEMBERSHIP_VALIDITY_MAX, Membership, Proof};
+use super::revocation::{LIST_DIGEST_LEN, Revocation, RevocationList, Revocations, list_digest};
 use super::whereabouts::Whereabouts;
 use crate::id::IdentityKey;
 use crate::record::RecordError;
@@ -176,15 +176,9 @@ impl Roster {
             return Ok(false);
         }
         let proof = Arc::new(Proof::verify(bytes, &self.charters, now)?);
-        if !self.is_rooted(&proof, now) {
-            return Err(OrgError::Issuer);
-        }
-        if self.revocations.void(&proof, &self.charters, now) {
-            return Err(OrgError::Revoked);
-        }
+        self.check(&proof, now)?;
         let key = proof.key();
-        let is_old = |known: &Known| known.proof.membership().issued >= proof.membership().issued;
-        if self.members.get(&key).is_some_and(|known| is_old(known) && self.is_in_force(known, now)) {
+        if self.members.get(&key).is_some_and(|known| known.stays_before(&proof) && self.is_in_force(known, now)) {
             return Ok(false);
         }
         if !self.members.contains_key(&key) {
@@ -197,6 +191,17 @@ impl Roster {
         let whereabouts = self.members.remove(&key).and_then(|known| known.whereabouts);
         self.members.insert(key, Known { proof, whereabouts, arrival: self.arrivals });
         Ok(true)
+    }
+
+    /// Whether a verified proof counts by what is known of keys and revocations.
+    ///
+    /// # Errors
+    /// [`OrgError`] tells why not.
+    pub fn check(&self, proof: &Proof, now: UnixTime) -> Result<(), OrgError> {
+        if !self.is_rooted(proof, now) {
+            return Err(OrgError::Issuer);
+        }
+        if self.revocations.void(proof, &self.charters, now) { Err(OrgError::Revoked) } else { Ok(()) }
     }
 
     /// Takes a revocation list; tells whether it was news.
@@ -315,6 +320,16 @@ impl Roster {
         former
     }
 
+    /// Ends a membership, and those that issuers below who signs this have made, or still make because they have not heard of it: where there
+    /// are any, for as long as one can be an issuer without hearing of it.
+    pub fn revocation(&self, membership: &Membership, now: UnixTime) -> Revocation {
+        let may_enrol = |proof: &Proof| proof.membership().generations > 0 && proof.key() != membership.member;
+        let departure = Revocation::departure(membership, now);
+        let kept_until =
+            if self.members(now).any(may_enrol) { now + MEMBERSHIP_VALIDITY_MAX } else { departure.kept_until };
+        Revocation { kept_until, has_left: false, ..departure }
+    }
+
     /// Whether the revocation lists are younger than the organisation wants them to be.
     pub fn lists_are_fresh(&self, now: UnixTime) -> bool {
         let age_max = self.charter().list_age_max;
@@ -362,7 +377,7 @@ impl Roster {
 
     fn is_in_force(&self, known: &Known, now: UnixTime) -> bool {
         let proof = &known.proof;
-        !proof.has_run_out(now) && self.is_rooted(proof, now) && !self.revocations.void(proof, &self.charters, now)
+        !proof.has_run_out(now) && self.check(proof, now).is_ok()
     }
 
     /// Whether the key that has signed the first membership counts, or another key of the organisation says that this one does (§5).
@@ -376,6 +391,14 @@ impl Roster {
             self.take_former(now);
         }
         if self.members.len() >= MEMBERS_MAX { Err(OrgError::Full(MEMBERS_MAX)) } else { Ok(()) }
+    }
+}
+
+impl Known {
+    /// Whether another proof of the same member is no better: farther from the organisation, or not newer.
+    fn stays_before(&self, other: &Proof) -> bool {
+        let rank = |proof: &Proof| (std::cmp::Reverse(proof.links().len()), proof.membership().issued);
+        rank(&self.proof) >= rank(other)
     }
 }
 

@@ -10,7 +10,7 @@ use minicbor::bytes::ByteVec;
 use super::call::{ListDigest, Reply, Request};
 use super::charter::{Charter, Charters};
 use super::invite::Invite;
-use super::membership::{Membership, MembershipDigest, Proof};
+use super::membership::{Membership, MembershipDigest, Proof, consent};
 use super::revocation::{Revocation, RevocationList, list_digest};
 use super::roster::{Records, Roster};
 use super::whereabouts::Whereabouts;
@@ -79,11 +79,14 @@ impl Keys {
             generations: 1,
             issued: NOW,
             expires: NOW + 90 * DAY,
+            consent: None,
         }
     }
 
     fn membership_of_worker(&self) -> Membership {
+        let consent = consent(&self.worker, &self.org.key(), &self.lead.key(), "worker");
         Membership {
+            consent: Some(consent.into()),
             issuer: self.lead.key(),
             member: self.worker.key(),
             modifier: self.worker.modifier(),
@@ -97,7 +100,8 @@ impl Keys {
     }
 
     fn list(&self) -> RevocationList {
-        let revocation = Revocation { member: IdentityKey([7; 32]), issued_until: NOW, kept_until: NOW + 90 * DAY };
+        let revocation =
+            Revocation { member: IdentityKey([7; 32]), issued_until: NOW, kept_until: NOW + 90 * DAY, has_left: false };
         RevocationList {
             org: self.org.key(),
             issuer: self.next.key(),
@@ -164,7 +168,15 @@ fn calls(org: IdentityKey) -> Vec<(&'static str, Vec<u8>)> {
     let keep = |proof| directory::Request::KeepRules { org, charters: charters.clone(), list: vec![0xa1], proof };
     let rules = directory::Rules { charters: charters.clone(), lists, proofs, missing: digests.clone() };
     let name = "worker".into();
-    let enrol = Request::Enrol { org, invite: [1; 8], secret: [2; 16], modifier: 9, name, lifetime_max: None };
+    let enrol = Request::Enrol {
+        org,
+        invite: [1; 8],
+        secret: [2; 16],
+        modifier: 9,
+        name,
+        consent: [4; 64],
+        lifetime_max: None,
+    };
     vec![
         ("enrol", enrol.encode()),
         ("renew", Request::Renew { org }.encode()),

@@ -196,6 +196,7 @@ impl Transport {
             let (id, is_silent) = (previous.id, previous.pto_count > 0);
             if is_silent {
                 self.abandon_in_flight(id);
+                self.doubt_mtu(id);
             }
         }
     }

@@ -69,6 +69,13 @@ impl MtuDiscovery {
         }
     }
 
+    /// Gives up a raised size and searches anew, up to what was known to fit. Says whether the size was raised.
+    pub(super) fn on_path_left(&mut self) -> bool {
+        let was_raised = self.current > self.base;
+        (self.current, self.in_flight, self.lost_probes) = (self.base, None, 0);
+        was_raised
+    }
+
     /// Gives up a raised size and ends the search. Says whether the size was raised.
     pub(super) fn on_black_hole(&mut self) -> bool {
         let was_raised = self.current > self.base;
@@ -92,6 +99,16 @@ mod tests {
             assert_eq!(mtu.current(), size);
         }
         assert_eq!(mtu.next_probe(), None);
+    }
+
+    #[test]
+    fn a_path_that_was_left_is_searched_anew_up_to_what_fitted() {
+        let mut mtu = MtuDiscovery::new(1_152, Some(9_000));
+        mtu.on_probe_sent(PacketNumber(1));
+        mtu.on_probe_acked(PacketNumber(1), 1_452);
+        assert!(mtu.on_path_left());
+        assert_eq!((mtu.current(), mtu.next_probe()), (1_152, Some(1_452)));
+        assert!(!mtu.on_path_left(), "it is at its base already");
     }
 
     #[test]

@@ -232,10 +232,24 @@ impl Transport {
     fn suspect_black_hole(&mut self, id: PathId) {
         let Some(path) = self.path_mut(id) else { return };
         if path.mtu.on_black_hole() {
-            let mtu = path.mtu.current();
-            path.controller.on_mtu_update(mtu as u64);
-            self.streams.events.push_back(TransportEvent::MtuProved { path: id, mtu });
+            self.announce_mtu(id);
         }
+    }
+
+    /// A path was left because it had stopped answering. Perhaps only its long packets vanish: a short one will prove it again, and its size
+    /// has to be proved again too (spec/paths.md §5).
+    pub(super) fn doubt_mtu(&mut self, id: PathId) {
+        let Some(path) = self.path_mut(id) else { return };
+        if path.mtu.on_path_left() {
+            self.announce_mtu(id);
+        }
+    }
+
+    fn announce_mtu(&mut self, id: PathId) {
+        let Some(path) = self.path_mut(id) else { return };
+        let mtu = path.mtu.current();
+        path.controller.on_mtu_update(mtu as u64);
+        self.streams.events.push_back(TransportEvent::MtuProved { path: id, mtu });
     }
 
     /// Nothing is waited for any more once what was in flight is lost and needs no repair.

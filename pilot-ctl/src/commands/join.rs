@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use pilot_daemon::agent::{Token, check_org};
 use pilot_daemon::api::types::{JoinRequest, Joined, OrgStatus};
 
 use crate::client::Daemon;
@@ -65,6 +66,26 @@ pub(crate) fn lines(joined: &Joined) -> String {
 }
 
 impl TokenArgs {
+    /// Whether an agent that is to be started for an organisation can join it, as far as that shows before it runs; one that `is_new` must.
+    pub(crate) fn check(&self, is_new: bool, context: &Context) -> Result<()> {
+        let Some(org) = &self.org else {
+            let is_given = self.token.is_some() || self.token_file.is_some() || self.code.is_some();
+            let message = "there is an invite, and no organisation to join with it";
+            return if is_given { Err(Failure::usage(message).hint("say which: --org ORG")) } else { Ok(()) };
+        };
+        if is_new && let Token::Invite(invite) = self.required(org, context)?.parse()? {
+            check_org(&invite, org)?;
+        }
+        Ok(())
+    }
+
+    fn required(&self, org: &str, context: &Context) -> Result<String> {
+        self.read(context)?.ok_or_else(|| {
+            Failure::usage(format!("there is no invite to '{org}'"))
+                .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one")
+        })
+    }
+
     /// The invite or the code: of the command line, the environment, the file, or the config file's `token-file`.
     pub(crate) fn read(&self, context: &Context) -> Result<Option<String>> {
         if let Some(token) = self.code.as_ref().or(self.token.as_ref()) {
@@ -107,10 +128,7 @@ impl TokenArgs {
             let OrgStatus { name, role, members, .. } = known;
             return Ok(AtStart::IsMember(Joined { org: name, role, members }));
         }
-        let Some(token) = self.read(context)? else {
-            return Err(Failure::usage(format!("there is no invite to '{org}'"))
-                .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one"));
-        };
+        let token = self.required(org, context)?;
         Ok(AtStart::Join(JoinRequest { token, org: Some(org.clone()), name: None }))
     }
 }

@@ -1,8 +1,9 @@
 //! `pilotctl allow`, `deny`, `rules` and `why` (spec/cli.md §5.13): who may call this agent.
 
 use clap::Args;
-use pilot_daemon::api::types::{ChangeRules, WhyRequest};
+use pilot_daemon::api::types::{ChangeRules, Rule, WhyRequest};
 
+use crate::client::Daemon;
 use crate::context::Context;
 use crate::hint::Result;
 use crate::output::Table;
@@ -76,11 +77,38 @@ async fn change(effect: &str, args: &RuleArgs, context: &Context) -> Result<()> 
         from: args.who.clone(),
         remove: args.remove,
     };
-    let rule = context.daemon().await?.change_rules(&request).await?;
+    let daemon = context.daemon().await?;
+    let rule = daemon.change_rules(&request).await?;
+    if !args.remove {
+        warn_of_no_effect(&rule, args, &daemon, context).await?;
+    }
     context.output.result(&rule, || {
         let what = if args.remove { "Removed: " } else { "" };
         format!("{what}{} {} {}", rule.effect, rule.service, rule.from)
     })
+}
+
+/// Says so where a new rule changes nothing.
+async fn warn_of_no_effect(rule: &Rule, args: &RuleArgs, daemon: &Daemon, context: &Context) -> Result<()> {
+    if let Some(org) = org_of(&rule.from)
+        && !daemon.orgs().await?.orgs.iter().any(|known| known.name == org)
+    {
+        let text = format!("this agent is in no organisation '{org}': until it is, the rule is about nobody");
+        context.output.warning(&text, "see which it is in: pilotctl org list");
+    }
+    if rule.effect == "allow" && rule.from.starts_with("agent:") && rule.service != "*" {
+        let why = daemon.why(&WhyRequest { agent: args.who.clone(), service: args.service.clone() }).await?;
+        if !why.allowed {
+            let text = format!("it may not call all the same: {}", why.reason);
+            context.output.warning(&text, "take that rule back with --remove; see all: pilotctl rules");
+        }
+    }
+    Ok(())
+}
+
+/// The organisation that a rule is about.
+fn org_of(from: &str) -> Option<&str> {
+    from.strip_prefix("org:").or_else(|| Some(from.rsplit_once('@')?.1))
 }
 
 pub(crate) async fn rules(_args: &RulesArgs, context: &Context) -> Result<()> {

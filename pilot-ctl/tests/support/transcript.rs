@@ -7,7 +7,7 @@ use regex::Regex;
 use super::{Home, PILOTCTL, finish};
 
 /// What varies from run to run, and what stands for it.
-const VARYING: [(&str, &str); 25] = [
+const VARYING: [(&str, &str); 27] = [
     (r"pilot-backbone:[a-z2-7]{52}@\S+", "pilot-backbone:KEY@IP:PORT"),
     (r"pilot:[a-z2-7]{52}\.\d+@\S+", "pilot:KEY.MODIFIER@IP:PORT"),
     (r"\b[a-z2-7]{52}\b", "KEY"),
@@ -25,8 +25,11 @@ const VARYING: [(&str, &str); 25] = [
     (r"Uptime: .*", "Uptime: TIME"),
     (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "DATE"),
     (r"\(os error \d+\)", "(os error N)"),
-    // A path that is new has no round trip yet.
-    (r"\b(direct|relay) +(TIME|- )", "PATH  TIME"),
+    // A path that is new has no round trip yet, and nothing was lost on it.
+    (r"\b(direct|relay) +(IP:PORT) +(TIME|- ) +\d+(\.\d)?% +\d+s", "PATH  VIA  TIME  LOSS  SINCE"),
+    (r", (direct|relay), TIME", ", PATH, TIME"),
+    // As the machine has it.
+    (r"(?m)^IPv6: .*", "IPv6: WORDS"),
     (r"(?m)\b(yes|no) +(TIME|-)$", "$1  TIME"),
     (r"(?m)^(answered by: .*), TIME$", "$1"),
     (r"\b\d+(\.\d)? (B|kB|MB)\b", "BYTES"),

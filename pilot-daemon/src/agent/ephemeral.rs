@@ -15,7 +15,7 @@ use crate::home::{AgentHome, Home, HomeError};
 
 /// Goodbyes take so long at most: whoever stops an agent kills it after 5 s.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(3);
-/// Whoever wants the name of an agent that is just ending waits so long: for a start, and for its goodbyes.
+/// Whoever wants the name of an agent that is just ending, or just starting, waits so long: for a start, and for goodbyes.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(8);
 const ENDING_POLL: Duration = Duration::from_millis(20);
 
@@ -59,11 +59,12 @@ async fn withdraw(inner: &Inner) {
     }
 }
 
-/// Makes room for an agent of that name, if an ephemeral one has left something behind or is just ending.
+/// Makes room for an agent of that name, if an ephemeral one has left something behind or is just ending. One that was killed may still
+/// hold its home for a moment: the kernel closes its socket first.
 pub async fn make_room(home: &Home, name: &str) {
     let Ok(agent_home) = home.agent(name) else { return };
     let ended = async {
-        while agent_home.is_ending() && agent_home.running_pid().is_some() {
+        while (agent_home.is_ending() || !agent_home.answers()) && agent_home.running_pid().is_some() {
             sleep(ENDING_POLL).await;
         }
     };

@@ -25,6 +25,7 @@ use crate::home::{AgentHome, Home, HomeError, HomeLock};
 use crate::names::Names;
 use crate::net::host_addresses;
 use crate::org::Orgs;
+use crate::port_mapping::PortMapper;
 use crate::renewal::KeyRenewal;
 use crate::stream::Stream;
 use crate::tls::keeper::LinkReport;
@@ -64,6 +65,9 @@ pub(crate) struct Inner {
     pub(crate) home_link: watch::Receiver<HomeLink>,
     pub(crate) registration: watch::Receiver<Registration>,
     pub(crate) link_report: watch::Receiver<LinkReport>,
+    /// Where the STUN servers of the settings are.
+    pub(super) stun_servers: watch::Receiver<Vec<SocketAddr>>,
+    pub(super) port_mapper: PortMapper,
     /// Dropped by the driver at its end.
     pub(super) ended: watch::Receiver<()>,
     pub(super) started: Mono,
@@ -180,10 +184,12 @@ impl Inner {
             .map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))
     }
 
-    /// Where this agent can be sent to: its interfaces, and the address that the backbone sees.
+    /// Where this agent can be sent to: its interfaces, what the router has mapped, and the address that the backbone sees.
     async fn addresses(&self, count_max: usize) -> Result<Vec<SocketAddr>, ApiError> {
         let observed = self.ask(|core, _| core.node.observed_address()).await?;
         let mut addresses = host_addresses(self.listen);
+        let mapped = self.port_mapper.mapped();
+        addresses.extend(mapped.filter(|mapped| !addresses.contains(mapped)));
         addresses.extend(observed.filter(|observed| !addresses.contains(observed)));
         addresses.truncate(count_max);
         Ok(addresses)

@@ -19,8 +19,10 @@
 mod datagrams;
 pub mod ephemeral;
 mod error;
+mod examine;
 mod hand_over;
 mod inner;
+mod network;
 mod orgs;
 mod resolve;
 mod rules;
@@ -49,7 +51,9 @@ use tokio::time::timeout;
 
 pub use self::error::StartError;
 use self::error::{connect_failed, has_ended, is_itself, timed_out};
+pub use self::examine::DIRECT_PATIENCE;
 pub(crate) use self::inner::Inner;
+pub use self::orgs::{Token, check_org};
 pub use self::resolve::Resolved;
 pub(crate) use self::settings::Profile;
 pub use self::settings::check_profile;
@@ -64,12 +68,14 @@ use crate::interfaces::AddressChanges;
 use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
 use crate::org::{self, Orgs};
+use crate::port_mapping::PortMapper;
 use crate::renewal::KeyRenewal;
 use crate::rules::Rules;
 use crate::services::Services;
 use crate::services::inbox::Inbox;
 pub use crate::services::{Incoming, ServiceOptions, service_name, service_port};
 pub use crate::stream::{EndedBy, ReadHalf, Stream, StreamError, StreamOutcome, StreamWatch, WriteHalf};
+use crate::stun_servers::{self, StunServer};
 use crate::tls::keeper::{Keeper, LinkReport};
 
 /// A start waits so long for the directory's word on the name; without it the agent runs and goes on asking.
@@ -100,6 +106,11 @@ pub struct AgentConfig {
     pub direct: bool,
     /// Longest packet that is sent; without one, what each path is found to carry.
     pub packet_len_max: Option<usize>,
+    /// STUN servers beside the home node, by which address-dependent mapping is noticed; at most
+    /// [`STUN_SERVERS_MAX`](crate::stun_servers::STUN_SERVERS_MAX) count. Default: none.
+    pub stun_servers: Vec<StunServer>,
+    /// Ask the router at home for a port mapping where there is a NAT. Without one, fewer peers are reached directly.
+    pub port_mapping: bool,
     /// Whether a service manager has started this process; the agent only tells it.
     pub supervised: bool,
     /// Leave nothing behind: the key is new, memberships and the lease of the name are short, and the agent gives both back when it shuts
@@ -147,6 +158,8 @@ impl AgentConfig {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
             direct: true,
             packet_len_max: None,
+            stun_servers: Vec::new(),
+            port_mapping: true,
             supervised: false,
             ephemeral: false,
         }
@@ -191,10 +204,16 @@ impl Agent {
             (Arc::clone(&orgs), org_calls),
         );
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let port_mapper = if config.port_mapping && config.direct {
+            PortMapper::start(commands.downgrade(), listen, core.observed.subscribe())
+        } else {
+            PortMapper::off()
+        };
         let (link_inputs, link_receiver) = mpsc::channel(LINK_INPUTS_MAX);
         let driver = Driver::new(core, socket, receiver, link_receiver).map_err(StartError::Timer)?;
         let (ended_sender, ended) = watch::channel(());
         let (report, link_report) = watch::channel(LinkReport::default());
+        let (stun_sender, stun_found) = watch::channel(Vec::new());
         let (registration_sender, registration) = watch::channel(Registration::Pending);
         let profile = Profile {
             tags: config.tags,
@@ -223,6 +242,8 @@ impl Agent {
             home_link,
             registration,
             link_report,
+            stun_servers: stun_found,
+            port_mapper,
             ended,
             started: now.mono,
             _lock: lock,
@@ -235,6 +256,9 @@ impl Agent {
         tokio::spawn(watch_addresses(Arc::downgrade(&inner)));
         tokio::spawn(renew_keys(Arc::downgrade(&inner), renewal));
         tokio::spawn(org::serve::run(Arc::downgrade(&inner), org_receiver));
+        if !config.stun_servers.is_empty() {
+            tokio::spawn(stun_servers::run(Arc::downgrade(&inner), config.stun_servers, stun_sender));
+        }
         let agent = Self { inner };
         tracing::info!(name = agent.name(), version = env!("CARGO_PKG_VERSION"), ?listen, "started");
         if let Some(ticket) = agent.inner.backbone.clone() {
@@ -383,6 +407,7 @@ impl Agent {
     pub async fn shutdown(&self) {
         self.inner.farewell.get_or_init(|| self.say_farewell()).await;
         self.inner.orgs.save_unsaved().await;
+        self.inner.port_mapper.end().await;
         if self.inner.apply(|core, now| core.stop(now)).await.is_ok() {
             self.ended().await;
             tracing::info!(name = self.name(), "ended");

@@ -1,5 +1,7 @@
 //! Organisations, as programs and people use them (spec/org.md).
 
+use std::fmt::Display;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +10,11 @@ use pilot_core::id::IdentityKey;
 use pilot_core::identity::{CLOCK_SKEW, Identity};
 use pilot_core::node::PeerInfo;
 use pilot_core::org::call::Request;
-use pilot_core::org::charter::Charter;
+use pilot_core::org::charter::{CHARTERS_MAX, Charter};
 use pilot_core::org::code::{CODE_SEED_LEN, Code, CodeError, OpenCode, Word};
 use pilot_core::org::invite::{INVITE_ID_LEN, Invite, InviteError};
-use pilot_core::org::issuer::{Applicant, INVITE_VALIDITY_MAX, Issuer, Ledger, Terms};
-use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Proof};
-use pilot_core::org::revocation::Revocation;
+use pilot_core::org::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Issuer, Ledger, Terms};
+use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Proof, consent};
 use pilot_core::org::roster::Roster;
 use pilot_core::record::{is_label, is_name};
 use pilot_core::ticket::Ticket;
@@ -26,7 +27,14 @@ use crate::api::types::{self, ApiError, ErrorCode};
 use crate::clock;
 use crate::home::entropy;
 use crate::org::{self, Org, calls, codes, keeper, store};
+use crate::services::{service_name, service_port};
 
+/// Keys of an organisation that follow each other. There is room for a few more, which take the place of stolen ones.
+const KEYS_MAX: u64 = CHARTERS_MAX as u64 - 4;
+/// What helps where neither key of an organisation is kept.
+const GIVE_SUCCESSOR: &str = "give its successor key, which was put in a safe place: --successor FILE";
+/// The name in a membership that is made to see whether one could be.
+const PROBE: &str = "probe";
 /// The role of who founds an organisation.
 const ROLE_FOUNDER: &str = "admin";
 /// A code is guessed at by whoever knows its issuer: nobody leaves it lying about.
@@ -55,16 +63,7 @@ impl Agent {
         let failed = |error: pilot_core::org::OrgError| org::failed(&error);
         let charters = Issuer::found(&key, successor.key(), name, list_age_max, now).map_err(failed)?;
         let mut roster = Roster::new(charters);
-        let founder = self.applicant(inner.name());
-        let terms = Terms {
-            role: ROLE_FOUNDER.to_owned(),
-            groups: Vec::new(),
-            services: Vec::new(),
-            generations: 0,
-            lifetime: MEMBERSHIP_VALIDITY_MAX.as_secs(),
-        };
-        let issuer = Issuer::Org(key.clone());
-        let proof = issuer.enrol(&roster, &founder, &terms, now).map_err(failed)?;
+        let proof = found(&roster, &key, &self.applicant(inner.name()), now)?;
         roster.add_proof(&proof, now).map_err(failed)?;
         let org = roster.org();
         let mut ledger = Ledger::default();
@@ -81,7 +80,7 @@ impl Agent {
     fn applicant(&self, name: &str) -> Applicant {
         let identity = &self.inner.identity;
         let (key, modifier) = (identity.key(), identity.modifier());
-        Applicant { key, modifier, name: name.to_owned(), lifetime_max: Duration::MAX }
+        Applicant { key, modifier, name: name.to_owned(), lifetime_max: Duration::MAX, consent: None }
     }
 
     /// Makes an invite.
@@ -97,7 +96,7 @@ impl Agent {
         let terms = Terms {
             role: request.role.clone(),
             groups: request.groups.clone(),
-            services: request.services.clone(),
+            services: request.services.iter().filter_map(|text| service_port(text)).map(service_name).collect(),
             generations: request.generations,
             lifetime: request.lifetime_s,
         };
@@ -107,8 +106,12 @@ impl Agent {
         let org = inner.orgs.change(&request.org, |org| {
             let issuer = inner.orgs.issuer(org, now).ok_or_else(org::no_issuer)?;
             // What could not be given when the invite is used is refused now.
-            let applicant = self.applicant("probe");
-            let refused = |error: pilot_core::org::OrgError| ApiError::new(ErrorCode::Refused, error.to_string());
+            let consent = consent(&inner.identity, &org.roster.org(), &issuer.key(), PROBE);
+            let applicant = Applicant { consent: Some(consent.into()), ..self.applicant(PROBE) };
+            let refused = |error: pilot_core::org::OrgError| {
+                ApiError::new(ErrorCode::Refused, error.to_string())
+                    .hint("a member gives no more than it has: pilotctl org list")
+            };
             issuer.enrol(&org.roster, &applicant, &terms, now).map_err(refused)?;
             let opened = match &code {
                 Some((word, seed)) => org.invites.open_code(id, (word.clone(), *seed), terms.clone(), expires, now),
@@ -167,18 +170,14 @@ impl Agent {
     /// Why not; nothing has changed then.
     pub async fn join_org(&self, request: &types::JoinRequest) -> Result<types::Joined, ApiError> {
         let invite = self.invite_of(&request.token).await?;
-        if request.org.as_ref().is_some_and(|org| *org != invite.name) {
-            let asked = request.org.as_deref().unwrap_or_default();
-            let message = format!("the invite is for '{}', not for '{asked}'", invite.name);
-            return Err(ApiError::new(ErrorCode::Usage, message).hint(format!("pilotctl join --org {}", invite.name)));
-        }
+        request.org.as_ref().map_or(Ok(()), |org| check_org(&invite, org))?;
         let inner = &self.inner;
         inner.orgs.check_new(&invite.name)?;
         let issuer = self.resolve(&invite.issuer.to_string()).await?;
         let name = request.name.as_deref().unwrap_or(inner.name());
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         let enrolled = calls::enrol(inner, &invite, way, name).await;
-        let org = enrolled.map_err(|error| unreached(error, &format!("this invite to '{}'", invite.name)))?;
+        let org = enrolled.map_err(|error| unreached(error, &format!("this invite to '{}'", invite.name), name))?;
         inner.orgs.add(org, None).await?;
         let joined = self.org_status(&invite.name)?;
         let (weak, name) = (Arc::clone(inner), invite.name);
@@ -192,25 +191,17 @@ impl Agent {
 
     /// The invite that a text is, or stands for.
     async fn invite_of(&self, token: &str) -> Result<Invite, ApiError> {
-        let read = match (token.parse::<Invite>(), token.parse::<Code>()) {
-            (Err(InviteError::NotAnInvite), Ok(code)) => return self.ask_for_invite(&code).await,
-            (Err(InviteError::NotAnInvite), Err(error @ CodeError::Mistyped)) => {
-                return Err(ApiError::new(ErrorCode::Usage, error.to_string())
-                    .hint("type it again: a name, a slash and eight symbols; no try is used up"));
-            }
-            (read, _) => read,
-        };
-        read.map_err(|error| {
-            ApiError::new(ErrorCode::Usage, error.to_string())
-                .hint("copy the whole line that 'pilotctl org invite' printed")
-        })
+        match token.parse()? {
+            Token::Invite(invite) => Ok(invite),
+            Token::Code(code) => self.ask_for_invite(&code).await,
+        }
     }
 
     /// Goes with a code to who has made it.
     async fn ask_for_invite(&self, code: &Code) -> Result<Invite, ApiError> {
         let issuer = self.resolve(&code.issuer).await?;
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
-        codes::ask(&self.inner, &code.word, way).await.map_err(|error| unreached(error, "this code"))
+        codes::ask(&self.inner, &code.word, way).await.map_err(|error| unreached(error, "this code", self.inner.name()))
     }
 
     /// Ends a membership for everybody.
@@ -220,29 +211,24 @@ impl Agent {
     pub async fn revoke(&self, request: &types::RevokeRequest) -> Result<types::Revoked, ApiError> {
         let (inner, name) = (&self.inner, &request.org);
         let now = clock::now().unix;
-        let (member, issued, expires, route) = inner.orgs.with(name, |org| {
+        let (revocation, route) = inner.orgs.with(name, |org| {
             let found = named_or_keyed(&org.roster, &request.member, now);
-            let found = found.map(|proof| {
-                let membership = proof.membership();
-                (proof.key(), membership.issued, membership.expires, org.route(&proof.key(), now))
-            });
+            let found =
+                found.map(|proof| (org.roster.revocation(proof.membership(), now), org.route(&proof.key(), now)));
             found.ok_or_else(|| no_member(&org.roster, &request.member, name, now))
         })??;
+        let member = revocation.member;
         if member == inner.orgs.own_key() {
             return Err(ApiError::new(ErrorCode::Refused, "an agent cannot revoke itself".to_owned())
                 .hint(format!("to end its own membership: pilotctl org leave {name}")));
         }
-        // Its issuer's clock may have been ahead of ours.
-        let revocation = Revocation { member, issued_until: now.max(issued), kept_until: expires };
         keeper::publish_list(inner, name, Some(revocation), now).await?;
         let still = inner.orgs.with(name, |org| org.roster.member(&member, now).is_some())?;
         if still {
             return Err(ApiError::new(ErrorCode::Refused, format!("this agent has not enrolled '{}'", request.member))
                 .hint("revoke it at the agent that has, or at the one that has the organisation's key"));
         }
-        if let Some(route) = route {
-            calls::tell_former(inner, name, route);
-        }
+        calls::tell_former(inner, name, route.into_iter().collect());
         Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key: member.to_string() })
     }
 
@@ -282,15 +268,20 @@ impl Agent {
     }
 
     /// Replaces the organisation's key by a new one, on the word of the present key or, if that is lost, of its successor. If it was stolen,
-    /// what it has signed counts no more but for the members that were enrolled here (spec/org.md §5).
+    /// what it has signed counts no more but for the members that were enrolled here, and this agent (spec/org.md §5).
     ///
     /// # Errors
-    /// If neither key is kept here, or not the successor of a stolen one, or the new ones cannot be kept.
-    pub async fn rotate_org_key(&self, request: &types::RotateRequest) -> Result<types::OrgCreated, ApiError> {
+    /// If neither key is kept or given here, or not the successor of a stolen one, or the new ones cannot be kept.
+    pub async fn rotate_org_key(&self, request: &types::RotateRequest) -> Result<types::Rotated, ApiError> {
         let (inner, name) = (&self.inner, request.org.as_str());
         let now = clock::now().unix;
         let _rotating = inner.orgs.rotating.lock().await;
-        let (signer, before) = if request.stolen { self.rescuer(name)? } else { self.rotator(name)? };
+        let given = request.successor.as_deref().map(Identity::from_pem).transpose();
+        let given = given.map_err(|error| ApiError::new(ErrorCode::Usage, format!("the successor: {error}")))?;
+        let kept = || store::successor(&inner.agent_home, name);
+        let successor = if given.is_some() { given } else { kept()? };
+        let (signer, before) =
+            if request.stolen { self.rescuer(name, successor)? } else { self.rotator(name, successor)? };
         // Clocks that are behind by a day cut the stolen key off at once, too.
         let previous_until = if request.stolen { now - CLOCK_SKEW } else { now + KEY_OVERLAP };
         let (key, successor) = (Identity::generate(entropy()?), Identity::generate(entropy()?));
@@ -304,6 +295,12 @@ impl Agent {
             ..before
         };
         let bytes = charter.sign(&signer).map_err(|error| org::failed(&error))?;
+        let own = self.applicant(inner.name());
+        let members_before = |org: &mut Org| {
+            let others = org.roster.members(now).map(Proof::key).filter(|key| *key != own.key);
+            others.filter_map(|key| org.route(&key, now)).collect::<Vec<_>>()
+        };
+        let mut former = inner.orgs.with(name, members_before)?;
         // The new keys are kept before anybody hears of them, and the old ones until the charter is.
         store::keep_next_keys(&inner.agent_home, name, &key, &successor)?;
         let org = inner.orgs.change(name, |org| {
@@ -311,37 +308,49 @@ impl Agent {
             if request.stolen {
                 endorse(org, &key, now)?;
             }
+            if org.roster.member(&own.key, now).is_none() {
+                let proof = found(&org.roster, &key, &own, now)?;
+                org.roster.add_proof(&proof, now).map_err(|error| org::failed(&error))?;
+            }
             org.key = Some(key);
-            Ok((org.roster.org(), org.roster.charter().clone()))
+            Ok((org.roster.org(), org.roster.charter().clone(), org.roster.members(now).count()))
         });
-        let (org, charter) = org.await?;
+        let (org, charter, members) = org.await?;
         store::promote_keys(&inner.agent_home, name, &charter)?;
         let successor_file = store::successor_file(&inner.agent_home, name);
-        // A list of the new key, and with it the charter, goes to everybody.
+        // A list of the new key, and with it the charter, goes to everybody, also to those who are members by the old key only.
         keeper::publish_list(inner, name, None, now).await?;
-        Ok(types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file })
+        inner.orgs.with(name, |org| former.retain(|known| org.roster.member(&known.key, now).is_none()))?;
+        calls::tell_former(inner, name, former);
+        let org = types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file };
+        Ok(types::Rotated { org, members })
     }
 
     /// Who signs the next charter, and the charter that it follows.
-    fn rotator(&self, name: &str) -> Result<(Identity, Charter), ApiError> {
-        let inner = &self.inner;
-        let successor = store::successor(&inner.agent_home, name)?;
-        let (before, key) = inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
+    fn rotator(&self, name: &str, successor: Option<Identity>) -> Result<(Identity, Charter), ApiError> {
+        let (before, key) = self.inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
         let candidates = key.into_iter().chain(successor);
         let mut signers = candidates.filter(|key| key.key() == before.key || key.key() == before.successor);
-        Ok((signers.next().ok_or_else(org::no_issuer)?, before))
+        if before.sequence + 1 >= KEYS_MAX {
+            let message = format!("'{name}' has had {KEYS_MAX} keys, and needs what is left for the case of theft");
+            return Err(ApiError::new(ErrorCode::Refused, message)
+                .hint("if somebody else has the key: pilotctl org rotate --stolen; else found another organisation"));
+        }
+        let neither = || {
+            let message = format!("neither the key of '{name}' nor its successor is here");
+            ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR)
+        };
+        Ok((signers.next().ok_or_else(neither)?, before))
     }
 
     /// The same where somebody else has the key: only the successor outranks that one, and charters of the thief do not count.
-    fn rescuer(&self, name: &str) -> Result<(Identity, Charter), ApiError> {
-        let inner = &self.inner;
-        let file = store::successor_file(&inner.agent_home, name);
-        let hint = format!("put the successor key that belongs to it back as {}", file.display());
-        let missing = |message: String| ApiError::new(ErrorCode::Refused, message).hint(hint.clone());
-        let successor = store::successor(&inner.agent_home, name)?
+    fn rescuer(&self, name: &str, successor: Option<Identity>) -> Result<(Identity, Charter), ApiError> {
+        let missing = |message: String| ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR);
+        let successor = successor
             .ok_or_else(|| missing("a stolen key is replaced by its successor, which is not here".to_owned()))?;
-        let before = inner.orgs.with(name, |org| org.roster.charters().succeeded_by(&successor.key()).cloned())?;
-        let before = before.ok_or_else(|| missing(format!("{} succeeds no key of '{name}'", file.display())))?;
+        let charter = |org: &mut Org| org.roster.charters().succeeded_by(&successor.key()).cloned();
+        let before = self.inner.orgs.with(name, charter)?;
+        let before = before.ok_or_else(|| missing(format!("that key succeeds no key of '{name}'")))?;
         Ok((successor, before))
     }
 
@@ -376,6 +385,8 @@ impl Agent {
                 expires_s: expires.as_secs().saturating_sub(now.as_secs()),
                 tries_left: org.invites.codes(now).find(|code| code.invite() == id).map(OpenCode::tries_left),
             };
+            let has_tries = |invite: &types::OpenInvite| invite.tries_left != Some(0);
+            let may_enrol = orgs.issuer(org, now).is_some();
             types::OrgStatus {
                 name: name.to_owned(),
                 key: org.roster.org().to_string(),
@@ -385,8 +396,12 @@ impl Agent {
                 expires_s: own.map(|own| own.expires.as_secs().saturating_sub(now.as_secs())),
                 members: org.roster.members(now).count(),
                 lists_are_fresh: org.roster.lists_are_fresh(now),
-                may_enrol: orgs.issuer(org, now).is_some(),
-                invites: org.invites.list(now).map(invite).collect(),
+                may_enrol,
+                invites: if may_enrol {
+                    org.invites.list(now).map(invite).filter(has_tries).collect()
+                } else {
+                    Vec::new()
+                },
             }
         })
     }
@@ -438,14 +453,66 @@ impl Agent {
     }
 }
 
+/// Makes who holds the organisation's key a member.
+fn found(roster: &Roster, key: &Identity, founder: &Applicant, now: UnixTime) -> Result<Vec<u8>, ApiError> {
+    let terms = Terms {
+        role: ROLE_FOUNDER.to_owned(),
+        groups: Vec::new(),
+        services: Vec::new(),
+        generations: 0,
+        lifetime: MEMBERSHIP_VALIDITY_MAX.as_secs(),
+    };
+    Issuer::Org(key.clone()).enrol(roster, founder, &terms, now).map_err(|error| org::failed(&error))
+}
+
+/// What somebody joins with.
+#[derive(Debug)]
+pub enum Token {
+    /// An invite.
+    Invite(Invite),
+    /// What stands for one between people.
+    Code(Code),
+}
+
+impl FromStr for Token {
+    type Err = ApiError;
+
+    fn from_str(text: &str) -> Result<Self, ApiError> {
+        let usage = |what: &dyn Display, hint: &str| ApiError::new(ErrorCode::Usage, what.to_string()).hint(hint);
+        match (text.parse::<Invite>(), text.parse::<Code>()) {
+            (Ok(invite), _) => Ok(Self::Invite(invite)),
+            (Err(InviteError::NotAnInvite), Ok(code)) => Ok(Self::Code(code)),
+            (Err(InviteError::NotAnInvite), Err(error @ CodeError::Mistyped)) => {
+                Err(usage(&error, "type it again: a name, a slash and eight symbols; no try is used up"))
+            }
+            (Err(error), _) => Err(usage(&error, "copy the whole line that 'pilotctl org invite' printed")),
+        }
+    }
+}
+
+/// Whether an invite is for that organisation.
+///
+/// # Errors
+/// If it is for another.
+pub fn check_org(invite: &Invite, org: &str) -> Result<(), ApiError> {
+    if invite.name == org {
+        return Ok(());
+    }
+    let message = format!("the invite is for '{}', not for '{org}'", invite.name);
+    Err(ApiError::new(ErrorCode::Usage, message).hint(format!("say so: --org {}", invite.name)))
+}
+
 fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
     let usage = |message: String, hint: &str| Err(ApiError::new(ErrorCode::Usage, message).hint(hint));
-    let labels = request.groups.iter().chain(&request.services).chain([&request.role]);
+    let labels = request.groups.iter().chain([&request.role]);
     if let Some(label) = labels.into_iter().find(|label| !is_label(label)) {
         return usage(
-            format!("'{label}' cannot be a role, a group or a service"),
+            format!("'{label}' cannot be a role or a group"),
             "use 1 to 63 lower-case letters, digits and -._:/",
         );
+    }
+    if let Some(service) = request.services.iter().find(|service| service_port(service).is_none()) {
+        return usage(format!("'{service}' is not a service"), "services are query, mcp, message, or a port number");
     }
     if request.generations > GENERATIONS_MAX {
         return usage(
@@ -511,11 +578,15 @@ fn org_member(proof: &Proof, now: UnixTime) -> types::OrgMember {
     }
 }
 
-/// Says what an invite needs: its issuer, and what that one asks for.
-fn unreached(error: ApiError, invite: &str) -> ApiError {
+/// Says what helps where an invite does not: another name, another invite, or its issuer running.
+fn unreached(error: ApiError, invite: &str, name: &str) -> ApiError {
     if error.code == ErrorCode::Refused && error.hint.is_none() {
-        return error
-            .hint("--name gives another name in the organisation; another invite comes from who made this one");
+        let is_taken = error.message.ends_with(&EnrolError::NameTaken(name.to_owned()).to_string());
+        return error.hint(if is_taken {
+            "take another name in the organisation: --name NAME"
+        } else {
+            "ask who made it for another: pilotctl org invite"
+        });
     }
     if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
         return error;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pilot_core::address::Address;
 use pilot_core::event::PathKind;
+use pilot_core::id::IdentityKey;
 use pilot_core::node::PeerStatus;
 use pilot_core::ticket::BackboneTicket;
 use pilot_core::time::Now;
@@ -30,7 +31,11 @@ impl Agent {
             (core.node.peers().map(with_address).collect::<Vec<_>>(), now)
         });
         let (peers, now) = peers.await?;
-        Ok(peers.into_iter().map(|(status, address)| self.peer(&status, address, now)).collect())
+        let relays = peers.iter().filter(|(status, _)| status.backbone);
+        let relays: BTreeMap<_, _> =
+            relays.filter_map(|(status, _)| Some((status.key, path_of(status.path).1?))).collect();
+        let peer = |(status, address): &(PeerStatus, _)| self.peer(status, *address, &relays, now);
+        Ok(peers.iter().map(peer).collect())
     }
 
     /// The state of the agent.
@@ -38,7 +43,7 @@ impl Agent {
     /// # Errors
     /// If it has shut down.
     pub async fn status(&self) -> Result<types::Status, ApiError> {
-        let snapshot = self.inner.ask(|core, now| Snapshot::take(core, now)).await?;
+        let snapshot = self.inner.ask(Snapshot::take).await?;
         let inner = &self.inner;
         let profile = inner.profile.borrow().clone();
         Ok(types::Status {
@@ -56,6 +61,7 @@ impl Agent {
             direct: profile.direct,
             socket: inner.agent_home.socket_path().ok(),
             listen: inner.listen,
+            rules_error: snapshot.rules_error,
             services: snapshot.services,
             counters: snapshot.counters,
             drops: snapshot.drops,
@@ -70,8 +76,18 @@ impl Agent {
         self.inner.ask(|_, _| ()).await
     }
 
-    fn peer(&self, status: &PeerStatus, address: Option<Address>, now: Now) -> types::Peer {
+    fn peer(
+        &self,
+        status: &PeerStatus,
+        address: Option<Address>,
+        relays: &BTreeMap<IdentityKey, SocketAddr>,
+        now: Now,
+    ) -> types::Peer {
         let (path, remote) = path_of(status.path);
+        let relay = match status.path {
+            Some(PathKind::Relay(key)) => Some(key),
+            Some(PathKind::Direct(_) | PathKind::Tls(_)) | None => None,
+        };
         types::Peer {
             name: self.inner.name_of(&status.key),
             address: address.map(|address| address.to_string()),
@@ -80,10 +96,14 @@ impl Agent {
             connected: status.connected,
             path,
             remote,
+            relay: relay.map(|key| key.to_string()),
+            relay_remote: relay.and_then(|key| relays.get(&key).copied()),
+            path_s: status.path_since.filter(|_| status.connected).map(|since| now.mono.since(since).as_secs_f64()),
             rtt_ms: status.rtt.map(millis),
             connected_s: status.connected_since.map(|since| now.mono.since(since).as_secs_f64()),
             bytes_sent: status.bytes_sent,
             bytes_received: status.bytes_received,
+            sent_packets: status.sent_packets,
             lost_packets: status.lost_packets,
             streams: status.streams,
         }
@@ -110,7 +130,7 @@ impl Agent {
 
 impl Agent {
     /// Why the tunnel to the home node does not run over UDP. If it does, nothing else matters.
-    fn findings(&self, ticket: &BackboneTicket, link: HomeLink) -> Vec<Finding> {
+    pub(super) fn findings(&self, ticket: &BackboneTicket, link: HomeLink) -> Vec<Finding> {
         let report = self.inner.link_report.borrow().clone();
         let blocked = match link.transport {
             Some(Transport::Udp) => return Vec::new(),
@@ -132,13 +152,16 @@ fn udp_blocked(ticket: &BackboneTicket, proxy: Option<&str>) -> Finding {
 struct Snapshot {
     now: Now,
     observed: Option<SocketAddr>,
+    rules_error: Option<String>,
     services: Vec<types::Service>,
     counters: BTreeMap<String, u64>,
     drops: BTreeMap<String, u64>,
 }
 
 impl Snapshot {
-    fn take(core: &Core, now: Now) -> Self {
+    fn take(core: &mut Core, now: Now) -> Self {
+        core.rules.current(now.mono);
+        let rules_error = core.rules.error().map(ToString::to_string);
         let stats = core.node.stats();
         let net = core.net;
         let of_socket = [
@@ -161,6 +184,7 @@ impl Snapshot {
         Self {
             now,
             observed: core.node.observed_address(),
+            rules_error,
             services: core.services.status().into_iter().map(service).collect(),
             counters: stats.counters().into_iter().chain(of_socket).chain(of_programs).map(named).collect(),
             drops: stats.drop_counters().map(named).collect(),

@@ -2,6 +2,7 @@
 
 pub mod client;
 mod datagrams;
+pub mod network;
 mod pump;
 pub mod request;
 pub mod server;

@@ -9,6 +9,7 @@ use pilot_core::wire::stream_header::StreamHeader;
 use serde::de::DeserializeOwned;
 
 use super::header;
+use super::network::DoctorRequest;
 use super::types::{
     AcceptRequest, ApiError, ChangeRules, CreateOrg, DatagramsRequest, ErrorCode, FindRequest, GroupsRequest,
     HandOverRequest, InviteRequest, JoinRequest, OpenRequest, OrgRequest, ResetRequest, ResolveRequest, RevokeRequest,
@@ -29,6 +30,10 @@ pub enum Call {
     Status,
     /// `GET /v1/peers`.
     Peers,
+    /// `GET /v1/netcheck`.
+    NetCheck,
+    /// `POST /v1/doctor`.
+    Doctor(DoctorRequest),
     /// `GET /v1/ticket`.
     Ticket,
     /// `GET /v1/published`, with the time that the caller waits at most.
@@ -95,6 +100,8 @@ impl Call {
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/v1/status") => Ok(Self::Status),
             (&Method::GET, "/v1/peers") => Ok(Self::Peers),
+            (&Method::GET, "/v1/netcheck") => Ok(Self::NetCheck),
+            (&Method::POST, "/v1/doctor") => from_json(body).map(Self::Doctor),
             (&Method::GET, "/v1/ticket") => Ok(Self::Ticket),
             (&Method::GET, "/v1/published") => head.published(),
             (&Method::GET, ACCEPT) => head.accept(),

@@ -24,6 +24,7 @@ use serde::Serialize;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::network::DoctorRequest;
 use super::request::{self, Call, check_origin, no_such_stream, usage};
 use super::types::{
     AcceptRequest, AgentInfo, ApiError, DatagramsRequest, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found,
@@ -31,7 +32,9 @@ use super::types::{
     Published, Reached, ResetRequest, ResolveRequest, StreamState, StreamStatus, TargetRequest, TicketReply,
 };
 use super::{VERSION, VERSION_HEADER, datagrams, header, pump};
-use crate::agent::{Agent, DEFAULT_TIMEOUT, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of};
+use crate::agent::{
+    Agent, DEFAULT_TIMEOUT, DIRECT_PATIENCE, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of,
+};
 use crate::agent::{service_name, service_port};
 use crate::descriptors::connections_within_limit;
 use crate::{agent, clock, stream};
@@ -197,6 +200,11 @@ async fn route(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply
     match Call::read(&request, &body)? {
         Call::Status => json(&agent.status().await?),
         Call::Peers => json(&Peers { peers: agent.peers().await? }),
+        Call::NetCheck => json(&agent.netcheck().await?),
+        Call::Doctor(DoctorRequest { target, patience_ms }) => {
+            let patience = patience_ms.map_or(DIRECT_PATIENCE, Duration::from_millis).min(TIMEOUT_MAX);
+            json(&agent.examine(target.as_deref(), patience).await?)
+        }
         Call::Ticket => json(&TicketReply { ticket: agent.ticket().await?.to_string() }),
         Call::Published(wait) => published(agent, wait).await,
         Call::Accept(asked) => accept(shared, request, asked).await,
@@ -287,16 +295,16 @@ async fn hand_over(agent: &Agent, to: &str) -> Result<Reply, ApiError> {
 async fn ping(agent: &Agent, request: TargetRequest) -> Result<Reply, ApiError> {
     let found = agent.resolve(&request.target).await?;
     let pong = agent.ping(&found, time_allowed(request.timeout_ms)).await?;
-    let (path, _) = path_of(pong.path);
-    json(&Reached { address: found.address.to_string(), name: found.name, rtt_ms: millis(pong.rtt), path })
+    let (path, remote) = path_of(pong.path);
+    json(&Reached { address: found.address.to_string(), name: found.name, rtt_ms: millis(pong.rtt), path, remote })
 }
 
 async fn connect(agent: &Agent, request: TargetRequest) -> Result<Reply, ApiError> {
     let found = agent.resolve(&request.target).await?;
     let status = agent.connect(&found, time_allowed(request.timeout_ms)).await?;
     let rtt_ms = status.rtt.map(millis).unwrap_or_default();
-    let (path, _) = path_of(status.path);
-    json(&Reached { address: found.address.to_string(), name: found.name, rtt_ms, path })
+    let (path, remote) = path_of(status.path);
+    json(&Reached { address: found.address.to_string(), name: found.name, rtt_ms, path, remote })
 }
 
 async fn find(agent: &Agent, request: FindRequest) -> Result<Reply, ApiError> {

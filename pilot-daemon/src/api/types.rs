@@ -80,6 +80,9 @@ pub struct Status {
     pub socket: Option<PathBuf>,
     /// The UDP address it listens on.
     pub listen: SocketAddr,
+    /// Why the file of rules is not in force, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules_error: Option<String>,
     /// Services that have handlers.
     pub services: Vec<Service>,
     /// Counters of socket and node.
@@ -148,6 +151,20 @@ pub enum FindingCode {
     Other,
 }
 
+impl FindingCode {
+    /// Its name, for programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UdpBlocked => "udp_blocked",
+            Self::TlsIntercepted => "tls_intercepted",
+            Self::TlsFailed => "tls_failed",
+            Self::ProxyCredentials => "proxy_credentials",
+            Self::ProxyFailed => "proxy_failed",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// A service with handlers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
@@ -171,7 +188,7 @@ pub struct CreateOrg {
     pub list_age_max_s: Option<u64>,
 }
 
-/// An organisation that was founded, or has a new key.
+/// An organisation that was founded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrgCreated {
     /// What it is called.
@@ -251,6 +268,18 @@ pub struct RotateRequest {
     /// Somebody else has the key: it counts no more from now on.
     #[serde(default)]
     pub stolen: bool,
+    /// The successor's key in PEM, where it is not in its place beside the agent's keys.
+    pub successor: Option<String>,
+}
+
+/// An organisation that has a new key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rotated {
+    /// What it is, and where the new successor is.
+    #[serde(flatten)]
+    pub org: OrgCreated,
+    /// Its members that this agent knows. After a theft: those who need not join again.
+    pub members: usize,
 }
 
 /// `POST /v1/orgs/join`.
@@ -448,7 +477,7 @@ pub struct Peers {
 }
 
 /// An agent that this one knows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Peer {
     /// Its name, if one was resolved.
     pub name: Option<String>,
@@ -464,6 +493,15 @@ pub struct Peer {
     pub path: Option<Path>,
     /// Remote socket address of a direct path.
     pub remote: Option<SocketAddr>,
+    /// Key of the backbone node that relays.
+    #[serde(default)]
+    pub relay: Option<String>,
+    /// Where that node is reached, if it is reached directly.
+    #[serde(default)]
+    pub relay_remote: Option<SocketAddr>,
+    /// Seconds since this path is in use.
+    #[serde(default)]
+    pub path_s: Option<f64>,
     /// Smoothed round trip.
     pub rtt_ms: Option<f64>,
     /// Seconds since the tunnel came up.
@@ -472,7 +510,10 @@ pub struct Peer {
     pub bytes_sent: u64,
     /// Bytes of sealed packets received.
     pub bytes_received: u64,
-    /// Packets declared lost.
+    /// Packets sent on the path in use.
+    #[serde(default)]
+    pub sent_packets: u64,
+    /// Of these, how many were declared lost.
     pub lost_packets: u64,
     /// Streams open.
     pub streams: usize,
@@ -560,6 +601,9 @@ pub struct Reached {
     pub rtt_ms: f64,
     /// How the tunnel runs.
     pub path: Option<Path>,
+    /// Remote socket address of a direct path.
+    #[serde(default)]
+    pub remote: Option<SocketAddr>,
 }
 
 /// Body of `POST /v1/find`. All that is given must hold; words rank.

@@ -83,7 +83,7 @@ impl AgentHome {
     }
 
     /// Whether this agent has ever been: something stands where its key belongs, readable or not.
-    pub(super) fn has_identity(&self) -> bool {
+    pub fn has_identity(&self) -> bool {
         self.dir.join("identity.pem").symlink_metadata().is_ok()
     }
 

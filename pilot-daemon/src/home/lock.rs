@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use rustix::fs::FlockOperation;
@@ -26,6 +27,11 @@ impl AgentHome {
             Ok(()) => None,
             Err(_) => Some(self.pid_in_file().unwrap_or(0)),
         }
+    }
+
+    /// Whether somebody listens at the agent's socket.
+    pub fn answers(&self) -> bool {
+        self.socket_path().is_ok_and(|path| UnixStream::connect(path).is_ok())
     }
 
     /// Creates the directory if need be and takes it for this process.

@@ -132,7 +132,7 @@ impl Home {
 
     /// The proxy that `config.toml` names for all agents here.
     pub fn proxy(&self) -> Option<String> {
-        proxy_in(&self.root)
+        named_in(&self.root).proxy
     }
 
     /// The keys of those agents: they are one user's, and trust each other.
@@ -181,6 +181,14 @@ impl AgentHome {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.write_error(name, error)),
             _ => Ok(()),
         }
+    }
+
+    /// What of its secrets other users of the machine may read or change, because somebody has widened its mode.
+    pub fn exposed(&self) -> Vec<PathBuf> {
+        let is_exposed =
+            |path: &PathBuf| fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
+        let secrets = ["identity.pem", "transport.keys", "config.toml"].map(|name| self.dir.join(name));
+        [self.dir.clone()].into_iter().chain(secrets).filter(is_exposed).collect()
     }
 
     /// The log of its daemon.
@@ -239,7 +247,7 @@ impl AgentHome {
 
     /// The proxy that `config.toml` names at this moment: it may have another password than at the start.
     pub fn proxy(&self) -> Option<String> {
-        proxy_in(&self.dir)
+        named_in(&self.dir).proxy
     }
 
     /// A small number kept under this name; `None` if there is none or it makes no sense.
@@ -307,14 +315,17 @@ impl Settings {
     }
 }
 
-/// What `proxy` is in the config file of a directory. A file that cannot be read names none: an attempt later it may.
-fn proxy_in(directory: &Path) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Named {
-        proxy: Option<String>,
-    }
-    let text = fs::read_to_string(directory.join("config.toml")).ok()?;
-    toml::from_str::<Named>(&text).ok()?.proxy
+/// What a config file names for the daemon to look at whenever it needs it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Named {
+    proxy: Option<String>,
+}
+
+/// What the config file of a directory names. A file that cannot be read names nothing: an attempt later it may.
+fn named_in(directory: &Path) -> Named {
+    let text = fs::read_to_string(directory.join("config.toml")).unwrap_or_default();
+    toml::from_str(&text).unwrap_or_default()
 }
 
 /// Random bytes of the operating system.

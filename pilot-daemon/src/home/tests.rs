@@ -4,6 +4,7 @@ use pilot_core::time::UnixTime;
 
 use super::keys::TRANSPORT_KEY_ROTATION_SECS;
 use super::*;
+use crate::agent::ephemeral::make_room;
 
 const NOW: UnixTime = UnixTime(1_800_000_000_000_000_000);
 
@@ -100,6 +101,20 @@ fn second_daemon_for_one_agent_is_told_the_pid_of_the_first() {
     assert_eq!(agent.running_pid(), Some(std::process::id()));
     drop(lock);
     assert_eq!(agent.running_pid(), None);
+}
+
+#[tokio::test]
+async fn a_home_that_a_killed_daemon_still_holds_is_waited_for() {
+    let root = tempfile::tempdir().unwrap();
+    let (home, agent) = (Home::at(root.path()), agent(&root));
+    let lock = agent.lock().unwrap();
+    let waiting = tokio::spawn(async move { make_room(&home, "agent-alpha").await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!waiting.is_finished());
+    drop(lock);
+    waiting.await.unwrap();
 }
 
 #[test]

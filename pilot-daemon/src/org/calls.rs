@@ -8,7 +8,7 @@ use pilot_core::node::PeerInfo;
 use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request};
 use pilot_core::org::charter::Charters;
 use pilot_core::org::invite::Invite;
-use pilot_core::org::membership::Proof;
+use pilot_core::org::membership::{Proof, consent};
 use pilot_core::org::roster::{Learned, Records, Roster};
 use pilot_core::time::Now;
 use pilot_core::transport::Code;
@@ -89,6 +89,7 @@ pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name
         secret: *invite.secret,
         modifier: identity.modifier(),
         name: name.to_owned(),
+        consent: consent(identity, &invite.org, &enrolled_by, name),
         lifetime_max: inner.is_ephemeral.then_some(EPHEMERAL_LIFETIME.as_secs()),
     };
     let Reply::Enrolled { proof, records } = call(inner, issuer, &request).await? else { return Err(unexpected()) };
@@ -295,6 +296,10 @@ async fn tell(inner: &Arc<Inner>, name: &str, is_told: impl Fn(&IdentityKey) -> 
         members.filter_map(|key| org.route(&key, now)).collect::<Vec<_>>()
     });
     let (Ok(members), Ok(requests)) = (members, tellings(inner, name)) else { return };
+    tell_all(inner, members, requests).await;
+}
+
+async fn tell_all(inner: &Arc<Inner>, members: Vec<PeerInfo>, requests: Vec<Request>) {
     let requests = Arc::new(requests);
     let mut calls = JoinSet::new();
     for member in members {
@@ -330,11 +335,11 @@ fn tellings(inner: &Inner, name: &str) -> Result<Vec<Request>, ApiError> {
     })
 }
 
-/// Tells a former member that it is one, if it can be reached.
-pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: PeerInfo) {
+/// Tells former members that they are, if they can be reached.
+pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: Vec<PeerInfo>) {
     let Ok(requests) = tellings(inner, name) else { return };
     let inner = Arc::clone(inner);
-    tokio::spawn(async move { tell_one(&inner, former, &requests).await });
+    tokio::spawn(async move { tell_all(&inner, former, requests).await });
 }
 
 /// Ends the tunnels with those who are members no more, unless they are of our own home.

@@ -69,9 +69,9 @@ async fn read(incoming: &mut Incoming) -> Option<Request> {
 async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Result<Reply, ApiError> {
     let now = clock::now().unix;
     match request {
-        Request::Enrol { org, invite, secret, modifier, name, lifetime_max } => {
+        Request::Enrol { org, invite, secret, modifier, name, consent, lifetime_max } => {
             let lifetime_max = lifetime_max.map_or(Duration::MAX, Duration::from_secs);
-            let applicant = Applicant { key: caller, modifier, name, lifetime_max };
+            let applicant = Applicant { key: caller, modifier, name, lifetime_max, consent: Some(consent.into()) };
             enrol(inner, &org, (invite, secret), applicant, now).await
         }
         Request::Renew { org } => renew(inner, &member_of(inner, &org, &caller, now)?, caller, now).await,
@@ -108,8 +108,7 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
                 let own = org.roster.member(&caller, now)?;
                 let issuer = inner.orgs.issuer(org, now)?.key();
                 let has_room = org.roster.revocations().has_room_for_departure(&issuer, now);
-                let issued_until = now.max(own.issued);
-                has_room.then_some(Revocation { member: caller, issued_until, kept_until: own.expires })
+                has_room.then(|| Revocation::departure(own, now))
             })?;
             // So that nobody takes it up again; where that cannot be signed, its time will end it.
             if revocation.is_some()
@@ -198,6 +197,7 @@ pub(super) async fn renew(
             modifier: membership.modifier,
             name: membership.name.clone(),
             lifetime_max: Duration::MAX,
+            consent: membership.consent,
         };
         let proof = issuer.enrol(&org.roster, &applicant, &terms, now).map_err(|error| refused(error.to_string()))?;
         admit(org, &issuer, proof, now)

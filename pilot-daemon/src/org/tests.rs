@@ -53,7 +53,8 @@ impl Desk {
     /// A list that revokes the other member.
     fn revocation(&self) -> Records {
         let roster = self.roster();
-        let revocation = Revocation { member: self.other.key(), issued_until: NOW, kept_until: NOW + 90 * DAY };
+        let revocation =
+            Revocation { member: self.other.key(), issued_until: NOW, kept_until: NOW + 90 * DAY, has_left: false };
         let list = roster.revocations().next_list(roster.charters(), self.key.key(), Some(revocation), NOW).unwrap();
         Records { lists: vec![list.sign(&self.key).unwrap().into()], ..Records::default() }
     }
@@ -79,7 +80,7 @@ fn enrol(key: &Identity, roster: &Roster, name: &str, member: &Identity) -> Vec<
     let terms =
         Terms { role: "member".into(), groups: vec![], services: vec![], generations: 0, lifetime: 90 * 86_400 };
     let (name, lifetime_max) = (name.into(), Duration::MAX);
-    let applicant = Applicant { key: member.key(), modifier: member.modifier(), name, lifetime_max };
+    let applicant = Applicant { key: member.key(), modifier: member.modifier(), name, lifetime_max, consent: None };
     Issuer::Org(key.clone()).enrol(roster, &applicant, &terms, NOW).unwrap()
 }
 

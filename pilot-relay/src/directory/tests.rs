@@ -547,7 +547,7 @@ impl Fleet {
         let terms =
             Terms { role: "lead".into(), groups: vec![], services: vec![], generations: 1, lifetime: 90 * 86_400 };
         let (name, lifetime_max) = ("lead".into(), Duration::MAX);
-        let applicant = Applicant { key: lead.key(), modifier: lead.modifier(), name, lifetime_max };
+        let applicant = Applicant { key: lead.key(), modifier: lead.modifier(), name, lifetime_max, consent: None };
         let proof = Issuer::Org(key.clone()).enrol(&roster, &applicant, &terms, at(0).unix).unwrap();
         roster.add_proof(&proof, at(0).unix).unwrap();
         Self { key, roster, lead }
@@ -555,8 +555,12 @@ impl Fleet {
 
     /// A list that revokes somebody, and which the fleet knows from then on.
     fn revoke(&mut self, by: &Identity, who: u8, now: Now) -> Vec<u8> {
-        let revocation =
-            Revocation { member: IdentityKey([who; 32]), issued_until: now.unix, kept_until: now.unix + 90 * DAY };
+        let revocation = Revocation {
+            member: IdentityKey([who; 32]),
+            issued_until: now.unix,
+            kept_until: now.unix + 90 * DAY,
+            has_left: false,
+        };
         let (revocations, charters) = (self.roster.revocations(), self.roster.charters());
         let list = revocations.next_list(charters, by.key(), Some(revocation), now.unix).unwrap().sign(by).unwrap();
         assert_eq!(self.roster.add_list(&list, now.unix), Ok(true));

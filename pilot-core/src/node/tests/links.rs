@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::limits::REPROBE_MAX;
+use crate::node::Obstacle;
 use crate::route::SocketId;
 use crate::wire::INNER;
 
@@ -192,4 +193,16 @@ fn without_an_address_the_home_node_is_reached_as_soon_as_there_is_a_link() {
     pair.run_for(Duration::from_secs(60));
     pair.link(0, 2, 50_000);
     pair.run_until(ONE_WAY * 5, |pair| pair.is_by_link(0));
+}
+
+#[test]
+fn that_udp_is_blocked_on_one_side_is_known_at_both() {
+    let mut pair = behind_a_firewall();
+    let (blocked, other) = (pair.key(0), pair.key(1));
+    let address = pair.hosts[0].address;
+    pair.hosts[0].node.set_local_addresses(pair.now, &[address]);
+    pair.arrives(0, 1, ONE_WAY * 12);
+    pair.run_for(Duration::from_secs(10));
+    assert_eq!(pair.hosts[0].node.obstacle(&other), Some(Obstacle::NoUdpHere));
+    assert_eq!(pair.hosts[1].node.obstacle(&blocked), Some(Obstacle::NoUdpThere));
 }

@@ -6,7 +6,8 @@ use super::*;
 use crate::event::ConnectError;
 use crate::id::{CircuitId, Instance};
 use crate::identity::{CERTIFICATE_LIFETIME, CLOCK_SKEW};
-use crate::limits::CONNECT_TIMEOUT;
+use crate::limits::{CONNECT_TIMEOUT, PROBES_PER_PATH_MAX, REPROBE_MAX};
+use crate::node::Obstacle;
 use crate::wire::circuit::{self, CircuitOffer, CircuitOpen, CircuitOpened, CircuitStatus};
 use crate::wire::{self, PacketKind, RelayHeader};
 
@@ -134,12 +135,14 @@ impl Pair {
         let place = |key: &IdentityKey| (0..self.hosts.len()).find(|&which| self.key(which) == *key);
         let (from, to) = (place(&caller.key).expect("one of ours"), place(&IdentityKey(*open.destination)));
         let attested = |which: usize| self.hosts[relay].node.validated_remote(&self.instance(which));
-        let Some((to, destination_seen)) = to.and_then(|to| Some((to, attested(to)?.remote))) else {
+        // As a real one: it attests no address of a TLS link.
+        let seen = |route: Route| if route.socket.is_link() { String::new() } else { route.remote.to_string() };
+        let Some((to, destination_seen)) = to.and_then(|to| Some((to, seen(attested(to)?)))) else {
             let status = CircuitStatus::NotFound;
             let opened = CircuitOpened { status, circuit: 0, reason: "not here".to_owned(), attested: None };
             return self.say(relay, stream, &circuit::encode(&opened));
         };
-        let (caller_seen, destination) = (attested(from).expect("connected").remote, self.instance(to));
+        let (caller_seen, destination) = (seen(attested(from).expect("connected")), self.instance(to));
         if let Some(rest) = self.hosts[relay].circuits.busy_for.checked_sub(1) {
             self.hosts[relay].circuits.busy_for = rest;
             let status = CircuitStatus::Busy;
@@ -155,12 +158,12 @@ impl Pair {
             status: CircuitStatus::Ok,
             circuit: near,
             reason: String::new(),
-            attested: Some(destination_seen.to_string()),
+            attested: Some(destination_seen),
         };
         self.say(relay, stream, &circuit::encode(&opened));
         let offer = CircuitOffer {
             caller: caller.key.0.into(),
-            attested: caller_seen.to_string(),
+            attested: caller_seen,
             circuit: far,
             packet: open.packet.clone(),
             instance: caller.id.0.into(),
@@ -350,4 +353,43 @@ fn an_offer_in_another_name_moves_nobody() {
     let peer = &pair.hosts[1].node.peers[pair.slot(1, 0) as usize];
     assert_eq!((&peer.homes, peer.attested), (&before, None));
     assert!(!pair.hosts[1].node.has_usable_path(pair.now.mono, pair.slot(1, 0)));
+}
+
+#[test]
+fn what_keeps_a_pair_on_the_relay_has_a_name() {
+    let mut pair = Pair::by_relay();
+    let other = pair.key(1);
+    let named = |pair: &Pair| pair.hosts[0].node.obstacle(&other);
+    assert_eq!(named(&pair), Some(Obstacle::NotConnected));
+    for which in [0, 1] {
+        pair.hosts[which].node.set_direct(pair.now, false);
+    }
+    pair.exchange(0, 1, Duration::from_millis(200));
+    assert_eq!(named(&pair), Some(Obstacle::ForbiddenHere));
+    pair.hosts[0].node.set_direct(pair.now, true);
+    pair.run_for(ONE_WAY * 4);
+    assert_eq!(named(&pair), Some(Obstacle::NoCandidates), "the other one forbids it still");
+
+    pair.cut_ways.extend([(0, 1), (1, 0)]);
+    pair.hosts[1].node.set_direct(pair.now, true);
+    pair.request(0, 1, b"keeps the tunnel in use");
+    pair.run_for(ONE_WAY * 8);
+    assert_eq!(named(&pair), Some(Obstacle::Trying));
+    pair.run_for(Duration::from_secs(8));
+    assert_eq!(named(&pair), Some(Obstacle::Unanswered { theirs: None }));
+    pair.cut_ways.clear();
+    pair.run_until(REPROBE_MAX, |pair| named(pair).is_none());
+    assert!(matches!(pair.path(0, 1), Some(PathKind::Direct(_))));
+}
+
+#[test]
+fn a_mapped_address_is_a_candidate_that_counts_once_it_is_proved() {
+    let mut pair = Pair::by_relay();
+    let (true_one, lie) = (pair.hosts[0].address, "192.0.2.99:7".parse().expect("an address"));
+    pair.hosts[0].node.set_mapped_address(pair.now, Some(lie));
+    pair.exchange(0, 1, Duration::from_millis(200));
+    assert!(pair.astray.iter().any(|(to, _)| *to == lie), "it is tried");
+    assert_eq!(pair.path(1, 0), Some(PathKind::Direct(true_one)), "and what answers is used");
+    let challenges = pair.astray.iter().filter(|(to, datagram)| *to == lie && datagram.len() > 1).count();
+    assert!(challenges <= PROBES_PER_PATH_MAX as usize, "{challenges} challenges");
 }

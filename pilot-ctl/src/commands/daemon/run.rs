@@ -9,6 +9,7 @@ use pilot_daemon::api::server::{CONNECTIONS_MAX, Server};
 use pilot_daemon::api::types::{ErrorCode, Joined};
 use pilot_daemon::descriptors;
 use pilot_daemon::home::{Home, HomeError};
+use pilot_daemon::stun_servers::{STUN_SERVERS_MAX, StunServer};
 
 use super::start::{Started, hostname};
 use super::{StartArgs, Switch};
@@ -63,6 +64,8 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
         backbone: backbone.ticket,
         listen: settings.listen.unwrap_or_else(|| SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0))),
         direct: settings.direct.unwrap_or(true),
+        port_mapping: settings.port_mapping.unwrap_or(true),
+        stun_servers: stun_servers(settings.stun.as_deref())?,
         supervised: manager.is_there(),
         ephemeral: args.start.ephemeral,
         ..AgentConfig::new(home.clone(), name)
@@ -92,8 +95,10 @@ pub(super) fn checked_settings(args: &StartArgs, name: &str, context: &Context) 
     if let (Some(ticket), false) = (&settings.backbone, args.no_backbone) {
         parse_ticket(ticket)?;
     }
+    stun_servers(settings.stun.as_deref())?;
     let agent_home = home::agent(&context.home, name)?;
     agent_home.socket_path()?;
+    args.token.check(!agent_home.has_identity(), context)?;
     match agent_home.running_pid() {
         None => Ok(settings),
         Some(pid) => Err(HomeError::AlreadyRunning { name: name.to_owned(), pid: (pid > 0).then_some(pid) }.into()),
@@ -180,6 +185,23 @@ impl Backbone {
         let local = local::ensure(context).await?;
         Ok(Self { ticket: Some(parse_ticket(&local.ticket)?), local: Some(local) })
     }
+}
+
+fn stun_servers(named: Option<&[String]>) -> Result<Vec<StunServer>> {
+    let named = named.unwrap_or_default();
+    if named.len() > STUN_SERVERS_MAX {
+        return Err(Failure::usage(format!(
+            "{} STUN servers are too many: `stun` may have {STUN_SERVERS_MAX}",
+            named.len()
+        ))
+        .hint("leave some out of the config file: one that answers is enough"));
+    }
+    let parse = |text: &String| {
+        text.parse::<StunServer>().map_err(|error| {
+            Failure::usage(error.to_string()).hint("write `stun` of the config file as [\"stun.example.net:3478\"]")
+        })
+    };
+    named.iter().map(parse).collect()
 }
 
 fn parse_ticket(text: &str) -> Result<BackboneTicket> {

@@ -85,6 +85,7 @@ pub(super) async fn restart(context: &Context) -> Result<()> {
     let server = mcp::running_detached(context, &name)?;
     if let Some(daemon) = Daemon::connect_to(context, &name).await? {
         refuse_supervised(&daemon).await?;
+        refuse_with_broken_rules(&daemon).await?;
         stop::stop(&daemon, context).await?;
     }
     let started = spawn(&saved_argv(&name, context), &name, context).await?;
@@ -103,6 +104,16 @@ async fn refuse_supervised(daemon: &Daemon) -> Result<()> {
     let name = &daemon.name;
     Err(Failure::failed(format!("agent '{name}' belongs to a service manager"))
         .hint(format!("let that restart it: `systemctl restart pilot@{name}`, with --user if it is a user's unit")))
+}
+
+/// It would not start again.
+async fn refuse_with_broken_rules(daemon: &Daemon) -> Result<()> {
+    match daemon.status().await?.rules_error {
+        Some(error) => {
+            Err(Failure::failed(error).hint("correct the file first: the agent runs on with the rules before"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The agent has waited for its registration before it said that it is ready; this is for the last moment, and for the warning.

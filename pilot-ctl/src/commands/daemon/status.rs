@@ -52,6 +52,7 @@ fn lines(status: &Status) -> String {
     if let Some(backbone) = &status.backbone {
         lines.extend(unusual(backbone));
     }
+    lines.extend(status.rules_error.iter().map(|error| format!("Rules: not in force, those before are: {error}")));
     lines.push(format!("Direct paths: {}", if status.direct { "on" } else { "off" }));
     lines.push(format!("Listens on: {}", status.listen));
     lines.join("\n")

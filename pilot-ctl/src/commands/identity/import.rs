@@ -8,6 +8,7 @@ use clap::Args;
 use pilot_daemon::home::Home;
 use zeroize::Zeroizing;
 
+use super::file::Exported;
 use super::{Who, file};
 use crate::context::Context;
 use crate::hint::{Failure, Result};
@@ -28,9 +29,8 @@ pub(super) struct ImportArgs {
 
 pub(super) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
     let file = args.file.as_deref().filter(|file| *file != Path::new("-"));
-    let source = file.map_or_else(|| "stdin".to_owned(), |file| file.display().to_string());
-    let text = read(file).map_err(|error| unreadable(&source, &error))?;
-    let exported = file::read(&text).map_err(|what| no_identity(&source, &what))?;
+    let source = named(file);
+    let exported = open(file)?;
     let name = args.hostname.clone().or(exported.name).or_else(|| context.agent.clone());
     let name = name.ok_or_else(|| {
         Failure::usage(format!("{source} does not say what the agent is called")).hint("say it with --hostname NAME")
@@ -50,6 +50,17 @@ pub(super) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
         .output
         .talk(format_args!("`pilotctl daemon start --hostname {name}` starts it; stop it where it ran before"));
     Ok(())
+}
+
+/// What a file holds, or stdin.
+pub(super) fn open(file: Option<&Path>) -> Result<Exported> {
+    let source = named(file);
+    let text = read(file).map_err(|error| unreadable(&source, &error))?;
+    file::read(&text).map_err(|what| no_identity(&source, &what))
+}
+
+fn named(file: Option<&Path>) -> String {
+    file.map_or_else(|| "stdin".to_owned(), |file| file.display().to_string())
 }
 
 fn read(file: Option<&Path>) -> io::Result<Zeroizing<String>> {

@@ -5,6 +5,8 @@ mod file;
 mod import;
 mod rename;
 
+use std::path::Path;
+
 use clap::{Args, Subcommand};
 use pilot_core::identity::Identity;
 use serde::Serialize;
@@ -58,6 +60,11 @@ impl<'a> Who<'a> {
     fn new(name: &'a str, identity: &Identity) -> Self {
         Self { name, address: identity.address().to_string(), key: identity.key().to_string() }
     }
+}
+
+/// The key in a file.
+pub(crate) fn key_in(file: &Path) -> Result<Identity> {
+    Ok(import::open(Some(file))?.identity)
 }
 
 pub(crate) fn run(args: &IdentityArgs, context: &Context) -> Result<()> {

@@ -2,14 +2,16 @@
 
 mod invite;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use pilot_daemon::api::types::{
-    CreateOrg, OrgCreated, OrgRequest, OrgStatus, RevokeRequest, RotateRequest, UninviteRequest,
+    CreateOrg, OrgCreated, OrgRequest, OrgStatus, RevokeRequest, RotateRequest, Rotated, UninviteRequest,
 };
 
 use crate::client::Daemon;
+use crate::commands::identity;
 use crate::context::Context;
 use crate::duration;
 use crate::exit_code::ExitCode;
@@ -54,10 +56,12 @@ The organisation's key stays with this agent. Put the successor key in a safe pl
     /// Give the organisation a new key, on the word of the present one or of its successor.
     #[command(after_help = "Examples:
   pilotctl org rotate
-  pilotctl org rotate --stolen                          somebody else has the key
+  pilotctl org rotate --successor safe.pem              the key is lost
+  pilotctl org rotate --successor safe.pem --stolen     somebody else has it
 
-With --stolen the key counts no more at once. The successor key must be in its place again.
-Those whom this agent has enrolled stay members, and so do those whom they have enrolled.")]
+With --stolen the key counts no more at once. Do it at the agent that kept the key, if that is left:
+those whom it has enrolled stay members, and so do those whom they have enrolled. At another agent
+everybody has to join again.")]
     Rotate(RotateArgs),
     /// Leave an organisation.
     #[command(after_help = "Example:\n  pilotctl org leave my-company-fleet")]
@@ -87,6 +91,9 @@ struct RotateArgs {
     /// Somebody else has the key: what it has signed counts no more, but for those whom this agent has enrolled.
     #[arg(long)]
     stolen: bool,
+    /// The file with the successor key [default: where it was put when it was made].
+    #[arg(long, value_name = "FILE")]
+    successor: Option<PathBuf>,
     #[command(flatten)]
     which: Which,
 }
@@ -207,11 +214,18 @@ async fn revoke(args: &RevokeArgs, daemon: &Daemon, context: &Context) -> Result
 
 async fn rotate(args: &RotateArgs, daemon: &Daemon, context: &Context) -> Result<()> {
     let org = args.which.choose(daemon).await?;
-    let rotated = daemon.rotate_org_key(&RotateRequest { org, stolen: args.stolen }).await?;
-    said_successor(&rotated, context);
-    context
-        .output
-        .result(&rotated, || format!("Org: {}\nKey: {} (what it is called by stays)", rotated.name, rotated.key))
+    let successor = args.successor.as_deref().map(identity::key_in).transpose()?.map(|key| key.to_pem().to_string());
+    let rotated = daemon.rotate_org_key(&RotateRequest { org, stolen: args.stolen, successor }).await?;
+    let Rotated { org, members } = &rotated;
+    said_successor(org, context);
+    context.output.result(&rotated, || {
+        format!("Org: {}\nKey: {} (what it is called by stays)\nMembers: {members}", org.name, org.key)
+    })?;
+    if args.stolen && *members == 1 {
+        let invite = "everybody else has to join again: pilotctl org invite";
+        context.output.talk(format_args!("Nothing is kept here of whom the stolen key has enrolled; {invite}"));
+    }
+    Ok(())
 }
 
 async fn leave(which: &Which, daemon: &Daemon, context: &Context) -> Result<()> {

@@ -202,7 +202,7 @@ async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers
     let org = founder.inner.orgs.with("fleet", |org| org.roster.org()).unwrap();
     let modifier = outsider.inner.identity.modifier();
     let (name, lifetime_max) = ("outsider".into(), None);
-    let enrol = Request::Enrol { org, invite: [7; 8], secret: [7; 16], modifier, name, lifetime_max };
+    let enrol = Request::Enrol { org, invite: [7; 8], secret: [7; 16], modifier, name, consent: [7; 64], lifetime_max };
     for request in [enrol, Request::Renew { org }, Request::Leave { org }] {
         let mut answers = Vec::new();
         for callee in [&founder, &member, &stranger] {

@@ -1,0 +1,112 @@
+//! Why a peer is reached by relay and not directly, as far as this side can know: for people who want to do something about it.
+
+use super::Node;
+use crate::event::ConnectError;
+use crate::id::IdentityKey;
+use crate::mapping::NatMapping;
+use crate::peer::Peer;
+use crate::transport::Ports;
+
+/// What keeps packets for a peer from going straight to it. Of several the first of this list is named: who removes it sees the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// There is no tunnel with it.
+    NotConnected,
+    /// Our own policy is to go by relay only.
+    ForbiddenHere,
+    /// Our home node is reached by TLS only: UDP does not get out.
+    NoUdpHere,
+    /// The peer has named no address: its policy is to go by relay only, or its list is still on its way.
+    NoCandidates,
+    /// The home node knows no UDP address of the peer, which has come to it by TLS.
+    NoUdpThere,
+    /// Neither NAT lets the port be named that it will give, and together there are too many (spec/paths.md §7.6).
+    HardMappings {
+        /// Ours.
+        ours: NatMapping,
+        /// What the peer tells of its own.
+        theirs: Ports,
+    },
+    /// Challenges, or what is done beyond them, are under way.
+    Trying,
+    /// Nobody has answered a challenge. The next ones go out after a pause, while the tunnel is in use.
+    Unanswered {
+        /// What the peer tells of its own NAT, if that makes it hard to reach.
+        theirs: Option<Ports>,
+    },
+}
+
+impl Node {
+    /// Why a peer is not reached directly; none if it is.
+    pub fn obstacle(&self, peer: &IdentityKey) -> Option<Obstacle> {
+        let Some(peer) = self.index_of(peer).ok().map(|index| &self.peers[index as usize]) else {
+            return Some(Obstacle::NotConnected);
+        };
+        if !peer.is_connected() {
+            return Some(Obstacle::NotConnected);
+        }
+        let is_direct = peer.paths.active().is_some_and(|path| path.hop.is_direct() && !path.hop.is_link());
+        if is_direct { None } else { Some(self.obstacle_on_relay(peer)) }
+    }
+
+    /// What stands in the way to the home node, as far as anybody has said, while there is no tunnel with it.
+    pub fn home_error(&self) -> Option<&ConnectError> {
+        self.peers[self.home? as usize].dial.as_ref()?.obstacle.as_ref()
+    }
+
+    fn obstacle_on_relay(&self, peer: &Peer) -> Obstacle {
+        let ours = self.survey.mapping();
+        let is_in_use = peer.is_in_use();
+        let is_telling = peer.has_sent_candidates && !peer.has_taken_candidates;
+        if !self.config.direct {
+            Obstacle::ForbiddenHere
+        } else if self.is_home_by_link() {
+            Obstacle::NoUdpHere
+        } else if !peer.has_candidates {
+            Obstacle::NoCandidates
+        } else if is_telling || peer.paths.is_probing(is_in_use) || peer.effort.is_under_way() {
+            Obstacle::Trying
+        } else if peer.attested.is_none() && self.home.is_some() {
+            Obstacle::NoUdpThere
+        } else {
+            match peer.effort.peer {
+                Some(theirs) if are_hard(ours, theirs) => Obstacle::HardMappings { ours, theirs },
+                theirs => Obstacle::Unanswered { theirs },
+            }
+        }
+    }
+
+    fn is_home_by_link(&self) -> bool {
+        let home = self.home.map(|home| &self.peers[home as usize]);
+        home.and_then(|home| home.paths.active()).is_some_and(|path| path.hop.is_link())
+    }
+}
+
+/// The pairs for which nothing is done.
+fn are_hard(ours: NatMapping, theirs: Ports) -> bool {
+    match (ours, theirs) {
+        (NatMapping::Random { .. }, _) | (NatMapping::Sequence { .. }, Ports::Random { .. }) => true,
+        (NatMapping::Sequence { .. }, Ports::Sequence { .. }) | (NatMapping::Unknown | NatMapping::Independent, _) => {
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::PortSet;
+
+    #[test]
+    fn a_pair_is_hard_when_no_effort_is_made_for_it() {
+        let set = PortSet::default();
+        let (random, sequence) = (NatMapping::Random { set }, NatMapping::Sequence { step: 1 });
+        let their_random = Ports::Random { set, sockets: 0 };
+        let their_sequence = Ports::Sequence { next: 0, step: 1 };
+        assert!(are_hard(random, their_random) && are_hard(random, their_sequence) && are_hard(sequence, their_random));
+        assert!(!are_hard(sequence, their_sequence));
+        for easy in [NatMapping::Independent, NatMapping::Unknown] {
+            assert!(!are_hard(easy, their_random) && !are_hard(easy, their_sequence));
+        }
+    }
+}

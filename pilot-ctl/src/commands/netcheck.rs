@@ -1,0 +1,138 @@
+//! `pilotctl netcheck` (spec/cli.md §5.14).
+
+use clap::Args;
+use pilot_daemon::api::network::{
+    Family, Filtering, Mapping, MappingKind, MappingProtocol, MappingState, NetCheck, PortMapping, Relay,
+};
+
+use crate::context::Context;
+use crate::hint::Result;
+use crate::output::milliseconds;
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pilotctl netcheck
+  pilotctl netcheck --json | jq -r .mapping.kind
+
+A mapping that is endpoint-independent, or none, lets others reach this agent directly. One that
+depends on the destination can be met by most others too, with more effort. Without UDP everything
+goes through the backbone, over TLS.")]
+pub(crate) struct NetCheckArgs {}
+
+pub(crate) async fn run(_args: &NetCheckArgs, context: &Context) -> Result<()> {
+    let found = context.daemon().await?.netcheck().await?;
+    context.output.result(&found, || lines(&found))
+}
+
+fn lines(found: &NetCheck) -> String {
+    let udp = match found.udp {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "unknown (there is no backbone to ask)",
+    };
+    let mut lines = vec![
+        format!("UDP: {udp}"),
+        format!("IPv4: {}", family(&found.ipv4)),
+        format!("IPv6: {}", family(&found.ipv6)),
+        format!("Mapping: {}", mapping(&found.mapping)),
+        format!("Filtering: {}", filtering(found.filtering)),
+        format!("Port mapping: {}", port_mapping(&found.port_mapping)),
+    ];
+    if found.relays.is_empty() {
+        lines.push("Relay: none".to_owned());
+    }
+    lines.extend(found.relays.iter().map(|relay| format!("Relay: {}", self::relay(relay))));
+    lines.extend(found.findings.iter().map(|finding| format!("Finding: {}", finding.message)));
+    lines.join("\n")
+}
+
+fn family(family: &Family) -> String {
+    match (family.answered, family.observed) {
+        (Some(true), Some(observed)) => format!("yes, seen at {observed}"),
+        (Some(true), None) => "yes".to_owned(),
+        (Some(false) | None, _) if family.local.is_empty() => "no address".to_owned(),
+        (Some(false), _) => "no answer".to_owned(),
+        (None, _) => "unknown (no server of this family is known)".to_owned(),
+    }
+}
+
+/// In the words of RFC 4787 §4.1.
+fn mapping(mapping: &Mapping) -> String {
+    match (mapping.kind, mapping.step, mapping.ports) {
+        (MappingKind::None, ..) => "none (there is no NAT)".to_owned(),
+        (MappingKind::Independent, ..) => "endpoint-independent".to_owned(),
+        (MappingKind::Sequence, Some(step), _) => format!("by destination, ports in sequence ({step:+})"),
+        (MappingKind::Sequence, ..) => "by destination, ports in sequence".to_owned(),
+        (MappingKind::Random, _, Some(ports)) => format!("by destination, one of {ports} ports at random"),
+        (MappingKind::Random, ..) => "by destination, ports at random".to_owned(),
+        (MappingKind::Unknown, ..) => "unknown (no second STUN server answers)".to_owned(),
+    }
+}
+
+fn filtering(filtering: Filtering) -> &'static str {
+    match filtering {
+        Filtering::Unknown => "unknown (needs a second address)",
+    }
+}
+
+fn port_mapping(mapping: &PortMapping) -> String {
+    let protocol = match mapping.protocol {
+        Some(MappingProtocol::Pcp) => " by PCP",
+        Some(MappingProtocol::NatPmp) => " by NAT-PMP",
+        Some(MappingProtocol::Upnp) => " by UPnP",
+        None => "",
+    };
+    match (mapping.state, mapping.address, &mapping.reason) {
+        (MappingState::Mapped, Some(address), _) => format!("{address}{protocol}"),
+        (MappingState::Mapped, None, _) => format!("yes{protocol}"),
+        (MappingState::None, _, Some(reason)) => format!("none ({reason})"),
+        (MappingState::None, _, None) => "none".to_owned(),
+        (MappingState::Off, ..) => "off".to_owned(),
+        (MappingState::Asking, ..) => "the router is being asked".to_owned(),
+        (MappingState::Unneeded, ..) => "not needed (no NAT is known)".to_owned(),
+    }
+}
+
+fn relay(relay: &Relay) -> String {
+    let place = relay.remote.map_or_else(|| relay.key.clone(), |remote| remote.to_string());
+    let path = relay.path.map(|path| format!(", {path}")).unwrap_or_default();
+    let home = if relay.home { " (home)" } else { "" };
+    let rtt = relay.rtt_ms.map(|rtt_ms| format!(", {}", milliseconds(rtt_ms))).unwrap_or_default();
+    format!("{place}{home}{path}{rtt}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_told_is_unknown_and_no_guess() {
+        let unknown = NetCheck {
+            udp: None,
+            ipv4: Family::default(),
+            ipv6: Family { local: vec!["2001:db8::1".parse().expect("an address")], ..Family::default() },
+            observed_address: None,
+            mapping: Mapping::default(),
+            filtering: Filtering::Unknown,
+            port_mapping: PortMapping::default(),
+            relays: Vec::new(),
+            findings: Vec::new(),
+        };
+        let expected = "UDP: unknown (there is no backbone to ask)
+IPv4: no address
+IPv6: unknown (no server of this family is known)
+Mapping: unknown (no second STUN server answers)
+Filtering: unknown (needs a second address)
+Port mapping: not needed (no NAT is known)
+Relay: none";
+        assert_eq!(lines(&unknown), expected);
+    }
+
+    #[test]
+    fn a_sequence_tells_its_step_and_a_lottery_its_tickets() {
+        let sequence = Mapping { kind: MappingKind::Sequence, step: Some(-2), ports: None };
+        assert_eq!(mapping(&sequence), "by destination, ports in sequence (-2)");
+        let random = Mapping { kind: MappingKind::Random, step: None, ports: Some(256) };
+        assert_eq!(mapping(&random), "by destination, one of 256 ports at random");
+    }
+}
