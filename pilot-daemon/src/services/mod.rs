@@ -23,8 +23,9 @@ use crate::stream::Stream;
 
 /// How long streams wait for a handler that was there a moment ago.
 const HANDLER_GRACE: Duration = Duration::from_secs(2);
-/// Streams that wait for one service: a burst of parallel requests, not a backlog of minutes.
-const QUEUE_MAX: usize = 64;
+/// Streams that wait for one service: all that a caller may have open, whose requests may come at once; handlers that are there take them in a
+/// moment.
+const QUEUE_MAX: usize = 1_024;
 /// Services at once; each needs a local program.
 const SERVICES_MAX: usize = 256;
 
