@@ -325,6 +325,10 @@ fn an_invite_is_used_as_often_as_it_says_also_by_two_at_once_and_over_a_killed_i
     let used_up = join(late);
     assert_eq!(used_up.code, 5, "{used_up:?}");
     assert!(used_up.stderr.contains("used up") && used_up.stderr.contains("\nhint: ask who made it"), "{used_up:?}");
+    let late = Machine { home: Home::new(), name: "late" };
+    assert_eq!(machines.start(&late, &["--org", FLEET, "--token", &invite]).code, 5);
+    assert!(!late.home.agent_path("late", "identity.pem").exists(), "it was made for nothing");
+    assert_eq!(machines.start(&Machine { home: Home::new(), name: "late" }, &[]).code, 0, "its name is free");
 }
 
 #[test]

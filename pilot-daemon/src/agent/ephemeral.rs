@@ -23,7 +23,7 @@ impl Agent {
     /// Leaves its organisations and the directory, as far as they answer. What is not heard ends by its date, soon.
     pub(super) async fn say_farewell(&self) {
         let inner = &self.inner;
-        if !inner.is_ephemeral {
+        if !inner.agent_home.is_ephemeral() {
             return;
         }
         if let Err(error) = inner.agent_home.mark_ending() {

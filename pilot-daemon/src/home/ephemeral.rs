@@ -65,8 +65,11 @@ impl AgentHome {
         self.write(MARKER, b"", 0o600)
     }
 
-    /// Tells who wants to start an agent of this name that it will not take long.
-    pub(crate) fn mark_ending(&self) -> Result<(), HomeError> {
+    /// Tells who wants to start an agent of this name that it will not take long; and its daemon, that nothing of it is to stay.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn mark_ending(&self) -> Result<(), HomeError> {
         self.write(MARKER, ENDING, 0o600)
     }
 

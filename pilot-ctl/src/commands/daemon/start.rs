@@ -55,22 +55,26 @@ pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
     let name = hostname(args, context)?;
     ephemeral::make_room(&Home::at(&context.home), &name).await;
     run::checked_settings(args, &name, context)?;
+    let is_new = !home::agent(&context.home, &name)?.has_identity();
     let mut started = spawn(&args.to_argv(&name), &name, context).await?;
     if !args.ephemeral {
         save(args, &name, context)?;
     }
-    if let Some(joined) = join_or_stop(args, &name, context).await? {
+    if let Some(joined) = join_or_stop(args, &name, is_new, context).await? {
         (started.org, started.role) = (Some(joined.org), Some(joined.role));
     }
     wait_until_published(&name, context).await?;
     context.output.result(&started, || started.lines())
 }
 
-/// An agent that was to be in an organisation does not run outside of it.
-async fn join_or_stop(args: &StartArgs, name: &str, context: &Context) -> Result<Option<Joined>> {
+/// An agent that was to be in an organisation does not run outside of it. One that `is_new` was made for nothing: its name is free again.
+async fn join_or_stop(args: &StartArgs, name: &str, is_new: bool, context: &Context) -> Result<Option<Joined>> {
     let Some(daemon) = Daemon::connect_to(context, name).await? else { return Ok(None) };
     let joined = join::join_at_start(&args.token, &daemon, context).await;
     if joined.is_err() {
+        if is_new {
+            home::agent(&context.home, name)?.mark_ending()?;
+        }
         stop::stop(&daemon, context).await?;
     }
     joined
