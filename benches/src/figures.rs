@@ -1,4 +1,4 @@
-//! The figures of the daemon, each with its TCP twin first. What a transport is compared by, [`crate::compare`] has.
+//! The figures of the daemon, each with its TCP twin first. What a transport is compared by, `compare` has.
 
 use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;

@@ -1,0 +1,237 @@
+//! How agents come to be members: invites, codes, and what is done with them (spec/org.md §4, §6).
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use pilot_core::org::code::{CODE_SEED_LEN, Code, CodeError, Word};
+use pilot_core::org::invite::{INVITE_ID_LEN, Invite, InviteError};
+use pilot_core::org::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Terms};
+use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, consent};
+use pilot_core::record::is_label;
+use pilot_core::ticket::Ticket;
+use pilot_core::time::UnixTime;
+use zeroize::Zeroizing;
+
+use super::Agent;
+use crate::api::types::{self, ApiError, ErrorCode};
+use crate::clock;
+use crate::home::entropy;
+use crate::org::{self, calls, codes};
+use crate::services::{service_name, service_port};
+
+/// The name in a membership that is made to see whether one could be.
+const PROBE: &str = "probe";
+/// A code is guessed at by whoever knows its issuer: nobody leaves it lying about.
+const CODE_VALIDITY_MAX: Duration = Duration::from_secs(86_400);
+/// Addresses in a code for a camera, so that it fits a terminal; the rest the backbone knows.
+const SCANNED_ADDRESSES_MAX: usize = 2;
+
+impl Agent {
+    /// Makes an invite.
+    ///
+    /// # Errors
+    /// If this agent makes no members, or may not give what is asked.
+    pub async fn invite(&self, request: &types::InviteRequest) -> Result<types::Invited, ApiError> {
+        let inner = &self.inner;
+        check_invite(request)?;
+        let ticket = self.ticket().await?;
+        let now = clock::now().unix;
+        let (id, secret) = (entropy()?, Zeroizing::new(entropy()?));
+        let terms = Terms {
+            role: request.role.clone(),
+            groups: request.groups.clone(),
+            services: request.services.iter().filter_map(|text| service_port(text)).map(service_name).collect(),
+            generations: request.generations,
+            lifetime: request.lifetime_s,
+        };
+        let expires = now + Duration::from_secs(request.expires_s);
+        let coding = inner.orgs.coding.lock().await;
+        let code = request.code.then(|| self.new_code(now)).transpose()?;
+        let org = inner.orgs.change(&request.org, |org| {
+            let issuer = inner.orgs.issuer(org, now).ok_or_else(org::no_issuer)?;
+            // What could not be given when the invite is used is refused now.
+            let consent = consent(&inner.identity, &org.roster.org(), &issuer.key(), PROBE);
+            let applicant = Applicant { consent: Some(consent.into()), ..self.applicant(PROBE) };
+            let refused = |error: pilot_core::org::OrgError| {
+                ApiError::new(ErrorCode::Refused, error.to_string())
+                    .hint("a member gives no more than it has: pilotctl org list")
+            };
+            issuer.enrol(&org.roster, &applicant, &terms, now).map_err(refused)?;
+            let opened = match &code {
+                Some((word, seed)) => org.invites.open_code(id, (word.clone(), *seed), terms.clone(), expires, now),
+                None => org.invites.open(id, &secret, terms.clone(), request.uses, expires, now),
+            };
+            opened.map_err(|error| org::failed(&error))?;
+            Ok(org.roster.org())
+        });
+        let org = org.await?;
+        drop(coding);
+        let (invite, scan) = match code {
+            Some((word, _)) => self.codes(ticket, word)?,
+            None => (Invite { org, name: request.org.clone(), issuer: ticket, id, secret }.to_string(), None),
+        };
+        let id = HEXLOWER.encode(&id);
+        Ok(types::Invited { id, invite, scan, uses: request.uses, expires_s: request.expires_s })
+    }
+
+    /// Takes an invite back. Who has used it stays a member.
+    ///
+    /// # Errors
+    /// If no such invite of this agent is open, or that cannot be kept.
+    pub async fn uninvite(&self, request: &types::UninviteRequest) -> Result<types::Uninvited, ApiError> {
+        let types::UninviteRequest { org, invite } = request;
+        let unknown = || {
+            ApiError::new(ErrorCode::NotFound, format!("no invite '{invite}' to '{org}' is open here"))
+                .hint("see which are: pilotctl org list")
+        };
+        let id = HEXLOWER_PERMISSIVE.decode(invite.as_bytes()).ok().and_then(|id| id.try_into().ok());
+        let id: [u8; INVITE_ID_LEN] = id.ok_or_else(unknown)?;
+        let closed = self.inner.orgs.change(org, |org| if org.invites.close(&id) { Ok(()) } else { Err(unknown()) });
+        closed.await?;
+        Ok(types::Uninvited { org: org.clone(), invite: HEXLOWER.encode(&id) })
+    }
+
+    /// A word that no open code has the number of, and the seed of the rest.
+    fn new_code(&self, now: UnixTime) -> Result<(Word, [u8; CODE_SEED_LEN]), ApiError> {
+        let [start] = entropy()?;
+        let number = self.inner.orgs.free_number(start, now)?;
+        Ok((Word::new(number, &entropy()?), entropy()?))
+    }
+
+    /// The code that a person reads out, and the one for a camera. Without a directory nobody finds the agent by its name.
+    fn codes(&self, ticket: Ticket, word: Word) -> Result<(String, Option<String>), ApiError> {
+        let addresses = ticket.addresses.iter().copied().take(SCANNED_ADDRESSES_MAX).collect();
+        let short = Ticket::new(ticket.identity, ticket.modifier, addresses, ticket.home);
+        let scan = Code { issuer: short.map_err(|error| org::failed(&error))?.to_string(), word };
+        let has_name = self.inner.backbone.is_some();
+        let read = if has_name { Code { issuer: self.inner.name().to_owned(), ..scan.clone() } } else { scan.clone() };
+        Ok((read.to_string(), Some(scan.to_string())))
+    }
+
+    /// Joins an organisation with an invite, under the agent's own host name unless another is given.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed then.
+    pub async fn join_org(&self, request: &types::JoinRequest) -> Result<types::Joined, ApiError> {
+        let invite = self.invite_of(&request.token).await?;
+        request.org.as_ref().map_or(Ok(()), |org| check_org(&invite, org))?;
+        let inner = &self.inner;
+        inner.orgs.check_new(&invite.name)?;
+        let issuer = self.resolve(&invite.issuer.to_string()).await?;
+        let name = request.name.as_deref().unwrap_or(inner.name());
+        let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
+        let enrolled = calls::enrol(inner, &invite, way, name).await;
+        let org = enrolled.map_err(|error| unreached(error, &format!("this invite to '{}'", invite.name), name))?;
+        inner.orgs.add(org, None).await?;
+        let joined = self.org_status(&invite.name)?;
+        let (weak, name) = (Arc::clone(inner), invite.name);
+        // The others hear of us, and we of the rest of them.
+        tokio::spawn(async move {
+            calls::sync(&weak, &name).await;
+            calls::meet(&weak, &name).await;
+        });
+        Ok(types::Joined { org: joined.name, role: joined.role, members: joined.members })
+    }
+
+    /// The invite that a text is, or stands for.
+    async fn invite_of(&self, token: &str) -> Result<Invite, ApiError> {
+        match token.parse()? {
+            Token::Invite(invite) => Ok(invite),
+            Token::Code(code) => self.ask_for_invite(&code).await,
+        }
+    }
+
+    /// Goes with a code to who has made it.
+    async fn ask_for_invite(&self, code: &Code) -> Result<Invite, ApiError> {
+        let issuer = self.resolve(&code.issuer).await?;
+        let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
+        codes::ask(&self.inner, &code.word, way).await.map_err(|error| unreached(error, "this code", self.inner.name()))
+    }
+}
+
+/// What somebody joins with.
+#[derive(Debug)]
+pub enum Token {
+    /// An invite.
+    Invite(Invite),
+    /// What stands for one between people.
+    Code(Code),
+}
+
+impl FromStr for Token {
+    type Err = ApiError;
+
+    fn from_str(text: &str) -> Result<Self, ApiError> {
+        let usage = |what: &dyn Display, hint: &str| ApiError::new(ErrorCode::Usage, what.to_string()).hint(hint);
+        match (text.parse::<Invite>(), text.parse::<Code>()) {
+            (Ok(invite), _) => Ok(Self::Invite(invite)),
+            (Err(InviteError::NotAnInvite), Ok(code)) => Ok(Self::Code(code)),
+            (Err(InviteError::NotAnInvite), Err(error @ CodeError::Mistyped)) => {
+                Err(usage(&error, "type it again: a name, a slash and eight symbols; no try is used up"))
+            }
+            (Err(error), _) => Err(usage(&error, "copy the whole line that 'pilotctl org invite' printed")),
+        }
+    }
+}
+
+/// Whether an invite is for that organisation.
+///
+/// # Errors
+/// If it is for another.
+pub fn check_org(invite: &Invite, org: &str) -> Result<(), ApiError> {
+    if invite.name == org {
+        return Ok(());
+    }
+    let message = format!("the invite is for '{}', not for '{org}'", invite.name);
+    Err(ApiError::new(ErrorCode::Usage, message).hint(format!("say so: --org {}", invite.name)))
+}
+
+fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
+    let usage = |message: String, hint: &str| Err(ApiError::new(ErrorCode::Usage, message).hint(hint));
+    let labels = request.groups.iter().chain([&request.role]);
+    if let Some(label) = labels.into_iter().find(|label| !is_label(label)) {
+        return usage(
+            format!("'{label}' cannot be a role or a group"),
+            "use 1 to 63 lower-case letters, digits and -._:/",
+        );
+    }
+    if let Some(service) = request.services.iter().find(|service| service_port(service).is_none()) {
+        return usage(format!("'{service}' is not a service"), "services are query, mcp, message, or a port number");
+    }
+    if request.generations > GENERATIONS_MAX {
+        return usage(
+            format!("{} generations are too many", request.generations),
+            "an organisation has 3 generations of members that enrol at most",
+        );
+    }
+    if request.expires_s == 0 || request.expires_s > INVITE_VALIDITY_MAX.as_secs() {
+        return usage("an invite may be used for up to 90 days".to_owned(), "for example: --expires 7d");
+    }
+    if request.code && (request.uses != 1 || request.expires_s > CODE_VALIDITY_MAX.as_secs()) {
+        return usage("a code is for one person and for a day at most".to_owned(), "for more, make an invite");
+    }
+    if request.lifetime_s == 0 || request.lifetime_s > MEMBERSHIP_VALIDITY_MAX.as_secs() {
+        return usage("a membership lasts up to 400 days".to_owned(), "for example: --membership 90d");
+    }
+    Ok(())
+}
+
+/// Says what helps where an invite does not: another name, another invite, or its issuer running.
+fn unreached(error: ApiError, invite: &str, name: &str) -> ApiError {
+    if error.code == ErrorCode::Refused && error.hint.is_none() {
+        let is_taken = error.message.ends_with(&EnrolError::NameTaken(name.to_owned()).to_string());
+        return error.hint(if is_taken {
+            "take another name in the organisation: --name NAME"
+        } else {
+            "ask who made it for another: pilotctl org invite"
+        });
+    }
+    if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
+        return error;
+    }
+    let message = format!("who made {invite} cannot be reached: {}", error.message);
+    ApiError::new(ErrorCode::Unreachable, message).hint("it must run while you join; afterwards it need not")
+}

@@ -1,0 +1,125 @@
+//! The keys of an organisation: replaced when they are due, lost or stolen (spec/org.md §1.2, §5).
+
+use std::time::Duration;
+
+use pilot_core::identity::{CLOCK_SKEW, Identity};
+use pilot_core::org::charter::{CHARTERS_MAX, Charter};
+use pilot_core::org::membership::Proof;
+use pilot_core::time::UnixTime;
+
+use super::Agent;
+use super::orgs::found;
+use crate::api::types::{self, ApiError, ErrorCode};
+use crate::clock;
+use crate::home::entropy;
+use crate::org::{self, Org, calls, keeper, store};
+
+/// Keys of an organisation that follow each other. There is room for a few more, which take the place of stolen ones.
+const KEYS_MAX: u64 = CHARTERS_MAX as u64 - 4;
+/// What helps where neither key of an organisation is kept.
+const GIVE_SUCCESSOR: &str = "give its successor key, which was put in a safe place: --successor FILE";
+/// After a new key, memberships that the old one has signed count for so long: everybody has renewed by then who is there at all.
+const KEY_OVERLAP: Duration = Duration::from_secs(90 * 86_400);
+
+impl Agent {
+    /// Replaces the organisation's key by a new one, on the word of the present key or, if that is lost, of its successor. If it was stolen,
+    /// what it has signed counts no more but for the members that were enrolled here, and this agent (spec/org.md §5).
+    ///
+    /// # Errors
+    /// If neither key is kept or given here, or not the successor of a stolen one, or the new ones cannot be kept.
+    pub async fn rotate_org_key(&self, request: &types::RotateRequest) -> Result<types::Rotated, ApiError> {
+        let (inner, name) = (&self.inner, request.org.as_str());
+        let now = clock::now().unix;
+        let _rotating = inner.orgs.rotating.lock().await;
+        let given = request.successor.as_deref().map(Identity::from_pem).transpose();
+        let given = given.map_err(|error| ApiError::new(ErrorCode::Usage, format!("the successor: {error}")))?;
+        let kept = || store::successor(&inner.agent_home, name);
+        let successor = if given.is_some() { given } else { kept()? };
+        let (signer, before) =
+            if request.stolen { self.rescuer(name, successor)? } else { self.rotator(name, successor)? };
+        // Clocks that are behind by a day cut the stolen key off at once, too.
+        let previous_until = if request.stolen { now - CLOCK_SKEW } else { now + KEY_OVERLAP };
+        let (key, successor) = (Identity::generate(entropy()?), Identity::generate(entropy()?));
+        let charter = Charter {
+            sequence: before.sequence + 1,
+            key: key.key(),
+            successor: successor.key(),
+            signer: signer.key(),
+            previous_until,
+            issued: now,
+            ..before
+        };
+        let bytes = charter.sign(&signer).map_err(|error| org::failed(&error))?;
+        let own = self.applicant(inner.name());
+        let members_before = |org: &mut Org| {
+            let others = org.roster.members(now).map(Proof::key).filter(|key| *key != own.key);
+            others.filter_map(|key| org.route(&key, now)).collect::<Vec<_>>()
+        };
+        let mut former = inner.orgs.with(name, members_before)?;
+        // The new keys are kept before anybody hears of them, and the old ones until the charter is.
+        store::keep_next_keys(&inner.agent_home, name, &key, &successor)?;
+        let org = inner.orgs.change(name, |org| {
+            org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))?;
+            if request.stolen {
+                endorse(org, &key, now)?;
+            }
+            if org.roster.member(&own.key, now).is_none() {
+                let proof = found(&org.roster, &key, &own, now)?;
+                org.roster.add_proof(&proof, now).map_err(|error| org::failed(&error))?;
+            }
+            org.key = Some(key);
+            Ok((org.roster.org(), org.roster.charter().clone(), org.roster.members(now).count()))
+        });
+        let (org, charter, members) = org.await?;
+        store::promote_keys(&inner.agent_home, name, &charter)?;
+        let successor_file = store::successor_file(&inner.agent_home, name);
+        // A list of the new key, and with it the charter, goes to everybody, also to those who are members by the old key only.
+        keeper::publish_list(inner, name, None, now).await?;
+        inner.orgs.with(name, |org| former.retain(|known| org.roster.member(&known.key, now).is_none()))?;
+        calls::tell_former(inner, name, former);
+        let org = types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file };
+        Ok(types::Rotated { org, members })
+    }
+
+    /// Who signs the next charter, and the charter that it follows.
+    fn rotator(&self, name: &str, successor: Option<Identity>) -> Result<(Identity, Charter), ApiError> {
+        let (before, key) = self.inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
+        let candidates = key.into_iter().chain(successor);
+        let mut signers = candidates.filter(|key| key.key() == before.key || key.key() == before.successor);
+        if before.sequence + 1 >= KEYS_MAX {
+            let message = format!("'{name}' has had {KEYS_MAX} keys, and needs what is left for the case of theft");
+            return Err(ApiError::new(ErrorCode::Refused, message)
+                .hint("if somebody else has the key: pilotctl org rotate --stolen; else found another organisation"));
+        }
+        let neither = || {
+            let message = format!("neither the key of '{name}' nor its successor is here");
+            ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR)
+        };
+        Ok((signers.next().ok_or_else(neither)?, before))
+    }
+
+    /// The same where somebody else has the key: only the successor outranks that one, and charters of the thief do not count.
+    fn rescuer(&self, name: &str, successor: Option<Identity>) -> Result<(Identity, Charter), ApiError> {
+        let missing = |message: String| ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR);
+        let successor = successor
+            .ok_or_else(|| missing("a stolen key is replaced by its successor, which is not here".to_owned()))?;
+        let charter = |org: &mut Org| org.roster.charters().succeeded_by(&successor.key()).cloned();
+        let before = self.inner.orgs.with(name, charter)?;
+        let before = before.ok_or_else(|| missing(format!("that key succeeds no key of '{name}'")))?;
+        Ok((successor, before))
+    }
+}
+
+/// Lets the members that were enrolled here stay members under the key that takes the place of a stolen one.
+fn endorse(org: &mut Org, key: &Identity, now: UnixTime) -> Result<(), ApiError> {
+    let list = org.ledger.first_list(org.roster.charters(), now);
+    let list = list.sign(key).map_err(|error| org::failed(&error))?;
+    org.roster.add_list(&list, now).map_err(|error| org::failed(&error))?;
+    for proof in org.ledger.proofs() {
+        // A thief may have put something else in its place.
+        if let Err(error) = org.roster.add_proof(proof, now) {
+            tracing::warn!(%error, "a member is one no more");
+        }
+    }
+    Ok(())
+}
