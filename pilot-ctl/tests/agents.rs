@@ -2,7 +2,9 @@
 
 mod support;
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use support::{Home, eventually, finish, is_alive, signal};
 
@@ -31,6 +33,34 @@ fn start_prints_tags_last() {
     let printed = home.start("my-mcp-server", &["--tags", "mcp,finance"]);
     assert!(printed.ends_with("\nHostname: my-mcp-server\nTags: mcp, finance\n"), "{printed}");
     assert_eq!(printed.lines().count(), 4);
+}
+
+/// How often a process was woken so far: each of its threads sleeps by its own will before that.
+fn wakes(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
+    let statuses = threads.map(|thread| fs::read_to_string(thread.expect("a thread").path().join("status")));
+    let count = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
+        line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or_default()
+    };
+    statuses.map(|status| count(status.unwrap_or_default())).sum()
+}
+
+#[test]
+fn an_idle_agent_wakes_no_more_than_twice_a_second() {
+    const SECONDS: u64 = 5;
+    let home = Home::new();
+    home.start("alpha", &[]);
+    home.start("beta", &[]);
+    home.ok(&["ping", "beta", "--as", "alpha"]);
+    for name in ["alpha", "beta"] {
+        let pid = home.pid(name);
+        eventually("it rests", || {
+            let before = wakes(pid);
+            std::thread::park_timeout(Duration::from_secs(SECONDS));
+            wakes(pid) - before <= 2 * SECONDS
+        });
+    }
 }
 
 #[test]
@@ -243,13 +273,13 @@ fn a_taken_port_and_an_unreadable_key_say_why() {
     assert!(said.stderr.contains(&taken) && said.stderr.contains("\nhint: "), "{said:?}");
 
     let key = home.agent_path("alpha", "identity.pem");
-    let before = std::fs::read(&key).expect("the first attempt made a key");
-    std::fs::write(&key, "not a key").expect("write");
+    let before = fs::read(&key).expect("the first attempt made a key");
+    fs::write(&key, "not a key").expect("write");
     let said = home.run(&["daemon", "start", "--hostname", "alpha", "--no-backbone"]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.stderr.contains("identity.pem") && said.stderr.contains("\nhint: "), "{said:?}");
-    assert_eq!(std::fs::read(&key).expect("read"), b"not a key", "nothing is replaced");
-    std::fs::write(&key, before).expect("write");
+    assert_eq!(fs::read(&key).expect("read"), b"not a key", "nothing is replaced");
+    fs::write(&key, before).expect("write");
     home.start("alpha", &["--no-backbone"]);
 }
 
@@ -257,7 +287,7 @@ fn a_taken_port_and_an_unreadable_key_say_why() {
 fn keys_are_for_their_owner_alone() {
     let home = Home::new();
     home.start("alpha", &[]);
-    let mode = |path: std::path::PathBuf| std::fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
+    let mode = |path: std::path::PathBuf| fs::metadata(path).expect("metadata").permissions().mode() & 0o777;
     assert_eq!(mode(home.agent_path("alpha", "identity.pem")), 0o600);
     assert_eq!(mode(home.agent_path("alpha", "api.sock")), 0o600);
     assert_eq!(mode(home.path().join("agents/alpha")), 0o700);
@@ -267,7 +297,7 @@ fn keys_are_for_their_owner_alone() {
 #[test]
 fn a_home_that_cannot_be_written_is_named() {
     let home = Home::new();
-    std::fs::write(home.path().join("agents"), "in the way").expect("write");
+    fs::write(home.path().join("agents"), "in the way").expect("write");
     let said = home.run(&["daemon", "start", "--hostname", "alpha", "--no-backbone"]);
     assert_eq!(said.code, 1, "{said:?}");
     assert!(said.stderr.contains("agents") && said.stderr.contains("\nhint: "), "{said:?}");
