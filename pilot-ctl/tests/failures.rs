@@ -495,7 +495,7 @@ fn hostile_datagrams_are_counted_by_reason_and_change_nothing() {
     let peers = || {
         let mut peers = beta.json(&["peers"])["peers"].clone();
         for peer in peers.as_array_mut().expect("a list") {
-            for moving in ["connected_s", "bytes_sent", "bytes_received", "rtt_ms"] {
+            for moving in ["connected_s", "path_s", "sent_packets", "bytes_sent", "bytes_received", "rtt_ms"] {
                 peer.as_object_mut().expect("an object").remove(moving);
             }
         }
