@@ -7,6 +7,7 @@ use std::fs;
 use std::thread;
 
 use pilot_core::org::code::Code;
+use pilot_core::org::invite::Invite;
 use serde_json::json;
 use support::{Home, Running, Said, eventually};
 
@@ -328,6 +329,12 @@ fn an_invite_is_used_as_often_as_it_says_also_by_two_at_once_and_over_a_killed_i
     let late = Machine { home: Home::new(), name: "late" };
     assert_eq!(machines.start(&late, &["--org", FLEET, "--token", &invite]).code, 5);
     assert!(!late.home.agent_path("late", "identity.pem").exists(), "it was made for nothing");
+    let prepared = Machine { home: Home::new(), name: "prepared" };
+    let rules = prepared.home.agent_path("prepared", "rules.toml");
+    fs::create_dir_all(rules.parent().expect("a directory")).expect("a directory");
+    fs::write(&rules, "# mine\n").expect("written");
+    assert_eq!(machines.start(&prepared, &["--org", FLEET, "--token", &invite]).code, 5);
+    assert!(rules.exists(), "what was there before stays");
     assert_eq!(machines.start(&Machine { home: Home::new(), name: "late" }, &[]).code, 0, "its name is free");
 }
 
@@ -354,6 +361,11 @@ fn what_is_no_invite_for_this_is_refused_with_what_is_wrong() {
     assert!(taken.code == 5 && taken.stderr.contains("\nhint: take another name"), "{taken:?}");
     assert_eq!(join(&["--token", &invite]).code, 0, "none of that has used it up");
     assert_eq!(join(&["--token", &invite]).code, 1, "it is a member already");
+    let mut relabelled = founder.invite(&[]).parse::<Invite>().expect("an invite");
+    relabelled.name = "hobby".to_owned();
+    let already = join(&["--token", &relabelled.to_string(), "--name", "oops"]);
+    assert!(already.code == 1 && already.stderr.contains("it is called 'my-company-fleet'"), "{already:?}");
+    assert_eq!(founder.members(), ["founder", "one"], "its word for another name was not given");
     let two = Machine { home: Home::new(), name: "two" };
     let of_another = ["--org", "another-fleet", "--token", &invite];
     for wrong in [&["--org", FLEET][..], &["--org", FLEET, "--token", "hello"], &["--token", &invite], &of_another] {

@@ -69,7 +69,11 @@ impl TokenArgs {
     /// Whether an agent that is to be started for an organisation can join it, as far as that shows before it runs; one that `is_new` must.
     pub(crate) fn check(&self, is_new: bool, context: &Context) -> Result<()> {
         let Some(org) = &self.org else {
-            let is_given = self.token.is_some() || self.token_file.is_some() || self.code.is_some();
+            // One of the environment may be meant for other agents.
+            let is_inherited = |variable| std::env::var_os(variable).is_some();
+            let is_given = self.code.is_some()
+                || self.token.is_some() && !is_inherited(env_vars::PILOT_TOKEN)
+                || self.token_file.is_some() && !is_inherited(env_vars::PILOT_TOKEN_FILE);
             let message = "there is an invite, and no organisation to join with it";
             return if is_given { Err(Failure::usage(message).hint("say which: --org ORG")) } else { Ok(()) };
         };

@@ -120,6 +120,12 @@ impl Agent {
         request.org.as_ref().map_or(Ok(()), |org| check_org(&invite, org))?;
         let inner = &self.inner;
         inner.orgs.check_new(&invite.name)?;
+        if let Some(name) = inner.orgs.name_of(&invite.org) {
+            // Who asks under another name wants a word of ours that somebody could use there.
+            let message =
+                format!("this agent is in that organisation already: it is called '{name}', not '{}'", invite.name);
+            return Err(ApiError::new(ErrorCode::Failed, message).hint("ask who made the invite what it is"));
+        }
         let issuer = self.resolve(&invite.issuer.to_string()).await?;
         let name = request.name.as_deref().unwrap_or(inner.name());
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));

@@ -55,7 +55,8 @@ pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
     let name = hostname(args, context)?;
     ephemeral::make_room(&Home::at(&context.home), &name).await;
     run::checked_settings(args, &name, context)?;
-    let is_new = !home::agent(&context.home, &name)?.has_identity();
+    // What stands there already is not ours to remove.
+    let is_new = !home::agent(&context.home, &name)?.path().exists();
     let mut started = spawn(&args.to_argv(&name), &name, context).await?;
     if !args.ephemeral {
         save(args, &name, context)?;
