@@ -53,6 +53,14 @@ impl Machines {
         machine.home.run(&[&always, options].concat())
     }
 
+    /// The founder of a fleet, and its members `one` and `two`.
+    fn fleet_of_three(&self) -> [Machine; 3] {
+        let founder = self.founder();
+        let invite = founder.invite(&["--uses", "2"]);
+        let [one, two] = ["one", "two"].map(|name| self.member(name, &invite));
+        [founder, one, two]
+    }
+
     /// The founder of a fleet.
     fn founder(&self) -> Machine {
         let founder = self.machine("founder");
@@ -116,9 +124,7 @@ fn in_fleet(name: &str) -> String {
 #[test]
 fn members_find_and_trust_each_other_with_backbone_and_founder_gone_and_trust_nobody_else() {
     let machines = Machines::new();
-    let founder = machines.founder();
-    let invite = founder.invite(&["--uses", "2"]);
-    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    let [founder, one, two] = machines.fleet_of_three();
     let stranger = machines.machine("stranger");
     let (_first, _second) = (one.answers(), two.answers());
     is_answered(&one.asks(&in_fleet("two")));
@@ -141,9 +147,7 @@ fn members_find_and_trust_each_other_with_backbone_and_founder_gone_and_trust_no
 #[test]
 fn who_is_revoked_is_refused_and_loses_its_tunnels_at_once() {
     let machines = Machines::new();
-    let founder = machines.founder();
-    let invite = founder.invite(&["--uses", "2"]);
-    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    let [founder, one, two] = machines.fleet_of_three();
     let _handler = two.answers();
     is_answered(&one.asks(&in_fleet("two")));
     founder.home.ok(&["org", "revoke", "one"]);
@@ -163,9 +167,7 @@ fn who_is_revoked_is_refused_and_loses_its_tunnels_at_once() {
 #[test]
 fn a_revoked_member_that_nobody_was_there_to_be_told_of_is_refused_after_the_next_news() {
     let machines = Machines::new();
-    let founder = machines.founder();
-    let invite = founder.invite(&["--uses", "2"]);
-    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    let [founder, one, two] = machines.fleet_of_three();
     two.home.ok(&["daemon", "stop"]);
     founder.home.ok(&["org", "revoke", "one"]);
     two.home.ok(&["daemon", "restart", "--as", "two"]);
@@ -484,9 +486,7 @@ fn a_new_key_of_the_organisation_keeps_everybody_in_also_when_the_old_one_is_los
 #[test]
 fn where_the_machine_of_the_key_was_stolen_a_member_begins_anew_with_the_successor() {
     let machines = Machines::new();
-    let founder = machines.founder();
-    let invite = founder.invite(&["--uses", "2"]);
-    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    let [founder, one, two] = machines.fleet_of_three();
     let safe = founder.home.agent_path("founder", "orgs").join(FLEET).join("successor/identity.pem");
     let safe = safe.display().to_string();
     founder.home.ok(&["daemon", "stop"]);
