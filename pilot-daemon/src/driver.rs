@@ -4,7 +4,7 @@
 //! sleep until the node's next timer. Everything else in the process talks to it through two doors: [`Command`]s over a bounded channel, and the
 //! queues of streams ([`DirtyList`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,7 +106,7 @@ pub(crate) struct Open {
 /// Identities of the same `PILOT_HOME`.
 struct Neighbours {
     home: Home,
-    keys: BTreeSet<IdentityKey>,
+    names: BTreeMap<IdentityKey, String>,
     read_at: Option<Mono>,
 }
 
@@ -345,7 +345,7 @@ impl Core {
             opens_waiting: Vec::new(),
             home_link,
             observed: watch::Sender::new(None),
-            neighbours: Neighbours { home, keys: BTreeSet::new(), read_at: None },
+            neighbours: Neighbours { home, names: BTreeMap::new(), read_at: None },
             rules,
             orgs,
             org_calls,
@@ -521,9 +521,10 @@ impl Core {
 
     fn stream_opened(&mut self, now: Now, handle: StreamHandle, peer: IdentityKey, header: StreamHeader) {
         let address = self.node.peer_certificate(&peer).map(|certificate| certificate.address());
+        let name = self.neighbours.name(now.mono, &peer).map(str::to_owned);
         let port = header.port;
         let stream = self.adopt(handle);
-        let incoming = Incoming { stream, peer, address, name: None, header, arrived: now.unix };
+        let incoming = Incoming { stream, peer, address, name, header, arrived: now.unix };
         if port == ServicePort::ECHO {
             tokio::spawn(builtin::echo(incoming));
             return;
@@ -567,7 +568,7 @@ impl Core {
 
     /// Whether `peer` may call the service, and why.
     pub(crate) fn decide(&mut self, now: Now, peer: &IdentityKey, port: ServicePort, is_public: bool) -> Decision {
-        let is_neighbour = self.neighbours.contains(now.mono, peer);
+        let is_neighbour = self.neighbours.name(now.mono, peer).is_some();
         let standings = self.orgs.standings(peer, now.unix);
         let caller = Caller { key: peer, is_neighbour, standings: &standings };
         self.rules.current(now.mono).decide(caller, &service_name(port), is_public)
@@ -705,15 +706,15 @@ impl Core {
 }
 
 impl Neighbours {
-    /// Whether that identity lives in the same home. A new one is found when it first calls.
-    fn contains(&mut self, now: Mono, key: &IdentityKey) -> bool {
+    /// The name of that identity, if it lives in the same home. A new one is found when it first calls.
+    fn name(&mut self, now: Mono, key: &IdentityKey) -> Option<&str> {
         let is_fresh = self.read_at.is_some_and(|read_at| now.since(read_at) < NEIGHBOURS_INTERVAL);
-        if !self.keys.contains(key) && !is_fresh {
+        if !self.names.contains_key(key) && !is_fresh {
             // Who was found once stays found: a file that cannot be opened just now makes nobody a stranger.
-            self.keys.extend(self.home.identity_keys());
+            self.names.extend(self.home.identities());
             self.read_at = Some(now);
         }
-        self.keys.contains(key)
+        self.names.get(key).map(String::as_str)
     }
 }
 

@@ -316,12 +316,12 @@ impl Agent {
     /// If the peer allows no more streams, or is this agent.
     pub async fn open(&self, peer: &Resolved, header: StreamHeader) -> Result<Stream, ApiError> {
         self.check_other(peer)?;
-        let routes = peer.routes.clone();
-        self.inner.apply(move |core, now| core.learn_routes(now, routes)).await?;
-        if header.port != ServicePort::ECHO {
+        if header.port != ServicePort::ECHO && self.inner.orgs.is_in_any() {
+            let routes = peer.routes.clone();
+            self.inner.apply(move |core, now| core.learn_routes(now, routes)).await?;
             org::calls::introduce(&self.inner, peer.key).await;
         }
-        self.inner.open(peer.key, header).await
+        self.inner.open_by(peer.key, peer.routes.clone(), header).await
     }
 
     /// Takes the next stream to a service. While some calls of this wait, the service is there; `options` of the latest hold.
@@ -339,7 +339,9 @@ impl Agent {
         self.inner.apply(move |core, now| core.services.accept(now.mono, port, options, handler)).await?;
         let mut waiting = Waiting { inner: &self.inner, port, stream };
         let mut incoming = (&mut waiting.stream).await.map_err(|_| has_ended())?;
-        incoming.name = self.inner.name_of(&incoming.peer);
+        if let Some(pinned) = self.inner.names().name_of(&incoming.peer) {
+            incoming.name = Some(pinned.to_owned());
+        }
         Ok(incoming)
     }
 
