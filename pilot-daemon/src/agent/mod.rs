@@ -319,7 +319,8 @@ impl Agent {
         if header.port != ServicePort::ECHO && self.inner.orgs.is_in_any() {
             let routes = peer.routes.clone();
             self.inner.apply(move |core, now| core.learn_routes(now, routes)).await?;
-            org::calls::introduce(&self.inner, peer.key).await;
+            // Its state is large, and mostly not needed.
+            Box::pin(org::calls::introduce(&self.inner, peer.key)).await;
         }
         self.inner.open_by(peer.key, peer.routes.clone(), header).await
     }
@@ -480,7 +481,7 @@ impl Agent {
     }
 }
 
-/// Gives its place up when the future of [`Agent::accept`] is dropped.
+/// Gives its place up when the future of [`Agent::accept`] is dropped before it has a stream.
 struct Waiting<'a> {
     inner: &'a Inner,
     port: ServicePort,
@@ -489,6 +490,9 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        if self.stream.is_terminated() {
+            return;
+        }
         self.stream.close();
         let (port, unseen) = (self.port, self.stream.try_recv().ok());
         let leave = move |core: &mut Core, now: Now| {
