@@ -17,6 +17,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
@@ -26,7 +27,7 @@ use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use zeroize::Zeroizing;
 
 use crate::address::{self, Address};
-use crate::crypto::{self, BadSignature, SIGNATURE_LEN, Secret, SmallOrder};
+use crate::crypto::{self, BadSignature, SIGNATURE_LEN, Secret, SmallOrder, X25519Key};
 use crate::id::{IdentityKey, InstanceId, KeyId};
 use crate::time::UnixTime;
 use crate::wire::codec::{DecodeError, Reader};
@@ -166,7 +167,7 @@ impl FromStr for IdentityKey {
 #[derive(Clone)]
 pub struct TransportKey {
     secret: Secret,
-    public: [u8; 32],
+    key: Arc<X25519Key>,
     id: KeyId,
 }
 
@@ -174,8 +175,9 @@ impl TransportKey {
     /// The transport key of 32 secret bytes.
     pub fn from_secret(secret: [u8; 32]) -> Self {
         let secret = Zeroizing::new(secret);
-        let public = crypto::x25519_public(&secret);
-        Self { secret, public, id: key_id(&public) }
+        let key = X25519Key::new(&secret);
+        let id = key_id(key.public());
+        Self { secret, key: Arc::new(key), id }
     }
 
     /// What is stored, in a file that only its owner can read.
@@ -185,7 +187,7 @@ impl TransportKey {
 
     /// The public key.
     pub fn public(&self) -> [u8; 32] {
-        self.public
+        *self.key.public()
     }
 
     /// How handshakes name the key.
@@ -194,7 +196,7 @@ impl TransportKey {
     }
 
     pub(crate) fn diffie_hellman(&self, public: &[u8; 32]) -> Result<Secret, SmallOrder> {
-        crypto::x25519(&self.secret, public)
+        self.key.agree(public)
     }
 }
 
@@ -258,7 +260,7 @@ impl Certificate {
             identity: identity.key,
             modifier: identity.modifier,
             instance,
-            transport_public: transport.public,
+            transport_public: transport.public(),
             not_before: whole_seconds(now - CLOCK_SKEW),
             not_after: whole_seconds(now + CERTIFICATE_LIFETIME),
             serial,

@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 
-use crate::crypto::{sha256, x25519, x25519_public};
+use crate::crypto::{X25519Key, sha256};
 use crate::handshake::symmetric::Symmetric;
 use crate::handshake::{Established, HandshakeError, Local, Parameters, copy_of, prologue};
 use crate::id::{IdentityKey, KeyId, SessionIndex, TunnelId};
@@ -102,17 +102,16 @@ impl Incoming {
         rng: &mut Rng,
     ) -> (Established, Vec<u8>) {
         let mut state = self.state;
-        let ephemeral = rng.secret_key();
-        let ephemeral_public = x25519_public(&ephemeral);
-        state.mix_ephemeral(&ephemeral_public);
-        state.mix_key(&x25519(&ephemeral, &self.ephemeral).expect(CHECKED_BY_OPEN));
-        state.mix_key(&x25519(&ephemeral, &self.certificate.transport_public).expect(CHECKED_BY_OPEN));
+        let ephemeral = X25519Key::new(&rng.secret_key());
+        state.mix_ephemeral(ephemeral.public());
+        state.mix_key(&ephemeral.agree(&self.ephemeral).expect(CHECKED_BY_OPEN));
+        state.mix_key(&ephemeral.agree(&self.certificate.transport_public).expect(CHECKED_BY_OPEN));
         state.mix_psk(psk);
         let newer = (local.certificate.key_id != self.key_id).then_some(local.certificate);
         let sealed_payload = state.seal(&encode_payload(index, newer, parameters));
 
         let receiver = Mac1Key::new(&self.certificate.identity);
-        let packet = encode_resp(index, self.initiator, &ephemeral_public, &sealed_payload, &receiver);
+        let packet = encode_resp(index, self.initiator, ephemeral.public(), &sealed_payload, &receiver);
         let established = Established {
             keys: state.split_responder(),
             remote: self.certificate,
