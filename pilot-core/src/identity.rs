@@ -17,7 +17,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BufMut;
@@ -27,9 +26,11 @@ use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use zeroize::Zeroizing;
 
 use crate::address::{self, Address};
-use crate::crypto::{self, BadSignature, SIGNATURE_LEN, Secret, SmallOrder, X25519Key};
+use crate::crypto::{self, BadSignature, SIGNATURE_LEN, Secret};
 use crate::id::{IdentityKey, InstanceId, KeyId};
 use crate::time::UnixTime;
+use crate::transport_key::key_id;
+pub use crate::transport_key::TransportKey;
 use crate::wire::codec::{DecodeError, Reader};
 use crate::wire::{SUITE, VERSION};
 
@@ -163,49 +164,6 @@ impl FromStr for IdentityKey {
     }
 }
 
-/// The X25519 key that handshakes use.
-#[derive(Clone)]
-pub struct TransportKey {
-    secret: Secret,
-    key: Arc<X25519Key>,
-    id: KeyId,
-}
-
-impl TransportKey {
-    /// The transport key of 32 secret bytes.
-    pub fn from_secret(secret: [u8; 32]) -> Self {
-        let secret = Zeroizing::new(secret);
-        let key = X25519Key::new(&secret);
-        let id = key_id(key.public());
-        Self { secret, key: Arc::new(key), id }
-    }
-
-    /// What is stored, in a file that only its owner can read.
-    pub fn secret(&self) -> &Secret {
-        &self.secret
-    }
-
-    /// The public key.
-    pub fn public(&self) -> [u8; 32] {
-        *self.key.public()
-    }
-
-    /// How handshakes name the key.
-    pub fn id(&self) -> KeyId {
-        self.id
-    }
-
-    pub(crate) fn diffie_hellman(&self, public: &[u8; 32]) -> Result<Secret, SmallOrder> {
-        self.key.agree(public)
-    }
-}
-
-impl fmt::Debug for TransportKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TransportKey").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
 /// Says which transport key speaks for an identity, until when, and in which versions and suites.
 ///
 /// Only [`Certificate::issue`] and [`Certificate::verify`] make one.
@@ -256,7 +214,7 @@ impl Certificate {
             min_version: VERSION,
             version: VERSION,
             suites: suite_bit(SUITE),
-            key_id: transport.id,
+            key_id: transport.id(),
             identity: identity.key,
             modifier: identity.modifier,
             instance,
@@ -293,6 +251,13 @@ impl Certificate {
     /// The identity that encoded bytes name, before anything of them is verified.
     pub(crate) fn claimed_identity(bytes: &[u8; Self::LEN]) -> IdentityKey {
         IdentityKey(*bytes[IDENTITY_AT..].first_chunk().expect("a certificate is longer than that"))
+    }
+
+    /// As [`Self::verify`], without looking again at the signature of the very bytes that `known` was read from.
+    pub(crate) fn recognise(bytes: &[u8], known: Option<&Self>, now: UnixTime) -> Result<Self, CertificateError> {
+        let Some(known) = known.filter(|known| known.encode() == *bytes) else { return Self::verify(bytes, now) };
+        known.check_dates(now)?;
+        Ok(known.clone())
     }
 
     /// Checks that a certificate verified earlier is still good at `now`.
@@ -420,12 +385,6 @@ impl CertificateError {
     pub fn is_about_time(&self) -> bool {
         matches!(self, Self::NotYetValid { .. } | Self::Expired { .. })
     }
-}
-
-/// The name of a transport key: the first four bytes of its hash.
-fn key_id(transport_public: &[u8; 32]) -> KeyId {
-    let [a, b, c, d, ..] = crypto::sha256(&[transport_public]);
-    KeyId([a, b, c, d])
 }
 
 /// The bit of a suite in the list of a certificate.

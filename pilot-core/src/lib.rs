@@ -29,6 +29,7 @@ pub mod stun;
 pub mod ticket;
 pub mod time;
 pub mod transport;
+mod transport_key;
 mod tunnel;
 #[cfg(test)]
 mod vectors;

@@ -25,6 +25,7 @@ use crate::datagrams::{Datagram, Datagrams};
 use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
 use crate::org::Orgs;
+use crate::patience::Patience;
 use crate::renewal::{EntropyFeed, Fresh};
 use crate::rules::{Caller, Decision, Rules};
 use crate::services::inbox::Inbox;
@@ -46,12 +47,6 @@ const ROUNDS_PER_TURN: usize = 8;
 const TRANSMIT_BUFFER_LEN: usize = 64 * 1024;
 /// The directories of neighbours are read again at most this often when a stranger calls.
 const NEIGHBOURS_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the loop looks for more before it sleeps, giving its core to whoever wants it. To wake a sleeping core costs more,
-/// in a virtual machine several times more, than all that a packet needs; an answer mostly comes before that.
-const AWAKE_AFTER_INPUT: Duration = Duration::from_micros(50);
-/// Where others want the core, giving it away costs a turn of theirs, milliseconds: for so long the loop sleeps at once instead, since who is
-/// woken comes before who has worked.
-const SLEEPY_WHERE_OTHERS_WORK: Duration = Duration::from_millis(100);
 /// Chunks of datagrams from TLS links that wait, of 16 KiB at most; TCP waits in turn.
 pub(crate) const LINK_INPUTS_MAX: usize = 16;
 /// Streams that wait until their peers allow more: a large burst of calls.
@@ -124,8 +119,7 @@ pub(crate) struct Driver {
     buffer: Vec<u8>,
     /// A train that did not leave whole, and how much of it did.
     blocked: Option<(Transmit, usize)>,
-    awake_until: Mono,
-    sleepy_until: Mono,
+    patience: Patience,
 }
 
 /// One thing that happened.
@@ -154,7 +148,6 @@ impl Driver {
         let timer = Timer::new()?;
         let entropy = EntropyFeed::new(clock::now().mono);
         let (batch, blocked) = (RecvBatch::new(), None);
-        let (awake_until, sleepy_until) = (Mono(0), Mono(0));
         Ok(Self {
             core,
             socket,
@@ -167,8 +160,7 @@ impl Driver {
             batch,
             buffer,
             blocked,
-            awake_until,
-            sleepy_until,
+            patience: Patience::new(),
         })
     }
 
@@ -184,7 +176,7 @@ impl Driver {
                 None => {}
             }
             if !matches!(input, Input::Timer) {
-                self.awake_until = now.mono + AWAKE_AFTER_INPUT;
+                self.patience.on_input(now.mono);
             }
             self.apply(now, input);
             self.settle(now);
@@ -201,15 +193,14 @@ impl Driver {
         loop {
             let now = clock::now();
             let left = deadline.map(|deadline| deadline.since(now.mono));
-            // A paced sender's next batch is due in a moment, again and again: it is cheaper to look than to be woken.
-            let is_soon = now.mono < self.awake_until || left.is_some_and(|left| left < AWAKE_AFTER_INPUT);
             let is_due = left.is_some_and(|left| left.is_zero());
-            let is_awake = is_due || is_soon && now.mono >= self.sleepy_until;
+            let is_awake = is_due || self.patience.stays_awake(now.mono, left);
             if !is_awake {
                 // Only who goes to sleep sets the timer: in a virtual machine that takes longer than a packet does.
                 self.timer.arm(now, deadline);
             } else if !is_due {
-                self.give_way(now);
+                std::thread::yield_now();
+                self.patience.gave_way(now.mono, clock::now().mono);
             }
             tokio::select! {
                 _ = self.socket.readable() => return Input::Readable,
@@ -223,15 +214,6 @@ impl Driver {
                 // Comes back once the runtime has asked the system for events, without waiting for one.
                 () = tokio::task::yield_now(), if is_awake => if is_due { return Input::Timer },
             }
-        }
-    }
-
-    /// Gives the core to whoever wants it, and notes whether somebody did.
-    fn give_way(&mut self, now: Now) {
-        std::thread::yield_now();
-        let back = clock::now().mono;
-        if back.since(now.mono) > AWAKE_AFTER_INPUT {
-            self.sleepy_until = back + SLEEPY_WHERE_OTHERS_WORK;
         }
     }
 

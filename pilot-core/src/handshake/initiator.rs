@@ -50,7 +50,7 @@ impl Initiator {
         state.mix_ephemeral(ephemeral.public());
         state.mix_key(&*ephemeral.agree(&remote.transport_public)?);
         let sealed_static = state.seal(&local.transport.public());
-        state.mix_key(&*local.transport.diffie_hellman(&remote.transport_public)?);
+        state.mix_key(&*local.transport.secret_with(remote)?);
         let sealed_payload = state.seal(&encode_payload(local.certificate, tunnel, now, parameters, early));
 
         let responder = Mac1Key::new(&remote.identity);

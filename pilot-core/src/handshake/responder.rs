@@ -9,6 +9,7 @@ use crate::id::{IdentityKey, KeyId, SessionIndex, TunnelId};
 use crate::identity::{Certificate, TransportKey};
 use crate::rng::Rng;
 use crate::time::UnixTime;
+use crate::transport_key::Acquaintance;
 use crate::wire::codec::{DecodeError, Reader};
 use crate::wire::handshake::{Init, Mac1Key, encode_resp};
 
@@ -65,16 +66,25 @@ impl Incoming {
         let mut remote_static = copy_of(message.sealed_static);
         let remote_static = state.open(&mut remote_static)?;
         let remote_static: [u8; 32] = (&*remote_static).try_into().map_err(|_| DecodeError::Truncated)?;
-        state.mix_key(&*key.diffie_hellman(&remote_static)?);
+        let acquaintance = key.acquaintance(&remote_static);
+        let secret = match &acquaintance {
+            Some(known) => known.secret.clone(),
+            None => key.diffie_hellman(&remote_static)?,
+        };
+        state.mix_key(&secret);
         let mut payload = copy_of(message.sealed_payload);
         let payload = Payload1::decode(state.open(&mut payload)?).map_err(HandshakeError::Payload)?;
 
-        let certificate = Certificate::verify(payload.certificate, now)?;
+        let known = acquaintance.as_ref().map(|known| &known.certificate);
+        let certificate = Certificate::recognise(payload.certificate, known, now)?;
         if certificate.transport_public != remote_static {
             return Err(HandshakeError::ForeignTransportKey);
         }
         if certificate.identity == identity {
             return Err(HandshakeError::OwnIdentity);
+        }
+        if known != Some(&certificate) {
+            key.remember(Acquaintance { secret, certificate: certificate.clone() });
         }
         Ok(Self {
             certificate,
