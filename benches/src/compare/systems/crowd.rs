@@ -34,7 +34,7 @@ use crate::compare::system::{Announce, Channel, Connection, Contact, Exchange, P
 use crate::error::BenchError;
 
 /// Agents of a crowd.
-const AGENTS: u64 = 1_000;
+const AGENTS: usize = 1_000;
 /// Deadlines nearer than the runtime's timers can tell are awaited by looking again.
 const TIMER_RESOLUTION: Duration = Duration::from_millis(1);
 /// Between two handshakes: a server that sees more than 256 first messages a second takes them for a flood (spec/handshake.md §9), and these
@@ -82,7 +82,7 @@ impl System for Crowd {
             address: contact.address,
             service: service_port(SERVICE).ok_or_else(|| BenchError::wrong("no such service"))?,
             certificate: OnceLock::new(),
-            identities: Mutex::new(identities()?),
+            identities: Mutex::new(identities(AGENTS)?),
             pace: tokio::sync::Mutex::new(tokio::time::interval(PACE)),
         })
     }
@@ -282,33 +282,38 @@ impl Member {
     }
 }
 
-/// The identities of the crowd. To work them out takes a million hashes each, so that what was found is kept beside this program.
-fn identities() -> Result<Vec<Identity>, BenchError> {
+/// The first identities of the crowd. To work one out takes a million hashes, so that what was found is kept beside this program.
+pub(crate) fn identities(count: usize) -> Result<Vec<Identity>, BenchError> {
     let file = cache()?;
     let known = fs::read_to_string(&file).unwrap_or_default();
-    let known: Vec<u64> = known.lines().filter_map(|line| line.parse().ok()).collect();
-    if known.len() as u64 == AGENTS {
-        let restored =
-            known.into_iter().enumerate().map(|(number, modifier)| Identity::restore(seed(number as u64), modifier));
-        return restored.collect::<Result<Vec<_>, _>>().map_err(BenchError::wrong);
+    let mut modifiers: Vec<u64> = known.lines().take(count).filter_map(|line| line.parse().ok()).collect();
+    if modifiers.len() < count {
+        modifiers.extend(work_out(modifiers.len(), count));
+        let lines: String = modifiers.iter().map(|modifier| format!("{modifier}\n")).collect();
+        fs::write(file, lines)?;
     }
-    eprintln!("working out {AGENTS} identities, once");
-    let workers = thread::available_parallelism().map_or(1, usize::from) as u64;
-    let mut found: Vec<(u64, Identity)> = thread::scope(|scope| {
-        let work = |worker| {
-            move || (worker..AGENTS).step_by(workers as usize).map(|at| (at, Identity::generate(seed(at)))).collect()
-        };
-        let workers: Vec<thread::ScopedJoinHandle<'_, Vec<_>>> =
-            (0..workers).map(|worker| scope.spawn(work(worker))).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
-    });
-    found.sort_by_key(|(number, _)| *number);
-    let lines: String = found.iter().map(|(_, identity)| format!("{}\n", identity.modifier())).collect();
-    fs::write(file, lines)?;
-    Ok(found.into_iter().map(|(_, identity)| identity).collect())
+    let restored =
+        modifiers.into_iter().enumerate().map(|(number, modifier)| Identity::restore(seed(number), modifier));
+    restored.collect::<Result<_, _>>().map_err(BenchError::wrong)
 }
 
-fn seed(number: u64) -> [u8; 32] {
+/// What makes identities of the seeds from one number to another.
+fn work_out(from: usize, to: usize) -> Vec<u64> {
+    eprintln!("working out {} identities, once", to - from);
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let found: Vec<Vec<u64>> = thread::scope(|scope| {
+        let work = |worker| {
+            let numbers = (from + worker..to).step_by(workers);
+            scope.spawn(move || numbers.map(|number| Identity::generate(seed(number)).modifier()).collect())
+        };
+        let workers: Vec<thread::ScopedJoinHandle<'_, Vec<u64>>> = (0..workers).map(work).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap_or_default()).collect()
+    });
+    // Each worker has had every second one, or third.
+    (from..to).filter_map(|number| found[(number - from) % workers].get((number - from) / workers).copied()).collect()
+}
+
+fn seed(number: usize) -> [u8; 32] {
     let mut seed = [0xC4; 32];
     seed[..8].copy_from_slice(&number.to_be_bytes());
     seed

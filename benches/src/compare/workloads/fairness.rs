@@ -51,7 +51,7 @@ pub(super) struct Fairness {
 }
 
 impl Workload for Fairness {
-    fn obstacle(&self) -> Option<&'static str> {
+    fn obstacle(&self) -> Option<String> {
         obstacle()
     }
 

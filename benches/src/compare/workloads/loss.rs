@@ -44,7 +44,7 @@ pub(super) struct Loss {
 }
 
 impl Workload for Loss {
-    fn obstacle(&self) -> Option<&'static str> {
+    fn obstacle(&self) -> Option<String> {
         obstacle()
     }
 
