@@ -1,8 +1,10 @@
 //! The hidden verb `end`: one end of a comparison, as a process of its own.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::process;
+use std::thread;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -70,7 +72,7 @@ pub(crate) struct EndArgs {
 
 impl EndArgs {
     fn setup(self) -> Setup {
-        Setup { kind: self.kind, listen: self.listen, streams: self.streams, pilotctl: self.pilotctl }
+        Setup { kind: self.kind, listen: self.listen, streams: self.streams, connections: 0, pilotctl: self.pilotctl }
     }
 }
 
@@ -103,10 +105,10 @@ pub(crate) fn run(end: End) -> Result<(), BenchError> {
                 Kind::S2n => call::<S2n>(end.setup(), contact, task),
                 Kind::Iroh => call::<Iroh>(end.setup(), contact, task),
                 // Connections of other systems are by the same client; each of ours is by an agent of its own.
-                Kind::Pilot | Kind::PilotEthernet if matches!(task, Task::Hold { .. }) => {
-                    call::<Crowd>(end.setup(), contact, task)
-                }
-                Kind::Pilot | Kind::PilotEthernet => call::<Pilot>(end.setup(), contact, task),
+                Kind::Pilot | Kind::PilotEthernet => match task {
+                    Task::Hold { connections } => call::<Crowd>(Setup { connections, ..end.setup() }, contact, task),
+                    _ => call::<Pilot>(end.setup(), contact, task),
+                },
                 Kind::PilotDaemons => call::<Daemons>(end.setup(), contact, task),
                 Kind::Forwarder => Err(BenchError::wrong("a forwarder makes no exchanges")),
             }
@@ -117,7 +119,15 @@ pub(crate) fn run(end: End) -> Result<(), BenchError> {
             runtime(Kind::Http1)?
                 .block_on(until_input_ends(async { tokio::spawn(serving).await.map_err(BenchError::wrong)? }))
         }
-        End::Forwarder => forwarder::serve((Ipv4Addr::LOCALHOST, 0).into(), |address| say(&address)),
+        End::Forwarder => {
+            // It does nothing but forward, so that somebody else waits for its end.
+            thread::spawn(|| {
+                // Whatever comes: it is the end.
+                let _ended = std::io::stdin().read(&mut [0]);
+                process::exit(0)
+            });
+            forwarder::serve((Ipv4Addr::LOCALHOST, 0).into(), |address| say(&address))
+        }
         End::Load { task } => {
             let load: Load = serde_json::from_str(&task).map_err(BenchError::wrong)?;
             on_this_thread(async {

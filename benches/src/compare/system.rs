@@ -143,6 +143,8 @@ pub(crate) struct Setup {
     pub(crate) listen: IpAddr,
     /// Streams that a server lets a client have at once, where it can be told. More than are needed cost quinn memory and handshakes time.
     pub(crate) streams: u32,
+    /// Connections that a client will have at once, if that is many: as many agents.
+    pub(crate) connections: usize,
     /// The program to measure, for systems that are programs.
     pub(crate) pilotctl: PathBuf,
 }

@@ -167,7 +167,7 @@ impl<S: Session> Asker for Web<S> {
 
 /// A set-up of a client; nobody listens.
 fn setup(errand: &Errand) -> Setup {
-    Setup { kind: errand.kind, listen: [0, 0, 0, 0].into(), streams: 0, pilotctl: PathBuf::new() }
+    Setup { kind: errand.kind, listen: [0, 0, 0, 0].into(), streams: 0, connections: 0, pilotctl: PathBuf::new() }
 }
 
 fn tls(errand: &Errand, protocol: &[u8]) -> Result<Tls, BenchError> {

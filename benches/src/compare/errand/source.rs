@@ -131,7 +131,8 @@ async fn answer_caller(source: u8, mut stream: UnixStream) -> Result<(), BenchEr
 fn serve_http3(certificates: &Path, source: u8, pages: Pages) -> Result<(), BenchError> {
     let certificate = Certificate::read(certificates, &agent_name(source))?;
     let listen = SocketAddr::from((address(source), WEB));
-    let setup = Setup { kind: Kind::Http3, listen: listen.ip(), streams: STREAMS, pilotctl: PathBuf::new() };
+    let setup =
+        Setup { kind: Kind::Http3, listen: listen.ip(), streams: STREAMS, connections: 0, pilotctl: PathBuf::new() };
     let endpoint = listen_for_quic(&setup, certificate, listen, b"h3")?;
     let serving = accept_quic(endpoint, move |connection| {
         let pages = Arc::clone(&pages);

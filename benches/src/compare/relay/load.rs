@@ -25,8 +25,6 @@ use super::{By, DATAGRAM_LEN, Load, SESSION_LEN, TRAIN};
 use crate::compare::systems::identities;
 use crate::error::BenchError;
 
-/// Trains of a pair that are under way at once: the relay always has the next, and no buffer of the kernel overflows.
-const TRAINS_UNDER_WAY: u64 = 2;
 /// Trains that have not come after this are lost.
 const LOST_AFTER: Duration = Duration::from_millis(20);
 /// What making circuits may take.
@@ -65,7 +63,7 @@ impl Pairs {
     pub(crate) async fn meet(load: &Load) -> Result<Self, BenchError> {
         let mut batch = RecvBatch::new();
         let pairs = match &load.by {
-            By::Forwarder(relay) => by_forwarder(*relay, load.pairs)?,
+            By::Forwarder(relay) => by_forwarder(*relay, load.pairs).await?,
             By::Backbone(ticket) => {
                 by_backbone(&ticket.parse().map_err(BenchError::wrong)?, load.pairs, &mut batch).await?
             }
@@ -118,31 +116,29 @@ impl Pair {
         if under_way > 0 && now.since(self.heard) > LOST_AFTER {
             self.lost += under_way;
         }
-        while self.sent - self.came - self.lost <= (TRAINS_UNDER_WAY - 1) * TRAIN as u64 {
-            if self.sender.socket.send(&self.transmit, &self.train) != Sent::All {
-                return;
-            }
-            if self.sent == self.came + self.lost {
-                self.heard = now;
-            }
+        // One train of each pair is under way: the relay always has some, and no buffer of the kernel overflows.
+        if self.sent == self.came + self.lost && self.sender.socket.send(&self.transmit, &self.train) == Sent::All {
+            self.heard = now;
             self.sent += TRAIN as u64;
         }
     }
 }
 
-fn by_forwarder(relay: SocketAddr, count: usize) -> Result<Vec<Pair>, BenchError> {
-    let pair = |number: usize| {
+async fn by_forwarder(relay: SocketAddr, count: usize) -> Result<Vec<Pair>, BenchError> {
+    let mut pairs = Vec::with_capacity(count);
+    for number in 0..count {
         let (sender, mut receiver) = (End::new(None)?, End::new(None)?);
         let mut session = [0; SESSION_LEN];
         session[..8].copy_from_slice(&number.to_be_bytes());
-        let hello =
-            Transmit { route: Route::to(relay), ecn: Ecn::NotEct, ttl: None, segment_size: None, len: SESSION_LEN };
-        match receiver.socket.send(&hello, &session) {
-            Sent::All => Ok(Pair::new(sender, receiver, &session, relay)),
-            Sent::Blocked(_) => Err(BenchError::wrong("no room for one datagram")),
+        let len = session.len();
+        let hello = Transmit { route: Route::to(relay), ecn: Ecn::NotEct, ttl: None, segment_size: None, len };
+        receiver.socket.writable().await?;
+        if receiver.socket.send(&hello, &session) != Sent::All {
+            return Err(BenchError::wrong("no room for one datagram"));
         }
-    };
-    (0..count).map(pair).collect()
+        pairs.push(Pair::new(sender, receiver, &session, relay));
+    }
+    Ok(pairs)
 }
 
 /// Agents that are at home at the node, every second of which calls the one before.

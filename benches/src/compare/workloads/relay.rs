@@ -24,8 +24,8 @@ const CORE_OF_LOAD: &str = "0";
 
 const FORWARDED: Quantity = Quantity {
     name: "relay",
-    what: "datagrams of 1,400 B that a second of a core forwards (the process's own processor time, the kernel's work for it included); 48 pairs, trains of 46, \
-           two under way for each; beside the bare forwarder, which only looks up 16 bytes",
+    what: "datagrams of 1,400 B that a second of a core forwards (the process's own processor time, the kernel's work for it included); 48 pairs, one train of 46 \
+           under way for each; beside the bare forwarder, which only looks up 16 bytes",
     unit: "million",
     better: Better::More,
 };
