@@ -25,8 +25,8 @@ use super::{By, DATAGRAM_LEN, Load, SESSION_LEN, TRAIN};
 use crate::compare::systems::identities;
 use crate::error::BenchError;
 
-/// Trains that have not come after this are lost.
-const LOST_AFTER: Duration = Duration::from_millis(20);
+/// Trains that have not come after this are lost: far longer than a relay that works is off its core.
+const LOST_AFTER: Duration = Duration::from_millis(100);
 /// What making circuits may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -112,6 +112,8 @@ impl Pair {
             self.came += batch.datagrams().filter(|datagram| datagram.bytes.len() == DATAGRAM_LEN).count() as u64;
             self.heard = now;
         }
+        // Who was given up may come all the same.
+        self.lost = self.lost.min(self.sent - self.came);
         let under_way = self.sent - self.came - self.lost;
         if under_way > 0 && now.since(self.heard) > LOST_AFTER {
             self.lost += under_way;
