@@ -36,6 +36,8 @@ use crate::error::BenchError;
 const TIMER_RESOLUTION: Duration = Duration::from_millis(1);
 /// Agents whose addresses differ in the third byte alone.
 const NEIGHBOURS: usize = 250;
+/// Identities that are lost, at most, if working them out is interrupted.
+const KEPT_AT_ONCE: usize = 500;
 /// Room for one train of packets.
 const TRAIN_LEN: usize = 1 << 16;
 
@@ -289,9 +291,16 @@ pub(crate) fn identities(count: usize) -> Result<Vec<Identity>, BenchError> {
     let known = fs::read_to_string(&file).unwrap_or_default();
     let mut modifiers: Vec<u64> = known.lines().take(count).filter_map(|line| line.parse().ok()).collect();
     if modifiers.len() < count {
-        modifiers.extend(work_out(modifiers.len(), count));
+        eprintln!("working out {} identities, once: it takes minutes", count - modifiers.len());
+    }
+    while modifiers.len() < count {
+        let found = work_out(modifiers.len(), count.min(modifiers.len() + KEPT_AT_ONCE));
+        if found.is_empty() {
+            return Err(BenchError::wrong("no identity was found"));
+        }
+        modifiers.extend(found);
         let lines: String = modifiers.iter().map(|modifier| format!("{modifier}\n")).collect();
-        fs::write(file, lines)?;
+        fs::write(&file, lines)?;
     }
     let restored =
         modifiers.into_iter().enumerate().map(|(number, modifier)| Identity::restore(seed(number), modifier));
@@ -300,7 +309,6 @@ pub(crate) fn identities(count: usize) -> Result<Vec<Identity>, BenchError> {
 
 /// What makes identities of the seeds from one number to another.
 fn work_out(from: usize, to: usize) -> Vec<u64> {
-    eprintln!("working out {} identities, once", to - from);
     let workers = thread::available_parallelism().map_or(1, usize::from);
     let found: Vec<Vec<u64>> = thread::scope(|scope| {
         let work = |worker| {
