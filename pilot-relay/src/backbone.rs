@@ -197,6 +197,11 @@ impl<D: Store> Backbone<D> {
         self.events.pop_front()
     }
 
+    /// Bytes of relayed packets that wait for the socket.
+    pub fn relay_backlog(&self) -> usize {
+        self.control.relay.queued_bytes()
+    }
+
     /// Says goodbye to every client; drain [`Backbone::poll_transmit`] once afterwards.
     pub fn shutdown(&mut self, now: Now) {
         self.node.shutdown(now);
@@ -258,6 +263,7 @@ impl<D: Store> Backbone<D> {
     }
 
     fn drain_node(&mut self, now: Now) {
+        self.control.relay.end_run();
         while let Some(event) = self.node.poll_event() {
             self.handle_event(now, event);
         }
