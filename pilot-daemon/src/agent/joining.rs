@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use pilot_core::org::OrgError;
 use pilot_core::org::code::{CODE_SEED_LEN, Code, CodeError, Word};
 use pilot_core::org::invite::{INVITE_ID_LEN, Invite, InviteError};
 use pilot_core::org::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Terms};
@@ -53,9 +54,10 @@ impl Agent {
         let org = inner.orgs.change(&request.org, |org| {
             let issuer = inner.orgs.issuer(org, now).ok_or_else(org::no_issuer)?;
             // What could not be given when the invite is used is refused now.
-            let consent = consent(&inner.identity, &org.roster.org(), &issuer.key(), PROBE);
-            let applicant = Applicant { consent: Some(consent.into()), ..self.applicant(PROBE) };
-            let refused = |error: pilot_core::org::OrgError| {
+            let probe = self.applicant(PROBE);
+            let consent = consent(&inner.identity, &org.roster.org(), &issuer.key(), PROBE, probe.consented);
+            let applicant = Applicant { consent: Some(consent.into()), ..probe };
+            let refused = |error: OrgError| {
                 ApiError::new(ErrorCode::Refused, error.to_string())
                     .hint("a member gives no more than it has: pilotctl org list")
             };
@@ -228,12 +230,15 @@ fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
 /// Says what helps where an invite does not: another name, another invite, or its issuer running.
 fn unreached(error: ApiError, invite: &str, name: &str) -> ApiError {
     if error.code == ErrorCode::Refused && error.hint.is_none() {
-        let is_taken = error.message.ends_with(&EnrolError::NameTaken(name.to_owned()).to_string());
-        return error.hint(if is_taken {
+        let says = |reason: &dyn Display| error.message.ends_with(&reason.to_string());
+        let hint = if says(&EnrolError::NameTaken(name.to_owned())) {
             "take another name in the organisation: --name NAME"
+        } else if says(&OrgError::Clocks) || says(&OrgError::Superseded) {
+            "compare what 'date -u' says on both machines, set the one that is wrong, and join again"
         } else {
             "ask who made it for another: pilotctl org invite"
-        });
+        };
+        return error.hint(hint);
     }
     if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
         return error;

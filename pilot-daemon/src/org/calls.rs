@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::PeerInfo;
+use pilot_core::org::OrgError;
 use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request};
 use pilot_core::org::charter::Charters;
 use pilot_core::org::invite::Invite;
 use pilot_core::org::membership::{Proof, consent};
 use pilot_core::org::roster::{Learned, Records, Roster};
-use pilot_core::time::Now;
+use pilot_core::time::{Now, UnixTime};
 use pilot_core::transport::Code;
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::task::JoinSet;
@@ -82,42 +83,48 @@ async fn exchange(inner: &Inner, peer: IdentityKey, request: &Request) -> Result
 /// # Errors
 /// Why not.
 pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name: &str) -> Result<Org, ApiError> {
-    let (identity, enrolled_by) = (&inner.identity, issuer.key);
+    let (identity, enrolled_by, consented) = (&inner.identity, issuer.key, clock::now().unix);
     let request = Request::Enrol {
         org: invite.org,
         invite: invite.id,
         secret: *invite.secret,
         modifier: identity.modifier(),
         name: name.to_owned(),
-        consent: consent(identity, &invite.org, &enrolled_by, name),
+        consented,
+        consent: consent(identity, &invite.org, &enrolled_by, name, consented),
         lifetime_max: inner.is_ephemeral.then_some(EPHEMERAL_LIFETIME.as_secs()),
     };
     let Reply::Enrolled { proof, records } = call(inner, issuer, &request).await? else { return Err(unexpected()) };
     let now = clock::now().unix;
     let believed = believe(invite, &records, &proof, identity.key(), now);
-    let roster = believed.map_err(|error| {
-        let message = format!("who made the invite does not speak for '{}': {error}", invite.name);
-        ApiError::new(ErrorCode::Failed, message).hint("ask for another invite")
+    let roster = believed.map_err(|error| match error {
+        OrgError::Superseded => ApiError::new(ErrorCode::Refused, format!("not a member by this invite: {error}")),
+        _ => ApiError::new(
+            ErrorCode::Failed,
+            format!("who made the invite does not speak for '{}': {error}", invite.name),
+        )
+        .hint("ask for another invite"),
     })?;
     Ok(Org::new(roster, None, Some(enrolled_by)))
 }
 
-/// The organisation of an invite as its issuer tells it, if that is this organisation and says that we are a member.
+/// The organisation of an invite as its issuer tells it, if that is this organisation and says that we are a member by just this proof.
 pub(super) fn believe(
     invite: &Invite,
     records: &Records,
     proof: &[u8],
     own: IdentityKey,
-    now: pilot_core::time::UnixTime,
-) -> Result<Roster, pilot_core::org::OrgError> {
+    now: UnixTime,
+) -> Result<Roster, OrgError> {
     let charters = Charters::from_chain(invite.org, &records.charters, now)?;
     if charters.current().name != invite.name || Proof::verify(proof, &charters, now)?.key() != own {
-        return Err(pilot_core::org::OrgError::ForeignOrg);
+        return Err(OrgError::ForeignOrg);
     }
     let mut roster = Roster::new(charters);
     roster.learn(records, now);
     roster.add_proof(proof, now)?;
-    Ok(roster)
+    let is_in_force = roster.proof(&own, now).is_some_and(|counts| counts.bytes() == proof);
+    if is_in_force { Ok(roster) } else { Err(OrgError::Superseded) }
 }
 
 /// Makes sure that a member whom we call knows us for one (spec/org.md §2.2). Whatever goes wrong: the call itself will tell.
