@@ -16,7 +16,7 @@ use pilot_core::ticket::Ticket;
 use pilot_core::time::UnixTime;
 use zeroize::Zeroizing;
 
-use super::Agent;
+use super::{Agent, COMPARE_CLOCKS};
 use crate::api::types::{self, ApiError, ErrorCode};
 use crate::clock;
 use crate::home::entropy;
@@ -234,7 +234,7 @@ fn unreached(error: ApiError, invite: &str, name: &str) -> ApiError {
         let hint = if says(&EnrolError::NameTaken(name.to_owned())) {
             "take another name in the organisation: --name NAME"
         } else if says(&OrgError::Clocks) || says(&OrgError::Superseded) {
-            "compare what 'date -u' says on both machines, set the one that is wrong, and join again"
+            COMPARE_CLOCKS
         } else {
             "ask who made it for another: pilotctl org invite"
         };
@@ -244,5 +244,7 @@ fn unreached(error: ApiError, invite: &str, name: &str) -> ApiError {
         return error;
     }
     let message = format!("who made {invite} cannot be reached: {}", error.message);
-    ApiError::new(ErrorCode::Unreachable, message).hint("it must run while you join; afterwards it need not")
+    let hint = error.hint.filter(|hint| hint == COMPARE_CLOCKS);
+    let hint = hint.unwrap_or_else(|| "it must run while you join; afterwards it need not".to_owned());
+    ApiError::new(ErrorCode::Unreachable, message).hint(hint)
 }

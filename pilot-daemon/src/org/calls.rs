@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pilot_core::event::ConnectError;
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::PeerInfo;
 use pilot_core::org::OrgError;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Heard, Org};
-use crate::agent::Inner;
+use crate::agent::{COMPARE_CLOCKS, Inner};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
 use crate::stream::{EndedBy, StreamError};
@@ -58,14 +59,25 @@ pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Re
             reply => Ok::<_, ApiError>(reply?),
         }
     };
-    let reply = timeout(CALL_TIMEOUT, exchanges).await.map_err(|_| {
-        let name = inner.name_of(&key).unwrap_or_else(|| key.to_string());
-        ApiError::new(ErrorCode::Timeout, format!("'{name}' does not answer"))
-    })??;
+    let reply = match timeout(CALL_TIMEOUT, exchanges).await {
+        Ok(reply) => reply?,
+        Err(_) => return Err(unanswered(inner, key).await),
+    };
     if let Reply::Refused { reason } = reply {
         return Err(ApiError::new(ErrorCode::Refused, reason));
     }
     Ok(reply)
+}
+
+/// Why a call was not answered, as far as is known while it is still tried to reach the callee.
+async fn unanswered(inner: &Inner, callee: IdentityKey) -> ApiError {
+    let name = inner.name_of(&callee).unwrap_or_else(|| callee.to_string());
+    match inner.ask(move |core, _| core.node.connect_error(&callee).cloned()).await {
+        Ok(Some(error @ ConnectError::Clock(_))) => {
+            ApiError::new(ErrorCode::Unreachable, format!("'{name}': {error}")).hint(COMPARE_CLOCKS)
+        }
+        _ => ApiError::new(ErrorCode::Timeout, format!("'{name}' does not answer")),
+    }
 }
 
 /// One call on one stream; the inner error tells how that broke.
