@@ -133,7 +133,7 @@ fn a_restart_with_a_config_file_that_no_agent_starts_with_stops_nothing() {
     let pid = home.pid("alpha");
     let config = home.agent_path("alpha", "config.toml");
     let before = fs::read_to_string(&config).expect("a file");
-    for broken in ["tags = [", "tagz = []", "stun = ['no:port:']", "tags = ['Not A Label']", "backbone = 'here'"] {
+    for broken in ["tags = [", "tagz = []", "stun = ['no:port:']", "tags = ['Not A Label']"] {
         fs::write(&config, broken).expect("written");
         let refused = home.run(&["daemon", "restart"]);
         assert!(refused.code == 2 && refused.stderr.contains("\nhint: "), "{broken}: {refused:?}");

@@ -560,7 +560,7 @@ fn who_leaves_while_the_founder_is_off_and_joins_by_a_delegate_is_a_member_by_th
 }
 
 #[test]
-fn delegates_and_founder_who_enrol_and_revoke_at_once_lose_nobody_and_namesakes_are_told() {
+fn delegates_and_founder_who_enrol_and_revoke_at_once_lose_nobody() {
     let machines = Machines::new();
     let founder = machines.founder();
     let invite = founder.invite(&["--uses", "2", "--may-enrol", "1"]);
@@ -578,12 +578,10 @@ fn delegates_and_founder_who_enrol_and_revoke_at_once_lose_nobody_and_namesakes_
             enrolling.into_iter().flat_map(|enrolled| enrolled.join().expect("enrolled")).collect::<Vec<_>>()
         })
     };
-    let first = at_once([&["f-out", "f-one"], &["a-out", "twin"], &["b-out", "twin"]]);
+    let first = at_once([&["f-out", "f-one"], &["a-out", "a-one"], &["b-out", "b-one"]]);
     for admin in admins {
         eventually("everybody is known", || admin.members().len() == 9);
     }
-    let twin = founder.asks(&in_fleet("twin"));
-    assert!(twin.code == 4 && twin.stderr.contains("has several members 'twin'"), "{twin:?}");
 
     let second = thread::scope(|scope| {
         let revoking = admins.into_iter().zip(["f-out", "a-out", "b-out"]);
@@ -593,11 +591,35 @@ fn delegates_and_founder_who_enrol_and_revoke_at_once_lose_nobody_and_namesakes_
         revoking.into_iter().for_each(|revoked| assert_eq!(revoked.join().expect("revoked").code, 0));
         second
     });
-    let expected = ["a-two", "b-two", "f-one", "f-two", "founder", "lead-a", "lead-b", "twin", "twin"];
+    let expected = ["a-one", "a-two", "b-one", "b-two", "f-one", "f-two", "founder", "lead-a", "lead-b"];
     let stay = first.iter().chain(&second).filter(|machine| !machine.name.ends_with("-out"));
     for machine in admins.into_iter().chain(stay) {
         eventually("nobody is lost, and nobody stays", || machine.members() == expected);
     }
+}
+
+#[test]
+fn namesakes_whom_two_delegates_have_enrolled_apart_are_told_until_one_is_out() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2", "--may-enrol", "1"]);
+    let leads = ["lead-a", "lead-b"].map(|name| machines.member(name, &invite));
+    leads.iter().for_each(|lead| drop(lead.home.ok(&["daemon", "stop"])));
+    founder.home.ok(&["daemon", "stop"]);
+    let twins = ["twin-a", "twin-b"].map(|name| machines.machine(name));
+    for (lead, twin) in leads.iter().zip(&twins) {
+        assert_eq!(machines.start(lead, &[]).code, 0);
+        twin.home.ok(&["join", "--token", &lead.invite(&[]), "--name", "twin"]);
+        [lead, twin].map(|machine| machine.home.ok(&["daemon", "stop"]));
+    }
+    [&founder, &leads[0], &leads[1], &twins[0], &twins[1]]
+        .map(|machine| assert_eq!(machines.start(machine, &[]).code, 0));
+    eventually("both are known", || founder.members() == ["founder", "lead-a", "lead-b", "twin", "twin"]);
+    let nobody = founder.asks(&in_fleet("twin"));
+    assert!(nobody.code == 4 && nobody.stderr.contains("has several members 'twin'"), "{nobody:?}");
+    founder.home.ok(&["org", "revoke", &twins[1].home.address("twin-b")]);
+    let _handler = twins[0].answers();
+    eventually("it is the other one's", || founder.asks(&in_fleet("twin")).code == 0);
 }
 
 #[test]
