@@ -610,10 +610,11 @@ fn namesakes_whom_two_delegates_have_enrolled_apart_are_told_until_one_is_out() 
     for (lead, twin) in leads.iter().zip(&twins) {
         assert_eq!(machines.start(lead, &[]).code, 0);
         twin.home.ok(&["join", "--token", &lead.invite(&[]), "--name", "twin"]);
-        [lead, twin].map(|machine| machine.home.ok(&["daemon", "stop"]));
+        [lead, twin].into_iter().for_each(|machine| drop(machine.home.ok(&["daemon", "stop"])));
     }
-    [&founder, &leads[0], &leads[1], &twins[0], &twins[1]]
-        .map(|machine| assert_eq!(machines.start(machine, &[]).code, 0));
+    for machine in [&founder, &leads[0], &leads[1], &twins[0], &twins[1]] {
+        assert_eq!(machines.start(machine, &[]).code, 0);
+    }
     eventually("both are known", || founder.members() == ["founder", "lead-a", "lead-b", "twin", "twin"]);
     let nobody = founder.asks(&in_fleet("twin"));
     assert!(nobody.code == 4 && nobody.stderr.contains("has several members 'twin'"), "{nobody:?}");

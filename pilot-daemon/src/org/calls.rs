@@ -109,13 +109,12 @@ pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name
     let Reply::Enrolled { proof, records } = call(inner, issuer, &request).await? else { return Err(unexpected()) };
     let now = clock::now().unix;
     let believed = believe(invite, &records, &proof, identity.key(), now);
-    let roster = believed.map_err(|error| match error {
-        OrgError::Superseded => ApiError::new(ErrorCode::Refused, format!("not a member by this invite: {error}")),
-        _ => ApiError::new(
-            ErrorCode::Failed,
-            format!("who made the invite does not speak for '{}': {error}", invite.name),
-        )
-        .hint("ask for another invite"),
+    let roster = believed.map_err(|error| {
+        if error == OrgError::Superseded {
+            return ApiError::new(ErrorCode::Refused, format!("not a member by this invite: {error}"));
+        }
+        let message = format!("who made the invite does not speak for '{}': {error}", invite.name);
+        ApiError::new(ErrorCode::Failed, message).hint("ask for another invite")
     })?;
     Ok(Org::new(roster, None, Some(enrolled_by)))
 }

@@ -59,7 +59,11 @@ pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
     let name = hostname(args, context)?;
     let mut interrupt = Interrupt::new()?;
     let home = Home::at(&context.home);
-    interrupt.or(async { Ok(ephemeral::make_room(&home, &name).await) }).await?;
+    let making_room = async {
+        ephemeral::make_room(&home, &name).await;
+        Ok(())
+    };
+    interrupt.or(making_room).await?;
     run::checked_settings(args, &name, context)?;
     let before = Before::of(home::agent(&context.home, &name)?)?;
     let argv = args.to_argv(&name);
@@ -278,10 +282,10 @@ fn saved_argv(name: &str, context: &Context) -> Vec<String> {
 fn start_args(argv: &[String]) -> Result<StartArgs> {
     let words = ["pilotctl"].into_iter().chain(argv.iter().map(String::as_str));
     let parsed = Cli::try_parse_from(words).map_err(|error| Failure::failed(error.to_string()))?;
-    match parsed.verb {
-        Verb::Daemon(DaemonArgs { verb: DaemonVerb::Run(run) }) => Ok(run.start),
-        _ => Err(Failure::failed("what is kept for a restart starts no agent")),
-    }
+    let Verb::Daemon(DaemonArgs { verb: DaemonVerb::Run(run) }) = parsed.verb else {
+        return Err(Failure::failed("what is kept for a restart starts no agent"));
+    };
+    Ok(run.start)
 }
 
 #[cfg(test)]
