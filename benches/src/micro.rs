@@ -8,7 +8,7 @@ use pilot_core::crypto;
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::Identity;
 use pilot_core::org::issuer::{Applicant, Issuer, Terms};
-use pilot_core::org::membership::Proof;
+use pilot_core::org::membership::{Proof, consent};
 use pilot_core::org::roster::Roster;
 use pilot_core::time::UnixTime;
 use pilot_daemon::agent::Agent;
@@ -84,7 +84,9 @@ impl Organisation {
     fn enrol(&mut self, issuer: &Issuer, member: &Identity, generations: u8) -> Result<(), BenchError> {
         let name = format!("member-{}", self.proofs.len());
         let (key, modifier) = (member.key(), member.modifier());
-        let applicant = Applicant { key, modifier, name, lifetime_max: Duration::MAX, consent: None };
+        let consented = self.now;
+        let consent = Some(consent(member, &self.roster.org(), &issuer.key(), &name, consented).into());
+        let applicant = Applicant { key, modifier, name, lifetime_max: Duration::MAX, consented, consent };
         let terms =
             Terms { role: "member".to_owned(), groups: Vec::new(), services: Vec::new(), generations, lifetime: DAY_S };
         let proof = issuer.enrol(&self.roster, &applicant, &terms, self.now).map_err(wrong)?;

@@ -46,6 +46,14 @@ impl Interrupt {
         }
     }
 
+    /// Goes on with a command until it is done or a signal arrives, or has arrived since this was made.
+    pub(crate) async fn or<T>(&mut self, command: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            ended = command => ended,
+            () = self.received() => Err(interrupted()),
+        }
+    }
+
     /// Why a command broke: by a signal that has come meanwhile, or as it says itself. A child that has no process group of its own yet
     /// gets Ctrl-C too, and its end may be noticed first.
     pub(crate) async fn reason_for(&mut self, failure: Failure) -> Failure {
@@ -76,9 +84,5 @@ async fn hung_up(hangup: Option<&mut Signal>) {
 
 /// Runs a command until it is done or somebody interrupts it; what it holds is dropped in order either way.
 pub(crate) async fn interruptible(command: impl Future<Output = Result<()>>) -> Result<()> {
-    let mut interrupt = Interrupt::new()?;
-    tokio::select! {
-        ended = command => ended,
-        () = interrupt.received() => Err(interrupted()),
-    }
+    Interrupt::new()?.or(command).await
 }

@@ -127,6 +127,24 @@ fn status_tells_all_and_stop_ends_the_process() {
 }
 
 #[test]
+fn a_restart_with_a_config_file_that_no_agent_starts_with_stops_nothing() {
+    let home = Home::new();
+    home.start("alpha", &["--no-backbone"]);
+    let pid = home.pid("alpha");
+    let config = home.agent_path("alpha", "config.toml");
+    let before = fs::read_to_string(&config).expect("a file");
+    for broken in ["tags = [", "tagz = []", "stun = ['no:port:']", "tags = ['Not A Label']"] {
+        fs::write(&config, broken).expect("written");
+        let refused = home.run(&["daemon", "restart"]);
+        assert!(refused.code == 2 && refused.stderr.contains("\nhint: "), "{broken}: {refused:?}");
+        assert_eq!(home.pid("alpha"), pid, "{broken}");
+    }
+    fs::write(&config, before).expect("written");
+    home.ok(&["daemon", "restart"]);
+    assert_ne!(home.pid("alpha"), pid);
+}
+
+#[test]
 fn restart_keeps_address_settings_and_groups() {
     let home = Home::new();
     home.start("alpha", &["--tags", "one,two", "--groups", "first"]);

@@ -9,7 +9,7 @@ use std::thread;
 use pilot_core::org::code::Code;
 use pilot_core::org::invite::Invite;
 use serde_json::json;
-use support::{Home, Running, Said, eventually};
+use support::{Home, Running, Said, eventually, signal};
 
 const FLEET: &str = "my-company-fleet";
 
@@ -319,7 +319,7 @@ fn an_invite_is_used_as_often_as_it_says_also_by_two_at_once_and_over_a_killed_i
     assert!(codes == [0, 5] || codes == [5, 0], "{codes:?}");
     let late = if codes[0] == 0 { &two } else { &one };
     let status = founder.home.json(&["daemon", "status"]);
-    support::signal(u32::try_from(status["pid"].as_u64().expect("a pid")).expect("a pid"), "KILL");
+    signal(u32::try_from(status["pid"].as_u64().expect("a pid")).expect("a pid"), "KILL");
     eventually("the issuer is gone", || founder.home.run(&["daemon", "status"]).code == 3);
     let away = late.home.run(&["join", "--token", &invite]);
     assert_eq!(away.code, 7, "{away:?}");
@@ -535,6 +535,95 @@ fn who_leaves_is_a_member_no_more_and_its_name_is_free() {
 }
 
 #[test]
+fn who_leaves_while_the_founder_is_off_and_joins_by_a_delegate_is_a_member_by_that_one_when_the_founder_is_back() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2", "--may-enrol", "1"]);
+    let (lead, other) = (machines.member("lead", &invite), machines.member("other", &invite));
+    let worker = machines.member("worker", &founder.invite(&[]));
+    eventually("the lead knows the worker", || lead.members().len() == 4);
+    founder.home.ok(&["daemon", "stop"]);
+    worker.home.ok(&["org", "leave"]);
+    worker.home.ok(&["join", "--token", &lead.invite(&[]), "--name", "elsewhere"]);
+    assert_eq!(machines.start(&founder, &[]).code, 0);
+    let _handler = worker.answers();
+    for machine in [&founder, &other, &lead, &worker] {
+        eventually("all know who it is", || machine.members() == ["elsewhere", "founder", "lead", "other"]);
+    }
+    is_answered(&founder.asks(&in_fleet("elsewhere")));
+    assert_eq!(founder.asks(&in_fleet("worker")).code, 4);
+    // And it is the delegate's from then on.
+    lead.home.ok(&["org", "revoke", "elsewhere"]);
+    for machine in [&founder, &other] {
+        eventually("it is out", || machine.members() == ["founder", "lead", "other"]);
+    }
+}
+
+#[test]
+fn delegates_and_founder_who_enrol_and_revoke_at_once_lose_nobody() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2", "--may-enrol", "1"]);
+    let leads = ["lead-a", "lead-b"].map(|name| machines.member(name, &invite));
+    let admins = [&founder, &leads[0], &leads[1]];
+    let at_once = |names: [&'static [&'static str]; 3]| {
+        thread::scope(|scope| {
+            let enrolling = admins.into_iter().zip(names).map(|(admin, names)| {
+                scope.spawn(|| {
+                    let invite = admin.invite(&["--uses", "2"]);
+                    names.iter().map(|name| machines.member(name, &invite)).collect::<Vec<_>>()
+                })
+            });
+            let enrolling: Vec<_> = enrolling.collect();
+            enrolling.into_iter().flat_map(|enrolled| enrolled.join().expect("enrolled")).collect::<Vec<_>>()
+        })
+    };
+    let first = at_once([&["f-out", "f-one"], &["a-out", "a-one"], &["b-out", "b-one"]]);
+    for admin in admins {
+        eventually("everybody is known", || admin.members().len() == 9);
+    }
+
+    let second = thread::scope(|scope| {
+        let revoking = admins.into_iter().zip(["f-out", "a-out", "b-out"]);
+        let revoking: Vec<_> =
+            revoking.map(|(admin, name)| scope.spawn(|| admin.home.run(&["org", "revoke", name]))).collect();
+        let second = at_once([&["f-two"], &["a-two"], &["b-two"]]);
+        revoking.into_iter().for_each(|revoked| assert_eq!(revoked.join().expect("revoked").code, 0));
+        second
+    });
+    let expected = ["a-one", "a-two", "b-one", "b-two", "f-one", "f-two", "founder", "lead-a", "lead-b"];
+    let stay = first.iter().chain(&second).filter(|machine| !machine.name.ends_with("-out"));
+    for machine in admins.into_iter().chain(stay) {
+        eventually("nobody is lost, and nobody stays", || machine.members() == expected);
+    }
+}
+
+#[test]
+fn namesakes_whom_two_delegates_have_enrolled_apart_are_told_until_one_is_out() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2", "--may-enrol", "1"]);
+    let leads = ["lead-a", "lead-b"].map(|name| machines.member(name, &invite));
+    leads.iter().for_each(|lead| drop(lead.home.ok(&["daemon", "stop"])));
+    founder.home.ok(&["daemon", "stop"]);
+    let twins = ["twin-a", "twin-b"].map(|name| machines.machine(name));
+    for (lead, twin) in leads.iter().zip(&twins) {
+        assert_eq!(machines.start(lead, &[]).code, 0);
+        twin.home.ok(&["join", "--token", &lead.invite(&[]), "--name", "twin"]);
+        [lead, twin].into_iter().for_each(|machine| drop(machine.home.ok(&["daemon", "stop"])));
+    }
+    for machine in [&founder, &leads[0], &leads[1], &twins[0], &twins[1]] {
+        assert_eq!(machines.start(machine, &[]).code, 0);
+    }
+    eventually("both are known", || founder.members() == ["founder", "lead-a", "lead-b", "twin", "twin"]);
+    let nobody = founder.asks(&in_fleet("twin"));
+    assert!(nobody.code == 4 && nobody.stderr.contains("has several members 'twin'"), "{nobody:?}");
+    founder.home.ok(&["org", "revoke", &twins[1].home.address("twin-b")]);
+    let _handler = twins[0].answers();
+    eventually("it is the other one's", || founder.asks(&in_fleet("twin")).code == 0);
+}
+
+#[test]
 fn rules_decide_who_may_call_what_and_why_says_so() {
     let machines = Machines::new();
     let founder = machines.founder();
@@ -599,4 +688,86 @@ fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
     assert!(start.code == 1 && start.stderr.contains("line 7, column 8"), "{start:?}");
     fs::write(&file, before).expect("written");
     assert_eq!(machines.start(&two, &[]).code, 0);
+}
+
+// --- An agent that was to join --------------------------------------------------------------------------------------------------------------
+
+/// What somebody who started an agent in vain must not find: its files, and its name in the directory.
+#[track_caller]
+fn is_nothing_left(machines: &Machines, machine: &Machine) {
+    assert!(!machine.home.agent_path(machine.name, "").exists(), "files of it stay");
+    let namesake = machines.machine(machine.name);
+    assert_eq!(
+        namesake.home.json(&["daemon", "status"])["backbone"]["registered"],
+        json!(true),
+        "its name stays taken"
+    );
+}
+
+/// An agent that waits for the answer of a founder that is stopped.
+fn joining(machines: &Machines, founder: &Machine, verb: &str, name: &'static str) -> (Machine, Running) {
+    let invite = founder.invite(&[]);
+    signal(founder.home.pid(founder.name), "STOP");
+    let machine = Machine { home: Home::new(), name };
+    let options = ["--hostname", name, "--backbone", &machines.ticket, "--listen", "127.0.0.1:0"];
+    let command =
+        machine.home.command(&[&["daemon", verb], &options[..], &["--org", FLEET, "--token", &invite]].concat());
+    let running = Running::start(command);
+    // What follows the registration is the call to the founder.
+    eventually("it is registered", || machines.backbone.json(&["backbone", "status"])["agents"] == json!(2));
+    (machine, running)
+}
+
+#[test]
+fn an_agent_in_the_foreground_that_cannot_join_leaves_nothing() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&[]);
+    let open = founder.home.json(&["org", "list"]);
+    founder.home.ok(&["org", "uninvite", open["orgs"][0]["invites"][0]["id"].as_str().expect("a number")]);
+    let machine = Machine { home: Home::new(), name: "one" };
+    let always =
+        ["daemon", "run", "--hostname", machine.name, "--backbone", &machines.ticket, "--listen", "127.0.0.1:0"];
+    let refused = machine.home.run(&[&always[..], &["--org", FLEET, "--token", &invite]].concat());
+    assert_eq!(refused.code, 5, "{refused:?}");
+    is_nothing_left(&machines, &machine);
+}
+
+#[test]
+fn an_agent_that_is_told_to_end_while_it_joins_leaves_nothing() {
+    for (verb, told, code) in [("start", "INT", 130), ("start", "TERM", 130), ("run", "TERM", 0)] {
+        let machines = Machines::new();
+        let founder = machines.founder();
+        let pid = founder.home.pid(founder.name);
+        let (machine, mut running) = joining(&machines, &founder, verb, "one");
+        running.signal(told);
+        assert_eq!(running.wait(), Some(code), "{verb} {told}: {:?}", running.rest());
+        signal(pid, "CONT");
+        is_nothing_left(&machines, &machine);
+        assert_eq!(founder.members(), ["founder"]);
+    }
+}
+
+#[test]
+fn a_start_that_cannot_join_leaves_an_agent_that_was_there_as_it_was() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&[]);
+    let open = founder.home.json(&["org", "list"]);
+    founder.home.ok(&["org", "uninvite", open["orgs"][0]["invites"][0]["id"].as_str().expect("a number")]);
+    let machine = machines.machine_with("one", &["--tags", "before"]);
+    let address = machine.home.address("one");
+    machine.home.ok(&["daemon", "stop"]);
+    let read = |file: &str| fs::read_to_string(machine.home.agent_path("one", file)).expect("a file");
+    let files = ["config.toml", "start.json"];
+    let before = files.map(read);
+    let refused = machines.start(&machine, &["--tags", "after", "--groups", "ops", "--org", FLEET, "--token", &invite]);
+    assert_eq!(refused.code, 5, "{refused:?}");
+    assert_eq!(files.map(read), before);
+    machine.home.ok(&["daemon", "start"]);
+    let info = machine.home.json(&["info"]);
+    assert_eq!(
+        (&info["tags"], &info["groups"], info["address"].as_str()),
+        (&json!(["before"]), &json!([]), Some(&*address))
+    );
 }

@@ -119,6 +119,30 @@ fn a_backbone_on_a_full_disk_refuses_the_new_and_serves_what_it_has() {
     assert_eq!(status()["agents"], 3, "who was acknowledged is there");
 }
 
+#[test]
+fn a_start_that_cannot_join_stops_the_agent_also_where_the_disk_is_full() {
+    let Some(home) = Home::on_a_small_disk("a start on a full disk") else { return };
+    let founder = Home::new();
+    let ticket = founder.ok(&["backbone", "start", "--detach"]);
+    founder.start("founder", &["--backbone", ticket.trim()]);
+    founder.ok(&["org", "create", "fleet"]);
+    let invite = founder.ok(&["org", "invite"]);
+    let open = founder.json(&["org", "list"]);
+    founder.ok(&["org", "uninvite", open["orgs"][0]["invites"][0]["id"].as_str().expect("a number")]);
+    let pid = founder.pid("founder");
+    signal(pid, "STOP");
+    let always = ["daemon", "start", "--hostname", "one", "--backbone", ticket.trim()];
+    let mut starting =
+        Running::start(home.command(&[&always[..], &["--org", "fleet", "--token", invite.trim()]].concat()));
+    eventually("it runs", || home.run(&["daemon", "status", "--as", "one"]).code == 0);
+    home.disk().fill();
+    signal(pid, "CONT");
+    starting.wait_for_line("what was made for this agent stays: ");
+    assert_ne!(starting.wait(), Some(0));
+    assert_eq!(home.run(&["daemon", "status", "--as", "one"]).code, 3, "it does not run");
+    home.disk().make_room();
+}
+
 fn kill(pid: u32) {
     signal(pid, "KILL");
     eventually("the process is gone", || !is_alive(pid));

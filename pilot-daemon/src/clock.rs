@@ -1,6 +1,6 @@
 //! The two clocks of the machine, read together once per turn of the loop (spec/README.md §3).
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pilot_core::time::{Mono, Now, UnixTime};
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -14,7 +14,15 @@ const BOOT_TIME: ClockId = ClockId::Monotonic;
 
 /// Reads both clocks.
 pub fn now() -> Now {
-    Now { mono: Mono(nanos(clock_gettime(BOOT_TIME))), unix: UnixTime(nanos(clock_gettime(ClockId::Realtime))) }
+    Now { mono: Mono(nanos(clock_gettime(BOOT_TIME))), unix: wall_clock() }
+}
+
+/// The wall clock by way of the system's library, so that one which is wrong can be put under an agent (`pilot-ctl/tests/namespaces.rs`).
+/// One that claims to be before its epoch counts as being at it.
+#[expect(clippy::disallowed_methods, reason = "this is where the driver reads the clock")]
+fn wall_clock() -> UnixTime {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    UnixTime::default() + since_epoch
 }
 
 /// How long the machine has slept since it was started: what the boot-time clock has counted and the monotonic one has not. Where only one of
@@ -25,7 +33,7 @@ pub fn slept() -> Duration {
     Duration::from_nanos(boot_time.saturating_sub(nanos(clock_gettime(ClockId::Monotonic))))
 }
 
-/// Neither clock can be before its epoch; one that claims so counts as being at it.
+/// No such clock can be before its epoch; one that claims so counts as being at it.
 fn nanos(time: Timespec) -> u64 {
     let secs = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);

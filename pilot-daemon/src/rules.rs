@@ -484,6 +484,8 @@ mod tests {
             generations: 0,
             issued: UnixTime::from_secs(0),
             expires: UnixTime::from_secs(0) + Duration::from_secs(1),
+            consented: UnixTime::from_secs(0),
+            lifetime: 1,
             consent: None,
         };
         Standing { org: "fleet".into(), membership, is_fresh: true }

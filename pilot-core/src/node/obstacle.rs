@@ -54,6 +54,11 @@ impl Node {
         self.peers[self.home? as usize].dial.as_ref()?.obstacle.as_ref()
     }
 
+    /// The same of the way to a peer that is just being connected to.
+    pub fn connect_error(&self, peer: &IdentityKey) -> Option<&ConnectError> {
+        self.peers[self.index_of(peer).ok()? as usize].dial.as_ref()?.obstacle.as_ref()
+    }
+
     fn obstacle_on_relay(&self, peer: &Peer) -> Obstacle {
         let ours = self.survey.mapping();
         let is_in_use = peer.is_in_use();

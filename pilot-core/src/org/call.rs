@@ -10,6 +10,7 @@ use super::revocation::{LIST_DIGEST_LEN, LIST_LEN_MAX};
 use super::roster::Records;
 use crate::crypto::SIGNATURE_LEN;
 use crate::id::IdentityKey;
+use crate::time::UnixTime;
 use crate::wire::cbor;
 
 /// The greatest request: a revocation list with all charters, the proof by which it counts, and that of the caller.
@@ -40,11 +41,14 @@ pub enum Request {
         /// The name that the caller wants.
         #[n(4)]
         name: String,
-        /// That the caller wants to be made a member by the callee (§1.3).
-        #[cbor(n(5), with = "minicbor::bytes")]
+        /// When the caller asks, by its own clock.
+        #[n(5)]
+        consented: UnixTime,
+        /// That it wants to be made a member by the callee (§1.3).
+        #[cbor(n(6), with = "minicbor::bytes")]
         consent: [u8; SIGNATURE_LEN],
         /// Seconds that it wants its membership to last at most; none: as long as it may.
-        #[n(6)]
+        #[n(7)]
         lifetime_max: Option<u64>,
     },
     /// Make my membership last longer.
@@ -53,6 +57,12 @@ pub enum Request {
         /// The organisation.
         #[n(0)]
         org: IdentityKey,
+        /// When the caller asks, by its own clock.
+        #[n(1)]
+        consented: UnixTime,
+        /// That it wants to be made a member by the callee (§1.3).
+        #[cbor(n(2), with = "minicbor::bytes")]
+        consent: [u8; SIGNATURE_LEN],
     },
     /// This is who I am, and where.
     #[n(2)]
@@ -99,6 +109,9 @@ pub enum Request {
         /// The organisation.
         #[n(0)]
         org: IdentityKey,
+        /// When the caller had asked for the membership that ends. One that it has asked for later stays.
+        #[n(1)]
+        consented: UnixTime,
     },
     /// I have a code of yours: the first half of a run.
     #[n(6)]

@@ -12,7 +12,7 @@ use super::OrgError;
 use super::charter::{Charter, Charters};
 use super::code::{Answer, Block, CODE_SEED_LEN, Ends, OpenCode, Word, WrongCode};
 use super::invite::{INVITE_ID_LEN, INVITE_SECRET_LEN};
-use super::membership::{MEMBERSHIP_VALIDITY_MAX, Membership, MembershipDigest, Proof};
+use super::membership::{MEMBERSHIP_VALIDITY_MAX, Membership, MembershipDigest, Proof, is_of_the_day};
 use super::revocation::{LIST_VALIDITY_MAX, REVOCATIONS_MAX, Revocation, RevocationList};
 use super::roster::{MEMBERS_MAX, Roster};
 use crate::crypto::{self, SIGNATURE_LEN};
@@ -132,8 +132,8 @@ pub enum EnrolError {
     /// No code of that number, or another word: which of the two is not told.
     #[error(transparent)]
     Code(#[from] WrongCode),
-    /// It was a member, and was revoked or left after the invite was made.
-    #[error("this agent was revoked, or has left, after the invite was made: ask for a new one")]
+    /// It was a member, and was revoked after the invite was made.
+    #[error("this agent was revoked after the invite was made: ask for a new one")]
     Revoked,
     /// Somebody has that name.
     #[error("the name '{0}' is taken in this organisation")]
@@ -163,6 +163,8 @@ pub struct Applicant {
     pub name: String,
     /// How long it wants to be a member at most.
     pub lifetime_max: Duration,
+    /// When it asks, by its own clock.
+    pub consented: UnixTime,
     /// That it wants to be one by this issuer ([`consent`](super::membership::consent)). The organisation's key needs none.
     pub consent: Option<ByteArray<SIGNATURE_LEN>>,
 }
@@ -221,6 +223,12 @@ impl Issuer {
             Self::Org(_) => None,
             Self::Member(identity) => Some(roster.proof(&identity.key(), now).ok_or(OrgError::Issuer)?),
         };
+        if !is_of_the_day(applicant.consented, now) {
+            return Err(OrgError::Clocks);
+        }
+        if roster.member(&applicant.key, now).is_some_and(|known| known.consented > applicant.consented) {
+            return Err(OrgError::Superseded);
+        }
         let lifetime = Duration::from_secs(terms.lifetime).min(MEMBERSHIP_VALIDITY_MAX).min(applicant.lifetime_max);
         let expires = now + lifetime;
         let membership = Membership {
@@ -235,6 +243,8 @@ impl Issuer {
             generations: terms.generations,
             issued: now,
             expires: above.map_or(expires, |above| expires.min(above.membership().expires)),
+            consented: applicant.consented,
+            lifetime: lifetime.as_secs(),
             consent: applicant.consent.filter(|_| above.is_some()),
         };
         let bytes = Proof::extend(above, membership.sign(self.identity())?);

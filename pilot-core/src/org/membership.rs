@@ -30,7 +30,7 @@ const MEMBERSHIP_LEN_MAX: usize = 2_560;
 /// The greatest proof.
 pub const PROOF_LEN_MAX: usize = PROOF_LINKS_MAX * (MEMBERSHIP_LEN_MAX + 3) + 1;
 
-/// What a member signs to be made one by another member: the organisation, that one's key, and its own name.
+/// What a member signs to be made one by another member: the organisation, that one's key, the date, and its own name.
 const CONSENT_CONTEXT: &str = "consent";
 
 /// Bytes that name a membership: who wants another of the same name tries 2^128 of them.
@@ -85,18 +85,35 @@ pub struct Membership {
     /// When it ends.
     #[n(10)]
     pub expires: UnixTime,
-    /// The member's [`consent`] to being made one by this issuer, where that is a member: else it could take anybody over.
+    /// When the member has asked for it, by its own clock. Of all that it has asked for the last one counts.
     #[n(11)]
+    pub consented: UnixTime,
+    /// Seconds that it was to last: its issuer's own membership may end before. Renewals last as long.
+    #[n(12)]
+    pub lifetime: u64,
+    /// The member's [`consent`] to being made one by this issuer, where that is a member: else it could take anybody over.
+    #[n(13)]
     pub consent: Option<ByteArray<SIGNATURE_LEN>>,
 }
 
-/// The word of `member` that `issuer`, another member, may make it one of that name.
-pub fn consent(member: &Identity, org: &IdentityKey, issuer: &IdentityKey, name: &str) -> [u8; SIGNATURE_LEN] {
-    member.sign(CONSENT_CONTEXT, &consent_message(org, issuer, name))
+/// The word of `member` that `issuer`, another member, may make it one of that name, today.
+pub fn consent(
+    member: &Identity,
+    org: &IdentityKey,
+    issuer: &IdentityKey,
+    name: &str,
+    date: UnixTime,
+) -> [u8; SIGNATURE_LEN] {
+    member.sign(CONSENT_CONTEXT, &consent_message(org, issuer, name, date))
 }
 
-fn consent_message(org: &IdentityKey, issuer: &IdentityKey, name: &str) -> Vec<u8> {
-    [&org.0[..], &issuer.0, name.as_bytes()].concat()
+fn consent_message(org: &IdentityKey, issuer: &IdentityKey, name: &str, date: UnixTime) -> Vec<u8> {
+    [&org.0[..], &issuer.0, &date.as_secs().to_be_bytes(), name.as_bytes()].concat()
+}
+
+/// Whether a clock that reads `issued` takes `consented` for today: no more than a day before or after it.
+pub(super) fn is_of_the_day(consented: UnixTime, issued: UnixTime) -> bool {
+    consented.as_secs().abs_diff(issued.as_secs()) <= CLOCK_SKEW.as_secs()
 }
 
 impl Membership {
@@ -135,7 +152,7 @@ impl Membership {
     /// Whether the member wants to be one by this issuer.
     fn check_consent(&self) -> Result<(), OrgError> {
         let consent = self.consent.as_ref().ok_or(OrgError::Consent)?;
-        let message = consent_message(&self.org, &self.issuer, &self.name);
+        let message = consent_message(&self.org, &self.issuer, &self.name, self.consented);
         self.member.verify(CONSENT_CONTEXT, &message, consent).map_err(|_| OrgError::Consent)
     }
 }
@@ -155,6 +172,8 @@ impl Payload for Membership {
         let are_labels = self.services.iter().all(|service| is_label(service));
         record::within("services", self.services.len() <= SERVICES_MAX && are_labels)?;
         record::within("expires", self.issued <= self.expires)?;
+        record::within("consented", is_of_the_day(self.consented, self.issued))?;
+        record::within("lifetime", self.lifetime <= MEMBERSHIP_VALIDITY_MAX.as_secs())?;
         record::within("generations", self.generations <= GENERATIONS_MAX)
     }
 
@@ -252,6 +271,11 @@ impl Proof {
     /// Names the first membership.
     pub fn root(&self) -> &MembershipDigest {
         &self.root
+    }
+
+    /// Of several proofs of one member the greatest counts (§1.3).
+    pub fn rank(&self) -> (UnixTime, UnixTime) {
+        (self.membership().consented, self.membership().issued)
     }
 
     /// Whether the time of one of its memberships is over.

@@ -44,6 +44,12 @@ pub enum OrgError {
     /// A membership that another member has issued, and its own has not asked for.
     #[error("the member has not agreed to that membership")]
     Consent,
+    /// A membership whose member has asked for it at a date that is none by the clock of who makes it.
+    #[error("its clock and that of who makes members differ by more than a day")]
+    Clocks,
+    /// Another membership counts, which its member has asked for since.
+    #[error("it has asked for another membership since, by its clock: that one counts")]
+    Superseded,
     /// A membership that gives more than its issuer has.
     #[error("the membership gives more {0} than its issuer has")]
     BeyondRights(&'static str),

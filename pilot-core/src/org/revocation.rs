@@ -37,9 +37,9 @@ pub struct Revocation {
     /// Who.
     #[n(0)]
     pub member: IdentityKey,
-    /// Its memberships issued until then are void.
+    /// Its memberships issued until then are void; if it has left, those that it had asked for until then.
     #[n(1)]
-    pub issued_until: UnixTime,
+    pub until: UnixTime,
     /// When the last would have ended that this is about.
     #[n(2)]
     pub kept_until: UnixTime,
@@ -112,10 +112,9 @@ impl RevocationList {
 
 impl Revocation {
     /// Ends a membership that its member gives up.
-    pub fn departure(membership: &Membership, now: UnixTime) -> Self {
-        // Its issuer's clock may have been ahead of ours.
-        let issued_until = now.max(membership.issued);
-        Self { member: membership.member, issued_until, kept_until: membership.expires, has_left: true }
+    pub fn departure(membership: &Membership) -> Self {
+        let Membership { member, consented, expires, .. } = *membership;
+        Self { member, until: consented, kept_until: expires, has_left: true }
     }
 
     pub(super) fn has_run_out(&self, now: UnixTime) -> bool {
@@ -124,15 +123,15 @@ impl Revocation {
 
     /// The same in a list that is signed now, whatever clock it was made by.
     pub(super) fn within(self, now: UnixTime) -> Self {
-        let issued_until = self.issued_until.min(now + CLOCK_SKEW);
-        Self { issued_until, kept_until: self.kept_until.min(now + MEMBERSHIP_VALIDITY_MAX + CLOCK_SKEW), ..self }
+        let until = self.until.min(now + CLOCK_SKEW);
+        Self { until, kept_until: self.kept_until.min(now + MEMBERSHIP_VALIDITY_MAX + CLOCK_SKEW), ..self }
     }
 
     fn covers(&self, other: &Self) -> bool {
         self.member == other.member
-            && self.issued_until >= other.issued_until
+            && self.until >= other.until
             && self.kept_until >= other.kept_until
-            && (other.has_left || !self.has_left)
+            && self.has_left == other.has_left
     }
 }
 
@@ -147,7 +146,7 @@ impl Payload for RevocationList {
     fn check_bounds(&self) -> Result<(), RecordError> {
         // Nobody is kept out for longer than a membership can last, whoever has had the key for a day.
         let ends = self.issued + MEMBERSHIP_VALIDITY_MAX + CLOCK_SKEW;
-        let is_bounded = |one: &Revocation| one.issued_until <= self.issued + CLOCK_SKEW && one.kept_until <= ends;
+        let is_bounded = |one: &Revocation| one.until <= self.issued + CLOCK_SKEW && one.kept_until <= ends;
         record::within(
             "revocations",
             self.revocations.len() <= REVOCATIONS_MAX && self.revocations.iter().all(is_bounded),
@@ -183,12 +182,20 @@ struct Said {
 }
 
 /// Which memberships of a key an issuer has ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Void {
-    /// Those issued until then.
-    issued_until: UnixTime,
-    /// And all that issuers below have made.
-    below: bool,
+    /// It was revoked: those issued until then, and all that issuers below have made.
+    revoked_until: Option<UnixTime>,
+    /// It has left: those that it had asked for until then.
+    left_until: Option<UnixTime>,
+}
+
+impl Void {
+    /// Whether it means a membership of which the issuer stands as many steps below who says so.
+    fn means(&self, membership: &Membership, distance: usize) -> bool {
+        self.revoked_until.is_some_and(|until| membership.issued <= until || distance > 0)
+            || self.left_until.is_some_and(|until| membership.consented <= until)
+    }
 }
 
 impl Revocations {
@@ -255,7 +262,7 @@ impl Revocations {
         let is_void_by = |issuer: &IdentityKey, position: usize| {
             let is_void = |(distance, link): (usize, &Membership)| {
                 let void = self.said.void.get(&(*issuer, link.member));
-                void.is_some_and(|void| link.issued <= void.issued_until || void.below && distance > 0)
+                void.is_some_and(|void| void.means(link, distance))
             };
             links[position..].iter().enumerate().any(is_void)
         };
@@ -264,9 +271,9 @@ impl Revocations {
         org_keys.any(|key| is_void_by(key, 0)) || members.any(|(above, below)| is_void_by(&above.member, below))
     }
 
-    /// Until when memberships of `member` are void by what `issuer` says.
-    pub fn void_until(&self, issuer: &IdentityKey, member: &IdentityKey) -> Option<UnixTime> {
-        self.said.void.get(&(*issuer, *member)).map(|void| void.issued_until)
+    /// When `issuer` has revoked `member` last, if it has.
+    pub fn revoked_until(&self, issuer: &IdentityKey, member: &IdentityKey) -> Option<UnixTime> {
+        self.said.void.get(&(*issuer, *member))?.revoked_until
     }
 
     /// When the newest list of the organisation's key was signed.
@@ -355,10 +362,9 @@ impl Said {
         let mut said = Self::default();
         for list in lists {
             for revocation in &list.revocations {
-                let own = Void { issued_until: revocation.issued_until, below: !revocation.has_left };
-                let void = said.void.entry((list.issuer, revocation.member)).or_insert(own);
-                void.issued_until = void.issued_until.max(own.issued_until);
-                void.below |= own.below;
+                let void = said.void.entry((list.issuer, revocation.member)).or_default();
+                let until = if revocation.has_left { &mut void.left_until } else { &mut void.revoked_until };
+                *until = (*until).max(Some(revocation.until));
             }
             said.endorsed.extend(list.endorsed.iter().map(|endorsed| (list.issuer, *endorsed)));
         }

@@ -178,7 +178,8 @@ impl Roster {
         let proof = Arc::new(Proof::verify(bytes, &self.charters, now)?);
         self.check(&proof, now)?;
         let key = proof.key();
-        if self.members.get(&key).is_some_and(|known| known.stays_before(&proof) && self.is_in_force(known, now)) {
+        let stays = |known: &Known| known.proof.rank() >= proof.rank() && self.is_in_force(known, now);
+        if self.members.get(&key).is_some_and(stays) {
             return Ok(false);
         }
         if !self.members.contains_key(&key) {
@@ -248,7 +249,7 @@ impl Roster {
         };
         let told = along.iter().find(is_news).and_then(|bytes| Proof::verify(bytes, &self.charters, now).ok());
         let proofs = known.cloned().into_iter().chain(told.map(Arc::new)).filter(enrols);
-        proofs.max_by_key(|proof| proof.membership().issued)
+        proofs.max_by_key(|proof| proof.rank())
     }
 
     /// Takes the whereabouts of a member; tells whether they were news.
@@ -324,10 +325,11 @@ impl Roster {
     /// are any, for as long as one can be an issuer without hearing of it.
     pub fn revocation(&self, membership: &Membership, now: UnixTime) -> Revocation {
         let may_enrol = |proof: &Proof| proof.membership().generations > 0 && proof.key() != membership.member;
-        let departure = Revocation::departure(membership, now);
-        let kept_until =
-            if self.members(now).any(may_enrol) { now + MEMBERSHIP_VALIDITY_MAX } else { departure.kept_until };
-        Revocation { kept_until, has_left: false, ..departure }
+        let is_any_issuer = self.members(now).any(may_enrol);
+        let kept_until = if is_any_issuer { now + MEMBERSHIP_VALIDITY_MAX } else { membership.expires };
+        // Its issuer's clock may have been ahead of ours.
+        let until = now.max(membership.issued);
+        Revocation { member: membership.member, until, kept_until, has_left: false }
     }
 
     /// Whether the revocation lists are younger than the organisation wants them to be.
@@ -343,7 +345,7 @@ impl Roster {
         let above = self.proof(issuer, now).into_iter().flat_map(Proof::links).map(|link| link.member);
         of_org
             .chain(above)
-            .any(|by| self.revocations.void_until(&by, key).is_some_and(|until| until.as_secs() >= since.as_secs()))
+            .any(|by| self.revocations.revoked_until(&by, key).is_some_and(|until| until.as_secs() >= since.as_secs()))
     }
 
     /// The organisation.
@@ -391,14 +393,6 @@ impl Roster {
             self.take_former(now);
         }
         if self.members.len() >= MEMBERS_MAX { Err(OrgError::Full(MEMBERS_MAX)) } else { Ok(()) }
-    }
-}
-
-impl Known {
-    /// Whether another proof of the same member is no better: farther from the organisation, or not newer.
-    fn stays_before(&self, other: &Proof) -> bool {
-        let rank = |proof: &Proof| (std::cmp::Reverse(proof.links().len()), proof.membership().issued);
-        rank(&self.proof) >= rank(other)
     }
 }
 

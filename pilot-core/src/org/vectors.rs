@@ -79,13 +79,17 @@ impl Keys {
             generations: 1,
             issued: NOW,
             expires: NOW + 90 * DAY,
+            consented: NOW - Duration::from_secs(1),
+            lifetime: 100 * 86_400,
             consent: None,
         }
     }
 
     fn membership_of_worker(&self) -> Membership {
-        let consent = consent(&self.worker, &self.org.key(), &self.lead.key(), "worker");
+        let consented = NOW + Duration::from_secs(1);
+        let consent = consent(&self.worker, &self.org.key(), &self.lead.key(), "worker", consented);
         Membership {
+            consented,
             consent: Some(consent.into()),
             issuer: self.lead.key(),
             member: self.worker.key(),
@@ -101,7 +105,7 @@ impl Keys {
 
     fn list(&self) -> RevocationList {
         let revocation =
-            Revocation { member: IdentityKey([7; 32]), issued_until: NOW, kept_until: NOW + 90 * DAY, has_left: false };
+            Revocation { member: IdentityKey([7; 32]), until: NOW, kept_until: NOW + 90 * DAY, has_left: false };
         RevocationList {
             org: self.org.key(),
             issuer: self.next.key(),
@@ -174,16 +178,17 @@ fn calls(org: IdentityKey) -> Vec<(&'static str, Vec<u8>)> {
         secret: [2; 16],
         modifier: 9,
         name,
+        consented: NOW,
         consent: [4; 64],
         lifetime_max: None,
     };
     vec![
         ("enrol", enrol.encode()),
-        ("renew", Request::Renew { org }.encode()),
+        ("renew", Request::Renew { org, consented: NOW, consent: [4; 64] }.encode()),
         ("introduce", Request::Introduce { org, proof: proof.clone(), whereabouts: whereabouts.clone() }.encode()),
         ("sync", Request::Sync { org, after: 300, epoch: 5, known }.encode()),
         ("tell", Request::Tell { org, records: records() }.encode()),
-        ("leave", Request::Leave { org }.encode()),
+        ("leave", Request::Leave { org, consented: NOW }.encode()),
         ("enrolled", Reply::Enrolled { proof: proof.clone(), records: records() }.encode()),
         ("introduced", Reply::Introduced { proof, whereabouts }.encode()),
         ("news", Reply::News { epoch: 5, after: 301, more: true, records: records() }.encode()),

@@ -85,6 +85,9 @@ impl From<StreamError> for ApiError {
     }
 }
 
+/// What helps where certificates are not of their time.
+pub(crate) const COMPARE_CLOCKS: &str = "compare what 'date -u' says on both machines, and set the one that is wrong";
+
 pub(super) fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError {
     let who = peer.label();
     if let ConnectError::Refused(_) = error {
@@ -100,7 +103,7 @@ pub(super) fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError 
     }
     if let ConnectError::Clock(_) = error {
         return ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
-            .hint("compare what 'date -u' says on both machines, and set the one that is wrong");
+            .hint(COMPARE_CLOCKS);
     }
     ApiError::new(ErrorCode::Unreachable, format!("'{who}' cannot be reached: {error}"))
         .hint("see whether its daemon runs, and whether UDP gets through between the two machines")

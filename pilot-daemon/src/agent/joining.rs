@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
+use pilot_core::org::OrgError;
 use pilot_core::org::code::{CODE_SEED_LEN, Code, CodeError, Word};
 use pilot_core::org::invite::{INVITE_ID_LEN, Invite, InviteError};
 use pilot_core::org::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Terms};
@@ -15,7 +16,7 @@ use pilot_core::ticket::Ticket;
 use pilot_core::time::UnixTime;
 use zeroize::Zeroizing;
 
-use super::Agent;
+use super::{Agent, COMPARE_CLOCKS};
 use crate::api::types::{self, ApiError, ErrorCode};
 use crate::clock;
 use crate::home::entropy;
@@ -53,9 +54,10 @@ impl Agent {
         let org = inner.orgs.change(&request.org, |org| {
             let issuer = inner.orgs.issuer(org, now).ok_or_else(org::no_issuer)?;
             // What could not be given when the invite is used is refused now.
-            let consent = consent(&inner.identity, &org.roster.org(), &issuer.key(), PROBE);
-            let applicant = Applicant { consent: Some(consent.into()), ..self.applicant(PROBE) };
-            let refused = |error: pilot_core::org::OrgError| {
+            let probe = self.applicant(PROBE);
+            let consent = consent(&inner.identity, &org.roster.org(), &issuer.key(), PROBE, probe.consented);
+            let applicant = Applicant { consent: Some(consent.into()), ..probe };
+            let refused = |error: OrgError| {
                 ApiError::new(ErrorCode::Refused, error.to_string())
                     .hint("a member gives no more than it has: pilotctl org list")
             };
@@ -228,16 +230,21 @@ fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
 /// Says what helps where an invite does not: another name, another invite, or its issuer running.
 fn unreached(error: ApiError, invite: &str, name: &str) -> ApiError {
     if error.code == ErrorCode::Refused && error.hint.is_none() {
-        let is_taken = error.message.ends_with(&EnrolError::NameTaken(name.to_owned()).to_string());
-        return error.hint(if is_taken {
+        let says = |reason: &dyn Display| error.message.ends_with(&reason.to_string());
+        let hint = if says(&EnrolError::NameTaken(name.to_owned())) {
             "take another name in the organisation: --name NAME"
+        } else if says(&OrgError::Clocks) || says(&OrgError::Superseded) {
+            COMPARE_CLOCKS
         } else {
             "ask who made it for another: pilotctl org invite"
-        });
+        };
+        return error.hint(hint);
     }
     if !matches!(error.code, ErrorCode::Unreachable | ErrorCode::Timeout) {
         return error;
     }
     let message = format!("who made {invite} cannot be reached: {}", error.message);
-    ApiError::new(ErrorCode::Unreachable, message).hint("it must run while you join; afterwards it need not")
+    let hint = error.hint.filter(|hint| hint == COMPARE_CLOCKS);
+    let hint = hint.unwrap_or_else(|| "it must run while you join; afterwards it need not".to_owned());
+    ApiError::new(ErrorCode::Unreachable, message).hint(hint)
 }

@@ -51,6 +51,7 @@ use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::{OnceCell, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+pub(crate) use self::error::COMPARE_CLOCKS;
 pub use self::error::StartError;
 use self::error::{connect_failed, has_ended, is_itself, timed_out};
 pub use self::examine::DIRECT_PATIENCE;

@@ -58,8 +58,14 @@ impl Agent {
 
     pub(super) fn applicant(&self, name: &str) -> Applicant {
         let identity = &self.inner.identity;
-        let (key, modifier) = (identity.key(), identity.modifier());
-        Applicant { key, modifier, name: name.to_owned(), lifetime_max: Duration::MAX, consent: None }
+        Applicant {
+            key: identity.key(),
+            modifier: identity.modifier(),
+            name: name.to_owned(),
+            lifetime_max: Duration::MAX,
+            consented: clock::now().unix,
+            consent: None,
+        }
     }
 
     /// Ends a membership for everybody.
@@ -105,7 +111,8 @@ impl Agent {
         }
         let told = inner.orgs.with(name, |org| {
             let issuer = org.enrolled_by?;
-            Some((issuer, org.route(&issuer, now), Request::Leave { org: org.roster.org() }))
+            let consented = org.roster.member(&inner.identity.key(), now)?.consented;
+            Some((issuer, org.route(&issuer, now), Request::Leave { org: org.roster.org(), consented }))
         })?;
         if let Some((issuer, route, request)) = told {
             let way = match route.filter(|route| !(route.addresses.is_empty() && route.homes.is_empty())) {

@@ -247,6 +247,30 @@ impl AgentHome {
         self.write("config.toml", document.to_string().as_bytes(), 0o600)
     }
 
+    /// `config.toml` as it is now: what a start that fails puts back.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn settings_text(&self) -> Result<Option<Vec<u8>>, HomeError> {
+        self.read("config.toml")
+    }
+
+    /// Puts back what [`Self::settings_text`] has read.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn put_back_settings(&self, text: Option<&[u8]>) -> Result<(), HomeError> {
+        if self.settings_text()?.as_deref() == text {
+            return Ok(());
+        }
+        match text {
+            Some(text) => self.write("config.toml", text, 0o600),
+            None => {
+                fs::remove_file(self.dir.join("config.toml")).map_err(|source| self.write_error("config.toml", source))
+            }
+        }
+    }
+
     /// The proxy that `config.toml` names at this moment: it may have another password than at the start.
     pub fn proxy(&self) -> Option<String> {
         named_in(&self.dir).proxy

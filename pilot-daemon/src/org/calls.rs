@@ -3,21 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use pilot_core::event::ConnectError;
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::PeerInfo;
+use pilot_core::org::OrgError;
 use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request};
 use pilot_core::org::charter::Charters;
 use pilot_core::org::invite::Invite;
 use pilot_core::org::membership::{Proof, consent};
 use pilot_core::org::roster::{Learned, Records, Roster};
-use pilot_core::time::Now;
+use pilot_core::time::{Now, UnixTime};
 use pilot_core::transport::Code;
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Heard, Org};
-use crate::agent::Inner;
+use crate::agent::{COMPARE_CLOCKS, Inner};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
 use crate::stream::{EndedBy, StreamError};
@@ -57,14 +59,25 @@ pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Re
             reply => Ok::<_, ApiError>(reply?),
         }
     };
-    let reply = timeout(CALL_TIMEOUT, exchanges).await.map_err(|_| {
-        let name = inner.name_of(&key).unwrap_or_else(|| key.to_string());
-        ApiError::new(ErrorCode::Timeout, format!("'{name}' does not answer"))
-    })??;
+    let reply = match timeout(CALL_TIMEOUT, exchanges).await {
+        Ok(reply) => reply?,
+        Err(_) => return Err(unanswered(inner, key).await),
+    };
     if let Reply::Refused { reason } = reply {
         return Err(ApiError::new(ErrorCode::Refused, reason));
     }
     Ok(reply)
+}
+
+/// Why a call was not answered, as far as is known while it is still tried to reach the callee.
+async fn unanswered(inner: &Inner, callee: IdentityKey) -> ApiError {
+    let name = inner.name_of(&callee).unwrap_or_else(|| callee.to_string());
+    match inner.ask(move |core, _| core.node.connect_error(&callee).cloned()).await {
+        Ok(Some(error @ ConnectError::Clock(_))) => {
+            ApiError::new(ErrorCode::Unreachable, format!("'{name}': {error}")).hint(COMPARE_CLOCKS)
+        }
+        _ => ApiError::new(ErrorCode::Timeout, format!("'{name}' does not answer")),
+    }
 }
 
 /// One call on one stream; the inner error tells how that broke.
@@ -82,42 +95,47 @@ async fn exchange(inner: &Inner, peer: IdentityKey, request: &Request) -> Result
 /// # Errors
 /// Why not.
 pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name: &str) -> Result<Org, ApiError> {
-    let (identity, enrolled_by) = (&inner.identity, issuer.key);
+    let (identity, enrolled_by, consented) = (&inner.identity, issuer.key, clock::now().unix);
     let request = Request::Enrol {
         org: invite.org,
         invite: invite.id,
         secret: *invite.secret,
         modifier: identity.modifier(),
         name: name.to_owned(),
-        consent: consent(identity, &invite.org, &enrolled_by, name),
+        consented,
+        consent: consent(identity, &invite.org, &enrolled_by, name, consented),
         lifetime_max: inner.is_ephemeral.then_some(EPHEMERAL_LIFETIME.as_secs()),
     };
     let Reply::Enrolled { proof, records } = call(inner, issuer, &request).await? else { return Err(unexpected()) };
     let now = clock::now().unix;
     let believed = believe(invite, &records, &proof, identity.key(), now);
     let roster = believed.map_err(|error| {
+        if error == OrgError::Superseded {
+            return ApiError::new(ErrorCode::Refused, format!("not a member by this invite: {error}"));
+        }
         let message = format!("who made the invite does not speak for '{}': {error}", invite.name);
         ApiError::new(ErrorCode::Failed, message).hint("ask for another invite")
     })?;
     Ok(Org::new(roster, None, Some(enrolled_by)))
 }
 
-/// The organisation of an invite as its issuer tells it, if that is this organisation and says that we are a member.
+/// The organisation of an invite as its issuer tells it, if that is this organisation and says that we are a member by just this proof.
 pub(super) fn believe(
     invite: &Invite,
     records: &Records,
     proof: &[u8],
     own: IdentityKey,
-    now: pilot_core::time::UnixTime,
-) -> Result<Roster, pilot_core::org::OrgError> {
+    now: UnixTime,
+) -> Result<Roster, OrgError> {
     let charters = Charters::from_chain(invite.org, &records.charters, now)?;
     if charters.current().name != invite.name || Proof::verify(proof, &charters, now)?.key() != own {
-        return Err(pilot_core::org::OrgError::ForeignOrg);
+        return Err(OrgError::ForeignOrg);
     }
     let mut roster = Roster::new(charters);
     roster.learn(records, now);
     roster.add_proof(proof, now)?;
-    Ok(roster)
+    let is_in_force = roster.proof(&own, now).is_some_and(|counts| counts.bytes() == proof);
+    if is_in_force { Ok(roster) } else { Err(OrgError::Superseded) }
 }
 
 /// Makes sure that a member whom we call knows us for one (spec/org.md §2.2). Whatever goes wrong: the call itself will tell.

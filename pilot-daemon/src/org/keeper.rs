@@ -3,13 +3,15 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use pilot_core::node::PeerInfo;
 use pilot_core::org::call::{Reply, Request};
 use pilot_core::org::issuer::Issuer;
+use pilot_core::org::membership::{Membership, consent};
 use pilot_core::org::revocation::Revocation;
 use pilot_core::time::UnixTime;
 use tokio::time::timeout;
 
-use super::{calls, directory, serve};
+use super::{Org, calls, directory, serve};
 use crate::agent::Inner;
 use crate::api::types::ApiError;
 use crate::clock;
@@ -60,20 +62,15 @@ pub(crate) async fn save(agent: Weak<Inner>) {
 /// Renews this agent's own membership when half of its time is over; by itself, where it has the organisation's key.
 pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Result<(), ApiError> {
     let own = inner.orgs.own_key();
-    let (is_due, is_own_issuer, issuer) = inner.orgs.with(name, |org| {
-        let is_due = org.roster.member(&own, now).is_some_and(|membership| {
-            let half = (membership.expires.as_secs() - membership.issued.as_secs()) / 2;
-            now.as_secs() >= membership.issued.as_secs() + half
-        });
-        let is_own_issuer = matches!(inner.orgs.issuer(org, now), Some(Issuer::Org(_)));
-        let route = org.enrolled_by.and_then(|issuer| org.route(&issuer, now));
-        (is_due, is_own_issuer, route.map(|issuer| (issuer, Request::Renew { org: org.roster.org() })))
+    let due = inner.orgs.with(name, |org| {
+        let membership = org.roster.member(&own, now)?;
+        let half = (membership.expires.as_secs() - membership.issued.as_secs()) / 2;
+        let is_due = now.as_secs() >= membership.issued.as_secs() + half;
+        is_due.then(|| due_renewal(inner, org, membership, now))
     })?;
-    if !is_due {
-        return Ok(());
-    }
+    let Some(DueRenewal { consented, issuer, is_own_issuer }) = due else { return Ok(()) };
     if is_own_issuer {
-        return serve::renew(inner, name, own, now).await.map(drop);
+        return serve::renew(inner, name, own, (consented, None), now).await.map(drop);
     }
     let Some((issuer, request)) = issuer else { return Ok(()) };
     let Reply::Enrolled { proof, mut records } = calls::call(inner, issuer, &request).await? else {
@@ -82,6 +79,29 @@ pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Resu
     records.proofs.push(proof.into());
     inner.orgs.learn(name, &records, now).await?;
     Ok(())
+}
+
+/// What a renewal that is due takes.
+struct DueRenewal {
+    consented: UnixTime,
+    /// Who has enrolled this agent, and what that one is asked.
+    issuer: Option<(PeerInfo, Request)>,
+    is_own_issuer: bool,
+}
+
+fn due_renewal(inner: &Inner, org: &Org, membership: &Membership, now: UnixTime) -> DueRenewal {
+    // A clock that was set back makes of the next membership no earlier one than this.
+    let consented = now.max(membership.consented);
+    let request = |issuer: PeerInfo| {
+        let id = org.roster.org();
+        let consent = consent(&inner.identity, &id, &issuer.key, &membership.name, consented);
+        (issuer, Request::Renew { org: id, consented, consent })
+    };
+    DueRenewal {
+        consented,
+        issuer: org.enrolled_by.and_then(|issuer| org.route(&issuer, now)).map(request),
+        is_own_issuer: matches!(inner.orgs.issuer(org, now), Some(Issuer::Org(_))),
+    }
 }
 
 /// Signs the organisation's list anew before it is too old for the members, where its key is kept.

@@ -4,6 +4,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use minicbor::bytes::ByteArray;
+use pilot_core::crypto::SIGNATURE_LEN;
 use pilot_core::id::IdentityKey;
 use pilot_core::org::call::{REQUEST_LEN_MAX, Reply, Request, SYNC_MEMBERS_MAX};
 use pilot_core::org::charter::CHARTERS_MAX;
@@ -69,12 +71,16 @@ async fn read(incoming: &mut Incoming) -> Option<Request> {
 async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Result<Reply, ApiError> {
     let now = clock::now().unix;
     match request {
-        Request::Enrol { org, invite, secret, modifier, name, consent, lifetime_max } => {
+        Request::Enrol { org, invite, secret, modifier, name, consented, consent, lifetime_max } => {
             let lifetime_max = lifetime_max.map_or(Duration::MAX, Duration::from_secs);
-            let applicant = Applicant { key: caller, modifier, name, lifetime_max, consent: Some(consent.into()) };
+            let consent = Some(consent.into());
+            let applicant = Applicant { key: caller, modifier, name, lifetime_max, consented, consent };
             enrol(inner, &org, (invite, secret), applicant, now).await
         }
-        Request::Renew { org } => renew(inner, &member_of(inner, &org, &caller, now)?, caller, now).await,
+        Request::Renew { org, consented, consent } => {
+            let name = member_of(inner, &org, &caller, now)?;
+            renew(inner, &name, caller, (consented, Some(consent.into())), now).await
+        }
         Request::Introduce { org, proof, whereabouts } => {
             let name = org_of(inner, &org)?;
             introduce(inner, &name, caller, proof, whereabouts, now).await
@@ -102,26 +108,39 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
         }
         Request::Code { number, share } => codes::answer(inner, caller, (number, share), now).await,
         Request::CodeProof { number, share, tag } => codes::finish(inner, caller, (number, share, tag), now).await,
-        Request::Leave { org } => {
+        Request::Leave { org, consented } => {
             let name = member_of(inner, &org, &caller, now)?;
-            let revocation = inner.orgs.with(&name, |org| {
-                let own = org.roster.member(&caller, now)?;
-                let issuer = inner.orgs.issuer(org, now)?.key();
-                let has_room = org.roster.revocations().has_room_for_departure(&issuer, now);
-                has_room.then(|| Revocation::departure(own, now))
-            })?;
-            // So that nobody takes it up again; where that cannot be signed, its time will end it.
-            if revocation.is_some()
-                && let Err(error) = keeper::sign_list(inner, &name, revocation, now).await
-            {
-                tracing::info!(%error, org = name, "a member has left, and its membership ends with its time");
-            }
-            inner.orgs.change(&name, |org| Ok(org.roster.remove(&caller))).await?;
-            let inner = Arc::clone(inner);
-            tokio::spawn(async move { directory::compare(&inner, &name).await });
+            see_off(inner, name, &caller, consented, now).await?;
             Ok(Reply::Done)
         }
     }
+}
+
+/// Ends the membership that a member gives up, unless it has asked for another since.
+async fn see_off(
+    inner: &Arc<Inner>,
+    name: String,
+    caller: &IdentityKey,
+    consented: UnixTime,
+    now: UnixTime,
+) -> Result<(), ApiError> {
+    let given_up = inner.orgs.with(&name, |org| {
+        let own = org.roster.member(caller, now).filter(|own| own.consented.as_secs() <= consented.as_secs())?;
+        let issuer = inner.orgs.issuer(org, now).map(|issuer| issuer.key());
+        let has_room = issuer.is_some_and(|key| org.roster.revocations().has_room_for_departure(&key, now));
+        Some(has_room.then(|| Revocation::departure(own)))
+    })?;
+    let Some(revocation) = given_up else { return Ok(()) };
+    // So that nobody takes it up again; where that cannot be signed, its time will end it.
+    if revocation.is_some()
+        && let Err(error) = keeper::sign_list(inner, &name, revocation, now).await
+    {
+        tracing::info!(%error, org = name, "a member has left, and its membership ends with its time");
+    }
+    inner.orgs.change(&name, |org| Ok(org.roster.remove(caller))).await?;
+    let inner = Arc::clone(inner);
+    tokio::spawn(async move { directory::compare(&inner, &name).await });
+    Ok(())
 }
 
 /// Takes what a member tells. Somebody who is none counts if it brings a charter that is news: a thief of the organisation's key may have
@@ -170,11 +189,12 @@ async fn enrol(
     Ok(reply)
 }
 
-/// Gives a member a fresh membership with what it had.
+/// Gives a member a fresh membership with what it had, on its fresh word.
 pub(super) async fn renew(
     inner: &Arc<Inner>,
     name: &str,
     caller: IdentityKey,
+    (consented, consent): (UnixTime, Option<ByteArray<SIGNATURE_LEN>>),
     now: UnixTime,
 ) -> Result<Reply, ApiError> {
     let issuer = issuer(inner, name, now)?;
@@ -190,14 +210,15 @@ pub(super) async fn renew(
             groups: membership.groups.clone(),
             services: membership.services.clone(),
             generations: membership.generations,
-            lifetime: membership.expires.as_secs().saturating_sub(membership.issued.as_secs()),
+            lifetime: membership.lifetime,
         };
         let applicant = Applicant {
             key: caller,
             modifier: membership.modifier,
             name: membership.name.clone(),
             lifetime_max: Duration::MAX,
-            consent: membership.consent,
+            consented,
+            consent,
         };
         let proof = issuer.enrol(&org.roster, &applicant, &terms, now).map_err(|error| refused(error.to_string()))?;
         admit(org, &issuer, proof, now)

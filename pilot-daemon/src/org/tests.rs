@@ -54,7 +54,7 @@ impl Desk {
     fn revocation(&self) -> Records {
         let roster = self.roster();
         let revocation =
-            Revocation { member: self.other.key(), issued_until: NOW, kept_until: NOW + 90 * DAY, has_left: false };
+            Revocation { member: self.other.key(), until: NOW, kept_until: NOW + 90 * DAY, has_left: false };
         let list = roster.revocations().next_list(roster.charters(), self.key.key(), Some(revocation), NOW).unwrap();
         Records { lists: vec![list.sign(&self.key).unwrap().into()], ..Records::default() }
     }
@@ -77,11 +77,16 @@ impl Desk {
 }
 
 fn enrol(key: &Identity, roster: &Roster, name: &str, member: &Identity) -> Vec<u8> {
+    enrol_at(key, roster, name, member, NOW)
+}
+
+fn enrol_at(key: &Identity, roster: &Roster, name: &str, member: &Identity, now: UnixTime) -> Vec<u8> {
     let terms =
         Terms { role: "member".into(), groups: vec![], services: vec![], generations: 0, lifetime: 90 * 86_400 };
     let (name, lifetime_max) = (name.into(), Duration::MAX);
-    let applicant = Applicant { key: member.key(), modifier: member.modifier(), name, lifetime_max, consent: None };
-    Issuer::Org(key.clone()).enrol(roster, &applicant, &terms, NOW).unwrap()
+    let modifier = member.modifier();
+    let applicant = Applicant { key: member.key(), modifier, name, lifetime_max, consented: now, consent: None };
+    Issuer::Org(key.clone()).enrol(roster, &applicant, &terms, now).unwrap()
 }
 
 #[tokio::test]
@@ -165,6 +170,13 @@ async fn an_invite_whose_issuer_does_not_speak_for_the_organisation_makes_nobody
         "another organisation of that name"
     );
     assert_eq!(believed(&genuine, &by(&mallory, &forged)), Err(OrgError::ForeignOrg), "a proof of another");
+    let mut later = genuine.clone();
+    later.add_proof(&enrol_at(&desk.key, &genuine, "own", own, NOW + DAY), NOW + DAY).unwrap();
+    assert_eq!(
+        believed(&later, &by(&desk.key, &genuine)),
+        Err(OrgError::Superseded),
+        "one that does not count, since it has asked for another later"
+    );
     let others = enrol(&desk.key, &genuine, "other", &desk.other);
     assert_eq!(believed(&genuine, &others), Err(OrgError::ForeignOrg), "a proof of somebody else");
 }

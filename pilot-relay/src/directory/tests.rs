@@ -547,7 +547,8 @@ impl Fleet {
         let terms =
             Terms { role: "lead".into(), groups: vec![], services: vec![], generations: 1, lifetime: 90 * 86_400 };
         let (name, lifetime_max) = ("lead".into(), Duration::MAX);
-        let applicant = Applicant { key: lead.key(), modifier: lead.modifier(), name, lifetime_max, consent: None };
+        let (modifier, consented) = (lead.modifier(), at(0).unix);
+        let applicant = Applicant { key: lead.key(), modifier, name, lifetime_max, consented, consent: None };
         let proof = Issuer::Org(key.clone()).enrol(&roster, &applicant, &terms, at(0).unix).unwrap();
         roster.add_proof(&proof, at(0).unix).unwrap();
         Self { key, roster, lead }
@@ -557,7 +558,7 @@ impl Fleet {
     fn revoke(&mut self, by: &Identity, who: u8, now: Now) -> Vec<u8> {
         let revocation = Revocation {
             member: IdentityKey([who; 32]),
-            issued_until: now.unix,
+            until: now.unix,
             kept_until: now.unix + 90 * DAY,
             has_left: false,
         };
@@ -640,7 +641,7 @@ fn a_list_of_a_member_is_held_with_the_proof_by_which_it_counts() {
     let Rules { charters, lists, proofs, .. } = held(&mut node, &alice, org, vec![]);
     let records = Records { charters, lists, proofs, whereabouts: vec![] };
     let member = Roster::from_records(org, &records, at(1).unix).unwrap();
-    assert_eq!(member.revocations().void_until(&lead.key(), &IdentityKey([7; 32])), Some(at(0).unix));
+    assert_eq!(member.revocations().revoked_until(&lead.key(), &IdentityKey([7; 32])), Some(at(0).unix));
 }
 
 #[test]

@@ -54,11 +54,30 @@ fn who_is_revoked_in_the_second_of_the_invite_does_not_come_back_by_it() {
     roster.add_proof(&proof, made).unwrap();
     // Lists count in whole seconds: this one is dated before the invite.
     let left = made + Duration::from_millis(100);
-    let revoked = Revocation { member: agent(0).key(), issued_until: left, kept_until: NOW + DAY, has_left: true };
+    let revoked = Revocation { member: agent(0).key(), until: left, kept_until: NOW + DAY, has_left: false };
     let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revoked), left).unwrap();
     roster.add_list(&list.sign(org_key()).unwrap(), left).unwrap();
     assert_eq!(redeem(&roster, left), Err(EnrolError::Revoked));
     assert_eq!(redeem(&roster, left + DAY / 2), Err(EnrolError::Revoked));
+}
+
+#[test]
+fn who_has_left_may_use_its_invite_again_and_who_was_revoked_may_not() {
+    let (mut roster, mut invites) = (founded(), with_invite(1));
+    let mut redeem = |roster: &Roster, now| {
+        let asked = applicant_at(now, agent(0), "agent-0");
+        invites.redeem((&INVITE.0, &INVITE.1), &by_org(), roster, &asked, now)
+    };
+    let proof = redeem(&roster, NOW).unwrap();
+    roster.add_proof(&proof, NOW).unwrap();
+    let departure = Revocation::departure(roster.member(&agent(0).key(), NOW).unwrap());
+    let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(departure), NOW).unwrap();
+    roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
+    let later = NOW + Duration::from_secs(1);
+    let proof = redeem(&roster, later).unwrap();
+    assert_eq!(roster.add_proof(&proof, later), Ok(true));
+    roster.add_list(&revoke(&roster, org_key(), agent(0), later), later).unwrap();
+    assert_eq!(redeem(&roster, later + DAY / 2), Err(EnrolError::Revoked));
 }
 
 #[test]

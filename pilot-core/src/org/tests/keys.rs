@@ -172,7 +172,7 @@ fn what_was_revoked_before_a_theft_stays_revoked_after_it() {
     // The founder has revoked whom a member had enrolled, and one of its own.
     for index in [1, 2] {
         let revocation =
-            Revocation { member: agent(index).key(), issued_until: NOW, kept_until: NOW + 90 * DAY, has_left: false };
+            Revocation { member: agent(index).key(), until: NOW, kept_until: NOW + 90 * DAY, has_left: false };
         theft.ledger.revoked(revocation, NOW);
         theft.roster.add_list(&revoke(&theft.roster, org_key(), agent(index), NOW), NOW).unwrap();
     }

@@ -64,13 +64,17 @@ fn terms() -> Terms {
 
 /// Who wants to be made a member by agent 0, or by the organisation's key, which needs no word for it.
 fn applicant(identity: &Identity, name: &str) -> Applicant {
-    applicant_to(agent(0), identity, name)
+    applicant_at(NOW, identity, name)
 }
 
-fn applicant_to(issuer: &Identity, identity: &Identity, name: &str) -> Applicant {
-    let consent = Some(consent(identity, &org_key().key(), &issuer.key(), name).into());
+fn applicant_at(consented: UnixTime, identity: &Identity, name: &str) -> Applicant {
+    applicant_to(agent(0), consented, identity, name)
+}
+
+fn applicant_to(issuer: &Identity, consented: UnixTime, identity: &Identity, name: &str) -> Applicant {
+    let consent = Some(consent(identity, &org_key().key(), &issuer.key(), name, consented).into());
     let (key, modifier) = (identity.key(), identity.modifier());
-    Applicant { key, modifier, name: name.into(), lifetime_max: Duration::MAX, consent }
+    Applicant { key, modifier, name: name.into(), lifetime_max: Duration::MAX, consented, consent }
 }
 
 fn by_org() -> Issuer {
@@ -79,13 +83,14 @@ fn by_org() -> Issuer {
 
 /// Enrols `index` as `agent-index` on the organisation's word.
 fn enrol(roster: &mut Roster, index: usize, terms: &Terms, now: UnixTime) -> Vec<u8> {
-    let proof = by_org().enrol(roster, &applicant(agent(index), &format!("agent-{index}")), terms, now).unwrap();
+    let proof =
+        by_org().enrol(roster, &applicant_at(now, agent(index), &format!("agent-{index}")), terms, now).unwrap();
     assert_eq!(roster.add_proof(&proof, now), Ok(true));
     proof
 }
 
 fn revoke(roster: &Roster, issuer: &Identity, who: &Identity, now: UnixTime) -> Vec<u8> {
-    let revocation = Revocation { member: who.key(), issued_until: now, kept_until: now + 90 * DAY, has_left: false };
+    let revocation = Revocation { member: who.key(), until: now, kept_until: now + 90 * DAY, has_left: false };
     let list = roster.revocations().next_list(roster.charters(), issuer.key(), Some(revocation), now).unwrap();
     list.sign(issuer).unwrap()
 }
@@ -103,6 +108,8 @@ fn membership(index: usize) -> Membership {
         generations: 0,
         issued: NOW,
         expires: NOW + 90 * DAY,
+        consented: NOW,
+        lifetime: 90 * 86_400,
         consent: None,
     }
 }
@@ -177,7 +184,6 @@ fn a_delegate_makes_nobody_a_member_who_has_not_asked_it_to() {
     let mut roster = founded();
     enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
     enrol(&mut roster, 1, &terms(), NOW);
-    let lead = Issuer::Member(agent(0).clone());
     let later = NOW + DAY;
     let forged = |consent: Option<Applicant>| {
         let consent = consent.and_then(|applicant| applicant.consent);
@@ -185,16 +191,123 @@ fn a_delegate_makes_nobody_a_member_who_has_not_asked_it_to() {
         let forged = Membership { name: "nobody".into(), ..forged }.sign(agent(0)).unwrap();
         Proof::extend(roster.proof(&agent(0).key(), NOW), forged)
     };
-    let to_another = applicant_to(agent(2), agent(1), "nobody");
-    for consent in [None, Some(to_another), Some(applicant(agent(1), "agent-1")), Some(applicant(agent(0), "nobody"))] {
+    let to_another = applicant_to(agent(2), NOW, agent(1), "nobody");
+    let at_another_date = applicant_at(NOW + Duration::from_secs(1), agent(1), "nobody");
+    let others = [to_another, at_another_date, applicant(agent(1), "agent-1"), applicant(agent(0), "nobody")];
+    for consent in others.map(Some).into_iter().chain([None]) {
         assert_eq!(roster.clone().add_proof(&forged(consent), later), Err(OrgError::Consent));
     }
-    // And who has asked stays nearer to the organisation as long as that membership counts.
-    let farther = lead.enrol(&roster, &applicant(agent(1), "nobody"), &terms(), later).unwrap();
-    assert_eq!(roster.add_proof(&farther, later), Ok(false));
-    assert_eq!(roster.member(&agent(1).key(), later).unwrap().name, "agent-1");
-    roster.add_list(&revoke(&roster, org_key(), agent(0), later), later).unwrap();
-    assert!(roster.member(&agent(1).key(), later).is_some(), "nor does it fall with the one who was asked");
+    assert_eq!(
+        roster.clone().add_proof(&forged(Some(applicant(agent(1), "nobody"))), later),
+        Ok(true),
+        "who has asked"
+    );
+}
+
+/// A delegate, and a worker that it has enrolled on the day.
+fn with_worker() -> (Roster, Issuer, Applicant) {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    let (lead, asked) = (Issuer::Member(agent(0).clone()), applicant(agent(1), "agent-1"));
+    let worker = lead.enrol(&roster, &asked, &terms(), NOW).unwrap();
+    roster.add_proof(&worker, NOW).unwrap();
+    (roster, lead, asked)
+}
+
+#[test]
+fn who_has_left_and_joined_by_another_is_a_member_by_that_one_whatever_the_first_still_says() {
+    let (before, lead, asked) = with_worker();
+    let hour = Duration::from_secs(3_600);
+    let mut roster = before.clone();
+    enrol(&mut roster, 2, &Terms { generations: 1, ..terms() }, NOW);
+    let second = Issuer::Member(agent(2).clone());
+    let joined = |issuer: &Issuer, by: &Identity| {
+        let again = applicant_to(by, NOW + hour, agent(1), "elsewhere");
+        issuer.enrol(&roster, &again, &terms(), NOW + hour).unwrap()
+    };
+    // The first one has heard nothing, and uses the consent that it has.
+    let replayed = lead.enrol(&before, &asked, &terms(), NOW + 2 * hour).unwrap();
+    for proof in [joined(&second, agent(2)), joined(&by_org(), agent(0))] {
+        for order in [[&proof, &replayed], [&replayed, &proof]] {
+            let mut roster = roster.clone();
+            order.into_iter().for_each(|proof| assert!(roster.add_proof(proof, NOW + 2 * hour).is_ok()));
+            assert_eq!(roster.member(&agent(1).key(), NOW + 2 * hour).unwrap().name, "elsewhere");
+            assert_eq!(lead.enrol(&roster, &asked, &terms(), NOW + 2 * hour), Err(OrgError::Superseded));
+            roster.add_list(&revoke(&roster, agent(0), agent(1), NOW + 2 * hour), NOW + 2 * hour).unwrap();
+            assert!(roster.member(&agent(1).key(), NOW + 2 * hour).is_some(), "nor can the first one revoke it");
+        }
+    }
+}
+
+#[test]
+fn who_joins_by_a_delegate_after_the_organisation_is_a_member_by_the_delegate() {
+    let mut roster = founded();
+    (0..2).for_each(|index| drop(enrol(&mut roster, index, &Terms { generations: 1, ..terms() }, NOW)));
+    let lead = Issuer::Member(agent(0).clone());
+    let later = NOW + DAY;
+    let farther = lead.enrol(&roster, &applicant_at(later, agent(1), "worker"), &terms(), later).unwrap();
+    assert_eq!(roster.add_proof(&farther, later), Ok(true));
+    assert_eq!(roster.member(&agent(1).key(), later).unwrap().name, "worker");
+}
+
+#[test]
+fn a_delegate_that_uses_a_consent_again_makes_nobody_a_member() {
+    let (mut roster, lead, asked) = with_worker();
+    let later = NOW + DAY + Duration::from_secs(1);
+    assert_eq!(lead.enrol(&roster, &asked, &terms(), later), Err(OrgError::Clocks));
+    let forge = |issued| Membership {
+        issuer: agent(0).key(),
+        issued,
+        consent: asked.consent,
+        consented: asked.consented,
+        ..membership(1)
+    };
+    assert_eq!(
+        forge(later).sign(agent(0)),
+        Err(RecordError::Field("consented")),
+        "nor is it believed of whoever signs it"
+    );
+    // What it signs in time, or back-dates, ends when the worker has left.
+    let departure = Revocation::departure(roster.member(&agent(1).key(), NOW).unwrap());
+    for lister in [org_key(), agent(0)] {
+        let list = roster.revocations().next_list(roster.charters(), lister.key(), Some(departure), NOW).unwrap();
+        let mut roster = roster.clone();
+        roster.add_list(&list.sign(lister).unwrap(), NOW).unwrap();
+        for issued in [NOW, NOW + DAY] {
+            let forged = forge(issued).sign(agent(0)).unwrap();
+            let proof = Proof::extend(roster.proof(&agent(0).key(), NOW), forged);
+            assert_eq!(roster.add_proof(&proof, NOW + DAY), Err(OrgError::Revoked));
+        }
+    }
+    roster.take_former(NOW);
+    assert!(roster.member(&agent(1).key(), NOW).is_some(), "where nobody has heard of it, it is one still");
+}
+
+#[test]
+fn an_issuer_takes_a_date_that_is_wrong_by_a_day_and_none_that_is_farther_off() {
+    let roster = founded();
+    let second = Duration::from_secs(1);
+    let by_org_at = |date| by_org().enrol(&roster, &applicant_at(date, agent(1), "worker"), &terms(), NOW).map(drop);
+    assert_eq!((by_org_at(NOW - DAY), by_org_at(NOW + DAY)), (Ok(()), Ok(())));
+    let off = Err(OrgError::Clocks);
+    assert_eq!((by_org_at(NOW - DAY - second), by_org_at(NOW + DAY + second)), (off.clone(), off));
+}
+
+#[test]
+fn what_an_issuer_that_ends_soon_gives_is_made_up_for_by_the_next_renewal() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    let lead = Issuer::Member(agent(0).clone());
+    let late = NOW + 89 * DAY;
+    let by_lead = |roster: &Roster, lifetime, now| {
+        let asked = applicant_at(now, agent(1), "agent-1");
+        let proof = lead.enrol(roster, &asked, &Terms { lifetime, ..terms() }, now).unwrap();
+        Proof::verify(&proof, roster.charters(), now).unwrap().membership().clone()
+    };
+    let short = by_lead(&roster, 90 * 86_400, late);
+    assert_eq!((short.expires, short.lifetime), (NOW + 90 * DAY, 90 * 86_400));
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, late);
+    assert_eq!(by_lead(&roster, short.lifetime, late).expires, late + 90 * DAY);
 }
 
 #[test]
@@ -247,7 +360,7 @@ fn of_two_members_of_one_name_the_nearer_to_the_organisation_has_it() {
     let by_lead = lead.enrol(&roster, &applicant(agent(1), "worker"), &terms(), NOW).unwrap();
     roster.add_proof(&by_lead, NOW).unwrap();
     assert_eq!(roster.named("worker", NOW).unwrap().key(), agent(1).key());
-    let by_org = by_org().enrol(&roster, &applicant(agent(2), "worker"), &terms(), NOW + DAY).unwrap();
+    let by_org = by_org().enrol(&roster, &applicant_at(NOW + DAY, agent(2), "worker"), &terms(), NOW + DAY).unwrap();
     roster.add_proof(&by_org, NOW + DAY).unwrap();
     assert_eq!(roster.named("worker", NOW + DAY).unwrap().key(), agent(2).key());
 }
@@ -269,7 +382,7 @@ fn of_two_namesakes_by_two_delegates_neither_has_the_name_however_they_are_dated
     (0..2).for_each(|index| drop(enrol(&mut roster, index, &Terms { generations: 1, ..terms() }, NOW)));
     let mut worker = |delegate: usize, index: usize, issued: UnixTime| {
         let lead = Issuer::Member(agent(delegate).clone());
-        let worker = applicant_to(agent(delegate), agent(index), "worker");
+        let worker = applicant_to(agent(delegate), NOW, agent(index), "worker");
         let proof = lead.enrol(&roster, &worker, &terms(), issued).unwrap();
         roster.add_proof(&proof, NOW).unwrap();
         roster.named("worker", NOW).map(Proof::key)

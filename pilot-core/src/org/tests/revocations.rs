@@ -28,7 +28,7 @@ fn a_revoked_member_comes_back_by_a_later_membership_only() {
     enrol(&mut roster, 0, &terms(), NOW);
     let list = revoke(&roster, org_key(), agent(0), NOW + DAY);
     roster.add_list(&list, NOW + DAY).unwrap();
-    let again = |roster: &Roster, now| by_org().enrol(roster, &applicant(agent(0), "agent-0"), &terms(), now);
+    let again = |roster: &Roster, now| by_org().enrol(roster, &applicant_at(now, agent(0), "agent-0"), &terms(), now);
     assert_eq!(again(&roster, NOW + DAY), Err(OrgError::Revoked), "not in the same second");
     let later = again(&roster, NOW + DAY + Duration::from_secs(1)).unwrap();
     assert_eq!(roster.add_proof(&again(&founded(), NOW + DAY).unwrap(), NOW + DAY), Err(OrgError::Revoked));
@@ -91,7 +91,7 @@ fn many_lists_of_a_delegate_keep_no_list_of_the_organisation_out() {
         // None covers another, since each revokes somebody else.
         let revocation = Revocation {
             member: crate::id::IdentityKey([u8::try_from(number).unwrap(); 32]),
-            issued_until: NOW,
+            until: NOW,
             kept_until: NOW + DAY,
             has_left: false,
         };
@@ -119,7 +119,7 @@ fn stray_list(roster: &Roster, issuer: &Identity, number: u8) -> Vec<u8> {
         sequence: u64::from(number),
         issued: NOW,
         expires: NOW + DAY,
-        revocations: vec![Revocation { member, issued_until: NOW, kept_until: NOW + DAY, has_left: false }],
+        revocations: vec![Revocation { member, until: NOW, kept_until: NOW + DAY, has_left: false }],
         endorsed: Vec::new(),
     };
     list.sign(issuer).unwrap()
@@ -130,7 +130,7 @@ fn who_floods_with_lists_displaces_nothing_but_its_own() {
     let mut roster = founded();
     (0..2).for_each(|index| drop(enrol(&mut roster, index, &Terms { generations: 1, ..terms() }, NOW)));
     let honest = Issuer::Member(agent(1).clone());
-    let proof = honest.enrol(&roster, &applicant_to(agent(1), agent(2), "agent-2"), &terms(), NOW).unwrap();
+    let proof = honest.enrol(&roster, &applicant_to(agent(1), NOW, agent(2), "agent-2"), &terms(), NOW).unwrap();
     roster.add_proof(&proof, NOW).unwrap();
     let flood = |roster: &mut Roster| {
         (0..50).for_each(|number| drop(roster.add_list(&stray_list(roster, agent(0), number), NOW)));
@@ -177,7 +177,7 @@ fn what_a_replaced_key_has_revoked_stays_revoked_when_its_word_has_ended() {
 fn a_list_from_a_clock_ahead_keeps_its_issuer_from_signing_no_other() {
     let mut roster = founded();
     let (ahead, member) = (NOW + DAY, agent(0).key());
-    let revocation = Revocation { member, issued_until: ahead + DAY, kept_until: ahead + 401 * DAY, has_left: false };
+    let revocation = Revocation { member, until: ahead + DAY, kept_until: ahead + 401 * DAY, has_left: false };
     let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revocation), ahead).unwrap();
     roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
     let next = roster.revocations().next_list(roster.charters(), org_key().key(), None, NOW).unwrap();
@@ -188,8 +188,8 @@ fn a_list_from_a_clock_ahead_keeps_its_issuer_from_signing_no_other() {
 #[test]
 fn a_revocation_ends_with_the_memberships_that_it_can_mean() {
     let roster = founded();
-    let list = |issued_until, kept_until| {
-        let more = Some(Revocation { member: agent(0).key(), issued_until, kept_until, has_left: false });
+    let list = |until, kept_until| {
+        let more = Some(Revocation { member: agent(0).key(), until, kept_until, has_left: false });
         roster.revocations().next_list(roster.charters(), org_key().key(), more, NOW).unwrap().sign(org_key())
     };
     assert!(list(NOW + DAY, NOW + 401 * DAY).is_ok());
@@ -230,7 +230,7 @@ fn what_a_member_has_revoked_stays_revoked_when_it_is_revoked_itself() {
     // The delegate comes back, and the worker puts its old membership below the new one.
     let again = NOW + 2 * DAY;
     let rights = Terms { generations: 1, ..terms() };
-    let lead = by_org().enrol(&roster, &applicant(agent(0), "agent-0"), &rights, again).unwrap();
+    let lead = by_org().enrol(&roster, &applicant_at(again, agent(0), "agent-0"), &rights, again).unwrap();
     let worker: Vec<ByteVec> = cbor::from_slice(&worker).unwrap();
     let later = again + Duration::from_secs(1);
     let restored = Roster::from_records(roster.org(), &roster.records(), again).unwrap();
@@ -265,7 +265,7 @@ fn departures_leave_room_to_revoke() {
     let gone = |number: u16| {
         let mut key = [9; 32];
         key[..2].copy_from_slice(&number.to_be_bytes());
-        Revocation { member: crate::id::IdentityKey(key), issued_until: NOW, kept_until: NOW + DAY, has_left: true }
+        Revocation { member: crate::id::IdentityKey(key), until: NOW, kept_until: NOW + DAY, has_left: true }
     };
     assert!(roster.revocations().has_room_for_departure(&issuer, NOW));
     let list = RevocationList { revocations: (0..512).map(gone).collect(), ..next_list(&roster) };
@@ -280,25 +280,16 @@ fn next_list(roster: &Roster) -> RevocationList {
     roster.revocations().next_list(roster.charters(), org_key().key(), None, NOW).unwrap()
 }
 
-/// A lead that may enrol, and a worker that it has enrolled.
-fn with_worker() -> (Roster, Issuer) {
-    let mut roster = founded();
-    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
-    let lead = Issuer::Member(agent(0).clone());
-    let worker = lead.enrol(&roster, &applicant(agent(1), "agent-1"), &terms(), NOW).unwrap();
-    roster.add_proof(&worker, NOW).unwrap();
-    (roster, lead)
-}
-
 #[test]
 fn an_issuer_that_has_not_heard_of_a_revocation_above_it_does_not_undo_it() {
-    let (unaware, lead) = with_worker();
+    let (unaware, lead, _) = with_worker();
     let mut roster = unaware.clone();
     let revocation = unaware.revocation(unaware.member(&agent(1).key(), NOW).unwrap(), NOW);
     let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revocation), NOW).unwrap();
     roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
-    let by =
-        |issuer: &Issuer, roster: &Roster, now| issuer.enrol(roster, &applicant(agent(1), "agent-1"), &terms(), now);
+    let by = |issuer: &Issuer, roster: &Roster, now| {
+        issuer.enrol(roster, &applicant_at(now, agent(1), "agent-1"), &terms(), now)
+    };
     for later in [1, 45, 89].map(|days| NOW + days * DAY) {
         assert_eq!(roster.add_proof(&by(&lead, &unaware, later).unwrap(), later), Err(OrgError::Revoked));
         assert_eq!(by(&lead, &roster, later), Err(OrgError::Revoked), "one that has heard does not even try");
@@ -309,7 +300,7 @@ fn an_issuer_that_has_not_heard_of_a_revocation_above_it_does_not_undo_it() {
 
 #[test]
 fn a_revocation_is_kept_as_long_as_an_issuer_can_be_one_without_hearing_of_it() {
-    let (mut roster, _) = with_worker();
+    let (mut roster, ..) = with_worker();
     let revocation = roster.revocation(roster.member(&agent(1).key(), NOW).unwrap(), NOW);
     let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revocation), NOW).unwrap();
     roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
@@ -329,11 +320,11 @@ fn a_revocation_is_kept_as_long_as_an_issuer_can_be_one_without_hearing_of_it() 
 
 #[test]
 fn who_has_left_is_enrolled_again_by_anybody_who_may() {
-    let (mut roster, lead) = with_worker();
-    let departure = Revocation::departure(roster.member(&agent(1).key(), NOW).unwrap(), NOW);
+    let (mut roster, lead, _) = with_worker();
+    let departure = Revocation::departure(roster.member(&agent(1).key(), NOW).unwrap());
     let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(departure), NOW).unwrap();
     roster.add_list(&list.sign(org_key()).unwrap(), NOW).unwrap();
     assert!(roster.member(&agent(1).key(), NOW).is_none());
-    let again = lead.enrol(&roster, &applicant(agent(1), "agent-1"), &terms(), NOW + DAY).unwrap();
+    let again = lead.enrol(&roster, &applicant_at(NOW + DAY, agent(1), "agent-1"), &terms(), NOW + DAY).unwrap();
     assert_eq!(roster.add_proof(&again, NOW + DAY), Ok(true));
 }

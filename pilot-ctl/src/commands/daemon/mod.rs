@@ -1,5 +1,6 @@
 //! `pilotctl daemon` (spec/cli.md §5.1): the agents of this machine.
 
+mod before;
 mod install;
 mod logs;
 mod run;
@@ -126,7 +127,7 @@ impl Switch {
 
 pub(crate) async fn run(args: &DaemonArgs, context: &Context) -> Result<()> {
     match &args.verb {
-        DaemonVerb::Start(args) => interruptible(start::start(args, context)).await,
+        DaemonVerb::Start(args) => start::start(args, context).await,
         DaemonVerb::Run(args) => run::run(args, context).await,
         DaemonVerb::Status => interruptible(status::run(context)).await,
         DaemonVerb::Stop(args) => interruptible(stop::run(args, context)).await,

@@ -11,6 +11,7 @@ use pilot_daemon::descriptors;
 use pilot_daemon::home::{Home, HomeError};
 use pilot_daemon::stun_servers::{STUN_SERVERS_MAX, StunServer};
 
+use super::before::Before;
 use super::start::{Started, hostname};
 use super::{StartArgs, Switch};
 use crate::commands::backbone::local::{self, LocalBackbone};
@@ -27,7 +28,7 @@ use crate::{home, init};
 #[derive(Clone, Debug, Args)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
-    start: StartArgs,
+    pub(super) start: StartArgs,
     /// What `daemon start` starts.
     #[arg(long, hide = true)]
     detached: bool,
@@ -53,6 +54,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     ephemeral::make_room(&home, &name).await;
     let settings = checked_settings(&args.start, &name, context)?;
     let agent_home = home.agent(&name)?;
+    let before = Before::of(agent_home.clone())?;
     home::make_directory(agent_home.path())?;
     process::start_log(&agent_home.log_path())?;
     descriptors::raise_limit(CONNECTIONS_MAX);
@@ -77,7 +79,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let agent = agent?;
     drop(backbone.local);
     let clearing = tokio::spawn(async move { ephemeral::clear_up(&home).await });
-    let worked = work(&agent, args, context, &manager).await;
+    let worked = work(&agent, args, &before, context, &manager).await;
     agent.shutdown().await;
     // What it has not come to, the next start does.
     clearing.abort();
@@ -88,14 +90,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
 /// What the agent is to be started with. Whatever can be known to stand in the way is an error here, before a file is made or a backbone
 /// started for nothing; the agent takes its lock itself.
 pub(super) fn checked_settings(args: &StartArgs, name: &str, context: &Context) -> Result<Settings> {
-    let settings = args.settings().or(context.settings_of(name)?);
-    let list = |words: &Option<Vec<String>>| words.clone().unwrap_or_default();
-    let description = settings.description.as_deref().unwrap_or_default();
-    check_profile(&list(&settings.tags), &list(&settings.groups), description)?;
-    if let (Some(ticket), false) = (&settings.backbone, args.no_backbone) {
-        parse_ticket(ticket)?;
-    }
-    stun_servers(settings.stun.as_deref())?;
+    let settings = usable_settings(args, name, context)?;
     let agent_home = home::agent(&context.home, name)?;
     agent_home.socket_path()?;
     args.token.check(!agent_home.has_identity(), context)?;
@@ -105,14 +100,41 @@ pub(super) fn checked_settings(args: &StartArgs, name: &str, context: &Context) 
     }
 }
 
+/// The settings by flags and files, if an agent can have them all.
+pub(super) fn usable_settings(args: &StartArgs, name: &str, context: &Context) -> Result<Settings> {
+    let settings = args.settings().or(context.settings_of(name)?);
+    let list = |words: &Option<Vec<String>>| words.clone().unwrap_or_default();
+    let description = settings.description.as_deref().unwrap_or_default();
+    check_profile(&list(&settings.tags), &list(&settings.groups), description)?;
+    if let (Some(ticket), false) = (&settings.backbone, args.no_backbone) {
+        parse_ticket(ticket)?;
+    }
+    stun_servers(settings.stun.as_deref())?;
+    Ok(settings)
+}
+
 /// Serves the local API until the end.
-async fn work(agent: &Agent, args: &RunArgs, context: &Context, manager: &ServiceManager) -> Result<()> {
+async fn work(
+    agent: &Agent,
+    args: &RunArgs,
+    before: &Before,
+    context: &Context,
+    manager: &ServiceManager,
+) -> Result<()> {
     let mut interrupt = Interrupt::new()?;
     let path = agent.home().socket_path()?;
     let server = Server::bind(&path)
         .map_err(|error| Failure::failed(format!("cannot open the local API at {}: {error}", path.display())))?;
     // Whoever has started a detached agent joins for it, and tells why not.
-    let joined = if args.detached { None } else { join(agent, args, context).await? };
+    let joined = if args.detached { Ok(None) } else { interrupt.or(join(agent, args, context)).await };
+    if joined.is_err() {
+        before.take_back(context);
+    }
+    let joined = match joined {
+        // To be told to end is no failure.
+        Err(failure) if failure.code == ExitCode::Interrupted => return Ok(()),
+        joined => joined?,
+    };
     announce(agent, joined, args, context).await?;
     manager.ready().await;
     let serving = server.run(agent.clone());

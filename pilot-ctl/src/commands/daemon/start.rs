@@ -4,17 +4,21 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Parser;
 use pilot_daemon::agent::ephemeral;
 use pilot_daemon::api::types::Joined;
 use pilot_daemon::home::Home;
 use serde::{Deserialize, Serialize};
 
-use super::{StartArgs, Switch, run, stop};
+use super::before::Before;
+use super::{DaemonArgs, DaemonVerb, StartArgs, Switch, run, stop};
+use crate::cli::{Cli, Verb};
 use crate::client::Daemon;
 use crate::commands::{join, mcp};
 use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
+use crate::signals::Interrupt;
 use crate::{home, process};
 
 /// What is left of the time for the directory (spec/cli.md §2) when an agent has waited for it at its start.
@@ -53,29 +57,48 @@ impl Started {
 
 pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
     let name = hostname(args, context)?;
-    ephemeral::make_room(&Home::at(&context.home), &name).await;
+    let mut interrupt = Interrupt::new()?;
+    let home = Home::at(&context.home);
+    let making_room = async {
+        ephemeral::make_room(&home, &name).await;
+        Ok(())
+    };
+    interrupt.or(making_room).await?;
     run::checked_settings(args, &name, context)?;
-    // What stands there already is not ours to remove.
-    let is_new = !home::agent(&context.home, &name)?.path().exists();
-    let mut started = spawn(&args.to_argv(&name), &name, context).await?;
+    let before = Before::of(home::agent(&context.home, &name)?)?;
+    let argv = args.to_argv(&name);
+    let spawning = spawn(&argv, &name, context);
+    // Who has to join is not left alone: a signal is seen to when it runs.
+    let spawned = if args.token.org.is_some() { spawning.await } else { interrupt.or(spawning).await };
+    let mut started = match spawned {
+        Ok(started) => started,
+        Err(failure) => {
+            before.put_back_settings(context);
+            return Err(interrupt.reason_for(failure).await);
+        }
+    };
+    if let Some(joined) = join_or_stop(args, &name, &before, &mut interrupt, context).await? {
+        (started.org, started.role) = (Some(joined.org), Some(joined.role));
+    }
     if !args.ephemeral {
         save(args, &name, context)?;
     }
-    if let Some(joined) = join_or_stop(args, &name, is_new, context).await? {
-        (started.org, started.role) = (Some(joined.org), Some(joined.role));
-    }
-    wait_until_published(&name, context).await?;
+    interrupt.or(wait_until_published(&name, context)).await?;
     context.output.result(&started, || started.lines())
 }
 
-/// An agent that was to be in an organisation does not run outside of it. One that `is_new` was made for nothing: its name is free again.
-async fn join_or_stop(args: &StartArgs, name: &str, is_new: bool, context: &Context) -> Result<Option<Joined>> {
+/// An agent that was to be in an organisation does not run outside of it, also where somebody does not want to wait for it any more.
+async fn join_or_stop(
+    args: &StartArgs,
+    name: &str,
+    before: &Before,
+    interrupt: &mut Interrupt,
+    context: &Context,
+) -> Result<Option<Joined>> {
     let Some(daemon) = Daemon::connect_to(context, name).await? else { return Ok(None) };
-    let joined = join::join_at_start(&args.token, &daemon, context).await;
+    let joined = interrupt.or(join::join_at_start(&args.token, &daemon, context)).await;
     if joined.is_err() {
-        if is_new {
-            home::agent(&context.home, name)?.mark_ending()?;
-        }
+        before.take_back(context);
         stop::stop(&daemon, context).await?;
     }
     joined
@@ -87,13 +110,15 @@ pub(super) async fn restart(context: &Context) -> Result<()> {
         return Err(Failure::failed(format!("agent '{name}' is ephemeral: nothing of it is left to start again"))
             .hint(format!("stop it, and start another: pilotctl daemon start --hostname {name} --ephemeral")));
     }
+    let argv = saved_argv(&name, context);
+    run::usable_settings(&start_args(&argv)?, &name, context)?;
     let server = mcp::running_detached(context, &name)?;
     if let Some(daemon) = Daemon::connect_to(context, &name).await? {
         refuse_supervised(&daemon).await?;
         refuse_with_broken_rules(&daemon).await?;
         stop::stop(&daemon, context).await?;
     }
-    let started = spawn(&saved_argv(&name, context), &name, context).await?;
+    let started = spawn(&argv, &name, context).await?;
     if let Some(server) = server {
         mcp::restart_detached(&server, context, &name).await?;
     }
@@ -251,6 +276,16 @@ fn saved_argv(name: &str, context: &Context) -> Vec<String> {
     let text = std::fs::read_to_string(saved_path(name, context)).ok();
     let saved = text.and_then(|text| serde_json::from_str::<Saved>(&text).ok());
     saved.map_or_else(|| StartArgs::default().to_argv(name), |saved| saved.argv)
+}
+
+/// What such a command line says, to look at it before an agent is stopped for it.
+fn start_args(argv: &[String]) -> Result<StartArgs> {
+    let words = ["pilotctl"].into_iter().chain(argv.iter().map(String::as_str));
+    let parsed = Cli::try_parse_from(words).map_err(|error| Failure::failed(error.to_string()))?;
+    let Verb::Daemon(DaemonArgs { verb: DaemonVerb::Run(run) }) = parsed.verb else {
+        return Err(Failure::failed("what is kept for a restart starts no agent"));
+    };
+    Ok(run.start)
 }
 
 #[cfg(test)]

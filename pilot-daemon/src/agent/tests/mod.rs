@@ -1,6 +1,7 @@
 //! What only the agent itself can show of its renewal: the date is moved, the network is real.
 
 mod codes;
+mod orgs;
 
 use std::path::Path;
 
@@ -202,8 +203,10 @@ async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers
     let org = founder.inner.orgs.with("fleet", |org| org.roster.org()).unwrap();
     let modifier = outsider.inner.identity.modifier();
     let (name, lifetime_max) = ("outsider".into(), None);
-    let enrol = Request::Enrol { org, invite: [7; 8], secret: [7; 16], modifier, name, consent: [7; 64], lifetime_max };
-    for request in [enrol, Request::Renew { org }, Request::Leave { org }] {
+    let (consented, consent) = (clock::now().unix, [7; 64]);
+    let (invite, secret) = ([7; 8], [7; 16]);
+    let enrol = Request::Enrol { org, invite, secret, modifier, name, consented, consent, lifetime_max };
+    for request in [enrol, Request::Renew { org, consented, consent }, Request::Leave { org, consented }] {
         let mut answers = Vec::new();
         for callee in [&founder, &member, &stranger] {
             let ticket = callee.ticket().await.unwrap().to_string();

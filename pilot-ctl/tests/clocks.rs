@@ -1,0 +1,76 @@
+//! Machines whose clocks are wrong: processes under libfaketime, which gives each of them the date that it is to believe (spec/org.md §3.1).
+//!
+//! Needs libfaketime. Without it the test says so and passes; with `PILOT_REQUIRE_NAMESPACES` set, as in `.ci/run`, it fails.
+
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use support::{Home, Said, finish};
+
+const FLEET: &str = "my-company-fleet";
+
+/// A home whose processes have a clock of their own.
+struct Machine {
+    home: Home,
+    library: PathBuf,
+    /// What their clocks are ahead of the true one, as libfaketime is told it.
+    offset: &'static str,
+}
+
+impl Machine {
+    fn run(&self, arguments: &[&str]) -> Said {
+        let mut command = self.home.command(arguments);
+        // Timers take the clock that nobody sets.
+        command.env("LD_PRELOAD", &self.library).env("FAKETIME", self.offset).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        finish(command, b"")
+    }
+}
+
+/// Where Debian, and others, put it.
+fn library() -> Option<PathBuf> {
+    let places = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"];
+    let found =
+        places.iter().map(|place| PathBuf::from(place).join("faketime/libfaketime.so.1")).find(|path| path.exists());
+    if found.is_none() {
+        assert!(std::env::var_os("PILOT_REQUIRE_NAMESPACES").is_none(), "libfaketime is not installed");
+        // Straight to stderr: the test harness swallows what `eprintln!` says in a test that passes.
+        writeln!(std::io::stderr(), "\nSKIPPED: clocks: libfaketime is not installed").expect("stderr");
+    }
+    found
+}
+
+#[test]
+fn who_is_off_by_less_than_a_day_joins_and_is_trusted_and_who_is_off_by_a_week_is_told_that_a_clock_is_wrong() {
+    let Some(library) = library() else { return };
+    let founder = Home::new();
+    let ticket = founder.ok(&["backbone", "start", "--listen", "127.0.0.1:0", "--detach"]).trim().to_owned();
+    let ticket: &str = &ticket;
+    founder.start("founder", &["--backbone", ticket, "--listen", "127.0.0.1:0"]);
+    founder.ok(&["org", "create", FLEET]);
+    let invite = founder.ok(&["org", "invite", "--uses", "4"]).trim().to_owned();
+    let join = |name: &str, offset| {
+        let machine = Machine { home: Home::new(), library: library.clone(), offset };
+        let always = ["daemon", "start", "--hostname", name, "--backbone", ticket, "--listen", "127.0.0.1:0"];
+        let said = machine.run(&[&always[..], &["--org", FLEET, "--token", &invite]].concat());
+        (machine, said)
+    };
+    let _answering = founder.spawn(&["answer", "--", "cat"], "answering 'query' as founder");
+    for (name, offset) in [("ahead", "+23h"), ("behind", "-23h")] {
+        let (machine, said) = join(name, offset);
+        assert_eq!(said.code, 0, "{offset}: {said:?}");
+        let answered = machine.run(&["query", &format!("founder@{FLEET}"), "hello", "--timeout", "20s"]);
+        assert_eq!((answered.code, answered.stdout.as_str()), (0, "hello"), "{offset}: {answered:?}");
+        let ping = founder.run(&["ping", &format!("{name}@{FLEET}")]);
+        assert_eq!(ping.code, 0, "{offset}: {ping:?}");
+    }
+    for (name, offset) in [("far-ahead", "+7d"), ("far-behind", "-7d")] {
+        let (_machine, said) = join(name, offset);
+        assert!(said.code != 0 && said.stderr.contains("clock"), "{offset}: {said:?}");
+        assert!(said.stderr.contains("hint: compare what 'date -u' says"), "{offset}: {said:?}");
+    }
+    assert_eq!(founder.json(&["org", "members", FLEET])["members"].as_array().expect("a list").len(), 3);
+}

@@ -1,0 +1,116 @@
+//! What members ask of each other while nobody looks (spec/org.md §3): the date is moved, the network is real.
+
+use pilot_core::org::membership::Membership;
+
+use super::*;
+use crate::org::keeper;
+
+const FLEET: &str = "fleet";
+
+/// A founder, a lead that it lets enrol, and a worker of the lead, each in a home of its own.
+struct Line {
+    _homes: Vec<TempDir>,
+    all: [Agent; 3],
+}
+
+impl Line {
+    async fn new() -> Self {
+        let homes: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+        let [founder, lead, worker] = [
+            agent(&homes[0], "founder", None).await,
+            agent(&homes[1], "lead", None).await,
+            agent(&homes[2], "worker", None).await,
+        ];
+        founder.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
+        let days = |count: u64| count * DAY.as_secs();
+        join(&lead, invite(&founder, 1, days(1)).await).await.unwrap();
+        join(&worker, invite(&lead, 0, days(90)).await).await.unwrap();
+        Self { _homes: homes, all: [founder, lead, worker] }
+    }
+}
+
+async fn invite(issuer: &Agent, generations: u8, lifetime_s: u64) -> String {
+    let request = types::InviteRequest {
+        org: FLEET.into(),
+        uses: 1,
+        expires_s: 3_600,
+        role: "member".into(),
+        groups: vec![],
+        services: vec![],
+        generations,
+        lifetime_s,
+        code: false,
+    };
+    patiently(issuer.invite(&request)).await.unwrap().invite
+}
+
+async fn join(agent: &Agent, token: String) -> Result<types::Joined, ApiError> {
+    patiently(agent.join_org(&types::JoinRequest { token, org: None, name: None })).await
+}
+
+/// What `who` is by the roster of `at`.
+fn membership(at: &Agent, who: &Agent) -> Membership {
+    let now = clock::now().unix;
+    at.inner.orgs.with(FLEET, |org| org.roster.member(&who.key(), now).cloned()).unwrap().expect("a member")
+}
+
+#[tokio::test]
+async fn a_member_renews_on_a_fresh_consent_and_for_the_time_that_it_was_given() {
+    let line = Line::new().await;
+    let [_, lead, worker] = &line.all;
+    let before = membership(worker, worker);
+    assert_eq!(before.lifetime, 90 * DAY.as_secs());
+    assert!(before.expires <= membership(worker, lead).expires, "the lead has a day itself");
+    let later = clock::now().unix + DAY * 3 / 4;
+    patiently(keeper::renew(&worker.inner, FLEET, later)).await.unwrap();
+    for at in [worker, lead] {
+        let renewed = membership(at, worker);
+        assert_eq!(renewed.consented.as_secs(), later.as_secs(), "it has asked anew");
+        assert_eq!(renewed.lifetime, before.lifetime, "and once the lead lasts longer, so does it");
+        assert!(renewed.consent.is_some() && renewed.consent != before.consent);
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_is_seen_off_for_what_it_means_and_not_for_what_it_has_asked_for_since() {
+    let line = Line::new().await;
+    let [_, lead, worker] = &line.all;
+    let renewed = clock::now().unix + DAY * 3 / 4;
+    let old = membership(worker, worker);
+    patiently(keeper::renew(&worker.inner, FLEET, renewed)).await.unwrap();
+    let org = old.org;
+    let leave = |consented| Request::Leave { org, consented };
+    let way = || org::calls::way_unknown(lead.key());
+    patiently(org::calls::call(&worker.inner, way(), &leave(old.consented))).await.unwrap();
+    assert_ne!(membership(lead, worker).consented, old.consented);
+    let new = membership(worker, worker);
+    patiently(org::calls::call(&worker.inner, way(), &leave(new.consented))).await.unwrap();
+    let now = clock::now().unix;
+    assert!(lead.inner.orgs.with(FLEET, |org| org.roster.member(&worker.key(), now).is_none()).unwrap());
+}
+
+#[tokio::test]
+async fn who_asks_with_a_clock_that_is_off_by_more_than_a_day_is_told_so() {
+    let line = Line::new().await;
+    let [founder, _, worker] = &line.all;
+    let far = clock::now().unix + DAY * 2;
+    let consent = [7; 64];
+    let invite = invite(founder, 0, 3_600).await.parse::<pilot_core::org::invite::Invite>().unwrap();
+    let request = Request::Enrol {
+        org: invite.org,
+        invite: invite.id,
+        secret: *invite.secret,
+        modifier: worker.inner.identity.modifier(),
+        name: "late".into(),
+        consented: far,
+        consent,
+        lifetime_max: None,
+    };
+    let found = patiently(worker.resolve(&invite.issuer.to_string())).await.unwrap();
+    let way = found.routes.into_iter().next().unwrap();
+    let error = patiently(org::calls::call(&worker.inner, way, &request)).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Refused);
+    assert!(error.message.contains("clock"), "{error:?}");
+    let open = &founder.orgs()[0].invites;
+    assert_eq!(open[0].uses, 1, "it costs no use");
+}
