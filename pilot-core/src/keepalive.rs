@@ -23,7 +23,7 @@ use crate::route::SocketId;
 use crate::time::Mono;
 
 /// Silences that are tried. The first shows that the server answers where it is asked to, and that the way there is open; the last is as
-/// long as the rarest keepalive needs. Steps are small enough to lose a third of what a NAT would bear at most.
+/// long as the rarest keepalive needs. Steps are small enough that little more than a third of what a NAT would bear is lost.
 const SILENCES: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_secs(45),
@@ -102,15 +102,20 @@ impl Keepalive {
         }
     }
 
-    /// The home node has told how it sees us: what is known is of another network. Returns the socket that is of no use any more.
+    /// This is another network, or another home node: what is known is of the one before. Closes the socket that is of no use any more.
     pub(crate) fn network_changed(&mut self, now: Mono) -> Option<Step> {
         self.pause = MAPPING_REMEASURE_MIN;
         self.begin_anew(now + MAPPING_MEASURED_AFTER)
     }
 
-    /// The home tunnel was lost, or its mapping is another one. If that came soon after silences had become longer, they may be why.
+    /// The home tunnel was lost, or its mapping is another one. If that came soon after the keepalive had become rarer, it may be why, and the
+    /// next trial is later.
     pub(crate) fn mapping_lost(&mut self, now: Mono) -> Option<Step> {
-        let Some((_, since)) = self.outlived else { return self.begin_anew(now + MAPPING_MEASURED_AFTER) };
+        let Some((_, since)) = self.outlived else {
+            // A loss that was noticed before may have put the next trial off already.
+            let put_off = if let Stage::Rest(at) = self.stage { at } else { None };
+            return self.begin_anew((now + MAPPING_MEASURED_AFTER).max(put_off.unwrap_or(now)));
+        };
         if now.since(since) >= MAPPING_TRUSTED_AFTER {
             self.pause = MAPPING_REMEASURE_MIN;
         }
@@ -335,6 +340,8 @@ mod tests {
         let soon = since + Duration::from_secs(300);
         keepalive.mapping_lost(soon);
         assert_eq!((keepalive.interval(), keepalive.timeout()), (HOME_KEEPALIVE, Some(soon + MAPPING_REMEASURE_MIN)));
+        keepalive.mapping_lost(soon + MAPPING_RETRY);
+        assert_eq!(keepalive.timeout(), Some(soon + MAPPING_REMEASURE_MIN), "it is one loss");
         let resumed = run(&mut keepalive, soon, Duration::MAX, true);
         assert_eq!(keepalive.interval(), HOME_KEEPALIVE_MAX);
         keepalive.mapping_lost(resumed);

@@ -155,3 +155,17 @@ fn after_a_mapping_that_was_lost_it_is_tried_again_later() -> Result<(), Failure
     assert_eq!(village.keepalive(), 120);
     Ok(())
 }
+
+/// Keys last for three minutes and are renewed when they are used, so that at a rare keepalive they are young, due, or over.
+#[test]
+fn a_home_node_that_dies_is_missed_at_the_next_keepalive_however_old_the_keys_are() -> Result<(), Failure> {
+    for used_after in [0, 40, 80, 115] {
+        let mut village = Village::new(lasting(300, Refresh::Both))?;
+        village.world.run_for(MEASURED + Duration::from_secs(used_after))?;
+        village.call()?;
+        village.world.kill(village.backbone);
+        village.world.run_for(Duration::from_secs(120) + PATIENCE)?;
+        assert_eq!(village.keepalive(), 25, "used {used_after} s later");
+    }
+    Ok(())
+}

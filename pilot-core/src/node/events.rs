@@ -216,12 +216,15 @@ impl Node {
     /// Silence on a path: after some in a row another path is taken, and the home node is dialled again.
     fn pto_expired(&mut self, now: Now, index: u32, path: PathId, count: u32) {
         let is_home = self.home == Some(index);
-        let peer = &mut self.peers[index as usize];
-        if is_home && count >= HOME_LOST_PTO_COUNT && peer.dial.is_none() {
+        if is_home && count >= HOME_LOST_PTO_COUNT {
+            // An attempt may be under way already: keys are often due when a keepalive is.
             self.lose_home(now);
-            self.start_dial(now, index);
-            return;
+            if self.peers[index as usize].dial.is_none() {
+                self.start_dial(now, index);
+                return;
+            }
         }
+        let peer = &mut self.peers[index as usize];
         if peer.is_backbone {
             // It is left by one way only for another: its TLS link, or UDP.
             if count >= PATH_FAILED_PTO_COUNT && peer.link.is_some() && peer.paths.has_other_proved(path) {
