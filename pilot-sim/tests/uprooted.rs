@@ -29,7 +29,7 @@ fn met(seed: u64) -> Result<Meeting, Failure> {
     Ok(meeting)
 }
 
-/// Something happens, and what is asked from then on is answered in time, by the same tunnel.
+/// Something happens, and what is asked from then on is answered in time, by the same tunnel, and soon directly.
 fn is_survived(change: impl Fn(&mut Meeting) -> Result<(), Failure>) -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {
         let mut meeting = met(seed)?;

@@ -314,6 +314,8 @@ impl Node {
         if peer.is_connected() {
             let (peer, path) = (peer.key, self.path_kind(&hop));
             self.events.push_back(Event::PathChanged { peer, path });
+            // A client that has moved was proved at its new address some time ago.
+            self.tell_observed_address(index);
         }
     }
 
