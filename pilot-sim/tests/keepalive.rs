@@ -114,9 +114,12 @@ fn every_kind_of_nat_is_measured_and_so_is_a_public_address() -> Result<(), Fail
     Ok(())
 }
 
+/// What happens to a village.
+type Change = fn(&mut Village) -> Result<(), Failure>;
+
 #[test]
 fn whatever_changes_brings_back_the_short_keepalive_at_once() -> Result<(), Failure> {
-    let changes: [(&str, fn(&mut Village) -> Result<(), Failure>); 3] = [
+    let changes: [(&str, Change); 3] = [
         ("another network", |village| {
             let other = village.world.add_gateway(lasting(30, Refresh::Both), None);
             // It gives the same private address: what tells is that there was none for a moment.

@@ -53,7 +53,10 @@ fn asking(lie: impl Fn(&[u8]) -> Vec<Vec<u8>>) -> Pair {
     pair
 }
 
-fn lies() -> [(&'static str, fn(&[u8]) -> Vec<Vec<u8>>); 8] {
+/// What a server answers to a request.
+type Lie = fn(&[u8]) -> Vec<Vec<u8>>;
+
+fn lies() -> [(&'static str, Lie); 8] {
     [
         ("silence", |_| Vec::new()),
         ("a victim's address", |request| vec![success(request, address(VICTIM), &[])]),
