@@ -14,6 +14,7 @@ pub mod event;
 pub mod handshake;
 pub mod id;
 pub mod identity;
+mod keepalive;
 pub mod limits;
 pub mod mapping;
 pub mod node;

@@ -192,7 +192,8 @@ impl Agent {
         let (offers_sender, offers) = watch::channel(Vec::new());
         let (link_sender, home_link) = watch::channel(HomeLink::default());
         let mut node = Node::new(node_config(&config), keys, entropy()?, now);
-        node.set_local_addresses(now, &socket.local_addresses());
+        let (addresses, network) = watch::channel(socket.local_addresses());
+        node.set_local_addresses(now, &addresses.borrow());
         let services = Services::new(offers_sender);
         let rules = Rules::load(agent_home.path().join("rules.toml"))?;
         let orgs = Arc::new(Orgs::load(&agent_home, &identity, now.unix)?);
@@ -256,7 +257,7 @@ impl Agent {
             driver.run().await;
             drop(ended_sender);
         });
-        tokio::spawn(watch_addresses(Arc::downgrade(&inner)));
+        tokio::spawn(watch_addresses(Arc::downgrade(&inner), addresses));
         tokio::spawn(renew_keys(Arc::downgrade(&inner), renewal));
         tokio::spawn(org::serve::run(Arc::downgrade(&inner), org_receiver));
         if !config.stun_servers.is_empty() {
@@ -267,7 +268,7 @@ impl Agent {
         if let Some(ticket) = agent.inner.backbone.clone() {
             let (agent_home, home) = (agent.inner.agent_home.clone(), agent.inner.home.clone());
             let home_link = agent.inner.home_link.clone();
-            let keeper = Keeper { ticket, home_link, inputs: link_inputs, agent_home, home, report };
+            let keeper = Keeper { ticket, home_link, inputs: link_inputs, agent_home, home, report, network };
             tokio::spawn(keeper.run());
         }
         agent.join_backbone(registration_sender).await?;
@@ -539,18 +540,16 @@ async fn renew_keys(agent: Weak<Inner>, mut renewal: KeyRenewal) {
     }
 }
 
-/// Tells the node when the machine's addresses change.
-async fn watch_addresses(agent: Weak<Inner>) {
+/// Tells the node, and whoever else wants to know, when the machine's addresses change.
+async fn watch_addresses(agent: Weak<Inner>, known: watch::Sender<Vec<SocketAddr>>) {
     let mut changes = AddressChanges::watch();
-    let mut known = Vec::new();
     loop {
         changes.next().await;
         let Some(inner) = agent.upgrade() else { return };
         let addresses = host_addresses(inner.listen);
-        if addresses == known {
+        if !known.send_if_modified(|known| std::mem::replace(known, addresses.clone()) != addresses) {
             continue;
         }
-        known.clone_from(&addresses);
         if inner.apply(move |core, now| core.node.set_local_addresses(now, &addresses)).await.is_err() {
             return;
         }
