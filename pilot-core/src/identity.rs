@@ -29,8 +29,8 @@ use crate::address::{self, Address};
 use crate::crypto::{self, BadSignature, SIGNATURE_LEN, Secret};
 use crate::id::{IdentityKey, InstanceId, KeyId};
 use crate::time::UnixTime;
-use crate::transport_key::key_id;
 pub use crate::transport_key::TransportKey;
+use crate::transport_key::key_id;
 use crate::wire::codec::{DecodeError, Reader};
 use crate::wire::{SUITE, VERSION};
 

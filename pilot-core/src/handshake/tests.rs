@@ -1,17 +1,20 @@
 //! The handshake against `snow`, against itself, and against whoever tampers with it.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use snow::{Builder, HandshakeState};
 
 use super::*;
 use crate::crypto::{AeadKey, TAG_LEN, nonce};
-use crate::id::PacketNumber;
+use crate::id::{InstanceId, PacketNumber};
+use crate::identity::CLOCK_SKEW;
 use crate::identity::tests::{NOW, alice, bob, certificate, mallory};
 use crate::rng::Rng;
 use crate::session::Session;
 use crate::vectors;
 use crate::wire::INNER;
-use crate::wire::handshake::{Init, Mac1Key, Resp, encode_resp};
+use crate::wire::handshake::{Init, Mac1Key, Resp, encode_init, encode_resp};
 
 const NOISE: &str = "Noise_IKpsk2_25519_AESGCM_SHA256";
 const TUNNEL: TunnelId = TunnelId([0x77; 16]);
@@ -391,20 +394,52 @@ proptest! {
     fn damage_under_a_fresh_mac1_is_refused(bit in 32..(INNER - MACS_LEN) * 8) {
         let (alice, bob) = parties();
         let (_, init) = alice.start(&bob, 0x11);
-        let changed = flipped(&init, bit);
-        let view = Init::decode(&changed).expect("the layout is not touched");
-        let forged = crate::wire::handshake::encode_init(
-            view.initiator, view.key_id, &view.ephemeral, view.sealed_static, view.sealed_payload,
-            &Mac1Key::new(&bob.identity.key()),
-        );
-        prop_assert!(bob.open(&forged).is_err());
+        prop_assert!(bob.open(&under_fresh_mac1(&flipped(&init, bit), &bob)).is_err());
     }
+}
+
+fn under_fresh_mac1(init: &[u8], responder: &Party) -> Vec<u8> {
+    let view = Init::decode(init).expect("the layout is not touched");
+    let mac1_key = Mac1Key::new(&responder.identity.key());
+    let (sealed_static, sealed_payload) = (view.sealed_static, view.sealed_payload);
+    encode_init(view.initiator, view.key_id, &view.ephemeral, sealed_static, sealed_payload, &mac1_key)
 }
 
 fn flipped(packet: &[u8], bit: usize) -> Vec<u8> {
     let mut packet = packet.to_vec();
     packet[bit / 8] ^= 1 << (bit % 8);
     packet
+}
+
+#[test]
+fn an_acquaintance_is_remembered_once_authentic_and_judged_anew_each_time() {
+    let (alice, bob) = parties();
+    let public = alice.transport.public();
+    let (_, init) = alice.start(&bob, 0x11);
+    let forged = under_fresh_mac1(&flipped(&init, (INNER - MACS_LEN) * 8 - 1), &bob);
+    assert_eq!(error(bob.open(&forged)), HandshakeError::Forged);
+    assert!(bob.transport.acquaintance(&public).is_none(), "who only names a key is nobody");
+
+    let later = NOW + Duration::from_secs(60);
+    for (seed, now) in [(0x11, NOW), (0x12, later)] {
+        let (initiator, init) = alice.start(&bob, seed);
+        let keys = std::slice::from_ref(&bob.transport);
+        let incoming = Incoming::open(bob.identity.key(), keys, &init, now).expect("an authentic message");
+        assert_eq!(incoming.certificate, alice.certificate);
+        let (at_bob, resp) = bob.respond(incoming, &NO_PSK);
+        assert_eq!(initiator.finish(&resp, &[NO_PSK], now).expect("its answer").keys.send, at_bob.keys.receive);
+        assert_eq!(bob.transport.acquaintance(&public).expect("met").certificate, alice.certificate);
+    }
+
+    let over = alice.certificate.not_after + 2 * CLOCK_SKEW;
+    let (_, init) = alice.start(&bob, 0x13);
+    let expired = error(Incoming::open(bob.identity.key(), std::slice::from_ref(&bob.transport), &init, over));
+    assert!(matches!(expired, HandshakeError::Certificate(CertificateError::Expired { .. })), "{expired:?}");
+
+    let newer = Certificate::issue(&alice.identity, &alice.transport, InstanceId([5; 8]), 2, NOW);
+    let renewed = Party { certificate: newer.clone(), ..alice };
+    bob.open(&renewed.start(&bob, 0x14).1).expect("an authentic message");
+    assert_eq!(bob.transport.acquaintance(&public).expect("met").certificate, newer);
 }
 
 // Certificates that have to be fetched.
