@@ -26,9 +26,11 @@ use ed25519_dalek::pkcs8::{DecodePrivateKey, EncodePrivateKey, KeypairBytes};
 use zeroize::Zeroizing;
 
 use crate::address::{self, Address};
-use crate::crypto::{self, BadSignature, SIGNATURE_LEN, Secret, SmallOrder};
+use crate::crypto::{self, BadSignature, SIGNATURE_LEN, Secret};
 use crate::id::{IdentityKey, InstanceId, KeyId};
 use crate::time::UnixTime;
+use crate::transport_key::key_id;
+pub use crate::transport_key::TransportKey;
 use crate::wire::codec::{DecodeError, Reader};
 use crate::wire::{SUITE, VERSION};
 
@@ -162,48 +164,6 @@ impl FromStr for IdentityKey {
     }
 }
 
-/// The X25519 key that handshakes use.
-#[derive(Clone)]
-pub struct TransportKey {
-    secret: Secret,
-    public: [u8; 32],
-    id: KeyId,
-}
-
-impl TransportKey {
-    /// The transport key of 32 secret bytes.
-    pub fn from_secret(secret: [u8; 32]) -> Self {
-        let secret = Zeroizing::new(secret);
-        let public = crypto::x25519_public(&secret);
-        Self { secret, public, id: key_id(&public) }
-    }
-
-    /// What is stored, in a file that only its owner can read.
-    pub fn secret(&self) -> &Secret {
-        &self.secret
-    }
-
-    /// The public key.
-    pub fn public(&self) -> [u8; 32] {
-        self.public
-    }
-
-    /// How handshakes name the key.
-    pub fn id(&self) -> KeyId {
-        self.id
-    }
-
-    pub(crate) fn diffie_hellman(&self, public: &[u8; 32]) -> Result<Secret, SmallOrder> {
-        crypto::x25519(&self.secret, public)
-    }
-}
-
-impl fmt::Debug for TransportKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TransportKey").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
 /// Says which transport key speaks for an identity, until when, and in which versions and suites.
 ///
 /// Only [`Certificate::issue`] and [`Certificate::verify`] make one.
@@ -254,11 +214,11 @@ impl Certificate {
             min_version: VERSION,
             version: VERSION,
             suites: suite_bit(SUITE),
-            key_id: transport.id,
+            key_id: transport.id(),
             identity: identity.key,
             modifier: identity.modifier,
             instance,
-            transport_public: transport.public,
+            transport_public: transport.public(),
             not_before: whole_seconds(now - CLOCK_SKEW),
             not_after: whole_seconds(now + CERTIFICATE_LIFETIME),
             serial,
@@ -291,6 +251,13 @@ impl Certificate {
     /// The identity that encoded bytes name, before anything of them is verified.
     pub(crate) fn claimed_identity(bytes: &[u8; Self::LEN]) -> IdentityKey {
         IdentityKey(*bytes[IDENTITY_AT..].first_chunk().expect("a certificate is longer than that"))
+    }
+
+    /// As [`Self::verify`], without looking again at the signature of the very bytes that `known` was read from.
+    pub(crate) fn recognise(bytes: &[u8], known: Option<&Self>, now: UnixTime) -> Result<Self, CertificateError> {
+        let Some(known) = known.filter(|known| known.encode() == *bytes) else { return Self::verify(bytes, now) };
+        known.check_dates(now)?;
+        Ok(known.clone())
     }
 
     /// Checks that a certificate verified earlier is still good at `now`.
@@ -418,12 +385,6 @@ impl CertificateError {
     pub fn is_about_time(&self) -> bool {
         matches!(self, Self::NotYetValid { .. } | Self::Expired { .. })
     }
-}
-
-/// The name of a transport key: the first four bytes of its hash.
-fn key_id(transport_public: &[u8; 32]) -> KeyId {
-    let [a, b, c, d, ..] = crypto::sha256(&[transport_public]);
-    KeyId([a, b, c, d])
 }
 
 /// The bit of a suite in the list of a certificate.

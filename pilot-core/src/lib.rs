@@ -14,6 +14,7 @@ pub mod event;
 pub mod handshake;
 pub mod id;
 pub mod identity;
+mod keepalive;
 pub mod limits;
 pub mod mapping;
 pub mod node;
@@ -29,6 +30,7 @@ pub mod stun;
 pub mod ticket;
 pub mod time;
 pub mod transport;
+mod transport_key;
 mod tunnel;
 #[cfg(test)]
 mod vectors;

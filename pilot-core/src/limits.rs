@@ -26,8 +26,24 @@ pub const PREVIOUS_KEYS_LIFETIME: Duration = Duration::from_secs(3);
 pub const PREVIOUS_SESSION_LIFETIME: Duration = Duration::from_secs(10);
 /// A responder's unconfirmed session is forgotten after this; the initiator retries by then.
 pub const UNCONFIRMED_SESSION_LIFETIME: Duration = Duration::from_secs(15);
-/// Keepalive to the home node: below the 30 s that the most impatient NATs keep a mapping (RFC 4787 REQ-5 asks for two minutes, the field differs).
+/// Keepalive to the home node before anything is known: below the 30 s that the most impatient NATs keep a mapping (RFC 4787 REQ-5 asks for
+/// two minutes, the field differs).
 pub const HOME_KEEPALIVE: Duration = Duration::from_secs(25);
+/// The rarest keepalive: keys are renewed that often anyway, so that a longer one would save nothing, and a home node that has died is
+/// noticed no later.
+pub const HOME_KEEPALIVE_MAX: Duration = REKEY_AFTER_TIME;
+/// A NAT is measured when nothing has changed for so long: one that changes more often needs no rare keepalive.
+pub const MAPPING_MEASURED_AFTER: Duration = Duration::from_secs(30);
+/// Between the two packets that make a mapping like the tunnel's: Linux keeps a flow for long only if it goes on after 2 s.
+pub const MAPPING_SETTLES_AFTER: Duration = Duration::from_secs(3);
+/// A question about the life of a mapping is repeated after this; nobody waits for the answer.
+pub const MAPPING_RETRY: Duration = Duration::from_secs(2);
+/// First pause after a trial that has not shown all that is wanted; doubles.
+pub const MAPPING_REMEASURE_MIN: Duration = Duration::from_secs(600);
+/// Longest pause between trials, and the pause after one that has shown all.
+pub const MAPPING_REMEASURE_MAX: Duration = Duration::from_secs(86_400);
+/// A home tunnel that is lost after so long was not lost for the sake of a keepalive that had become rarer.
+pub const MAPPING_TRUSTED_AFTER: Duration = Duration::from_secs(3_600);
 /// While streams are open, silence this long is probed, so that a dead peer shows as stalled and a restarted one answers UNKNOWN.
 pub const LIVENESS_PROBE_AFTER: Duration = Duration::from_secs(1);
 /// An agent at a new address sends a second PING after this: longer than the 200 ms by which its peers tell a move from a packet that was late.

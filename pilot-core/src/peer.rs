@@ -10,8 +10,8 @@ use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, InstanceId, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
-    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
-    LIVENESS_PROBE_AFTER, MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOMES_MAX, LIVENESS_PROBE_AFTER,
+    MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
@@ -445,9 +445,9 @@ impl Peer {
     }
 
     /// Sends a PING where silence must be told from death: an open stream that waits, or the NAT mapping to the home node. Returns
-    /// whether one was due.
-    pub(crate) fn probe_liveness(&mut self, now: Mono, is_home: bool) -> bool {
-        if self.liveness_timeout(is_home).is_none_or(|due| now < due) {
+    /// whether one was due. `keepalive`: how much silence the home tunnel may have; no other has one.
+    pub(crate) fn probe_liveness(&mut self, now: Mono, keepalive: Option<Duration>) -> bool {
+        if self.liveness_timeout(keepalive).is_none_or(|due| now < due) {
             return false;
         }
         self.waiting_since = now;
@@ -465,7 +465,7 @@ impl Peer {
     /// When this peer needs attention, the home tunnel's keepalive included.
     ///
     /// A tunnel whose keys are too old has no timers: it waits for the handshake that renews them.
-    pub(crate) fn timeout(&self, now: Mono, is_home: bool) -> Option<Mono> {
+    pub(crate) fn timeout(&self, now: Mono, keepalive: Option<Duration>) -> Option<Mono> {
         let tunnel = self.tunnel.as_ref().filter(|tunnel| tunnel.can_seal(now));
         let timers = [
             tunnel.and_then(|tunnel| tunnel.transport.poll_timeout()),
@@ -475,7 +475,7 @@ impl Peer {
             self.unconfirmed.as_ref().map(|session| session.since + UNCONFIRMED_SESSION_LIFETIME),
             self.paths.timeout(self.wants_probes()),
             self.effort.timeout(self.is_in_use()).filter(|_| tunnel.is_some()),
-            self.liveness_timeout(is_home),
+            self.liveness_timeout(keepalive),
         ];
         timers.into_iter().flatten().min()
     }
@@ -519,13 +519,9 @@ impl Peer {
         }
     }
 
-    fn liveness_timeout(&self, is_home: bool) -> Option<Mono> {
+    fn liveness_timeout(&self, keepalive: Option<Duration>) -> Option<Mono> {
         let tunnel = self.tunnel.as_ref().filter(|tunnel| tunnel.is_established())?;
-        let interval = if tunnel.transport.open_stream_count() > 0 {
-            Some(LIVENESS_PROBE_AFTER)
-        } else {
-            Some(HOME_KEEPALIVE).filter(|_| is_home)
-        };
+        let interval = if tunnel.transport.open_stream_count() > 0 { Some(LIVENESS_PROBE_AFTER) } else { keepalive };
         let silence_ends = interval.map(|interval| self.last_received.max(self.waiting_since) + interval);
         silence_ends.into_iter().chain(self.confirm_move_at).min()
     }

@@ -7,6 +7,9 @@
 //! 8    transaction id         12    ours; an answer without it is nobody's
 //! 20   attributes                   type (2), length (2), value, padded to four bytes
 //! ```
+//!
+//! A request with RESPONSE-PORT (RFC 5780 §7.5) is answered to that port of the asker's address, by an answer that is no longer than the
+//! request: it has SOFTWARE beside, which makes it as long as an answer with an IPv6 address.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,6 +19,10 @@ const BINDING_REQUEST: u16 = 0x0001;
 const BINDING_SUCCESS: u16 = 0x0101;
 const MAGIC_COOKIE: u32 = 0x2112_A442;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
+const RESPONSE_PORT: u16 = 0x0027;
+const SOFTWARE: u16 = 0x8022;
+/// Value of SOFTWARE where a request is to have a length: a multiple of four.
+const SOFTWARE_VALUE: &[u8; 12] = b"Pilot's node";
 const HEADER_LEN: usize = 20;
 
 /// By which an answer is known to be one.
@@ -23,9 +30,28 @@ pub type TransactionId = [u8; 12];
 
 /// A Binding request without attributes.
 pub fn request(transaction: &TransactionId) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER_LEN);
+    header(transaction, 0)
+}
+
+/// A Binding request that is to be answered to another port of our address.
+pub fn request_to_port(transaction: &TransactionId, port: u16) -> Vec<u8> {
+    let [high, low] = port.to_be_bytes();
+    // Two bytes and the padding of RFC 5780 §7.5.
+    let attributes: [(u16, &[u8]); 2] = [(RESPONSE_PORT, &[high, low, 0, 0]), (SOFTWARE, SOFTWARE_VALUE)];
+    let len: usize = attributes.iter().map(|(_, value)| 4 + value.len()).sum();
+    let mut bytes = header(transaction, len as u16);
+    for (attribute, value) in attributes {
+        bytes.extend_from_slice(&attribute.to_be_bytes());
+        bytes.extend_from_slice(&(value.len() as u16).to_be_bytes());
+        bytes.extend_from_slice(value);
+    }
+    bytes
+}
+
+fn header(transaction: &TransactionId, attributes_len: u16) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_LEN + usize::from(attributes_len));
     bytes.extend_from_slice(&BINDING_REQUEST.to_be_bytes());
-    bytes.extend_from_slice(&0_u16.to_be_bytes());
+    bytes.extend_from_slice(&attributes_len.to_be_bytes());
     bytes.extend_from_slice(&MAGIC_COOKIE.to_be_bytes());
     bytes.extend_from_slice(transaction);
     bytes
@@ -110,6 +136,16 @@ mod tests {
         let request = request(&TRANSACTION);
         assert_eq!(request, bytes("000100002112a442b7e7a701bc34d686fa87dfae"));
         assert!(response(&request).is_err());
+    }
+
+    #[test]
+    fn a_request_to_another_port_names_it_and_is_as_long_as_its_answer() {
+        let request = request_to_port(&TRANSACTION, 0x8055);
+        let expected = "000100182112a442b7e7a701bc34d686fa87dfae0027000480550000\
+                        8022000c50696c6f742773206e6f6465";
+        assert_eq!(request, bytes(expected));
+        let ipv6_answer_len = HEADER_LEN + 4 + 20;
+        assert_eq!(request.len(), ipv6_answer_len);
     }
 
     #[test]

@@ -128,6 +128,33 @@ fn a_router_that_speaks_upnp_alone_is_asked_by_that() {
     street.assert_given_back_at_the_end();
 }
 
+/// Each of two NATs gives each destination another port, at random; then no UDP leaves one of the homes either.
+#[test]
+fn doctor_names_two_difficult_nats_and_udp_that_is_blocked_on_either_side() {
+    let Some(street) = Street::new("doctor", "enable_natpmp=yes\nenable_upnp=no") else { return };
+    let Street { home, router, net, elsewhere, .. } = &street;
+    elsewhere.run("nft", &[DIFFICULT]).expect("a rule");
+    std::fs::write(home.home.path().join("config.toml"), "port-mapping = false\n").expect("a file");
+    let listen = ["backbone", "start", "--listen", "0.0.0.0:3478", "--advertise", "11.11.11.10"];
+    let (_backbone, ticket) = net.spawn(&listen, Speaks::Stdout);
+    home.start_agent("alpha", &["--backbone", &ticket]);
+    elsewhere.start_agent("beta", &["--backbone", &ticket]);
+    for machine in [home, elsewhere] {
+        machine.wait_for("random ports", |_| {
+            let found = machine.pilotctl(&["netcheck", "--json"]);
+            serde_json::from_str::<serde_json::Value>(&found).expect("JSON")["mapping"]["kind"] == "random"
+        });
+    }
+    assert_eq!(home.obstacle("beta"), "hard_mappings");
+    assert_eq!(elsewhere.obstacle("alpha"), "hard_mappings");
+
+    router.run("nft", &["insert rule inet filter forward meta l4proto udp drop"]).expect("a rule");
+    home.pilotctl(&["daemon", "restart"]);
+    home.wait_for("TLS", |status| status["backbone"]["transport"] == "tls");
+    assert_eq!(home.obstacle("beta"), "udp_blocked_here");
+    assert_eq!(elsewhere.obstacle("alpha"), "udp_blocked_there");
+}
+
 fn assert_reply(line: &str, address: &str) {
     let promised = format!("✓ reply from {address} · ");
     assert!(line.starts_with(&promised), "{line:?} does not start with {promised:?}");
@@ -252,6 +279,13 @@ table inet filter {
         iifname "lo" accept;
         ct state established,related accept;
     }
+}
+"#;
+
+/// What makes a host's own packets look as if they came through such a NAT.
+const DIFFICULT: &str = r#"
+table ip difficult {
+    chain postrouting { type nat hook postrouting priority 100; oifname "eth0" meta l4proto udp masquerade fully-random; }
 }
 "#;
 
@@ -394,6 +428,16 @@ impl Machine {
         let output = output.expect("ip is installed, for the lab was built");
         assert!(output.status.success(), "pilotctl {arguments:?}: {}", told(&output));
         String::from_utf8(output.stdout).expect("stdout is UTF-8")
+    }
+
+    /// What doctor says of the way to another agent, which it does with the code of a failure.
+    fn obstacle(&self, target: &str) -> serde_json::Value {
+        let arguments = [COMMAND_TIMEOUT_S, PILOTCTL, "doctor", target, "--json"];
+        let output = self.command("timeout").args(arguments).output().expect("ip is installed, for the lab was built");
+        let found: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", told(&output)));
+        let checks = found["checks"].as_array().expect("a list");
+        checks.iter().find(|check| check["check"] == "peer").unwrap_or_else(|| panic!("{found}"))["code"].clone()
     }
 
     fn status(&self) -> serde_json::Value {

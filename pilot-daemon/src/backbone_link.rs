@@ -21,6 +21,10 @@ use crate::clock;
 
 /// A look-up that nobody answers fails after this, whatever the reason: who asked is told within 3 s, the way to here and back included.
 const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
+/// But not before so many round trips of the home tunnel: question and answer may be lost, and each is repaired after three (RFC 9002 §6.2).
+const CALL_ROUND_TRIPS: u32 = 10;
+/// Nor later than this: a local caller waits a second longer.
+const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(9);
 /// How long a name stays ours without a sign of life.
 const NAME_LEASE: Duration = Duration::from_secs(3 * 86_400);
 /// What the agent says of itself is signed anew after this, changed or not, long before it runs out. Refreshes in between repeat it to the
@@ -79,10 +83,21 @@ pub(crate) async fn call(inner: &Inner, request: &Request) -> Result<Reply, ApiE
         return Err(ApiError::new(ErrorCode::Unreachable, "this agent has no backbone node to ask")
             .hint("give it one with --backbone TICKET, or use the other agent's ticket (pilotctl ticket)"));
     };
-    match timeout(CALL_TIMEOUT, exchange(inner, backbone, request)).await {
+    match timeout(patience(inner, backbone).await?, exchange(inner, backbone, request)).await {
         Ok(result) => result,
         Err(_) => Err(no_answer(backbone)),
     }
+}
+
+/// How long the home node has for an answer.
+async fn patience(inner: &Inner, backbone: &BackboneTicket) -> Result<Duration, ApiError> {
+    let key = backbone.identity;
+    let status = inner.ask(move |core, _| core.node.peer_status(&key)).await?;
+    Ok(patience_over(status.filter(|status| status.connected).and_then(|status| status.rtt)))
+}
+
+fn patience_over(rtt: Option<Duration>) -> Duration {
+    (rtt.unwrap_or_default() * CALL_ROUND_TRIPS).clamp(CALL_TIMEOUT, CALL_TIMEOUT_MAX)
 }
 
 /// Waits until the directory has what the agent says of itself now; without a backbone node, `None` at once. A failure is waited out, for
@@ -396,4 +411,17 @@ fn no_answer(backbone: &BackboneTicket) -> ApiError {
     let BackboneTicket { host, port, .. } = backbone;
     ApiError::new(ErrorCode::Unreachable, format!("the backbone node at {host}:{port} does not answer"))
         .hint("see whether it runs (pilotctl backbone status) and UDP gets through; names resolved before still work")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_line_has_time_for_what_is_lost_on_it_and_a_fast_one_tells_soon_that_nobody_is_there() {
+        let ms = Duration::from_millis;
+        for (rtt, patience) in [(None, 2_500), (Some(20), 2_500), (Some(600), 6_000), (Some(1_600), 9_000)] {
+            assert_eq!(patience_over(rtt.map(ms)), ms(patience), "{rtt:?}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! sleep until the node's next timer. Everything else in the process talks to it through two doors: [`Command`]s over a bounded channel, and the
 //! queues of streams ([`DirtyList`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use crate::datagrams::{Datagram, Datagrams};
 use crate::home::Home;
 use crate::net::{NetCounters, RecvBatch, Sent, UdpSocket};
 use crate::org::Orgs;
+use crate::patience::Patience;
 use crate::renewal::{EntropyFeed, Fresh};
 use crate::rules::{Caller, Decision, Rules};
 use crate::services::inbox::Inbox;
@@ -46,12 +47,6 @@ const ROUNDS_PER_TURN: usize = 8;
 const TRANSMIT_BUFFER_LEN: usize = 64 * 1024;
 /// The directories of neighbours are read again at most this often when a stranger calls.
 const NEIGHBOURS_INTERVAL: Duration = Duration::from_millis(100);
-/// How long the loop looks for more before it sleeps, giving its core to whoever wants it. To wake a sleeping core costs more,
-/// in a virtual machine several times more, than all that a packet needs; an answer mostly comes before that.
-const AWAKE_AFTER_INPUT: Duration = Duration::from_micros(50);
-/// Where others want the core, giving it away costs a turn of theirs, milliseconds: for so long the loop sleeps at once instead, since who is
-/// woken comes before who has worked.
-const SLEEPY_WHERE_OTHERS_WORK: Duration = Duration::from_millis(100);
 /// Chunks of datagrams from TLS links that wait, of 16 KiB at most; TCP waits in turn.
 pub(crate) const LINK_INPUTS_MAX: usize = 16;
 /// Streams that wait until their peers allow more: a large burst of calls.
@@ -106,7 +101,7 @@ pub(crate) struct Open {
 /// Identities of the same `PILOT_HOME`.
 struct Neighbours {
     home: Home,
-    keys: BTreeSet<IdentityKey>,
+    names: BTreeMap<IdentityKey, String>,
     read_at: Option<Mono>,
 }
 
@@ -124,8 +119,7 @@ pub(crate) struct Driver {
     buffer: Vec<u8>,
     /// A train that did not leave whole, and how much of it did.
     blocked: Option<(Transmit, usize)>,
-    awake_until: Mono,
-    sleepy_until: Mono,
+    patience: Patience,
 }
 
 /// One thing that happened.
@@ -154,7 +148,6 @@ impl Driver {
         let timer = Timer::new()?;
         let entropy = EntropyFeed::new(clock::now().mono);
         let (batch, blocked) = (RecvBatch::new(), None);
-        let (awake_until, sleepy_until) = (Mono(0), Mono(0));
         Ok(Self {
             core,
             socket,
@@ -167,8 +160,7 @@ impl Driver {
             batch,
             buffer,
             blocked,
-            awake_until,
-            sleepy_until,
+            patience: Patience::new(),
         })
     }
 
@@ -184,7 +176,7 @@ impl Driver {
                 None => {}
             }
             if !matches!(input, Input::Timer) {
-                self.awake_until = now.mono + AWAKE_AFTER_INPUT;
+                self.patience.on_input(now.mono);
             }
             self.apply(now, input);
             self.settle(now);
@@ -201,15 +193,14 @@ impl Driver {
         loop {
             let now = clock::now();
             let left = deadline.map(|deadline| deadline.since(now.mono));
-            // A paced sender's next batch is due in a moment, again and again: it is cheaper to look than to be woken.
-            let is_soon = now.mono < self.awake_until || left.is_some_and(|left| left < AWAKE_AFTER_INPUT);
             let is_due = left.is_some_and(|left| left.is_zero());
-            let is_awake = is_due || is_soon && now.mono >= self.sleepy_until;
+            let is_awake = is_due || self.patience.stays_awake(now.mono, left);
             if !is_awake {
                 // Only who goes to sleep sets the timer: in a virtual machine that takes longer than a packet does.
                 self.timer.arm(now, deadline);
             } else if !is_due {
-                self.give_way(now);
+                std::thread::yield_now();
+                self.patience.gave_way(now.mono, clock::now().mono);
             }
             tokio::select! {
                 _ = self.socket.readable() => return Input::Readable,
@@ -223,15 +214,6 @@ impl Driver {
                 // Comes back once the runtime has asked the system for events, without waiting for one.
                 () = tokio::task::yield_now(), if is_awake => if is_due { return Input::Timer },
             }
-        }
-    }
-
-    /// Gives the core to whoever wants it, and notes whether somebody did.
-    fn give_way(&mut self, now: Now) {
-        std::thread::yield_now();
-        let back = clock::now().mono;
-        if back.since(now.mono) > AWAKE_AFTER_INPUT {
-            self.sleepy_until = back + SLEEPY_WHERE_OTHERS_WORK;
         }
     }
 
@@ -345,7 +327,7 @@ impl Core {
             opens_waiting: Vec::new(),
             home_link,
             observed: watch::Sender::new(None),
-            neighbours: Neighbours { home, keys: BTreeSet::new(), read_at: None },
+            neighbours: Neighbours { home, names: BTreeMap::new(), read_at: None },
             rules,
             orgs,
             org_calls,
@@ -521,9 +503,10 @@ impl Core {
 
     fn stream_opened(&mut self, now: Now, handle: StreamHandle, peer: IdentityKey, header: StreamHeader) {
         let address = self.node.peer_certificate(&peer).map(|certificate| certificate.address());
+        let name = self.neighbours.name(now.mono, &peer).map(str::to_owned);
         let port = header.port;
         let stream = self.adopt(handle);
-        let incoming = Incoming { stream, peer, address, name: None, header, arrived: now.unix };
+        let incoming = Incoming { stream, peer, address, name, header, arrived: now.unix };
         if port == ServicePort::ECHO {
             tokio::spawn(builtin::echo(incoming));
             return;
@@ -567,7 +550,7 @@ impl Core {
 
     /// Whether `peer` may call the service, and why.
     pub(crate) fn decide(&mut self, now: Now, peer: &IdentityKey, port: ServicePort, is_public: bool) -> Decision {
-        let is_neighbour = self.neighbours.contains(now.mono, peer);
+        let is_neighbour = self.neighbours.name(now.mono, peer).is_some();
         let standings = self.orgs.standings(peer, now.unix);
         let caller = Caller { key: peer, is_neighbour, standings: &standings };
         self.rules.current(now.mono).decide(caller, &service_name(port), is_public)
@@ -705,15 +688,15 @@ impl Core {
 }
 
 impl Neighbours {
-    /// Whether that identity lives in the same home. A new one is found when it first calls.
-    fn contains(&mut self, now: Mono, key: &IdentityKey) -> bool {
+    /// The name of that identity, if it lives in the same home. A new one is found when it first calls.
+    fn name(&mut self, now: Mono, key: &IdentityKey) -> Option<&str> {
         let is_fresh = self.read_at.is_some_and(|read_at| now.since(read_at) < NEIGHBOURS_INTERVAL);
-        if !self.keys.contains(key) && !is_fresh {
+        if !self.names.contains_key(key) && !is_fresh {
             // Who was found once stays found: a file that cannot be opened just now makes nobody a stranger.
-            self.keys.extend(self.home.identity_keys());
+            self.names.extend(self.home.identities());
             self.read_at = Some(now);
         }
-        self.keys.contains(key)
+        self.names.get(key).map(String::as_str)
     }
 }
 

@@ -15,6 +15,7 @@ mod names;
 pub mod net;
 mod netcheck;
 mod org;
+mod patience;
 mod port_mapping;
 pub mod renewal;
 pub mod rules;

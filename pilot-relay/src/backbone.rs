@@ -1,6 +1,7 @@
 //! A backbone node as one machine: a [`Node`] for the tunnels, and STUN, relay and directory beside it (spec/backbone.md §1).
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -197,6 +198,11 @@ impl<D: Store> Backbone<D> {
         self.events.pop_front()
     }
 
+    /// Bytes of relayed packets that wait for the socket.
+    pub fn relay_backlog(&self) -> usize {
+        self.control.relay.queued_bytes()
+    }
+
     /// Says goodbye to every client; drain [`Backbone::poll_transmit`] once afterwards.
     pub fn shutdown(&mut self, now: Now) {
         self.node.shutdown(now);
@@ -229,9 +235,10 @@ impl<D: Store> Backbone<D> {
 
     fn handle_stun(&mut self, now: Now, from: Route, datagram: &[u8]) {
         match self.stun.handle_datagram(now.mono, from.remote, datagram) {
-            Ok(response) if self.stun_queue.len() < STUN_QUEUE_MAX => {
+            Ok((port, response)) if self.stun_queue.len() < STUN_QUEUE_MAX => {
                 self.stun_answered += 1;
-                self.stun_queue.push_back((from, response));
+                let remote = SocketAddr::new(from.remote.ip(), port);
+                self.stun_queue.push_back((Route { remote, ..from }, response));
             }
             Ok(_) | Err(_) => self.stun_dropped += 1,
         }
@@ -258,6 +265,7 @@ impl<D: Store> Backbone<D> {
     }
 
     fn drain_node(&mut self, now: Now) {
+        self.control.relay.end_run();
         while let Some(event) = self.node.poll_event() {
             self.handle_event(now, event);
         }

@@ -34,6 +34,8 @@ use crate::writer::Writer;
 
 /// Receive calls in a row before the queue is sent: enough to form trains, few enough to keep latency low.
 const RECEIVES_PER_TURN: usize = 8;
+/// What waits to be relayed is sent before more is received: so much stays in a core's cache between the two.
+const BACKLOG_MAX: usize = 256 * 1_024;
 /// Trains sent in a row before the socket is read again.
 const SENDS_PER_TURN: usize = 256;
 /// Chunks of datagrams from TLS links that wait, of 16 KiB at most: 1 MiB; TCP waits in turn.
@@ -425,6 +427,9 @@ impl Driver {
             }
             for datagram in batch.datagrams() {
                 self.backbone.handle_datagram(now, datagram.route, datagram.ecn, datagram.bytes);
+            }
+            if self.backbone.relay_backlog() >= BACKLOG_MAX {
+                break;
             }
         }
         self.backbone.handle_timeout(now);

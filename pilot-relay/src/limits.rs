@@ -24,8 +24,16 @@ pub struct Rate {
 
 impl Rate {
     fn time_of(self, units: u64) -> Duration {
-        let nanos = u128::from(units) * 1_000_000_000 / u128::from(self.per_second.max(1));
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        let per_second = self.per_second.max(1);
+        let nanos = match units.checked_mul(1_000_000_000) {
+            // As good as always, and several times as fast.
+            Some(product) => product / per_second,
+            None => {
+                let nanos = u128::from(units) * 1_000_000_000 / u128::from(per_second);
+                u64::try_from(nanos).unwrap_or(u64::MAX)
+            }
+        };
+        Duration::from_nanos(nanos)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use pilot_core::id::{IdentityKey, Instance};
+use pilot_core::id::{CircuitId, IdentityKey, Instance};
 use pilot_core::route::{Ecn, Route, Transmit};
 use pilot_core::time::{Mono, Now};
 use pilot_core::wire::RelayHeader;
@@ -83,8 +83,23 @@ pub struct Relay {
     /// The circuits it forwards along.
     pub circuits: Circuits,
     buckets: BTreeMap<IdentityKey, TokenBucket>,
+    run: Option<Run>,
     queue: TrainQueue,
     stats: RelayStats,
+}
+
+/// Packets that one end of a circuit sends in a row, from one address and at one time: what was found for the first holds for all of them,
+/// so that a train costs little more than a packet.
+#[derive(Debug)]
+struct Run {
+    now: Mono,
+    from: Route,
+    circuit: CircuitId,
+    owner: IdentityKey,
+    /// Of the owner; back in its place when the run ends.
+    bucket: TokenBucket,
+    to: Route,
+    header: [u8; RelayHeader::LEN],
 }
 
 impl Relay {
@@ -104,6 +119,18 @@ impl Relay {
         }
     }
 
+    /// Tells that tunnels or circuits may have changed: the next packet is looked at as if it were the first.
+    pub fn end_run(&mut self) {
+        if let Some(run) = self.run.take() {
+            self.buckets.insert(run.owner, run.bucket);
+        }
+    }
+
+    /// Bytes that wait for the socket.
+    pub fn queued_bytes(&self) -> usize {
+        self.queue.queued_bytes()
+    }
+
     /// Closes idle circuits.
     pub fn handle_timeout(&mut self, now: Now) {
         self.circuits.handle_timeout(now.mono);
@@ -116,6 +143,7 @@ impl Relay {
 
     /// Forgets the rate of an identity of which no instance is left. Its circuits stay, for it may return.
     pub fn client_gone(&mut self, client: &IdentityKey) {
+        self.end_run();
         self.buckets.remove(client);
     }
 
@@ -133,18 +161,49 @@ impl Relay {
         routes: &impl Routes,
     ) -> Result<(), RelayDrop> {
         let (header, packet) = RelayHeader::decode(datagram).map_err(|_| RelayDrop::Malformed)?;
-        let end = *self.circuits.end(header.circuit).ok_or(RelayDrop::UnknownCircuit)?;
+        let mut run = match self.run.take() {
+            Some(run) if run.covers(now, &from, header.circuit) => run,
+            other => {
+                self.run = other;
+                self.end_run();
+                self.begin_run(now, from, header.circuit, routes)?
+            }
+        };
+        let cost = datagram.len() as u64 + PACKET_COST_BYTES;
+        let forwarded = if !run.bucket.take(now, CLIENT_RATE, cost) {
+            Err(RelayDrop::OverRate)
+        } else if self.queue.push(run.to, ecn, &run.header, packet) {
+            Ok(())
+        } else {
+            Err(RelayDrop::QueueFull)
+        };
+        self.run = Some(run);
+        forwarded
+    }
+
+    /// Looks whether the owner of that end may send from there, and where its packets go.
+    fn begin_run(
+        &mut self,
+        now: Mono,
+        from: Route,
+        circuit: CircuitId,
+        routes: &impl Routes,
+    ) -> Result<Run, RelayDrop> {
+        let end = *self.circuits.end(circuit).ok_or(RelayDrop::UnknownCircuit)?;
         if !routes.has_validated(now, &end.owner, &from) {
             return Err(RelayDrop::ForeignSource);
         }
-        self.circuits.touch(now, header.circuit);
+        self.circuits.touch(now, circuit);
         let to = routes.validated_remote(&end.peer).ok_or(RelayDrop::NotConnected)?;
-        let cost = datagram.len() as u64 + PACKET_COST_BYTES;
-        if !self.buckets.entry(end.owner.key).or_default().take(now, CLIENT_RATE, cost) {
-            return Err(RelayDrop::OverRate);
-        }
-        let header = RelayHeader { circuit: end.peer_id }.encode();
-        if self.queue.push(to, ecn, &header, packet) { Ok(()) } else { Err(RelayDrop::QueueFull) }
+        let owner = end.owner.key;
+        let bucket = self.buckets.get(&owner).copied().unwrap_or_default();
+        Ok(Run { now, from, circuit, owner, bucket, to, header: RelayHeader { circuit: end.peer_id }.encode() })
+    }
+}
+
+impl Run {
+    fn covers(&self, now: Mono, from: &Route, circuit: CircuitId) -> bool {
+        self.circuit == circuit && self.now == now && self.from == *from
     }
 }
 
@@ -152,7 +211,7 @@ impl Relay {
 mod tests {
     use super::*;
     use crate::circuits::Opened;
-    use pilot_core::id::{CircuitId, InstanceId};
+    use pilot_core::id::InstanceId;
     use pilot_core::rng::Rng;
     use pilot_core::time::UnixTime;
 
@@ -254,6 +313,38 @@ mod tests {
         assert_eq!(only_drop(&mut relay), RelayDrop::NotConnected);
         relay.handle_datagram(now(), route(2), Ecn::NotEct, &relayed(opened.callee, PACKET), &tunnels);
         assert_eq!(relay.stats().drops[&RelayDrop::ForeignSource], 1);
+    }
+
+    #[test]
+    fn what_ends_between_two_packets_of_a_train_is_over_for_the_second() {
+        let (mut relay, mut tunnels, opened) = relay();
+        let packet = relayed(opened.caller, PACKET);
+        relay.handle_datagram(now(), route(1), Ecn::NotEct, &packet, &tunnels);
+        tunnels.0.insert(BOB, route(9));
+        relay.end_run();
+        relay.handle_datagram(now(), route(1), Ecn::NotEct, &packet, &tunnels);
+        relay.circuits.close(opened.callee);
+        relay.end_run();
+        relay.handle_datagram(now(), route(1), Ecn::NotEct, &packet, &tunnels);
+        let sent: Vec<_> = std::iter::from_fn(|| relay.poll_transmit(&mut Vec::new()).map(|sent| sent.route)).collect();
+        assert_eq!(sent, [route(2), route(9)]);
+        assert_eq!(relay.stats().drops, BTreeMap::from([(RelayDrop::UnknownCircuit, 1)]));
+    }
+
+    #[test]
+    fn a_run_uses_up_the_rate_of_its_owner() {
+        let (mut relay, tunnels, opened) = relay();
+        let packet = relayed(opened.caller, &[0xc0; 1_192]);
+        let cost = packet.len() as u64 + PACKET_COST_BYTES;
+        for number in 0..CLIENT_RATE.burst / cost + 10 {
+            relay.handle_datagram(now(), route(1), Ecn::NotEct, &packet, &tunnels);
+            if number % 7 == 0 {
+                relay.end_run();
+            }
+            while relay.poll_transmit(&mut Vec::new()).is_some() {}
+        }
+        assert_eq!(relay.stats().packets, CLIENT_RATE.burst / cost);
+        assert_eq!(relay.stats().drops, BTreeMap::from([(RelayDrop::OverRate, 10)]));
     }
 
     #[test]

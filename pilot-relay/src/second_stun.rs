@@ -27,9 +27,9 @@ pub(crate) async fn serve(main: SocketAddr) -> Infallible {
         // Errors of earlier answers come out here; they say nothing about the socket.
         let Ok((len, remote)) = socket.recv_from(&mut buf).await else { continue };
         let seen = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-        if let Ok(response) = server.handle_datagram(clock::now().mono, seen, &buf[..len]) {
+        if let Ok((port, response)) = server.handle_datagram(clock::now().mono, seen, &buf[..len]) {
             // A lost answer is asked for again.
-            socket.send_to(&response, remote).await.ok();
+            socket.send_to(&response, SocketAddr::new(remote.ip(), port)).await.ok();
         }
     }
 }

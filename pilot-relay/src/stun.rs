@@ -1,7 +1,9 @@
 //! The STUN server: Binding requests, answered with the address they came from (RFC 8489; spec/backbone.md §2).
 //!
 //! It is stateless and open to strangers, so it answers only well-formed requests, and with too little to be of use for reflection: a
-//! response has at most [`RESPONSE_LEN_MAX`] bytes, and each source prefix has a [`RATE`].
+//! response has at most [`RESPONSE_LEN_MAX`] bytes, and each source prefix has a [`RATE`]. With RESPONSE-PORT (RFC 5780 §7.5) it answers to
+//! another port of the address that has asked, by a response that is no longer than the request: so an agent finds out how long its NAT
+//! keeps a mapping.
 
 use std::net::SocketAddr;
 
@@ -28,6 +30,8 @@ const UNKNOWN_ATTRIBUTES_MAX: usize = 8;
 const HEADER_LEN: usize = 20;
 /// RFC 8489 §14.8.
 const UNKNOWN_ATTRIBUTE: u16 = 420;
+/// RFC 5780 §7.5: a port, with or without its padding.
+const RESPONSE_PORT: u16 = 0x0027;
 
 /// Why a STUN datagram has no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +42,9 @@ pub enum StunError {
     /// A response, an indication, or another method.
     #[error("not a Binding request")]
     NotBindingRequest,
+    /// It wants an answer at another port that would be longer than itself.
+    #[error("too short for an answer at another port")]
+    TooShort,
     /// The source prefix asked too often.
     #[error("too many STUN requests from this prefix")]
     RateLimited,
@@ -55,11 +62,16 @@ impl StunServer {
         Self { limiter: PrefixLimiter::new(RATE) }
     }
 
-    /// Answers a datagram from `remote`.
+    /// Answers a datagram from `remote`: to which port of that address, and what.
     ///
     /// # Errors
     /// [`StunError`] when it is to be dropped.
-    pub fn handle_datagram(&mut self, now: Mono, remote: SocketAddr, datagram: &[u8]) -> Result<Vec<u8>, StunError> {
+    pub fn handle_datagram(
+        &mut self,
+        now: Mono,
+        remote: SocketAddr,
+        datagram: &[u8],
+    ) -> Result<(u16, Vec<u8>), StunError> {
         if !self.limiter.take(now, remote.ip()) {
             return Err(StunError::RateLimited);
         }
@@ -74,23 +86,45 @@ impl Default for StunServer {
 }
 
 /// The response to one datagram, if it is a well-formed Binding request.
-fn respond(remote: SocketAddr, datagram: &[u8]) -> Result<Vec<u8>, StunError> {
+fn respond(remote: SocketAddr, datagram: &[u8]) -> Result<(u16, Vec<u8>), StunError> {
     let request = decode(datagram)?;
     if request.class() != MessageClass::Request || request.method() != methods::BINDING {
         return Err(StunError::NotBindingRequest);
     }
-    Ok(answer(&request, remote))
+    let unknown = unknown_required(&request);
+    if !unknown.is_empty() {
+        let error = unknown_attribute_error(request.transaction_id(), unknown);
+        return Ok((remote.port(), encode(&request, with_software(error))));
+    }
+    let success = success(request.transaction_id(), remote);
+    match response_port(&request)? {
+        None => Ok((remote.port(), encode(&request, with_software(success)))),
+        Some(port) => {
+            let response = encode(&request, success);
+            if response.len() > datagram.len() { Err(StunError::TooShort) } else { Ok((port, response)) }
+        }
+    }
 }
 
-/// The response to a Binding request.
-fn answer(request: &Message<Attribute>, remote: SocketAddr) -> Vec<u8> {
-    let unknown = unknown_required(request);
-    let mut response = if unknown.is_empty() {
-        success(request.transaction_id(), remote)
-    } else {
-        unknown_attribute_error(request.transaction_id(), unknown)
+/// The port to which the response is to go, if that is not where the request came from.
+fn response_port(request: &Message<Attribute>) -> Result<Option<u16>, StunError> {
+    let mut attributes = request.unknown_attributes();
+    let Some(attribute) = attributes.find(|attribute| attribute.get_type().as_u16() == RESPONSE_PORT) else {
+        return Ok(None);
     };
+    match *attribute.value() {
+        [high, low] | [high, low, _, _] if (high, low) != (0, 0) => Ok(Some(u16::from_be_bytes([high, low]))),
+        _ => Err(StunError::Malformed),
+    }
+}
+
+fn with_software(mut response: Message<Attribute>) -> Message<Attribute> {
     response.add_attribute(Software::new(SOFTWARE.to_owned()).expect("within the length of RFC 8489 §14.14"));
+    response
+}
+
+/// The bytes of a response, with FINGERPRINT if the request has it.
+fn encode(request: &Message<Attribute>, mut response: Message<Attribute>) -> Vec<u8> {
     if request.get_attribute::<Fingerprint>().is_some() {
         let fingerprint = Fingerprint::new(&response).expect("our own response encodes");
         response.add_attribute(fingerprint);
@@ -116,7 +150,8 @@ fn decode(datagram: &[u8]) -> Result<Message<Attribute>, StunError> {
 /// The comprehension-required attributes that we do not comprehend (RFC 8489 §6.3.1).
 fn unknown_required(request: &Message<Attribute>) -> Vec<AttributeType> {
     let types = request.unknown_attributes().map(|attribute| attribute.get_type());
-    types.filter(|attribute| attribute.is_comprehension_required()).take(UNKNOWN_ATTRIBUTES_MAX).collect()
+    let is_unknown = |kind: &AttributeType| kind.is_comprehension_required() && kind.as_u16() != RESPONSE_PORT;
+    types.filter(is_unknown).take(UNKNOWN_ATTRIBUTES_MAX).collect()
 }
 
 fn success(transaction_id: TransactionId, remote: SocketAddr) -> Message<Attribute> {
@@ -137,6 +172,7 @@ fn unknown_attribute_error(transaction_id: TransactionId, unknown: Vec<Attribute
 #[cfg(test)]
 mod tests {
     use data_encoding::HEXLOWER;
+    use pilot_core::stun;
     use stun_codec::Method;
 
     use super::*;
@@ -174,17 +210,20 @@ mod tests {
     fn responses_are_those_of_the_vectors() {
         let mut exchanges = 0;
         for line in include_str!("../../spec/vectors/stun.txt").lines().filter(|line| !line.starts_with('#')) {
-            let [from, request, response] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
+            let [from, request, response, ref port @ ..] = line.split(' ').collect::<Vec<_>>()[..] else { continue };
             let [request, response] = [request, response].map(|hex| HEXLOWER.decode(hex.as_bytes()).unwrap());
-            assert_eq!(respond(from.parse().unwrap(), &request), Ok(response), "{line}");
+            let from: SocketAddr = from.parse().unwrap();
+            let port = port.first().map_or(from.port(), |port| port.parse().unwrap());
+            assert_eq!(respond(from, &request), Ok((port, response)), "{line}");
             exchanges += 1;
         }
-        assert_eq!(exchanges, 4);
+        assert_eq!(exchanges, 5);
     }
 
     #[test]
     fn a_binding_request_learns_where_it_came_from() {
-        let response = respond(remote(), BARE_REQUEST).unwrap();
+        let (port, response) = respond(remote(), BARE_REQUEST).unwrap();
+        assert_eq!(port, remote().port());
         // XOR-MAPPED-ADDRESS of 192.0.2.1:32853, as in RFC 5769 §2.2.
         let xor_mapped = [0x00, 0x20, 0x00, 0x08, 0x00, 0x01, 0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43];
         assert_eq!(&response[..2], [0x01, 0x01]);
@@ -210,7 +249,7 @@ mod tests {
     #[test]
     fn every_bit_flip_of_a_request_with_fingerprint_is_dropped() {
         let request = request_with_fingerprint();
-        assert!(decoded(&respond(remote(), &request).unwrap()).get_attribute::<Fingerprint>().is_some());
+        assert!(decoded(&respond(remote(), &request).unwrap().1).get_attribute::<Fingerprint>().is_some());
         for bit in 0..request.len() * 8 {
             let mut flipped = request.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
@@ -223,16 +262,35 @@ mod tests {
     #[test]
     fn an_unknown_required_attribute_is_error_420() {
         // CHANGE-REQUEST (RFC 5780), which only servers with two addresses know.
-        let response = decoded(&respond(remote(), &request_with(&[0x00, 0x03, 0x00, 0x04, 0, 0, 0, 6])).unwrap());
+        let response = decoded(&respond(remote(), &request_with(&[0x00, 0x03, 0x00, 0x04, 0, 0, 0, 6])).unwrap().1);
         assert_eq!(response.class(), MessageClass::ErrorResponse);
         assert_eq!(response.get_attribute::<ErrorCode>().unwrap().code(), 420);
         assert_eq!(response.get_attribute::<UnknownAttributes>().unwrap().unknowns(), [AttributeType::new(3)]);
     }
 
     #[test]
+    fn an_answer_at_another_port_goes_to_the_askers_address_and_is_no_longer_than_what_was_asked() {
+        let asked = stun::request_to_port(&[7; 12], 40_000);
+        for remote in [REMOTE, "[2001:db8::1]:1"].map(|remote| remote.parse().unwrap()) {
+            let (port, response) = respond(remote, &asked).unwrap();
+            assert_eq!(port, 40_000);
+            assert!(response.len() <= asked.len());
+            assert_eq!(stun::response(&response), Ok(([7; 12], remote)));
+        }
+        // 0x0027: RESPONSE-PORT, here alone, so that the answer would be longer.
+        assert_eq!(respond(remote(), &request_with(&[0, 0x27, 0, 4, 0x9c, 0x40, 0, 0])), Err(StunError::TooShort));
+        let nowhere = request_with(&[0, 0x27, 0, 4, 0, 0, 0, 0, 0x80, 0x22, 0, 0]);
+        assert_eq!(respond(remote(), &nowhere), Err(StunError::Malformed));
+        // What it does not comprehend besides, it says to who has asked.
+        let unknown = request_with(&[0, 0x27, 0, 4, 0x9c, 0x40, 0, 0, 0, 3, 0, 4, 0, 0, 0, 6]);
+        let (port, error) = respond(remote(), &unknown).unwrap();
+        assert_eq!((port, decoded(&error).class()), (remote().port(), MessageClass::ErrorResponse));
+    }
+
+    #[test]
     fn an_unknown_optional_attribute_is_ignored() {
         let answer = respond(remote(), &request_with(&[0x80, 0x99, 0x00, 0x03, 1, 2, 3, 0])).unwrap();
-        assert_eq!(decoded(&answer).class(), MessageClass::SuccessResponse);
+        assert_eq!(decoded(&answer.1).class(), MessageClass::SuccessResponse);
     }
 
     #[test]
@@ -251,12 +309,12 @@ mod tests {
     #[test]
     fn no_response_is_longer_than_its_bound() {
         let many_unknown: Vec<u8> = (1..=40).flat_map(|i| [0x01, i, 0, 0]).collect();
-        let error = respond(remote(), &request_with(&many_unknown)).unwrap();
+        let (_, error) = respond(remote(), &request_with(&many_unknown)).unwrap();
         let mut longest =
             Message::<Attribute>::new(MessageClass::Request, methods::BINDING, TransactionId::new([7; 12]));
         longest.add_attribute(Fingerprint::new(&longest).unwrap());
         let longest = MessageEncoder::new().encode_into_bytes(longest).unwrap();
-        let success = respond("[2001:db8::1]:1".parse().unwrap(), &longest).unwrap();
+        let (_, success) = respond("[2001:db8::1]:1".parse().unwrap(), &longest).unwrap();
         assert!(error.len() + 8 <= RESPONSE_LEN_MAX, "{}", error.len());
         assert!(success.len() <= RESPONSE_LEN_MAX, "{}", success.len());
     }

@@ -10,8 +10,8 @@ const TRAIN_LEN_MAX: usize = 65_487;
 const TRAIN_SEGMENTS_MAX: usize = 64;
 /// Bytes that wait for the socket: 30 ms at 1 Gbit/s. Packets that wait longer would arrive too late to be of use.
 pub const QUEUE_LEN_MAX: usize = 4 * 1_024 * 1_024;
-/// Buffers kept for reuse, so that forwarding does not allocate.
-const SPARE_BUFFERS_MAX: usize = 8;
+/// Buffers kept for reuse, so that forwarding does not allocate: as many as a full queue of long trains has.
+const SPARE_BUFFERS_MAX: usize = QUEUE_LEN_MAX / TRAIN_LEN_MAX;
 
 /// Packets to one destination, all of `segment_size` but perhaps the last.
 #[derive(Debug)]
@@ -69,6 +69,11 @@ impl TrainQueue {
         self.recycle(train.bytes);
         let segment_size = (train.segments > 1).then_some(train.segment_size);
         Some(Transmit { route: train.route, ecn: train.ecn, ttl: None, segment_size, len })
+    }
+
+    /// Bytes that wait.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
     }
 
     /// Whether nothing waits.

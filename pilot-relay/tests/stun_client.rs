@@ -14,7 +14,8 @@ fn stunclient_learns_its_own_address() {
     let answering = thread::spawn(move || {
         let mut buf = [0; 1_500];
         let (len, from) = server.recv_from(&mut buf).unwrap();
-        let response = StunServer::new().handle_datagram(Mono(0), from, &buf[..len]).unwrap();
+        let (port, response) = StunServer::new().handle_datagram(Mono(0), from, &buf[..len]).unwrap();
+        assert_eq!(port, from.port());
         server.send_to(&response, from).unwrap();
     });
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

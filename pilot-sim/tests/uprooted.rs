@@ -7,8 +7,9 @@ use pilot_core::event::Event;
 use pilot_sim::invariants::Failure;
 use pilot_sim::link::LinkConfig;
 use pilot_sim::meeting::{Meeting, Network, Pair};
+use pilot_sim::nat::NatConfig;
 use pilot_sim::scenario::for_each_seed;
-use pilot_sim::world::{HostId, World};
+use pilot_sim::world::{Families, HostId, World};
 
 const SEEDS: &[u64] = &[1, 2, 3];
 /// Within what they are to go on.
@@ -28,7 +29,7 @@ fn met(seed: u64) -> Result<Meeting, Failure> {
     Ok(meeting)
 }
 
-/// Something happens, and what is asked from then on is answered in time, by the same tunnel.
+/// Something happens, and what is asked from then on is answered in time, by the same tunnel, and soon directly.
 fn is_survived(change: impl Fn(&mut Meeting) -> Result<(), Failure>) -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {
         let mut meeting = met(seed)?;
@@ -78,5 +79,18 @@ fn both_may_lose_their_public_address_at_once() -> Result<(), Failure> {
             meeting.world.rebind(gateway);
         }
         meeting.world.run_for(KEEPALIVE)
+    })
+}
+
+/// Both leave their network and come into another in the same moment. Their addresses happen to be the same there.
+#[test]
+fn both_may_move_to_other_networks_at_once() -> Result<(), Failure> {
+    is_survived(|meeting| {
+        for agent in [meeting.alice, meeting.bob] {
+            let elsewhere = meeting.world.add_gateway(NatConfig::port_restricted(), None);
+            meeting.world.call(agent, |node, now| node.set_local_addresses(now, &[]))?;
+            meeting.world.move_behind(agent, Some(elsewhere), Families::V4)?;
+        }
+        Ok(())
     })
 }

@@ -1,17 +1,25 @@
 //! The hidden verb `end`: one end of a comparison, as a process of its own.
 
-use std::io::Write;
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::process;
+use std::thread;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use tokio::io::AsyncReadExt;
 use tokio::runtime::{Builder, Runtime};
 
+use super::errand::source::{self, Sources};
+use super::errand::{Errand, reader};
+use super::relay::load::Pairs;
+use super::relay::{Load, forwarder};
 use super::system::{Announce, Contact, Kind, Setup, System};
 use super::systems::{Crowd, Daemons, Http1, Http2, Http3, Iroh, Pilot, Quinn, S2n, Tcp, Tls};
 use super::task::{Report, Task, perform};
 use crate::error::BenchError;
+use crate::exchange::on_this_thread;
 
 /// Threads of a runtime, where a system is not built for one: the cores of the machines that the results are from.
 const THREADS: usize = 2;
@@ -27,6 +35,23 @@ pub(crate) enum End {
         end: EndArgs,
         #[arg(long)]
         contact: String,
+        #[arg(long)]
+        task: String,
+    },
+    /// Is all sources of errands until its standard input ends.
+    Sources {
+        #[arg(long)]
+        task: String,
+    },
+    /// Forwards datagrams until it is killed.
+    Forwarder,
+    /// Sends datagrams by a relay.
+    Load {
+        #[arg(long)]
+        task: String,
+    },
+    /// Does an errand.
+    Errand {
         #[arg(long)]
         task: String,
     },
@@ -47,7 +72,7 @@ pub(crate) struct EndArgs {
 
 impl EndArgs {
     fn setup(self) -> Setup {
-        Setup { kind: self.kind, listen: self.listen, streams: self.streams, pilotctl: self.pilotctl }
+        Setup { kind: self.kind, listen: self.listen, streams: self.streams, connections: 0, pilotctl: self.pilotctl }
     }
 }
 
@@ -65,6 +90,7 @@ pub(crate) fn run(end: End) -> Result<(), BenchError> {
             Kind::Iroh => serve::<Iroh>(args.setup()),
             Kind::Pilot | Kind::PilotEthernet => serve::<Pilot>(args.setup()),
             Kind::PilotDaemons => serve::<Daemons>(args.setup()),
+            Kind::Forwarder => Err(BenchError::wrong("a forwarder makes no exchanges")),
         },
         End::Call { end, contact, task } => {
             let contact = serde_json::from_str(&contact).map_err(BenchError::wrong)?;
@@ -79,27 +105,61 @@ pub(crate) fn run(end: End) -> Result<(), BenchError> {
                 Kind::S2n => call::<S2n>(end.setup(), contact, task),
                 Kind::Iroh => call::<Iroh>(end.setup(), contact, task),
                 // Connections of other systems are by the same client; each of ours is by an agent of its own.
-                Kind::Pilot | Kind::PilotEthernet if matches!(task, Task::Hold { .. }) => {
-                    call::<Crowd>(end.setup(), contact, task)
-                }
-                Kind::Pilot | Kind::PilotEthernet => call::<Pilot>(end.setup(), contact, task),
+                Kind::Pilot | Kind::PilotEthernet => match task {
+                    Task::Hold { connections } => call::<Crowd>(Setup { connections, ..end.setup() }, contact, task),
+                    _ => call::<Pilot>(end.setup(), contact, task),
+                },
                 Kind::PilotDaemons => call::<Daemons>(end.setup(), contact, task),
+                Kind::Forwarder => Err(BenchError::wrong("a forwarder makes no exchanges")),
             }
+        }
+        End::Sources { task } => {
+            let sources: Sources = serde_json::from_str(&task).map_err(BenchError::wrong)?;
+            let serving = source::serve(sources, || say(&"ready"));
+            runtime(Kind::Http1)?
+                .block_on(until_input_ends(async { tokio::spawn(serving).await.map_err(BenchError::wrong)? }))
+        }
+        End::Forwarder => {
+            // It does nothing but forward, so that somebody else waits for its end.
+            thread::spawn(|| {
+                // Whatever comes: it is the end.
+                let _ended = std::io::stdin().read(&mut [0]);
+                process::exit(0)
+            });
+            forwarder::serve((Ipv4Addr::LOCALHOST, 0).into(), |address| say(&address))
+        }
+        End::Load { task } => {
+            let load: Load = serde_json::from_str(&task).map_err(BenchError::wrong)?;
+            on_this_thread(async {
+                let mut pairs = Pairs::meet(&load).await?;
+                say(&"ready")?;
+                tokio::io::stdin().read_u8().await?;
+                let numbers = pairs.send(Duration::from_millis(load.milliseconds)).await?;
+                say(&Report { values: numbers.map(|number| number as f64).to_vec(), cpu: Duration::ZERO })
+            })
+        }
+        End::Errand { task } => {
+            let errand: Errand = serde_json::from_str(&task).map_err(BenchError::wrong)?;
+            let performing =
+                |errand| async { say(&tokio::spawn(reader::perform(errand)).await.map_err(BenchError::wrong)??) };
+            runtime(errand.kind)?.block_on(performing(errand))
         }
     }
 }
 
 fn serve<S: System>(setup: Setup) -> Result<(), BenchError> {
     let announce: Announce = Box::new(|contact| say(&contact));
-    runtime(setup.kind)?.block_on(async {
-        let serving = tokio::spawn(S::serve(setup, announce));
-        let mut input = tokio::io::stdin();
-        tokio::select! {
-            served = serving => served.map_err(BenchError::wrong)?,
-            // Whatever comes: it is the end.
-            _ = input.read_u8() => Ok(()),
-        }
-    })
+    runtime(setup.kind)?
+        .block_on(until_input_ends(async { tokio::spawn(S::serve(setup, announce)).await.map_err(BenchError::wrong)? }))
+}
+
+async fn until_input_ends(serving: impl Future<Output = Result<(), BenchError>>) -> Result<(), BenchError> {
+    let mut input = tokio::io::stdin();
+    tokio::select! {
+        served = serving => served,
+        // Whatever comes: it is the end.
+        _ = input.read_u8() => Ok(()),
+    }
 }
 
 /// The work is a task among others, so that it runs where the system's own tasks do.

@@ -13,9 +13,11 @@
 
 mod anchors;
 pub(crate) mod end;
+mod errand;
 mod pipe;
 mod plot;
 mod process;
+mod relay;
 mod results;
 mod system;
 mod systems;
@@ -81,15 +83,13 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), BenchError> {
             continue;
         }
         let outcomes = measure(&mut *workload, &mut stage, args.rounds)?;
-        for outcome in &outcomes {
-            if args.json {
-                outcome.json().iter().for_each(|line| println!("{line}"));
-            } else {
-                println!("{}", outcome.markdown());
-            }
+        if args.json {
+            outcomes.iter().flat_map(Outcome::json).for_each(|line| println!("{line}"));
+        } else {
+            println!("{}", workload.page(&outcomes));
         }
         if let Some(directory) = &args.save {
-            save(directory, name, &run, &outcomes)?;
+            save(directory, name, &run, &*workload, &outcomes)?;
         }
         all.extend(outcomes);
     }
@@ -137,16 +137,21 @@ fn check_workloads(names: &[String]) -> Result<(), BenchError> {
 }
 
 /// `NAME.jsonl` for programs, `NAME.md` for people, and a picture of each quantity.
-fn save(directory: &Path, name: &str, run: &Run, outcomes: &[Outcome]) -> Result<(), BenchError> {
+fn save(
+    directory: &Path,
+    name: &str,
+    run: &Run,
+    workload: &dyn Workload,
+    outcomes: &[Outcome],
+) -> Result<(), BenchError> {
     std::fs::create_dir_all(directory)?;
     let lines = std::iter::once(run.json()).chain(outcomes.iter().flat_map(Outcome::json));
     let lines: String = lines.map(|line| format!("{line}\n")).collect();
     std::fs::write(directory.join(format!("{name}.jsonl")), lines)?;
-    let mut page = format!("# {name}\n\n{}", run.markdown());
-    for outcome in outcomes {
+    let mut page = format!("# {name}\n\n{}{}", run.markdown(), workload.page(outcomes));
+    for outcome in outcomes.iter().filter(|outcome| workload.has_picture(&outcome.quantity)) {
         let picture = format!("{}.svg", outcome.quantity.name);
         plot::draw(outcome, &directory.join(&picture))?;
-        page.push_str(&outcome.markdown());
         // Writing to a string does not fail.
         _ = writeln!(page, "\n![{}]({picture})", outcome.quantity.name);
     }

@@ -40,7 +40,7 @@ pub(crate) struct Client {
 }
 
 /// A process of this program, and the lines that it writes. Dropping it ends it.
-struct End {
+pub(crate) struct End {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
@@ -50,8 +50,9 @@ impl Server {
     /// Starts one and waits until it is ready.
     pub(crate) fn start(kind: Kind, streams: u32, pilotctl: &Path, place: Place<'_>) -> Result<Self, BenchError> {
         let (ip, limit) = (place.ip.to_string(), streams.to_string());
-        let args = ["end", "serve", kind.name(), "--listen", &ip, "--streams", &limit];
-        let mut end = End::start(place, &args, pilotctl)?;
+        let program = pilotctl.display().to_string();
+        let args = ["end", "serve", kind.name(), "--listen", &ip, "--streams", &limit, "--pilotctl", &program];
+        let mut end = End::start(place, &args)?;
         let contact = serde_json::from_str(&end.line()?).map_err(BenchError::wrong)?;
         Ok(Self { kind, streams, pilotctl: pilotctl.to_owned(), contact, end })
     }
@@ -74,9 +75,10 @@ impl Server {
         let [contact, task] = [serde_json::to_string(&self.contact), serde_json::to_string(task)];
         let (contact, task) = (contact.map_err(BenchError::wrong)?, task.map_err(BenchError::wrong)?);
         let (ip, streams) = (place.ip.to_string(), self.streams.to_string());
-        let end = ["end", "call", self.kind.name(), "--listen", &ip, "--streams", &streams];
+        let program = self.pilotctl.display().to_string();
+        let end = ["end", "call", self.kind.name(), "--listen", &ip, "--streams", &streams, "--pilotctl", &program];
         let args = [end.as_slice(), &["--contact", &contact, "--task", &task]].concat();
-        Ok(Client { end: End::start(place, &args, &self.pilotctl)? })
+        Ok(Client { end: End::start(place, &args)? })
     }
 
     /// Resident memory of the server's own process, in bytes.
@@ -93,21 +95,33 @@ impl Client {
 
     /// Lets it do the next part.
     pub(crate) fn go_on(&mut self) -> Result<(), BenchError> {
-        let stdin = self.end.stdin.as_mut().ok_or_else(|| BenchError::wrong("a client without an input"))?;
-        Ok(stdin.write_all(b"\n")?)
+        self.end.go_on()
     }
 }
 
 impl End {
-    fn start(place: Place<'_>, args: &[&str], pilotctl: &Path) -> Result<Self, BenchError> {
+    /// Starts one with these arguments.
+    pub(crate) fn start(place: Place<'_>, args: &[&str]) -> Result<Self, BenchError> {
         let mut command = (place.launch)(&std::env::current_exe()?);
-        command.args(args).arg("--pilotctl").arg(pilotctl).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().ok_or_else(|| BenchError::wrong("an end without an output"))?;
         Ok(Self { stdin: child.stdin.take(), stdout: BufReader::new(stdout), child })
     }
 
-    fn line(&mut self) -> Result<String, BenchError> {
+    /// Its number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Writes it a line.
+    pub(crate) fn go_on(&mut self) -> Result<(), BenchError> {
+        let stdin = self.stdin.as_mut().ok_or_else(|| BenchError::wrong("an end without an input"))?;
+        Ok(stdin.write_all(b"\n")?)
+    }
+
+    /// The next line that it writes.
+    pub(crate) fn line(&mut self) -> Result<String, BenchError> {
         let mut line = String::new();
         if self.stdout.read_line(&mut line)? == 0 {
             return Err(BenchError::wrong("an end of the comparison failed"));

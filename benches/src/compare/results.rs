@@ -126,7 +126,8 @@ fn values(rounds: &[Option<Sample>]) -> Vec<f64> {
 fn ratio(rounds: &[Option<Sample>], yardstick: &[Option<Sample>]) -> Option<f64> {
     let both =
         rounds.iter().zip(yardstick).filter_map(|(one, other)| Some(one.as_ref()?.value / other.as_ref()?.value));
-    let ratios: Vec<f64> = both.collect();
+    // Where nobody has lost anything, nobody has lost more.
+    let ratios: Vec<f64> = both.filter(|ratio| ratio.is_finite()).collect();
     (!ratios.is_empty()).then(|| median(&ratios))
 }
 

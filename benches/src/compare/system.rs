@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     S2n,
     /// QUIC by iroh, directly.
     Iroh,
+    /// The least that a relay can do.
+    Forwarder,
     /// Two agents embedded in their programs.
     Pilot,
     /// The same with packets of at most 1,452 bytes.
@@ -49,7 +51,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Everybody, the yardstick first.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Tcp,
         Self::Tls,
         Self::TlsBbr,
@@ -62,6 +64,7 @@ impl Kind {
         Self::Http3,
         Self::S2n,
         Self::Iroh,
+        Self::Forwarder,
         Self::Pilot,
         Self::PilotEthernet,
         Self::PilotDaemons,
@@ -82,6 +85,7 @@ impl Kind {
             Self::Http3 => "http3",
             Self::S2n => "s2n-quic",
             Self::Iroh => "iroh",
+            Self::Forwarder => "forwarder",
             Self::Pilot => "pilot",
             Self::PilotEthernet => "pilot-1452",
             Self::PilotDaemons => "pilot-daemons",
@@ -116,6 +120,7 @@ impl Kind {
             | Self::Http3
             | Self::S2n
             | Self::Iroh
+            | Self::Forwarder
             | Self::Pilot
             | Self::PilotEthernet
             | Self::PilotDaemons => Congestion::Cubic,
@@ -138,6 +143,8 @@ pub(crate) struct Setup {
     pub(crate) listen: IpAddr,
     /// Streams that a server lets a client have at once, where it can be told. More than are needed cost quinn memory and handshakes time.
     pub(crate) streams: u32,
+    /// Connections that a client will have at once, if that is many: as many agents.
+    pub(crate) connections: usize,
     /// The program to measure, for systems that are programs.
     pub(crate) pilotctl: PathBuf,
 }

@@ -243,6 +243,18 @@ impl Host {
         Ok(device)
     }
 
+    /// Lets the host's TCP use that controller, unless a program chooses another.
+    #[cfg(feature = "peers")]
+    pub(crate) fn set_congestion(&self, name: &str) -> Result<(), BenchError> {
+        self.ip(&["route", "replace", "default", "dev", INTERFACE, "congctl", name])
+    }
+
+    /// Gives the host a file of its own in `/etc`.
+    #[cfg(feature = "peers")]
+    pub(crate) fn write_etc(&self, name: &str, contents: &str) -> Result<(), BenchError> {
+        Ok(std::fs::write(Path::new(ETC).join(&self.namespace).join(name), contents)?)
+    }
+
     fn forward(&self) -> Result<(), BenchError> {
         let set = |(name, value): (&str, &str)| std::fs::write(Path::new("/proc/sys/net").join(name), value);
         self.enter(|| FORWARDING.into_iter().try_for_each(set))?;

@@ -1,5 +1,7 @@
 //! STUN requests to the backbone.
 
+use std::net::SocketAddr;
+
 use bytes::Buf;
 use pilot_relay::stun::{REQUEST_LEN_MAX, RESPONSE_LEN_MAX, StunServer};
 
@@ -25,9 +27,10 @@ pub fn stun(data: &[u8]) {
 
 fn ask(request: &[u8]) {
     for remote in REMOTES {
-        let remote = remote.parse().expect("an address");
-        let Ok(response) = StunServer::new().handle_datagram(START.mono, remote, request) else { continue };
+        let remote: SocketAddr = remote.parse().expect("an address");
+        let Ok((port, response)) = StunServer::new().handle_datagram(START.mono, remote, request) else { continue };
         assert!((HEADER_LEN..=REQUEST_LEN_MAX).contains(&request.len()));
+        assert!(port != 0 && (port == remote.port() || response.len() <= request.len()), "port {port}");
         assert_eq!(request[..2], [0x00, 0x01], "only a Binding request is answered");
         assert!((HEADER_LEN..=RESPONSE_LEN_MAX).contains(&response.len()), "{} bytes", response.len());
         assert!([0x0101, 0x0111].contains(&(&response[..]).get_u16()));

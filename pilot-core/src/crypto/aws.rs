@@ -71,21 +71,36 @@ impl AeadKey {
     }
 }
 
-/// The X25519 public key of `secret`.
-pub fn x25519_public(secret: &[u8; KEY_LEN]) -> [u8; KEY_LEN] {
-    let public = x25519_private(secret).compute_public_key().expect("every X25519 secret has a public key");
-    public.as_ref().try_into().expect(LENGTH_IS_RIGHT)
+/// An X25519 key. It is kept as it is, since to make one computes the public half, a third of what an agreement costs.
+pub struct X25519Key {
+    private: PrivateKey,
+    public: [u8; KEY_LEN],
 }
 
-/// The X25519 secret shared between `secret` and the owner of `public`.
-///
-/// # Errors
-/// If it is all zeros.
-pub fn x25519(secret: &[u8; KEY_LEN], public: &[u8; KEY_LEN]) -> Result<Secret, SmallOrder> {
-    agree(&x25519_private(secret), UnparsedPublicKey::new(&X25519, public), SmallOrder, |shared| {
-        let shared: Secret = Zeroizing::new(shared.try_into().expect(LENGTH_IS_RIGHT));
-        if crate::crypto::equal(&*shared, &[0; KEY_LEN]) { Err(SmallOrder) } else { Ok(shared) }
-    })
+impl X25519Key {
+    /// The key of `secret`.
+    pub fn new(secret: &[u8; KEY_LEN]) -> Self {
+        let private = PrivateKey::from_private_key(&X25519, secret).expect(LENGTH_IS_RIGHT);
+        let public = private.compute_public_key().expect("every X25519 secret has a public key");
+        let public = public.as_ref().try_into().expect(LENGTH_IS_RIGHT);
+        Self { private, public }
+    }
+
+    /// The public half.
+    pub fn public(&self) -> &[u8; KEY_LEN] {
+        &self.public
+    }
+
+    /// The secret shared with the owner of `public`.
+    ///
+    /// # Errors
+    /// If it is all zeros.
+    pub fn agree(&self, public: &[u8; KEY_LEN]) -> Result<Secret, SmallOrder> {
+        agree(&self.private, UnparsedPublicKey::new(&X25519, public), SmallOrder, |shared| {
+            let shared: Secret = Zeroizing::new(shared.try_into().expect(LENGTH_IS_RIGHT));
+            if crate::crypto::equal(&*shared, &[0; KEY_LEN]) { Err(SmallOrder) } else { Ok(shared) }
+        })
+    }
 }
 
 /// The Ed25519 public key of `seed`.
@@ -123,10 +138,6 @@ pub fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
     let mut mac = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, key));
     parts.iter().for_each(|part| mac.update(part));
     mac.sign().as_ref().try_into().expect(LENGTH_IS_RIGHT)
-}
-
-fn x25519_private(secret: &[u8; KEY_LEN]) -> PrivateKey {
-    PrivateKey::from_private_key(&X25519, secret).expect(LENGTH_IS_RIGHT)
 }
 
 fn ed25519_pair(seed: &[u8; KEY_LEN]) -> Ed25519KeyPair {

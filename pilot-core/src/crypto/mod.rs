@@ -13,12 +13,10 @@ pub mod reference;
 mod tests;
 
 #[cfg(feature = "aws-lc")]
-pub use aws::{AeadKey, ed25519_public, ed25519_sign, ed25519_verify, hmac_sha256, sha256, x25519, x25519_public};
+pub use aws::{AeadKey, X25519Key, ed25519_public, ed25519_sign, ed25519_verify, hmac_sha256, sha256};
 pub use kdf::hkdf;
 #[cfg(not(feature = "aws-lc"))]
-pub use reference::{
-    AeadKey, ed25519_public, ed25519_sign, ed25519_verify, hmac_sha256, sha256, x25519, x25519_public,
-};
+pub use reference::{AeadKey, X25519Key, ed25519_public, ed25519_sign, ed25519_verify, hmac_sha256, sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 

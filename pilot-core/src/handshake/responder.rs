@@ -2,13 +2,14 @@
 
 use bytes::BufMut;
 
-use crate::crypto::{sha256, x25519, x25519_public};
+use crate::crypto::{X25519Key, sha256};
 use crate::handshake::symmetric::Symmetric;
 use crate::handshake::{Established, HandshakeError, Local, Parameters, copy_of, prologue};
 use crate::id::{IdentityKey, KeyId, SessionIndex, TunnelId};
 use crate::identity::{Certificate, TransportKey};
 use crate::rng::Rng;
 use crate::time::UnixTime;
+use crate::transport_key::Acquaintance;
 use crate::wire::codec::{DecodeError, Reader};
 use crate::wire::handshake::{Init, Mac1Key, encode_resp};
 
@@ -65,16 +66,25 @@ impl Incoming {
         let mut remote_static = copy_of(message.sealed_static);
         let remote_static = state.open(&mut remote_static)?;
         let remote_static: [u8; 32] = (&*remote_static).try_into().map_err(|_| DecodeError::Truncated)?;
-        state.mix_key(&*key.diffie_hellman(&remote_static)?);
+        let acquaintance = key.acquaintance(&remote_static);
+        let secret = match &acquaintance {
+            Some(known) => known.secret.clone(),
+            None => key.diffie_hellman(&remote_static)?,
+        };
+        state.mix_key(&secret);
         let mut payload = copy_of(message.sealed_payload);
         let payload = Payload1::decode(state.open(&mut payload)?).map_err(HandshakeError::Payload)?;
 
-        let certificate = Certificate::verify(payload.certificate, now)?;
+        let known = acquaintance.as_ref().map(|known| &known.certificate);
+        let certificate = Certificate::recognise(payload.certificate, known, now)?;
         if certificate.transport_public != remote_static {
             return Err(HandshakeError::ForeignTransportKey);
         }
         if certificate.identity == identity {
             return Err(HandshakeError::OwnIdentity);
+        }
+        if known != Some(&certificate) {
+            key.remember(Acquaintance { secret, certificate: certificate.clone() });
         }
         Ok(Self {
             certificate,
@@ -102,17 +112,16 @@ impl Incoming {
         rng: &mut Rng,
     ) -> (Established, Vec<u8>) {
         let mut state = self.state;
-        let ephemeral = rng.secret_key();
-        let ephemeral_public = x25519_public(&ephemeral);
-        state.mix_ephemeral(&ephemeral_public);
-        state.mix_key(&x25519(&ephemeral, &self.ephemeral).expect(CHECKED_BY_OPEN));
-        state.mix_key(&x25519(&ephemeral, &self.certificate.transport_public).expect(CHECKED_BY_OPEN));
+        let ephemeral = X25519Key::new(&rng.secret_key());
+        state.mix_ephemeral(ephemeral.public());
+        state.mix_key(&ephemeral.agree(&self.ephemeral).expect(CHECKED_BY_OPEN));
+        state.mix_key(&ephemeral.agree(&self.certificate.transport_public).expect(CHECKED_BY_OPEN));
         state.mix_psk(psk);
         let newer = (local.certificate.key_id != self.key_id).then_some(local.certificate);
         let sealed_payload = state.seal(&encode_payload(index, newer, parameters));
 
         let receiver = Mac1Key::new(&self.certificate.identity);
-        let packet = encode_resp(index, self.initiator, &ephemeral_public, &sealed_payload, &receiver);
+        let packet = encode_resp(index, self.initiator, ephemeral.public(), &sealed_payload, &receiver);
         let established = Established {
             keys: state.split_responder(),
             remote: self.certificate,

@@ -8,7 +8,9 @@ use crate::dial::{Dial, Stage};
 use crate::event::{ConnectError, Event};
 use crate::handshake::{self, EARLY_DATA_LEN_MAX, Initiator, Local, Parameters};
 use crate::id::{IdentityKey, Instance, SessionIndex, TunnelId};
-use crate::limits::{CONNECT_TIMEOUT, NEXT_INSTANCE_AFTER, RETRIES_BEFORE_NEW_CIRCUIT, UNCONFIRMED_SESSION_LIFETIME};
+use crate::limits::{
+    CONNECT_TIMEOUT, HOME_LOST_PTO_COUNT, NEXT_INSTANCE_AFTER, RETRIES_BEFORE_NEW_CIRCUIT, UNCONFIRMED_SESSION_LIFETIME,
+};
 use crate::path::Hop;
 use crate::peer::EarlyTunnel;
 use crate::rng::Rng;
@@ -212,6 +214,12 @@ impl Node {
         }
         if dial.is_retry_due(now.mono) {
             let is_unheard = dial.retries() >= RETRIES_BEFORE_NEW_CIRCUIT;
+            let is_home_silent = is_home && dial.retries() >= HOME_LOST_PTO_COUNT;
+            let peer = &self.peers[index as usize];
+            // Keys that have run out have no probe timeouts.
+            if is_home_silent && peer.is_connected() && !peer.tunnel.as_ref().is_some_and(|it| it.can_seal(now.mono)) {
+                self.lose_home(now);
+            }
             self.send_dial(index);
             if is_unheard || !self.has_usable_relay(index) {
                 self.open_circuit(now, index);

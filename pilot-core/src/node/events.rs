@@ -16,7 +16,7 @@ use super::Node;
 impl Node {
     /// Does for one peer what has become due.
     pub(super) fn peer_timeout(&mut self, now: Now, index: u32) {
-        let is_home = self.home == Some(index);
+        let keepalive = self.keepalive_of(index);
         let peer = &mut self.peers[index as usize];
         if let Some(tunnel) = peer.tunnel.as_mut().filter(|tunnel| tunnel.is_established()) {
             tunnel.transport.handle_timeout(now.mono);
@@ -28,7 +28,7 @@ impl Node {
             self.drop_unconfirmed(index);
         }
         let peer = &mut self.peers[index as usize];
-        if peer.probe_liveness(now.mono, is_home) {
+        if peer.probe_liveness(now.mono, keepalive) {
             self.look_for_a_way(now, index);
         }
         if self.peers[index as usize].dial_due().is_some_and(|due| due <= now.mono) {
@@ -122,7 +122,7 @@ impl Node {
                 self.peer_gone(index, code, &reason);
                 self.events.push_back(Event::PeerClosed { peer, instance, code, reason });
                 if self.home == Some(index) {
-                    self.lose_home();
+                    self.lose_home(now);
                     self.start_dial(now, index);
                 }
             }
@@ -198,6 +198,9 @@ impl Node {
             self.events.push_back(Event::ObservedAddress(address));
             if has_moved {
                 (0..self.peers.len() as u32).for_each(|peer| self.leave_path_of_old(now, peer));
+                self.mapping_lost(now);
+            } else {
+                self.network_changed(now);
             }
             self.announce_candidates(now);
             self.begin_survey(now);
@@ -213,12 +216,15 @@ impl Node {
     /// Silence on a path: after some in a row another path is taken, and the home node is dialled again.
     fn pto_expired(&mut self, now: Now, index: u32, path: PathId, count: u32) {
         let is_home = self.home == Some(index);
-        let peer = &mut self.peers[index as usize];
-        if is_home && count >= HOME_LOST_PTO_COUNT && peer.dial.is_none() {
-            self.lose_home();
-            self.start_dial(now, index);
-            return;
+        if is_home && count >= HOME_LOST_PTO_COUNT {
+            // An attempt may be under way already: keys are often due when a keepalive is.
+            self.lose_home(now);
+            if self.peers[index as usize].dial.is_none() {
+                self.start_dial(now, index);
+                return;
+            }
         }
+        let peer = &mut self.peers[index as usize];
         if peer.is_backbone {
             // It is left by one way only for another: its TLS link, or UDP.
             if count >= PATH_FAILED_PTO_COUNT && peer.link.is_some() && peer.paths.has_other_proved(path) {
@@ -284,8 +290,9 @@ impl Node {
         }
     }
 
-    pub(super) fn lose_home(&mut self) {
+    pub(super) fn lose_home(&mut self, now: Now) {
         if !std::mem::replace(&mut self.is_home_lost, true) {
+            self.mapping_lost(now);
             self.events.push_back(Event::HomeLost);
         }
     }
@@ -307,6 +314,8 @@ impl Node {
         if peer.is_connected() {
             let (peer, path) = (peer.key, self.path_kind(&hop));
             self.events.push_back(Event::PathChanged { peer, path });
+            // A client that has moved was proved at its new address some time ago.
+            self.tell_observed_address(index);
         }
     }
 

@@ -112,7 +112,7 @@ impl Node {
 
     /// The home node was reached by that link only: it is looked for by UDP until there is another.
     fn home_link_lost(&mut self, now: Now, index: u32) {
-        self.lose_home();
+        self.lose_home(now);
         if self.peers[index as usize].dial.is_none() {
             self.start_dial(now, index);
         }

@@ -4,7 +4,7 @@
 //! sleeps until [`Node::poll_timeout`] or the next datagram. Verbs may be called early, late and twice.
 //!
 //! The parts: `receive` (datagrams and handshakes in), `connect` (attempts to reach a peer, sessions), `circuits` (relayed paths, asked for
-//! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `effort` (direct paths that take more than that, with `survey` and `sockets`), `events` (what tunnels
+//! and offered), `early` (data in message 1, with `freshness`), `candidates` (direct paths, told and probed), `effort` (direct paths that take more than that, with `survey` and `sockets`), `lifetime` (how long our NAT keeps a mapping), `events` (what tunnels
 //! report), `links` (backbone nodes by TCP), `credit` (what they may still be sent), `instances` (several homes of one peer),
 //! `resume` (copies of this process), `obstacle` (why a peer is not reached directly), `load` (floods of first messages), `send` (packets and trains out). Nothing changes state before an AEAD or a signature has accepted it.
 
@@ -17,6 +17,7 @@ mod effort;
 mod events;
 mod freshness;
 mod instances;
+mod lifetime;
 mod links;
 mod load;
 mod obstacle;
@@ -36,6 +37,7 @@ use bytes::Bytes;
 use self::circuits::ControlStream;
 use self::credit::CreditAccount;
 use self::freshness::Freshness;
+pub use self::lifetime::MappingLifetime;
 use self::links::LinkUsers;
 use self::load::Load;
 pub use self::obstacle::Obstacle;
@@ -47,6 +49,7 @@ use crate::config::{Config, Keys, Role};
 use crate::event::{Event, PathKind, StreamHandle};
 use crate::id::{IdentityKey, Instance, ServicePort, SessionIndex};
 use crate::identity::Certificate;
+use crate::keepalive::Keepalive;
 use crate::path::Hop;
 use crate::peer::Peer;
 pub use crate::peer::{Home, PeerInfo, PeerStatus};
@@ -115,6 +118,8 @@ pub struct Node {
     sockets: Sockets,
     /// What our NAT is like.
     survey: Survey,
+    /// How long it keeps a mapping.
+    keepalive: Keepalive,
     stats: Stats,
 }
 
@@ -166,6 +171,7 @@ impl Node {
             freshness: Freshness::new(now.unix),
             sockets: Sockets::default(),
             survey: Survey::default(),
+            keepalive: Keepalive::default(),
             stats: Stats::default(),
         }
     }
@@ -186,6 +192,7 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Now) {
         self.look_at_clocks(now);
         self.survey_timeout(now);
+        self.keepalive_timeout(now);
         while let Some(&(due, index)) = self.timers.first() {
             if due > now.mono {
                 break;
@@ -204,7 +211,7 @@ impl Node {
             return Some(Mono(0));
         }
         let peers = self.timers.first().map(|&(due, _)| due);
-        peers.into_iter().chain(self.survey.timeout()).min()
+        peers.into_iter().chain(self.survey.timeout()).chain(self.keepalive.timeout()).min()
     }
 
     /// The next thing that happened.
@@ -219,6 +226,7 @@ impl Node {
             for peer in &mut self.peers {
                 peer.local_addresses_changed(now.mono, addresses);
             }
+            self.network_changed(now);
             self.announce_candidates(now);
         }
     }
@@ -239,7 +247,9 @@ impl Node {
             Some(index)
         });
         self.is_home_lost &= home == self.home;
-        self.home = home;
+        if std::mem::replace(&mut self.home, home) != home {
+            self.network_changed(now);
+        }
         if let Some(index) = self.home {
             self.ensure_route(now, index);
             self.touch(index);
@@ -512,9 +522,9 @@ impl Node {
 
     /// Arms the timer of a peer that has nothing more to send for now.
     fn arm(&mut self, now: Mono, index: u32) {
-        let is_home = self.home == Some(index);
+        let keepalive = self.keepalive_of(index);
         let peer = &mut self.peers[index as usize];
-        let wanted = peer.timeout(now, is_home);
+        let wanted = peer.timeout(now, keepalive);
         if peer.armed == wanted {
             return;
         }

@@ -20,11 +20,13 @@ use crate::time::{Mono, Now};
 pub(super) enum Purpose {
     /// To learn what our NAT is like.
     Survey,
+    /// To learn how long it keeps a mapping.
+    Keepalive,
     /// To meet the peer of this slot.
     Effort(u32),
 }
 
-/// A question that has no answer yet.
+/// A question that has no answer yet, and the socket on which one is expected.
 struct Question {
     server: SocketAddr,
     socket: SocketId,
@@ -47,6 +49,7 @@ impl Node {
         for &socket in sockets {
             match self.sockets.purposes.get(&socket).copied() {
                 Some(Purpose::Survey) => self.survey_socket_opened(now, socket),
+                Some(Purpose::Keepalive) => self.keepalive_socket_opened(now, socket),
                 Some(Purpose::Effort(index)) => self.effort_socket_opened(now, index, socket),
                 None => {}
             }
@@ -75,13 +78,27 @@ impl Node {
 
     /// Asks a STUN server which address a socket of ours has there.
     pub(super) fn ask_stun(&mut self, server: SocketAddr, socket: SocketId, purpose: Purpose) {
+        if let Some(transaction) = self.new_question(Question { server, socket, purpose }) {
+            let hop = Hop::Direct(Route { socket, ..Route::to(server) });
+            self.queue(hop, Outgoing::Datagram(stun::request(&transaction)));
+        }
+    }
+
+    /// Asks a STUN server from the main socket to answer to a port that leads to another one of ours: there the answer counts.
+    pub(super) fn ask_stun_to_port(&mut self, server: SocketAddr, port: u16, socket: SocketId, purpose: Purpose) {
+        if let Some(transaction) = self.new_question(Question { server, socket, purpose }) {
+            let hop = Hop::Direct(Route::to(server));
+            self.queue(hop, Outgoing::Datagram(stun::request_to_port(&transaction, port)));
+        }
+    }
+
+    fn new_question(&mut self, question: Question) -> Option<TransactionId> {
         if self.sockets.questions.len() >= STUN_QUESTIONS_MAX {
-            return;
+            return None;
         }
         let transaction = self.rng.array();
-        self.sockets.questions.insert(transaction, Question { server, socket, purpose });
-        let hop = Hop::Direct(Route { socket, ..Route::to(server) });
-        self.queue(hop, Outgoing::Datagram(stun::request(&transaction)));
+        self.sockets.questions.insert(transaction, question);
+        Some(transaction)
     }
 
     /// Whether any question for this purpose has no answer yet.
@@ -94,7 +111,7 @@ impl Node {
         self.sockets.questions.retain(|_, question| question.purpose != purpose);
     }
 
-    /// Takes the answer of a STUN server, if it is one to a question of ours, from where it was asked, on the socket that has asked.
+    /// Takes the answer of a STUN server, if it is one to a question of ours, from where it was asked, on the socket where it is expected.
     pub(super) fn handle_stun(&mut self, now: Now, from: Route, datagram: &[u8]) -> Result<(), DropReason> {
         let (transaction, mapped) = stun::response(datagram).map_err(|_| DropReason::UnexpectedStun)?;
         let question = self.sockets.questions.get(&transaction).ok_or(DropReason::UnexpectedStun)?;
@@ -104,6 +121,7 @@ impl Node {
         let Question { socket, purpose, .. } = self.sockets.questions.remove(&transaction).expect("found above");
         match purpose {
             Purpose::Survey => self.survey_answered(now, socket, mapped),
+            Purpose::Keepalive => self.keepalive_answered(now, socket, mapped),
             Purpose::Effort(index) => self.effort_answered(now, index, mapped),
         }
         Ok(())

@@ -156,8 +156,9 @@ impl Node {
         self.survey.mapping = mapping;
     }
 
-    /// Where the home node is reached; it answers STUN there.
+    /// Where the home node is reached by UDP; it answers STUN there.
     pub(super) fn home_address(&self) -> Option<SocketAddr> {
-        self.validated_remote_of(self.home?).map(|route| route.remote)
+        let route = self.validated_remote_of(self.home?)?;
+        (!route.socket.is_link()).then_some(route.remote)
     }
 }

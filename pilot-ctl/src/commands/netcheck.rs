@@ -2,7 +2,7 @@
 
 use clap::Args;
 use pilot_daemon::api::network::{
-    Family, Filtering, Mapping, MappingKind, MappingProtocol, MappingState, NetCheck, PortMapping, Relay,
+    Family, Filtering, Lifetime, Mapping, MappingKind, MappingProtocol, MappingState, NetCheck, PortMapping, Relay,
 };
 
 use crate::context::Context;
@@ -36,6 +36,7 @@ fn lines(found: &NetCheck) -> String {
         format!("IPv6: {}", family(&found.ipv6)),
         format!("Mapping: {}", mapping(&found.mapping)),
         format!("Filtering: {}", filtering(found.filtering)),
+        format!("Mapping lifetime: {}", lifetime(found.mapping_lifetime)),
         format!("Port mapping: {}", port_mapping(&found.port_mapping)),
     ];
     if found.relays.is_empty() {
@@ -72,6 +73,14 @@ fn mapping(mapping: &Mapping) -> String {
 fn filtering(filtering: Filtering) -> &'static str {
     match filtering {
         Filtering::Unknown => "unknown (needs a second address)",
+    }
+}
+
+fn lifetime(lifetime: Lifetime) -> String {
+    let keepalive = format!("keepalive every {} s", lifetime.keepalive_s);
+    match lifetime.at_least_s {
+        Some(seconds) => format!("at least {seconds} s ({keepalive})"),
+        None => format!("not measured yet ({keepalive})"),
     }
 }
 
@@ -114,6 +123,7 @@ mod tests {
             observed_address: None,
             mapping: Mapping::default(),
             filtering: Filtering::Unknown,
+            mapping_lifetime: Lifetime { at_least_s: None, keepalive_s: 25 },
             port_mapping: PortMapping::default(),
             relays: Vec::new(),
             findings: Vec::new(),
@@ -123,9 +133,16 @@ IPv4: no address
 IPv6: unknown (no server of this family is known)
 Mapping: unknown (no second STUN server answers)
 Filtering: unknown (needs a second address)
+Mapping lifetime: not measured yet (keepalive every 25 s)
 Port mapping: not needed (no NAT is known)
 Relay: none";
         assert_eq!(lines(&unknown), expected);
+    }
+
+    #[test]
+    fn a_measured_mapping_tells_how_long_it_lasts_at_least() {
+        let measured = Lifetime { at_least_s: Some(150), keepalive_s: 120 };
+        assert_eq!(lifetime(measured), "at least 150 s (keepalive every 120 s)");
     }
 
     #[test]

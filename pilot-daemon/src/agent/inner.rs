@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::{Certificate, Identity};
-use pilot_core::node::OpenStreamError;
+use pilot_core::node::{OpenStreamError, PeerInfo};
 use pilot_core::org::whereabouts::{WHEREABOUTS_ADDRESSES_MAX, WHEREABOUTS_VALIDITY_MAX, Whereabouts};
 use pilot_core::record::Offer;
 use pilot_core::ticket::{ADDRESSES_MAX, BackboneTicket, Ticket};
@@ -96,8 +96,22 @@ impl Inner {
 
     /// Opens a stream to a peer that the node knows, as soon as the peer allows one more.
     pub(crate) async fn open(&self, peer: IdentityKey, header: StreamHeader) -> Result<Stream, ApiError> {
+        self.open_by(peer, Vec::new(), header).await
+    }
+
+    /// As [`Self::open`], to a peer that these routes may lead to, too.
+    pub(crate) async fn open_by(
+        &self,
+        peer: IdentityKey,
+        routes: Vec<PeerInfo>,
+        header: StreamHeader,
+    ) -> Result<Stream, ApiError> {
         let (opened, answer) = oneshot::channel();
-        self.apply(move |core, now| core.open(now, Open { peer, header, opened })).await?;
+        let open = move |core: &mut Core, now| {
+            core.learn_routes(now, routes);
+            core.open(now, Open { peer, header, opened });
+        };
+        self.apply(open).await?;
         let opened = timeout(OPEN_TIMEOUT, answer).await.map_err(|_| {
             ApiError::new(ErrorCode::Failed, "no stream could be opened: the peer allows no more of them for now")
         })?;

@@ -192,7 +192,8 @@ impl Agent {
         let (offers_sender, offers) = watch::channel(Vec::new());
         let (link_sender, home_link) = watch::channel(HomeLink::default());
         let mut node = Node::new(node_config(&config), keys, entropy()?, now);
-        node.set_local_addresses(now, &socket.local_addresses());
+        let (addresses, network) = watch::channel(socket.local_addresses());
+        node.set_local_addresses(now, &addresses.borrow());
         let services = Services::new(offers_sender);
         let rules = Rules::load(agent_home.path().join("rules.toml"))?;
         let orgs = Arc::new(Orgs::load(&agent_home, &identity, now.unix)?);
@@ -256,7 +257,7 @@ impl Agent {
             driver.run().await;
             drop(ended_sender);
         });
-        tokio::spawn(watch_addresses(Arc::downgrade(&inner)));
+        tokio::spawn(watch_addresses(Arc::downgrade(&inner), addresses));
         tokio::spawn(renew_keys(Arc::downgrade(&inner), renewal));
         tokio::spawn(org::serve::run(Arc::downgrade(&inner), org_receiver));
         if !config.stun_servers.is_empty() {
@@ -267,7 +268,7 @@ impl Agent {
         if let Some(ticket) = agent.inner.backbone.clone() {
             let (agent_home, home) = (agent.inner.agent_home.clone(), agent.inner.home.clone());
             let home_link = agent.inner.home_link.clone();
-            let keeper = Keeper { ticket, home_link, inputs: link_inputs, agent_home, home, report };
+            let keeper = Keeper { ticket, home_link, inputs: link_inputs, agent_home, home, report, network };
             tokio::spawn(keeper.run());
         }
         agent.join_backbone(registration_sender).await?;
@@ -317,12 +318,13 @@ impl Agent {
     /// If the peer allows no more streams, or is this agent.
     pub async fn open(&self, peer: &Resolved, header: StreamHeader) -> Result<Stream, ApiError> {
         self.check_other(peer)?;
-        let routes = peer.routes.clone();
-        self.inner.apply(move |core, now| core.learn_routes(now, routes)).await?;
-        if header.port != ServicePort::ECHO {
-            org::calls::introduce(&self.inner, peer.key).await;
+        if header.port != ServicePort::ECHO && self.inner.orgs.is_in_any() {
+            let routes = peer.routes.clone();
+            self.inner.apply(move |core, now| core.learn_routes(now, routes)).await?;
+            // Its state is large, and mostly not needed.
+            Box::pin(org::calls::introduce(&self.inner, peer.key)).await;
         }
-        self.inner.open(peer.key, header).await
+        self.inner.open_by(peer.key, peer.routes.clone(), header).await
     }
 
     /// Takes the next stream to a service. While some calls of this wait, the service is there; `options` of the latest hold.
@@ -340,7 +342,9 @@ impl Agent {
         self.inner.apply(move |core, now| core.services.accept(now.mono, port, options, handler)).await?;
         let mut waiting = Waiting { inner: &self.inner, port, stream };
         let mut incoming = (&mut waiting.stream).await.map_err(|_| has_ended())?;
-        incoming.name = self.inner.name_of(&incoming.peer);
+        if let Some(pinned) = self.inner.names().name_of(&incoming.peer) {
+            incoming.name = Some(pinned.to_owned());
+        }
         Ok(incoming)
     }
 
@@ -479,7 +483,7 @@ impl Agent {
     }
 }
 
-/// Gives its place up when the future of [`Agent::accept`] is dropped.
+/// Gives its place up when the future of [`Agent::accept`] is dropped before it has a stream.
 struct Waiting<'a> {
     inner: &'a Inner,
     port: ServicePort,
@@ -488,6 +492,9 @@ struct Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
+        if self.stream.is_terminated() {
+            return;
+        }
         self.stream.close();
         let (port, unseen) = (self.port, self.stream.try_recv().ok());
         let leave = move |core: &mut Core, now: Now| {
@@ -533,18 +540,16 @@ async fn renew_keys(agent: Weak<Inner>, mut renewal: KeyRenewal) {
     }
 }
 
-/// Tells the node when the machine's addresses change.
-async fn watch_addresses(agent: Weak<Inner>) {
+/// Tells the node, and whoever else wants to know, when the machine's addresses change.
+async fn watch_addresses(agent: Weak<Inner>, known: watch::Sender<Vec<SocketAddr>>) {
     let mut changes = AddressChanges::watch();
-    let mut known = Vec::new();
     loop {
         changes.next().await;
         let Some(inner) = agent.upgrade() else { return };
         let addresses = host_addresses(inner.listen);
-        if addresses == known {
+        if !known.send_if_modified(|known| std::mem::replace(known, addresses.clone()) != addresses) {
             continue;
         }
-        known.clone_from(&addresses);
         if inner.apply(move |core, now| core.node.set_local_addresses(now, &addresses)).await.is_err() {
             return;
         }

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use pilot_core::mapping::NatMapping;
-use pilot_core::node::PeerStatus;
+use pilot_core::node::{MappingLifetime, PeerStatus};
 
 use super::Agent;
 use super::status::{millis, path_of};
-use crate::api::network::{Family, Filtering, Mapping, MappingKind, NetCheck, Relay};
+use crate::api::network::{Family, Filtering, Lifetime, Mapping, MappingKind, NetCheck, Relay};
 use crate::api::types::{ApiError, Transport};
 use crate::backbone_link::own_homes;
 use crate::driver::Core;
@@ -24,6 +24,7 @@ const SURVEY_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Seen {
     pub(super) mapping: NatMapping,
     pub(super) observed: Option<SocketAddr>,
+    lifetime: MappingLifetime,
     backbones: Vec<PeerStatus>,
     is_surveying: bool,
 }
@@ -50,6 +51,7 @@ impl Agent {
             observed_address: seen.observed,
             mapping: self.mapping(&seen),
             filtering: Filtering::Unknown,
+            mapping_lifetime: lifetime(seen.lifetime),
             port_mapping: self.inner.port_mapper.state(),
             relays: seen.backbones.iter().map(|status| self.relay(status)).collect(),
             findings: self.inner.backbone.as_ref().map(|ticket| self.findings(ticket, link)).unwrap_or_default(),
@@ -127,10 +129,15 @@ impl Seen {
         Self {
             mapping: core.node.nat_mapping(),
             observed: core.node.observed_address(),
+            lifetime: core.node.mapping_lifetime(),
             backbones: core.node.peers().filter(|peer| peer.backbone && peer.connected).collect(),
             is_surveying: core.node.is_surveying(),
         }
     }
+}
+
+fn lifetime(MappingLifetime { outlived, keepalive }: MappingLifetime) -> Lifetime {
+    Lifetime { at_least_s: outlived.map(|outlived| outlived.as_secs()), keepalive_s: keepalive.as_secs() }
 }
 
 /// Yes if one of them is, no if one is not; else nobody knows.

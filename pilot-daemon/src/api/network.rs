@@ -21,6 +21,8 @@ pub struct NetCheck {
     pub mapping: Mapping,
     /// Which packets from outside the NAT lets in.
     pub filtering: Filtering,
+    /// How long the NAT keeps a mapping that nobody uses.
+    pub mapping_lifetime: Lifetime,
     /// What the router does for the agent.
     pub port_mapping: PortMapping,
     /// The backbone nodes that there is a tunnel with.
@@ -40,6 +42,15 @@ pub struct Family {
     pub observed: Option<IpAddr>,
     /// How long its answer took.
     pub rtt_ms: Option<f64>,
+}
+
+/// How long a NAT keeps a mapping without use, as far as that was tried (spec/paths.md §6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lifetime {
+    /// At least so many seconds; none if that is not measured yet, or cannot be.
+    pub at_least_s: Option<u64>,
+    /// The silence after which the home tunnel is kept by a packet.
+    pub keepalive_s: u64,
 }
 
 /// How a NAT maps a socket to outside ports (RFC 4787 §4.1).

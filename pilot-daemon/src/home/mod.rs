@@ -28,6 +28,7 @@ mod lock;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -135,9 +136,10 @@ impl Home {
         named_in(&self.root).proxy
     }
 
-    /// The keys of those agents: they are one user's, and trust each other.
-    pub fn identity_keys(&self) -> Vec<IdentityKey> {
-        self.agents().iter().filter_map(|agent| Some(agent.public_identity().ok()??.0)).collect()
+    /// Those agents' keys, with their names: they are one user's, and trust each other.
+    pub fn identities(&self) -> BTreeMap<IdentityKey, String> {
+        let identity = |agent: AgentHome| Some((agent.public_identity().ok()??.0, agent.name));
+        self.agents().into_iter().filter_map(identity).collect()
     }
 }
 

@@ -365,8 +365,8 @@ pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: Vec<PeerInfo>)
 async fn end_former(inner: &Arc<Inner>, name: &str) {
     let now = clock::now().unix;
     let former = inner.orgs.take_former(name, now).await;
-    let neighbours = inner.home.identity_keys();
-    let is_close = |key: &IdentityKey| *key == inner.identity.key() || neighbours.contains(key);
+    let neighbours = inner.home.identities();
+    let is_close = |key: &IdentityKey| *key == inner.identity.key() || neighbours.contains_key(key);
     let strangers: Vec<_> = former.into_iter().filter(|key| !is_close(key)).collect();
     if strangers.is_empty() {
         return;

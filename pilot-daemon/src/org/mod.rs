@@ -146,6 +146,11 @@ impl Orgs {
         table.iter().filter_map(standing).collect()
     }
 
+    /// Whether there is any organisation that the agent is in.
+    pub(crate) fn is_in_any(&self) -> bool {
+        !self.table().is_empty()
+    }
+
     /// The names of all organisations.
     pub(crate) fn names(&self) -> Vec<String> {
         self.table().keys().cloned().collect()

@@ -130,15 +130,20 @@ impl Services {
         if self.table.len() >= SERVICES_MAX && !self.table.contains_key(&port) {
             return;
         }
+        let is_new = !self.table.contains_key(&port);
         let service = self.table.entry(port).or_default();
         service.public = options.public;
-        if let Some(offer) = options.offer {
+        let offered = options.offer.filter(|offer| *offer != service.offer);
+        let is_news = is_new || offered.is_some();
+        if let Some(offer) = offered {
             service.offer = offer;
         }
         service.last_handler = now;
         service.handlers.push_back(handler);
         service.match_up();
-        self.publish();
+        if is_news {
+            self.publish();
+        }
     }
 
     /// Handlers have stopped waiting.

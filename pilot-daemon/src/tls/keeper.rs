@@ -15,7 +15,7 @@ use pilot_core::route::{Route, SocketId};
 use pilot_core::ticket::BackboneTicket;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -68,6 +68,8 @@ pub(crate) struct Keeper {
     pub(crate) agent_home: AgentHome,
     pub(crate) home: Home,
     pub(crate) report: watch::Sender<LinkReport>,
+    /// The addresses of this machine: when they change, what failed before may work.
+    pub(crate) network: watch::Receiver<Vec<SocketAddr>>,
 }
 
 /// A link that is up.
@@ -106,6 +108,17 @@ enum AttemptError {
 /// Pauses between attempts, each twice the one before.
 struct Backoff(Duration);
 
+/// What a pause has ended by.
+#[derive(Debug, PartialEq, Eq)]
+enum Pause {
+    /// Its time, or the home node.
+    Over,
+    /// Other addresses: it begins anew.
+    NetworkChanged,
+    /// The end of the agent.
+    Ended,
+}
+
 /// Whether the agent goes on.
 enum Goes {
     On,
@@ -132,8 +145,10 @@ impl Keeper {
                 }
                 Err(failures) => self.note(&failures),
             }
-            if let Goes::Away = self.pause(backoff.next()).await {
-                return;
+            match self.pause(backoff.next()).await {
+                Pause::Over => {}
+                Pause::NetworkChanged => backoff = Backoff(PAUSE_MIN),
+                Pause::Ended => return,
             }
         }
     }
@@ -155,11 +170,12 @@ impl Keeper {
         }
     }
 
-    /// Waits out a pause, or until the home node is there.
-    async fn pause(&mut self, pause: Duration) -> Goes {
-        match timeout(pause, self.home_link.wait_for(|link| link.connected)).await {
-            Ok(Err(_ended)) => Goes::Away,
-            Ok(Ok(_)) | Err(_) => Goes::On,
+    /// Waits out a pause, or until the home node is there, or this is another network.
+    async fn pause(&mut self, pause: Duration) -> Pause {
+        tokio::select! {
+            home = self.home_link.wait_for(|link| link.connected) => if home.is_ok() { Pause::Over } else { Pause::Ended },
+            network = self.network.changed() => if network.is_ok() { Pause::NetworkChanged } else { Pause::Ended },
+            () = sleep(pause) => Pause::Over,
         }
     }
 
@@ -340,5 +356,30 @@ mod tests {
         assert!(pauses[0] >= Duration::from_millis(750) && pauses[0] <= Duration::from_millis(1_250));
         let bounds = Duration::from_secs(45)..=Duration::from_secs(75);
         assert!(pauses[10..].iter().all(|pause| bounds.contains(pause)), "{pauses:?}");
+    }
+
+    #[tokio::test]
+    async fn in_another_network_a_link_is_tried_at_once_and_not_after_a_minute() {
+        let root = tempfile::tempdir().expect("a directory");
+        let home = Home::at(root.path());
+        let (home_sender, home_link) = watch::channel(HomeLink::default());
+        let (addresses, network) = watch::channel(Vec::new());
+        let mut keeper = Keeper {
+            ticket: "pilot-backbone:gluwrtvtkgks4ffxj2xhb53hoski6g5bdzfdvfetnnblwdezzola@192.0.2.1:3478"
+                .parse()
+                .expect("a ticket"),
+            home_link,
+            inputs: mpsc::channel(1).0,
+            agent_home: home.agent("agent-alpha").expect("a name"),
+            home,
+            report: watch::Sender::default(),
+            network,
+        };
+        addresses.send_replace(vec![SocketAddr::from(([192, 0, 2, 7], 4))]);
+        assert_eq!(keeper.pause(PAUSE_MAX).await, Pause::NetworkChanged);
+        home_sender.send_modify(|link| link.connected = true);
+        assert_eq!(keeper.pause(PAUSE_MAX).await, Pause::Over, "each change counts once");
+        drop(home_sender);
+        drop(addresses);
     }
 }

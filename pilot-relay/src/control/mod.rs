@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pilot_core::id::{CircuitId, IdentityKey, Instance, InstanceId, ServicePort};
+use pilot_core::limits::REJECT_AFTER_TIME;
 use pilot_core::node::OpenStreamError;
 use pilot_core::rng::Rng;
 use pilot_core::route::Route;
@@ -44,8 +45,8 @@ pub const CALLS_PER_CLIENT_MAX: usize = 64;
 const INBOUND_PER_CLIENT_MAX: usize = CALLS_PER_CLIENT_MAX * REGISTRATION_LEN_MAX;
 /// Circuits that one client may ask for: each one disturbs somebody.
 pub const OPEN_RATE: Rate = Rate { per_second: 20, burst: 200 };
-/// A client that was silent for so long is gone: it keeps its NAT mapping alive every 25 s, and three of those may be lost.
-pub const CLIENT_SILENCE_MAX: Duration = Duration::from_secs(100);
+/// A client that was silent for so long is gone: it says something every two minutes at least, and after these three its keys are over.
+pub const CLIENT_SILENCE_MAX: Duration = REJECT_AFTER_TIME;
 /// Bytes read from a stream at once. Requests are shorter.
 const READ_LEN_MAX: usize = 16 * 1_024;
 

@@ -348,11 +348,11 @@ fn other_services_are_not_found() {
 fn a_client_counts_as_silent_only_when_nothing_comes() {
     let mut control = Backbone::with(&[ALICE, BOB]).control;
     let later = |secs| Now { mono: now().mono + Duration::from_secs(secs), ..now() };
-    let silent = control.silent_clients(later(60), |client| if *client == ALICE { 500 } else { 0 });
+    let silent = control.silent_clients(later(120), |client| if *client == ALICE { 500 } else { 0 });
     assert_eq!(silent, []);
-    let silent = control.silent_clients(later(100), |client| if *client == ALICE { 500 } else { 0 });
+    let silent = control.silent_clients(later(180), |client| if *client == ALICE { 500 } else { 0 });
     assert_eq!(silent, [BOB]);
-    let silent = control.silent_clients(later(160), |_| 500);
+    let silent = control.silent_clients(later(300), |_| 500);
     assert_eq!(silent, [ALICE]);
 }
 

@@ -4,7 +4,7 @@
 //! The first of them asks the server for its certificate; the others know it, as from a directory.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -26,32 +26,28 @@ use pilot_daemon::clock;
 use pilot_daemon::home::entropy;
 use pilot_daemon::net::{RecvBatch, Sent, UdpSocket};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Interval;
 
 use super::pilot::SERVICE;
 use crate::compare::pipe::left_after;
 use crate::compare::system::{Announce, Channel, Connection, Contact, Exchange, Progress, Setup, System};
 use crate::error::BenchError;
 
-/// Agents of a crowd.
-const AGENTS: u64 = 1_000;
 /// Deadlines nearer than the runtime's timers can tell are awaited by looking again.
 const TIMER_RESOLUTION: Duration = Duration::from_millis(1);
-/// Between two handshakes: a server that sees more than 256 first messages a second takes them for a flood (spec/handshake.md §9), and these
-/// all come from one address.
-const PACE: Duration = Duration::from_millis(4);
+/// Agents whose addresses differ in the third byte alone.
+const NEIGHBOURS: usize = 250;
+/// Identities that are lost, at most, if working them out is interrupted.
+const KEPT_AT_ONCE: usize = 500;
 /// Room for one train of packets.
 const TRAIN_LEN: usize = 1 << 16;
 
 /// Agents that are not connected yet, and whom they will call.
 pub(crate) struct Crowd {
-    ip: std::net::IpAddr,
     server: IdentityKey,
     address: SocketAddr,
     service: ServicePort,
     certificate: OnceLock<Certificate>,
     identities: Mutex<Vec<Identity>>,
-    pace: tokio::sync::Mutex<Interval>,
 }
 
 /// An agent of the crowd; it ends when this is dropped.
@@ -77,21 +73,21 @@ impl System for Crowd {
     async fn client(setup: Setup, contact: Contact) -> Result<Self, BenchError> {
         let ticket: Ticket = contact.credential.parse().map_err(BenchError::wrong)?;
         Ok(Self {
-            ip: setup.listen,
             server: ticket.identity,
             address: contact.address,
             service: service_port(SERVICE).ok_or_else(|| BenchError::wrong("no such service"))?,
             certificate: OnceLock::new(),
-            identities: Mutex::new(identities()?),
-            pace: tokio::sync::Mutex::new(tokio::time::interval(PACE)),
+            identities: Mutex::new(identities(setup.connections)?),
         })
     }
 
     async fn connect(&self) -> Result<Agent, BenchError> {
-        self.pace.lock().await.tick().await;
-        let identity = self.identities.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let (identity, number) = {
+            let mut identities = self.identities.lock().unwrap_or_else(PoisonError::into_inner);
+            (identities.pop(), identities.len())
+        };
         let identity = identity.ok_or_else(|| BenchError::wrong("the crowd has no more agents"))?;
-        let mut member = Member::new(self, &identity)?;
+        let mut member = Member::new(self, &identity, address(number)?)?;
         let (orders, receiver) = mpsc::channel(1);
         tokio::spawn(async move { member.run(receiver).await });
         let agent = Agent { orders };
@@ -105,6 +101,13 @@ impl System for Crowd {
         }
         Ok(agent)
     }
+}
+
+/// Where an agent of the crowd calls from: a /24 of its own, as a busy server's callers have. One that sends more than eight first messages a
+/// second is held back when a server sees more than 256 (spec/handshake.md §9).
+fn address(number: usize) -> Result<Ipv4Addr, BenchError> {
+    let [first, second] = [number / NEIGHBOURS + 1, number % NEIGHBOURS].map(u8::try_from);
+    Ok(Ipv4Addr::new(127, first.map_err(BenchError::wrong)?, second.map_err(BenchError::wrong)?, 1))
 }
 
 /// What is exchanged to learn the server's certificate.
@@ -153,7 +156,7 @@ struct Member {
 }
 
 impl Member {
-    fn new(crowd: &Crowd, identity: &Identity) -> Result<Self, BenchError> {
+    fn new(crowd: &Crowd, identity: &Identity, ip: Ipv4Addr) -> Result<Self, BenchError> {
         let now = clock::now();
         let transport = TransportKey::from_secret(entropy().map_err(BenchError::wrong)?);
         let certificate = Certificate::issue(identity, &transport, InstanceId([1; 8]), 1, now.unix);
@@ -164,7 +167,7 @@ impl Member {
         node.learn_peer(now, info);
         Ok(Self {
             node,
-            socket: UdpSocket::bind(SocketAddr::new(crowd.ip, 0))?,
+            socket: UdpSocket::bind(SocketAddr::from((ip, 0)))?,
             batch: RecvBatch::new(),
             buffer: Vec::with_capacity(TRAIN_LEN),
             blocked: None,
@@ -282,33 +285,44 @@ impl Member {
     }
 }
 
-/// The identities of the crowd. To work them out takes a million hashes each, so that what was found is kept beside this program.
-fn identities() -> Result<Vec<Identity>, BenchError> {
+/// The first identities of the crowd. To work one out takes a million hashes, so that what was found is kept beside this program.
+pub(crate) fn identities(count: usize) -> Result<Vec<Identity>, BenchError> {
     let file = cache()?;
     let known = fs::read_to_string(&file).unwrap_or_default();
-    let known: Vec<u64> = known.lines().filter_map(|line| line.parse().ok()).collect();
-    if known.len() as u64 == AGENTS {
-        let restored =
-            known.into_iter().enumerate().map(|(number, modifier)| Identity::restore(seed(number as u64), modifier));
-        return restored.collect::<Result<Vec<_>, _>>().map_err(BenchError::wrong);
+    let mut modifiers: Vec<u64> = known.lines().take(count).filter_map(|line| line.parse().ok()).collect();
+    if modifiers.len() < count {
+        eprintln!("working out {} identities, once: it takes minutes", count - modifiers.len());
     }
-    eprintln!("working out {AGENTS} identities, once");
-    let workers = thread::available_parallelism().map_or(1, usize::from) as u64;
-    let mut found: Vec<(u64, Identity)> = thread::scope(|scope| {
-        let work = |worker| {
-            move || (worker..AGENTS).step_by(workers as usize).map(|at| (at, Identity::generate(seed(at)))).collect()
-        };
-        let workers: Vec<thread::ScopedJoinHandle<'_, Vec<_>>> =
-            (0..workers).map(|worker| scope.spawn(work(worker))).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
-    });
-    found.sort_by_key(|(number, _)| *number);
-    let lines: String = found.iter().map(|(_, identity)| format!("{}\n", identity.modifier())).collect();
-    fs::write(file, lines)?;
-    Ok(found.into_iter().map(|(_, identity)| identity).collect())
+    while modifiers.len() < count {
+        let found = work_out(modifiers.len(), count.min(modifiers.len() + KEPT_AT_ONCE));
+        if found.is_empty() {
+            return Err(BenchError::wrong("no identity was found"));
+        }
+        modifiers.extend(found);
+        let lines: String = modifiers.iter().map(|modifier| format!("{modifier}\n")).collect();
+        fs::write(&file, lines)?;
+    }
+    let restored =
+        modifiers.into_iter().enumerate().map(|(number, modifier)| Identity::restore(seed(number), modifier));
+    restored.collect::<Result<_, _>>().map_err(BenchError::wrong)
 }
 
-fn seed(number: u64) -> [u8; 32] {
+/// What makes identities of the seeds from one number to another.
+fn work_out(from: usize, to: usize) -> Vec<u64> {
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let found: Vec<Vec<u64>> = thread::scope(|scope| {
+        let work = |worker| {
+            let numbers = (from + worker..to).step_by(workers);
+            scope.spawn(move || numbers.map(|number| Identity::generate(seed(number)).modifier()).collect())
+        };
+        let workers: Vec<thread::ScopedJoinHandle<'_, Vec<u64>>> = (0..workers).map(work).collect();
+        workers.into_iter().map(|worker| worker.join().unwrap_or_default()).collect()
+    });
+    // Each worker has had every second one, or third.
+    (from..to).filter_map(|number| found[(number - from) % workers].get((number - from) / workers).copied()).collect()
+}
+
+fn seed(number: usize) -> [u8; 32] {
     let mut seed = [0xC4; 32];
     seed[..8].copy_from_slice(&number.to_be_bytes());
     seed

@@ -17,22 +17,23 @@ mod s2n;
 mod tcp;
 mod tls;
 
-pub(crate) use crowd::Crowd;
+pub(crate) use certificate::{Authority, Certificate};
+pub(crate) use crowd::{Crowd, identities};
 pub(crate) use daemons::Daemons;
 pub(crate) use http1::Http1;
 pub(crate) use http2::Http2;
 pub(crate) use http3::Http3;
 pub(crate) use iroh::Iroh;
 pub(crate) use pilot::Pilot;
-pub(crate) use quinn::Quinn;
+pub(crate) use quinn::{Quinn, accept as accept_quic, listen as listen_for_quic};
 pub(crate) use s2n::S2n;
 pub(crate) use tcp::Tcp;
 pub(crate) use tls::Tls;
 
 /// Credit of a stream, in bytes.
-const STREAM_WINDOW: u32 = 16 << 20;
+pub(crate) const STREAM_WINDOW: u32 = 16 << 20;
 /// Credit of a connection, in bytes.
-const CONNECTION_WINDOW: u32 = 32 << 20;
+pub(crate) const CONNECTION_WINDOW: u32 = 32 << 20;
 /// What certificates are for.
 const SERVER_NAME: &str = "localhost";
 /// Application protocol of systems that must name one.

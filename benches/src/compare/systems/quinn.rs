@@ -32,7 +32,7 @@ pub(crate) struct Stream {
 
 impl Quinn {
     /// A client that offers that protocol.
-    pub(super) fn new(setup: &Setup, contact: &Contact, protocol: &[u8]) -> Result<Self, BenchError> {
+    pub(crate) fn new(setup: &Setup, contact: &Contact, protocol: &[u8]) -> Result<Self, BenchError> {
         let crypto = client_config(&contact.credential, Some(protocol))?;
         let crypto = QuicClientConfig::try_from(crypto).map_err(BenchError::wrong)?;
         let mut config = ClientConfig::new(Arc::new(crypto));
@@ -44,7 +44,12 @@ impl Quinn {
 
     /// A connection, its handshake done.
     pub(super) async fn dial(&self) -> Result<quinn::Connection, BenchError> {
-        let connecting = self.endpoint.connect(self.address, SERVER_NAME).map_err(BenchError::wrong)?;
+        self.dial_to(self.address, SERVER_NAME).await
+    }
+
+    /// The same with a server of that address and name.
+    pub(crate) async fn dial_to(&self, address: SocketAddr, name: &str) -> Result<quinn::Connection, BenchError> {
+        let connecting = self.endpoint.connect(address, name).map_err(BenchError::wrong)?;
         connecting.await.map_err(BenchError::wrong)
     }
 }
@@ -54,19 +59,41 @@ pub(super) async fn serve_all<F>(
     setup: Setup,
     announce: Announce,
     protocol: &[u8],
-    serve: impl Fn(quinn::Connection) -> F + Copy + Send + 'static,
+    serve: impl Fn(quinn::Connection) -> F + Clone + Send + 'static,
 ) -> Result<(), BenchError>
 where
     F: Future<Output = Result<(), BenchError>> + Send + 'static,
 {
     let certificate = Certificate::new()?;
     let credential = certificate.credential();
+    let endpoint = listen(&setup, certificate, SocketAddr::new(setup.listen, 0), protocol)?;
+    announce(Contact { address: endpoint.local_addr()?, credential, helpers: Vec::new() })?;
+    accept(endpoint, serve).await
+}
+
+/// A server's endpoint.
+pub(crate) fn listen(
+    setup: &Setup,
+    certificate: Certificate,
+    address: SocketAddr,
+    protocol: &[u8],
+) -> Result<Endpoint, BenchError> {
     let crypto = QuicServerConfig::try_from(certificate.server_config(Some(protocol))?).map_err(BenchError::wrong)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(transport_config(&setup));
-    let endpoint = Endpoint::server(config, SocketAddr::new(setup.listen, 0))?;
-    announce(Contact { address: endpoint.local_addr()?, credential, helpers: Vec::new() })?;
+    config.transport_config(transport_config(setup));
+    Ok(Endpoint::server(config, address)?)
+}
+
+/// Accepts connections for ever; `serve` gets each with its handshake done.
+pub(crate) async fn accept<F>(
+    endpoint: Endpoint,
+    serve: impl Fn(quinn::Connection) -> F + Clone + Send + 'static,
+) -> Result<(), BenchError>
+where
+    F: Future<Output = Result<(), BenchError>> + Send + 'static,
+{
     while let Some(incoming) = endpoint.accept().await {
+        let serve = serve.clone();
         tokio::spawn(async move {
             let connection = incoming.await.map_err(BenchError::wrong)?;
             serve(connection).await

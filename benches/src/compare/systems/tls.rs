@@ -1,5 +1,6 @@
 //! TLS 1.3 by rustls over TCP, a connection for each channel.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
@@ -23,15 +24,24 @@ pub(crate) struct Tls {
 
 impl Tls {
     /// A client that offers that protocol.
-    pub(super) fn new(setup: &Setup, contact: Contact, protocol: Option<&[u8]>) -> Result<Self, BenchError> {
+    pub(crate) fn new(setup: &Setup, contact: Contact, protocol: Option<&[u8]>) -> Result<Self, BenchError> {
         let connector = TlsConnector::from(Arc::new(client_config(&contact.credential, protocol)?));
         Ok(Self { connector, contact: Arc::new(contact), congestion: setup.kind.congestion() })
     }
 
     /// A connection, its handshake done.
     pub(super) async fn dial(&self) -> Result<client::TlsStream<TcpStream>, BenchError> {
-        let stream = tcp::connect(self.contact.address, self.congestion).await?;
-        let name = ServerName::try_from(SERVER_NAME).map_err(BenchError::wrong)?;
+        self.dial_to(self.contact.address, SERVER_NAME).await
+    }
+
+    /// The same with a server of that address and name.
+    pub(crate) async fn dial_to(
+        &self,
+        address: SocketAddr,
+        name: &str,
+    ) -> Result<client::TlsStream<TcpStream>, BenchError> {
+        let stream = tcp::connect(address, self.congestion).await?;
+        let name = ServerName::try_from(name.to_owned()).map_err(BenchError::wrong)?;
         Ok(self.connector.connect(name, stream).await?)
     }
 }

@@ -24,8 +24,12 @@ const fn index(name: &'static str, what: &'static str) -> Quantity {
     Quantity { name, what, unit: "Jain's index", better: Better::More }
 }
 
+const fn share(name: &'static str) -> Quantity {
+    Quantity { name, what: "the same: the flow's part of what both got", unit: "%", better: Better::More }
+}
+
 /// The other flow, the queue in bandwidth-delay products, and what is measured with them.
-const CELLS: [(Kind, u64, Quantity); 4] = [
+const CELLS: [(Kind, u64, Quantity, Quantity); 4] = [
     (
         Kind::Tcp,
         1,
@@ -33,10 +37,21 @@ const CELLS: [(Kind, u64, Quantity); 4] = [
             "fairness-cubic-1",
             "60 s beside TCP with CUBIC, which began 5 s before; 100 Mbit/s, 40 ms, a queue of one bandwidth-delay product",
         ),
+        share("fairness-cubic-1-share"),
     ),
-    (Kind::Tcp, 4, index("fairness-cubic-4", "the same with a queue of four")),
-    (Kind::TlsBbr, 1, index("fairness-bbr-1", "the same beside TCP with BBR, a queue of one")),
-    (Kind::TlsBbr, 4, index("fairness-bbr-4", "the same beside TCP with BBR, a queue of four")),
+    (Kind::Tcp, 4, index("fairness-cubic-4", "the same with a queue of four"), share("fairness-cubic-4-share")),
+    (
+        Kind::TlsBbr,
+        1,
+        index("fairness-bbr-1", "the same beside TCP with BBR, a queue of one"),
+        share("fairness-bbr-1-share"),
+    ),
+    (
+        Kind::TlsBbr,
+        4,
+        index("fairness-bbr-4", "the same beside TCP with BBR, a queue of four"),
+        share("fairness-bbr-4-share"),
+    ),
 ];
 const QUEUE: Quantity = Quantity {
     name: "fairness-alone-queue",
@@ -51,7 +66,7 @@ pub(super) struct Fairness {
 }
 
 impl Workload for Fairness {
-    fn obstacle(&self) -> Option<&'static str> {
+    fn obstacle(&self) -> Option<String> {
         obstacle()
     }
 
@@ -66,12 +81,13 @@ impl Workload for Fairness {
 
     fn measure(&mut self, stage: &mut Stage, kind: Kind) -> Result<Vec<Sample>, BenchError> {
         let mut samples = Vec::new();
-        for (at, (other, queue, quantity)) in CELLS.into_iter().enumerate() {
+        for (at, (other, queue, index, share)) in CELLS.into_iter().enumerate() {
             if self.networks.len() == at {
                 self.networks.push(Network::build(Impairment { megabits: MEGABITS, loss: 0, queue })?);
             }
             let [first, second] = beside(&self.networks[at], stage, [other, kind])?;
-            samples.push(quantity.of(jain(first, second)));
+            samples.push(index.of(jain(first, second)));
+            samples.push(share.of(100.0 * second / (first + second)));
         }
         let long = self.networks.last().ok_or_else(|| BenchError::wrong("no network"))?;
         samples.push(QUEUE.of(alone(long, stage, kind)?.as_secs_f64() / ROUND_TRIP.as_secs_f64()));

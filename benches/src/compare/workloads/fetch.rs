@@ -42,7 +42,7 @@ pub(super) struct Fetch {
 }
 
 impl Workload for Fetch {
-    fn obstacle(&self) -> Option<&'static str> {
+    fn obstacle(&self) -> Option<String> {
         obstacle()
     }
 

@@ -81,7 +81,7 @@ impl Network {
 }
 
 /// Why there is no lab here, if there is none.
-pub(super) fn obstacle() -> Option<&'static str> {
+pub(super) fn obstacle() -> Option<String> {
     let is_root = rustix::process::geteuid().is_root();
-    (!is_root).then_some("it takes root, for the network lab")
+    (!is_root).then(|| "it takes root, for the network lab".to_owned())
 }

@@ -3,6 +3,8 @@
 mod bulk;
 mod cold;
 #[cfg(target_os = "linux")]
+mod errand;
+#[cfg(target_os = "linux")]
 mod fairness;
 #[cfg(target_os = "linux")]
 mod fetch;
@@ -12,6 +14,8 @@ mod impaired;
 mod loss;
 mod memory;
 mod parallel;
+#[cfg(target_os = "linux")]
+mod relay;
 mod rr;
 
 use std::collections::BTreeMap;
@@ -19,7 +23,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use super::process::{Place, Server, here};
-use super::results::Sample;
+use super::results::{Outcome, Quantity, Sample};
 use super::system::Kind;
 use crate::error::BenchError;
 
@@ -29,12 +33,22 @@ pub(crate) trait Workload {
     fn systems(&self) -> Vec<Kind>;
 
     /// Why it cannot be measured here, if it cannot.
-    fn obstacle(&self) -> Option<&'static str> {
+    fn obstacle(&self) -> Option<String> {
         None
     }
 
     /// Whether a first round is not to be kept.
     fn warms_up(&self) -> bool {
+        true
+    }
+
+    /// What came out, for people.
+    fn page(&self, outcomes: &[Outcome]) -> String {
+        outcomes.iter().map(Outcome::markdown).collect()
+    }
+
+    /// Whether a quantity has a picture.
+    fn has_picture(&self, _quantity: &Quantity) -> bool {
         true
     }
 
@@ -58,6 +72,10 @@ pub(crate) const WORKLOADS: &[(&str, Maker)] = &[
     ("fetch", || Box::<fetch::Fetch>::default()),
     #[cfg(target_os = "linux")]
     ("fairness", || Box::<fairness::Fairness>::default()),
+    #[cfg(target_os = "linux")]
+    ("relay", || Box::new(relay::Relay)),
+    #[cfg(target_os = "linux")]
+    ("errand", || Box::<errand::Errands>::default()),
 ];
 
 /// What workloads on this machine share: a server of each system, started when it is asked for.
@@ -99,5 +117,8 @@ const HERE: Place<'static> = Place { launch: &here, ip: IpAddr::V4(Ipv4Addr::LOC
 /// Everybody but those who differ only on a path with loss.
 fn on_loopback() -> Vec<Kind> {
     let differs_with_loss = |kind: &Kind| matches!(kind, Kind::TlsBbr | Kind::Http2Bbr | Kind::QuinnBbr);
-    Kind::ALL.into_iter().filter(|kind| !differs_with_loss(kind) && *kind != Kind::PilotEthernet).collect()
+    Kind::ALL
+        .into_iter()
+        .filter(|kind| !differs_with_loss(kind) && !matches!(kind, Kind::PilotEthernet | Kind::Forwarder))
+        .collect()
 }

@@ -267,6 +267,39 @@ fn candidates_make_nobody_send_more_than_was_spent_on_them() {
     assert!(pair.astray_bytes() <= allowed, "{} of {allowed}", pair.astray_bytes());
 }
 
+/// What a probe or a list of candidates looks like to those who have no keys, from an address each time another: sealed by nobody, for a
+/// session that is there and for one that is not; and a STUN answer to no question.
+#[test]
+fn probes_and_candidates_of_strangers_move_no_path_and_draw_no_more_than_they_cost() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    let (path, slot) = (pair.path(1, 0), pair.slot(1, 0) as usize);
+    let paths = pair.hosts[1].node.peers[slot].paths.iter().count();
+    let genuine = pair.forge(0, 1, FORGED, frame::put_ping);
+    let flipped = |at: usize| {
+        let mut packet = genuine.clone();
+        packet[at] ^= 1;
+        packet
+    };
+    let stun =
+        [&[1, 1, 0, 12, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12], &[0, 0x20, 0, 8, 0, 1, 0, 9, 1, 2, 3, 4]].concat();
+    let unwanted = [flipped(genuine.len() - 1), flipped(4), vec![0x40], stun];
+    let mut spent = 0;
+    for port in 1..=300 {
+        for packet in &unwanted {
+            spent += packet.len();
+            pair.deliver(1, SocketAddr::new(VICTIM.ip(), port), packet);
+        }
+        pair.run_for(Duration::from_millis(1));
+    }
+    pair.run_for(Duration::from_secs(5));
+    assert_eq!((pair.path(1, 0), pair.hosts[1].node.peers[slot].paths.iter().count()), (path, paths));
+    assert!(pair.astray_bytes() <= spent, "{} for {spent}", pair.astray_bytes());
+    assert!(pair.hosts[1].node.stats().drops(DropReason::Authentication) >= 300);
+    pair.request(0, 1, b"as before");
+    pair.run_until(Duration::from_millis(100), |pair| pair.incoming(1).is_some());
+}
+
 /// A handshake is thirty probes long: it goes to addresses from the peer's record and to those where the peer once was.
 #[test]
 fn an_address_that_a_peer_has_named_is_sent_no_handshake() {

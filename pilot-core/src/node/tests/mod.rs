@@ -8,6 +8,7 @@ mod credit;
 mod early;
 mod hostile;
 mod instances;
+mod liars;
 mod links;
 mod load;
 mod messages;

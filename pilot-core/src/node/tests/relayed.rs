@@ -73,7 +73,7 @@ impl Pair {
     }
 
     /// Two agents at one backbone node that may find a direct path.
-    fn by_relay() -> Self {
+    pub(super) fn by_relay() -> Self {
         let mut pair = Self::at_homes([2, 2]);
         for which in [0, 1] {
             pair.hosts[which].node.set_direct(pair.now, true);
@@ -180,7 +180,7 @@ impl Pair {
     }
 
     /// Sends one request, waits until it is there, and ends the stream.
-    fn exchange(&mut self, from: usize, to: usize, limit: Duration) {
+    pub(super) fn exchange(&mut self, from: usize, to: usize, limit: Duration) {
         self.hosts[to].events.clear();
         let request = self.request(from, to, b"hello");
         self.run_until(limit, |pair| pair.incoming(to).is_some());
@@ -191,7 +191,7 @@ impl Pair {
         assert_eq!(self.read_all(from, request), b"");
     }
 
-    fn path(&self, which: usize, other: usize) -> Option<PathKind> {
+    pub(super) fn path(&self, which: usize, other: usize) -> Option<PathKind> {
         self.hosts[which].node.peer_status(&self.key(other))?.path
     }
 }
