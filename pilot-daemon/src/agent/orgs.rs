@@ -112,6 +112,7 @@ impl Agent {
         let told = inner.orgs.with(name, |org| {
             let issuer = org.enrolled_by?;
             let consented = org.roster.member(&inner.identity.key(), now)?.consented;
+            inner.orgs.note_left(consented);
             Some((issuer, org.route(&issuer, now), Request::Leave { org: org.roster.org(), consented }))
         })?;
         if let Some((issuer, route, request)) = told {

@@ -95,7 +95,8 @@ async fn exchange(inner: &Inner, peer: IdentityKey, request: &Request) -> Result
 /// # Errors
 /// Why not.
 pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name: &str) -> Result<Org, ApiError> {
-    let (identity, enrolled_by, consented) = (&inner.identity, issuer.key, clock::now().unix);
+    let (identity, enrolled_by) = (&inner.identity, issuer.key);
+    let consented = inner.orgs.date_to_ask(clock::now().unix);
     let request = Request::Enrol {
         org: invite.org,
         invite: invite.id,

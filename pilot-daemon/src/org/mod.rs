@@ -14,6 +14,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::{Certificate, Identity};
@@ -45,6 +46,8 @@ pub(crate) struct Orgs {
     unsaved: Notify,
     /// Held by who makes a code, from the choice of its number until it is kept.
     pub(crate) coding: tokio::sync::Mutex<()>,
+    /// When the last membership had been asked for of those that were given up since this process began.
+    left: Mutex<UnixTime>,
     /// Names this process to those who ask what is new.
     epoch: u64,
 }
@@ -111,13 +114,26 @@ impl Orgs {
         let table = Mutex::new(store::load(home, now)?);
         let epoch = u64::from_be_bytes(entropy()?);
         let [writing, rotating, coding] = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
-        let unsaved = Notify::new();
-        Ok(Self { home: home.clone(), identity: identity.clone(), table, writing, rotating, coding, unsaved, epoch })
+        let (unsaved, left) = (Notify::new(), Mutex::default());
+        let (home, identity) = (home.clone(), identity.clone());
+        Ok(Self { home, identity, table, writing, rotating, coding, unsaved, left, epoch })
     }
 
     /// Names this process to those who ask what is new.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Notes that a membership was given up which had been asked for at that date.
+    pub(crate) fn note_left(&self, consented: UnixTime) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        *left = consented.max(*left);
+    }
+
+    /// The date at which a membership is asked for now: later than those given up, be it in the same second or by a clock that was ahead.
+    pub(crate) fn date_to_ask(&self, now: UnixTime) -> UnixTime {
+        let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        now.max(left + Duration::from_secs(1))
     }
 
     /// What the organisations that we share with `key` say of it.

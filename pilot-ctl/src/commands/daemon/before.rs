@@ -15,7 +15,8 @@ pub(super) struct Before {
 impl Before {
     /// Looks, before the start makes the first file.
     pub(super) fn of(home: AgentHome) -> Result<Self, HomeError> {
-        let (is_new, settings) = (!home.path().exists(), home.settings_text()?);
+        let is_new = !home.path().exists();
+        let settings = if is_new { None } else { home.settings_text()? };
         Ok(Self { home, is_new, settings })
     }
 
