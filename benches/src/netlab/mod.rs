@@ -6,6 +6,7 @@
 //! cargo run --release -p pilot-bench -- netlab kernel        the same with NATs of the kernel
 //! cargo run --release -p pilot-bench -- netlab effort        how often ports that nobody can name are met
 //! cargo run --release -p pilot-bench -- netlab links         what bad links leave of a tunnel
+//! cargo run --release -p pilot-bench -- netlab rates         how fast the paths are that pairs end on
 //! cargo run --release -p pilot-bench -- netlab mtu           which packets are sent where longer ones vanish
 //! cargo run --release -p pilot-bench -- netlab roam          what changes of the network cost a stream
 //! ```
@@ -24,6 +25,7 @@ mod matrix;
 mod mtu;
 mod nats;
 mod packet;
+mod rates;
 mod roam;
 pub(crate) mod router;
 
@@ -83,6 +85,11 @@ pub(crate) enum Scenario {
         /// Only these, by their number, with commas between.
         #[arg(long, value_delimiter = ',')]
         only: Vec<usize>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// How fast the paths are that pairs of networks end on.
+    Rates {
         #[command(flatten)]
         common: Common,
     },
@@ -171,6 +178,7 @@ pub(crate) fn run(scenario: &Scenario) -> Result<(), BenchError> {
             common.judge(|rig| matrix::effort(rig, *trials, at_once.at_once))
         }
         Scenario::Links { only, common } => common.judge(|rig| links::run(rig, only)),
+        Scenario::Rates { common } => common.judge(rates::run),
         Scenario::Mtu { common } => common.judge(mtu::run),
         Scenario::Roam { networks, sleep, common } => {
             let networks = named(networks)?;

@@ -273,7 +273,7 @@ fn a_message_does_not_open_for_another_identity_on_the_same_transport_key() {
     let (_, init) = alice.start(&mallory, 0x11);
     assert_eq!(error(bob.open(&init)), HandshakeError::Mac1);
     let view = Init::decode(&init).expect("well formed");
-    let readdressed = crate::wire::handshake::encode_init(
+    let readdressed = encode_init(
         view.initiator,
         view.key_id,
         &view.ephemeral,
@@ -295,7 +295,7 @@ fn our_own_identity_is_no_peer() {
 fn an_expired_certificate_is_refused() {
     let (alice, bob) = parties();
     let (_, init) = alice.start(&bob, 0x11);
-    let later = NOW + std::time::Duration::from_secs(30 * 24 * 3600);
+    let later = NOW + Duration::from_secs(30 * 24 * 3600);
     let refused = error(Incoming::open(bob.identity.key(), &[bob.transport], &init, later));
     assert!(matches!(refused, HandshakeError::Certificate(CertificateError::Expired { .. })), "{refused}");
 }
@@ -310,7 +310,7 @@ fn a_peer_key_of_small_order_is_refused_on_both_sides() {
     assert_eq!(error(started), HandshakeError::SmallOrder(SmallOrder));
 
     let (alice, bob) = parties();
-    let forged = crate::wire::handshake::encode_init(
+    let forged = encode_init(
         INITIATOR,
         bob.transport.id(),
         &[0; 32],
