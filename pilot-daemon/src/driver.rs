@@ -160,7 +160,7 @@ impl Driver {
             batch,
             buffer,
             blocked,
-            patience: Patience::new(),
+            patience: Patience::default(),
         })
     }
 
@@ -190,11 +190,12 @@ impl Driver {
         let is_blocked = blocked.is_some();
         let blocked_beside = blocked.filter(|socket| *socket != SocketId::default());
         let deadline = self.core.deadline().filter(|_| !is_blocked);
+        let last_handshake = self.core.node.last_handshake();
         loop {
             let now = clock::now();
             let left = deadline.map(|deadline| deadline.since(now.mono));
             let is_due = left.is_some_and(|left| left.is_zero());
-            let is_awake = is_due || self.patience.stays_awake(now.mono, left);
+            let is_awake = is_due || self.patience.stays_awake(now.mono, last_handshake, left);
             if !is_awake {
                 // Only who goes to sleep sets the timer: in a virtual machine that takes longer than a packet does.
                 self.timer.arm(now, deadline);

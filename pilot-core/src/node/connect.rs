@@ -138,6 +138,7 @@ impl Node {
         });
         (dial.stage, dial.datagram) = match message_1 {
             Some((initiator, datagram)) => {
+                self.last_handshake = Some(now.mono);
                 (Stage::Handshake { initiator: Box::new(initiator), index: local_index }, datagram)
             }
             None => certificate_question(&peer.key, local_index, &mut self.rng),

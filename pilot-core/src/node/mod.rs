@@ -112,6 +112,8 @@ pub struct Node {
     clocks: ClockWatch,
     /// When the last first message was made, and its timestamp.
     last_init: (Mono, UnixTime),
+    /// When a message of a handshake was made last, to which there is to be an answer.
+    last_handshake: Option<Mono>,
     /// Which early data was taken before.
     freshness: Freshness,
     /// Sockets beside the main one.
@@ -168,6 +170,7 @@ impl Node {
             load: Load::new(now.mono),
             clocks: ClockWatch::new(now),
             last_init: (now.mono, UnixTime(0)),
+            last_handshake: None,
             freshness: Freshness::new(now.unix),
             sockets: Sockets::default(),
             survey: Survey::default(),
@@ -280,6 +283,11 @@ impl Node {
         };
         self.peers[index as usize].is_backbone = false;
         self.backbones.retain(|&backbone| backbone != index);
+    }
+
+    /// When this node has last sent a message of a handshake that is to be answered: in a moment, once the peer has computed its keys.
+    pub fn last_handshake(&self) -> Option<Mono> {
+        self.last_handshake
     }
 
     /// Makes sure there is a tunnel, or an attempt at one.

@@ -247,6 +247,7 @@ impl Node {
         });
         self.by_index.insert(local_index, index);
         self.queue(hop, Outgoing::Datagram(response));
+        self.last_handshake = Some(now.mono);
         if let Some(early) = early {
             self.hold_early(now, index, early, hop);
         }
