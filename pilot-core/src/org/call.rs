@@ -2,6 +2,7 @@
 //!
 //! [`ServicePort::ORG`]: crate::id::ServicePort::ORG
 
+use minicbor::bytes::ByteArray;
 use minicbor::{Decode, Encode};
 
 use super::code::Block;
@@ -60,9 +61,9 @@ pub enum Request {
         /// When the caller asks, by its own clock.
         #[n(1)]
         consented: UnixTime,
-        /// That it wants to be made a member by the callee (§1.3).
-        #[cbor(n(2), with = "minicbor::bytes")]
-        consent: [u8; SIGNATURE_LEN],
+        /// That it wants to be made a member by the callee (§1.3); none where the organisation's key is to do that, which needs none.
+        #[n(2)]
+        consent: Option<ByteArray<SIGNATURE_LEN>>,
     },
     /// This is who I am, and where.
     #[n(2)]

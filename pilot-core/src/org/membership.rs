@@ -1,5 +1,6 @@
 //! Memberships and the proofs they make (spec/org.md §1).
 
+use std::cmp::Reverse;
 use std::time::Duration;
 
 use minicbor::bytes::{ByteArray, ByteVec};
@@ -273,9 +274,9 @@ impl Proof {
         &self.root
     }
 
-    /// Of several proofs of one member the greatest counts (§1.3).
-    pub fn rank(&self) -> (UnixTime, UnixTime) {
-        (self.membership().consented, self.membership().issued)
+    /// Of several proofs of one member the greatest counts (§1.3). The date of the issuer is its own word, and comes last.
+    pub fn rank(&self) -> (UnixTime, Reverse<usize>, UnixTime) {
+        (self.membership().consented, Reverse(self.links.len()), self.membership().issued)
     }
 
     /// Whether the time of one of its memberships is over.

@@ -302,8 +302,7 @@ impl Revocations {
         let former = || self.all().filter(|list| list.issuer != issuer && charters.may_issue(&list.issuer, now));
         let gather = |revocations: &mut Vec<Revocation>| {
             revocations.retain(|revocation| !revocation.has_run_out(now));
-            revocations.sort();
-            revocations.dedup();
+            *revocations = merged(revocations);
         };
         let revoked = |list: &RevocationList| list.revocations.iter().map(|one| one.within(now)).collect::<Vec<_>>();
         let mut revocations: Vec<_> = own().flat_map(revoked).chain(more).collect();
@@ -355,6 +354,18 @@ impl Revocations {
     fn all(&self) -> impl Iterator<Item = &RevocationList> {
         self.lists.iter().map(|list| &list.0)
     }
+}
+
+/// One entry for each member that was revoked, and one for each that has left, however often that was.
+fn merged(revocations: &[Revocation]) -> Vec<Revocation> {
+    let mut merged: BTreeMap<(IdentityKey, bool), Revocation> = BTreeMap::new();
+    for one in revocations {
+        let all = merged.entry((one.member, one.has_left)).or_insert(*one);
+        (all.until, all.kept_until) = (all.until.max(one.until), all.kept_until.max(one.kept_until));
+    }
+    let mut merged: Vec<_> = merged.into_values().collect();
+    merged.sort();
+    merged
 }
 
 impl Said {

@@ -184,7 +184,7 @@ fn calls(org: IdentityKey) -> Vec<(&'static str, Vec<u8>)> {
     };
     vec![
         ("enrol", enrol.encode()),
-        ("renew", Request::Renew { org, consented: NOW, consent: [4; 64] }.encode()),
+        ("renew", Request::Renew { org, consented: NOW, consent: Some([4; 64].into()) }.encode()),
         ("introduce", Request::Introduce { org, proof: proof.clone(), whereabouts: whereabouts.clone() }.encode()),
         ("sync", Request::Sync { org, after: 300, epoch: 5, known }.encode()),
         ("tell", Request::Tell { org, records: records() }.encode()),

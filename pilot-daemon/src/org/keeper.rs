@@ -3,10 +3,11 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use pilot_core::id::IdentityKey;
 use pilot_core::node::PeerInfo;
 use pilot_core::org::call::{Reply, Request};
 use pilot_core::org::issuer::Issuer;
-use pilot_core::org::membership::{Membership, consent};
+use pilot_core::org::membership::{Membership, Proof, consent};
 use pilot_core::org::revocation::Revocation;
 use pilot_core::time::UnixTime;
 use tokio::time::timeout;
@@ -18,6 +19,9 @@ use crate::clock;
 
 /// News are asked for this often by an agent that has no other reason to ask.
 pub(super) const SYNC_INTERVAL: Duration = Duration::from_secs(300);
+/// Members that are asked each time whether they have the organisation's key now, where who had it last does not answer or has it no more: a
+/// fleet of 4,096 is asked through in two days, and there is half of a membership's time for that.
+const KEEPERS_ASKED_MAX: usize = 8;
 /// What need not be on disk at once is there after this: so many members may show themselves in between for one write.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -68,40 +72,67 @@ pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Resu
         let is_due = now.as_secs() >= membership.issued.as_secs() + half;
         is_due.then(|| due_renewal(inner, org, membership, now))
     })?;
-    let Some(DueRenewal { consented, issuer, is_own_issuer }) = due else { return Ok(()) };
+    let Some(DueRenewal { consented, asked, is_own_issuer }) = due else { return Ok(()) };
     if is_own_issuer {
         return serve::renew(inner, name, own, (consented, None), now).await.map(drop);
     }
-    let Some((issuer, request)) = issuer else { return Ok(()) };
-    let Reply::Enrolled { proof, mut records } = calls::call(inner, issuer, &request).await? else {
-        return Err(calls::unexpected());
-    };
-    records.proofs.push(proof.into());
-    inner.orgs.learn(name, &records, now).await?;
-    Ok(())
+    let mut result = Ok(());
+    for (issuer, request) in asked {
+        let key = issuer.key;
+        match calls::call(inner, issuer, &request).await {
+            Ok(Reply::Enrolled { proof, mut records }) => {
+                records.proofs.push(proof.into());
+                inner.orgs.learn(name, &records, now).await?;
+                let note = |org: &mut Org| {
+                    org.enrolled_by = Some(key);
+                    Ok(())
+                };
+                return inner.orgs.change(name, note).await;
+            }
+            Ok(_) => result = Err(calls::unexpected()),
+            Err(error) => result = Err(error),
+        }
+    }
+    result
 }
 
 /// What a renewal that is due takes.
 struct DueRenewal {
     consented: UnixTime,
-    /// Who has enrolled this agent, and what that one is asked.
-    issuer: Option<(PeerInfo, Request)>,
+    /// Whom to ask, and what, one after the other until one of them does it.
+    asked: Vec<(PeerInfo, Request)>,
     is_own_issuer: bool,
 }
 
 fn due_renewal(inner: &Inner, org: &Org, membership: &Membership, now: UnixTime) -> DueRenewal {
     // A clock that was set back makes of the next membership no earlier one than this.
     let consented = now.max(membership.consented);
+    let id = org.roster.org();
+    let is_by_org = org.roster.charters().keys().any(|key| *key == membership.issuer);
     let request = |issuer: PeerInfo| {
-        let id = org.roster.org();
-        let consent = consent(&inner.identity, &id, &issuer.key, &membership.name, consented);
+        // Who has the organisation's key needs no consent, and others who are asked for it are to have none.
+        let consent =
+            (!is_by_org).then(|| consent(&inner.identity, &id, &issuer.key, &membership.name, consented).into());
         (issuer, Request::Renew { org: id, consented, consent })
     };
+    let issuers = if is_by_org { keepers(inner, org, now) } else { vec![membership.issuer] };
     DueRenewal {
         consented,
-        issuer: org.enrolled_by.and_then(|issuer| org.route(&issuer, now)).map(request),
+        asked: issuers.iter().filter_map(|issuer| org.route(issuer, now)).map(request).collect(),
         is_own_issuer: matches!(inner.orgs.issuer(org, now), Some(Issuer::Org(_))),
     }
+}
+
+/// Members that may have the organisation's key: who had it last, and, since it may be elsewhere by now, a few others, each time the next
+/// ones.
+fn keepers(inner: &Inner, org: &Org, now: UnixTime) -> Vec<IdentityKey> {
+    let own = inner.orgs.own_key();
+    let is_other = |key: &IdentityKey| *key != own && Some(*key) != org.enrolled_by;
+    let others: Vec<_> = org.roster.members(now).map(Proof::key).filter(is_other).collect();
+    let round = usize::try_from(now.as_secs() / SYNC_INTERVAL.as_secs()).unwrap_or_default();
+    let start = (round * KEEPERS_ASKED_MAX).checked_rem(others.len()).unwrap_or_default();
+    let next = others.iter().cycle().skip(start).take(KEEPERS_ASKED_MAX.min(others.len()));
+    org.enrolled_by.into_iter().chain(next.copied()).collect()
 }
 
 /// Signs the organisation's list anew before it is too old for the members, where its key is kept.

@@ -46,8 +46,8 @@ pub(crate) struct Orgs {
     unsaved: Notify,
     /// Held by who makes a code, from the choice of its number until it is kept.
     pub(crate) coding: tokio::sync::Mutex<()>,
-    /// When the last membership had been asked for of those that were given up since this process began.
-    left: Mutex<UnixTime>,
+    /// The last date at which a membership was asked for, got or not, of those of this process.
+    asked: Mutex<UnixTime>,
     /// Names this process to those who ask what is new.
     epoch: u64,
 }
@@ -114,9 +114,9 @@ impl Orgs {
         let table = Mutex::new(store::load(home, now)?);
         let epoch = u64::from_be_bytes(entropy()?);
         let [writing, rotating, coding] = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
-        let (unsaved, left) = (Notify::new(), Mutex::default());
+        let (unsaved, asked) = (Notify::new(), Mutex::default());
         let (home, identity) = (home.clone(), identity.clone());
-        Ok(Self { home, identity, table, writing, rotating, coding, unsaved, left, epoch })
+        Ok(Self { home, identity, table, writing, rotating, coding, unsaved, asked, epoch })
     }
 
     /// Names this process to those who ask what is new.
@@ -124,16 +124,18 @@ impl Orgs {
         self.epoch
     }
 
-    /// Notes that a membership was given up which had been asked for at that date.
+    /// Notes that a membership which had been asked for at that date was given up.
     pub(crate) fn note_left(&self, consented: UnixTime) {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        *left = consented.max(*left);
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        *asked = consented.max(*asked);
     }
 
-    /// The date at which a membership is asked for now: later than those given up, be it in the same second or by a clock that was ahead.
+    /// The date at which a membership is asked for now: no other was asked for at that date or later, be it in the same second or by a clock
+    /// that was ahead. Somebody who was asked, and has said no, holds a consent of an earlier date than who is asked next.
     pub(crate) fn date_to_ask(&self, now: UnixTime) -> UnixTime {
-        let left = *self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        now.max(left + Duration::from_secs(1))
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        *asked = now.max(*asked + Duration::from_secs(1));
+        *asked
     }
 
     /// What the organisations that we share with `key` say of it.

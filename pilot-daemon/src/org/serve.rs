@@ -79,7 +79,7 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
         }
         Request::Renew { org, consented, consent } => {
             let name = member_of(inner, &org, &caller, now)?;
-            renew(inner, &name, caller, (consented, Some(consent.into())), now).await
+            renew(inner, &name, caller, (consented, consent), now).await
         }
         Request::Introduce { org, proof, whereabouts } => {
             let name = org_of(inner, &org)?;

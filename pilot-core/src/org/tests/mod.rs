@@ -284,6 +284,23 @@ fn a_delegate_that_uses_a_consent_again_makes_nobody_a_member() {
 }
 
 #[test]
+fn a_delegate_that_has_a_consent_of_the_same_moment_takes_nobody_from_the_organisation() {
+    let (mut roster, _, asked) = with_worker();
+    let by_org = by_org().enrol(&roster, &applicant_at(NOW, agent(1), "agent-1"), &terms(), NOW).unwrap();
+    roster.add_proof(&by_org, NOW).unwrap();
+    let forged = Membership {
+        issuer: agent(0).key(),
+        issued: NOW + DAY,
+        consent: asked.consent,
+        consented: NOW,
+        ..membership(1)
+    };
+    let proof = Proof::extend(roster.proof(&agent(0).key(), NOW), forged.sign(agent(0)).unwrap());
+    assert_eq!(roster.add_proof(&proof, NOW + DAY), Ok(false), "the issuer's own date is no reason");
+    assert_eq!(roster.proof(&agent(1).key(), NOW).unwrap().bytes(), by_org);
+}
+
+#[test]
 fn an_issuer_takes_a_date_that_is_wrong_by_a_day_and_none_that_is_farther_off() {
     let roster = founded();
     let second = Duration::from_secs(1);

@@ -276,6 +276,28 @@ fn departures_leave_room_to_revoke() {
     assert!(roster.revocations().has_room_for_departure(&issuer, NOW + DAY * 3), "their time is over");
 }
 
+#[test]
+fn who_leaves_and_comes_back_again_and_again_leaves_room_to_revoke() {
+    let mut roster = founded();
+    let issuer = org_key().key();
+    let until = |second: u64| NOW - DAY + Duration::from_secs(second);
+    for second in 0..1_100 {
+        let gone = Revocation {
+            member: agent(1).key(),
+            until: until(second),
+            kept_until: until(second) + 90 * DAY,
+            has_left: true,
+        };
+        let next = roster.revocations().next_list(roster.charters(), issuer, Some(gone), NOW).unwrap();
+        assert_eq!(next.revocations, [gone], "the last departure says what all before it did");
+        assert_eq!(roster.add_list(&next.sign(org_key()).unwrap(), NOW), Ok(true));
+    }
+    let member = agent(1).key();
+    let revoked = Revocation { member, until: NOW, kept_until: NOW + DAY, has_left: false };
+    let next = roster.revocations().next_list(roster.charters(), issuer, Some(revoked), NOW).unwrap();
+    assert_eq!(next.revocations.len(), 2, "a revocation is no departure");
+}
+
 fn next_list(roster: &Roster) -> RevocationList {
     roster.revocations().next_list(roster.charters(), org_key().key(), None, NOW).unwrap()
 }

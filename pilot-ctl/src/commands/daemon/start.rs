@@ -57,7 +57,7 @@ impl Started {
 
 pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
     let name = hostname(args, context)?;
-    let mut interrupt = Interrupt::new()?;
+    let mut interrupt = Interrupt::with_hangup()?;
     let home = Home::at(&context.home);
     let making_room = async {
         ephemeral::make_room(&home, &name).await;

@@ -206,7 +206,9 @@ async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers
     let (consented, consent) = (clock::now().unix, [7; 64]);
     let (invite, secret) = ([7; 8], [7; 16]);
     let enrol = Request::Enrol { org, invite, secret, modifier, name, consented, consent, lifetime_max };
-    for request in [enrol, Request::Renew { org, consented, consent }, Request::Leave { org, consented }] {
+    for request in
+        [enrol, Request::Renew { org, consented, consent: Some(consent.into()) }, Request::Leave { org, consented }]
+    {
         let mut answers = Vec::new();
         for callee in [&founder, &member, &stranger] {
             let ticket = callee.ticket().await.unwrap().to_string();

@@ -114,3 +114,27 @@ async fn who_asks_with_a_clock_that_is_off_by_more_than_a_day_is_told_so() {
     let open = &founder.orgs()[0].invites;
     assert_eq!(open[0].uses, 1, "it costs no use");
 }
+
+#[tokio::test]
+async fn a_member_renews_at_whoever_has_the_key_of_the_organisation_by_now() {
+    let homes: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let founder = agent(&homes[0], "founder", None).await;
+    let created = founder.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
+    let [heir, worker] = [agent(&homes[1], "heir", None).await, agent(&homes[2], "worker", None).await];
+    for member in [&heir, &worker] {
+        join(member, invite(&founder, 0, DAY.as_secs()).await).await.unwrap();
+    }
+    let successor = std::fs::read_to_string(&created.successor_file).unwrap();
+    let request = types::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(successor) };
+    patiently(heir.rotate_org_key(&request)).await.unwrap();
+    patiently(org::calls::sync(&worker.inner, FLEET)).await;
+    patiently(founder.shutdown()).await;
+
+    let later = clock::now().unix + DAY * 3 / 4;
+    patiently(keeper::renew(&worker.inner, FLEET, later)).await.unwrap();
+    let renewed = membership(&worker, &worker);
+    assert_eq!(renewed.consented.as_secs(), later.as_secs());
+    assert_eq!(renewed.consent, None, "nobody who is asked gets a word that a delegate could use");
+    let known = worker.inner.orgs.with(FLEET, |org| (org.roster.charter().key, org.enrolled_by)).unwrap();
+    assert_eq!(known, (renewed.issuer, Some(heir.key())), "and it knows whom to ask next time");
+}
