@@ -4,12 +4,13 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 
 use pilot_core::org::code::Code;
 use pilot_core::org::invite::Invite;
 use serde_json::json;
-use support::{Home, Running, Said, eventually, signal};
+use support::{Home, Running, Said, eventually, finish, signal};
 
 const FLEET: &str = "my-company-fleet";
 
@@ -222,6 +223,30 @@ fn the_tunnel_with_a_revoked_member_ends_when_the_backbone_that_holds_the_list_c
     here.backbone.ok(&["backbone", "start", "--listen", "127.0.0.1:0", "--detach"]);
     eventually("the tunnel ends", || !two.is_connected());
     assert_eq!(mallory.asks(&in_fleet("two")).code, 5);
+}
+
+#[test]
+fn an_invite_may_stand_in_the_environment_or_in_a_file_and_the_organisations_key_is_its_founders_alone() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let keys = founder.home.agent_path(founder.name, "orgs").join(FLEET);
+    let mode = |entry: fs::DirEntry| (entry.path(), entry.metadata().expect("a file").permissions().mode() & 0o777);
+    let modes: Vec<_> = fs::read_dir(keys).expect("a directory").map(|entry| mode(entry.expect("an entry"))).collect();
+    assert!(modes.iter().any(|(path, _)| path.ends_with("key")), "{modes:?}");
+    assert!(modes.iter().all(|(_, mode)| *mode == 0o600), "{modes:?}");
+
+    let invite = founder.invite(&["--uses", "2"]);
+    let file = founder.home.path().join("invite");
+    fs::write(&file, &invite).expect("the invite is written");
+    let file = file.to_str().expect("a path");
+    for (name, variable, value) in [("one", "PILOT_TOKEN", invite.as_str()), ("two", "PILOT_TOKEN_FILE", file)] {
+        let machine = machines.machine(name);
+        let mut join = machine.home.command(&["join", "--org", FLEET]);
+        join.env(variable, value);
+        let joined = finish(join, b"");
+        assert_eq!(joined.code, 0, "{joined:?}");
+    }
+    assert_eq!(founder.members(), ["founder", "one", "two"]);
 }
 
 #[test]
@@ -735,7 +760,8 @@ fn an_agent_in_the_foreground_that_cannot_join_leaves_nothing() {
 
 #[test]
 fn an_agent_that_is_told_to_end_while_it_joins_leaves_nothing() {
-    for (verb, told, code) in [("start", "INT", 130), ("start", "TERM", 130), ("run", "TERM", 0)] {
+    for (verb, told, code) in [("start", "INT", 130), ("start", "TERM", 130), ("start", "HUP", 130), ("run", "TERM", 0)]
+    {
         let machines = Machines::new();
         let founder = machines.founder();
         let pid = founder.home.pid(founder.name);
