@@ -49,8 +49,8 @@ const TRANSMIT_BUFFER_LEN: usize = 64 * 1024;
 const NEIGHBOURS_INTERVAL: Duration = Duration::from_millis(100);
 /// Chunks of datagrams from TLS links that wait, of 16 KiB at most; TCP waits in turn.
 pub(crate) const LINK_INPUTS_MAX: usize = 16;
-/// Streams that wait until their peers allow more: a large burst of calls.
-const OPENS_WAITING_MAX: usize = 1_024;
+/// Streams that wait until their peers allow more, be it that there is no tunnel yet: a large burst of calls.
+const OPENS_WAITING_MAX: usize = 4_096;
 /// Callers that wait for tunnels at once.
 const CONNECTING_MAX: usize = 4_096;
 
