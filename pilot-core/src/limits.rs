@@ -34,7 +34,9 @@ pub const HOME_KEEPALIVE: Duration = Duration::from_secs(25);
 pub const HOME_KEEPALIVE_MAX: Duration = REKEY_AFTER_TIME;
 /// A NAT is measured when nothing has changed for so long: one that changes more often needs no rare keepalive.
 pub const MAPPING_MEASURED_AFTER: Duration = Duration::from_secs(30);
-/// Between the two packets that make a mapping like the tunnel's: Linux keeps a flow for long only if it goes on after 2 s.
+/// Between the two packets that make a mapping last: Linux keeps a flow for two minutes only if it goes on after 2 s, and for 30 s else. So is
+/// the mapping made that is measured, and so the tunnel's after a silence, by a second PING: it may have been lost meanwhile, and made anew at
+/// the same port by a keepalive that was answered at once.
 pub const MAPPING_SETTLES_AFTER: Duration = Duration::from_secs(3);
 /// A question about the life of a mapping is repeated after this; nobody waits for the answer.
 pub const MAPPING_RETRY: Duration = Duration::from_secs(2);

@@ -10,8 +10,9 @@ use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, InstanceId, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
-    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOMES_MAX, LIVENESS_PROBE_AFTER,
-    MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
+    LIVENESS_PROBE_AFTER, MAPPING_SETTLES_AFTER, MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX,
+    UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
@@ -137,6 +138,8 @@ pub(crate) struct Peer {
     /// When the peer hears from a new local address once more.
     confirm_move_at: Option<Mono>,
     move_suspected: Option<Mono>,
+    /// When a mapping that may have been made anew, after a silence, is used once more, so that it lasts.
+    settle_mapping_at: Option<Mono>,
     /// In the node's queue of peers that may have something to send.
     pub(crate) is_queued: bool,
     /// The timer that the node has armed for it.
@@ -190,6 +193,7 @@ impl Peer {
             waiting_since: now,
             confirm_move_at: None,
             move_suspected: None,
+            settle_mapping_at: None,
             is_queued: false,
             armed: None,
         }
@@ -359,6 +363,9 @@ impl Peer {
 
     /// Notes by which path an authenticated packet came.
     pub(crate) fn received_by(&mut self, now: Mono, hop: Hop) -> PathId {
+        if now.since(self.last_received) >= HOME_KEEPALIVE {
+            self.settle_mapping_at = Some(now + MAPPING_SETTLES_AFTER);
+        }
         self.last_received = now;
         let (id, is_new) = self.paths.received(now, hop);
         if is_new {
@@ -444,13 +451,14 @@ impl Peer {
         self.waiting_since = now;
     }
 
-    /// Sends a PING where silence must be told from death: an open stream that waits, or the NAT mapping to the home node. Returns
-    /// whether one was due. `keepalive`: how much silence the home tunnel may have; no other has one.
+    /// Sends a PING where silence must be told from death: an open stream that waits, or the NAT mapping to the home node, or where that
+    /// mapping is to last. Returns whether one was due. `keepalive`: how much silence the home tunnel may have; no other has one.
     pub(crate) fn probe_liveness(&mut self, now: Mono, keepalive: Option<Duration>) -> bool {
         if self.liveness_timeout(keepalive).is_none_or(|due| now < due) {
             return false;
         }
         self.waiting_since = now;
+        self.settle_mapping_at.take_if(|at| *at <= now);
         if self.confirm_move_at.take_if(|at| *at <= now).is_some() {
             self.ping_direct_paths();
             return true;
@@ -523,7 +531,10 @@ impl Peer {
         let tunnel = self.tunnel.as_ref().filter(|tunnel| tunnel.is_established())?;
         let interval = if tunnel.transport.open_stream_count() > 0 { Some(LIVENESS_PROBE_AFTER) } else { keepalive };
         let silence_ends = interval.map(|interval| self.last_received.max(self.waiting_since) + interval);
-        silence_ends.into_iter().chain(self.confirm_move_at).min()
+        // Where the next keepalive comes in time for any mapping there is nothing to settle.
+        let is_rare = keepalive.is_some_and(|keepalive| keepalive > HOME_KEEPALIVE);
+        let settle_at = self.settle_mapping_at.filter(|_| is_rare);
+        silence_ends.into_iter().chain(self.confirm_move_at).chain(settle_at).min()
     }
 }
 

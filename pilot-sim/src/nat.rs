@@ -16,7 +16,8 @@ use pilot_core::time::Mono;
 
 /// Random draws for a free port before the next free one is taken: enough unless the pool is nearly full.
 const PORT_DRAWS_MAX: usize = 64;
-/// A flow seen in both directions has the longer timeout only from this age on, on Linux: what a single exchange leaves behind goes sooner.
+/// A flow seen in both directions has the longer timeout, on Linux, only if a packet passes so long after its first one: what a single
+/// exchange leaves behind goes sooner, however old it becomes meanwhile.
 const LINUX_STREAM_AFTER: Duration = Duration::from_secs(2);
 /// Entries at which those that have expired are swept out: the table stays proportional to what is alive.
 const SWEEP_AT_LEN: usize = 4_096;
@@ -384,7 +385,7 @@ impl Nat {
         let permitted = alive.inspect(|_| is_mapped = true).find(|key| {
             let mapping = &self.mappings[*key];
             let sent = mapping.permitted.get(&permission(self.config.filtering, remote));
-            let is_permitted = sent.is_some_and(|&sent| now.since(sent) < self.config.lifetime(mapping, now));
+            let is_permitted = sent.is_some_and(|&sent| now.since(sent) < self.config.lifetime(mapping));
             self.config.filtering == Dependence::EndpointIndependent || is_permitted
         });
         let Some(&key) = permitted else {
@@ -537,11 +538,12 @@ impl Nat {
 
 impl NatConfig {
     fn is_alive(&self, mapping: &Mapping, now: Mono) -> bool {
-        now.since(mapping.refreshed) < self.lifetime(mapping, now)
+        now.since(mapping.refreshed) < self.lifetime(mapping)
     }
 
-    fn lifetime(&self, mapping: &Mapping, now: Mono) -> Duration {
-        let is_young = self.allocation == Allocation::Linux && now.since(mapping.begun) < LINUX_STREAM_AFTER;
+    fn lifetime(&self, mapping: &Mapping) -> Duration {
+        let has_gone_on = mapping.refreshed.since(mapping.begun) >= LINUX_STREAM_AFTER;
+        let is_young = self.allocation == Allocation::Linux && !has_gone_on;
         if mapping.is_two_way && !is_young { self.two_way_timeout } else { self.one_way_timeout }
     }
 }
@@ -609,6 +611,23 @@ mod tests {
         assert_eq!(nat.inbound(at(29 + 119 + 120), remote(1), outside), Err(NatDrop::NoMapping));
         let outside = nat.outbound(at(400), INSIDE(), remote(1)).unwrap();
         assert_eq!(nat.inbound(at(430), remote(1), outside), Err(NatDrop::NoMapping));
+    }
+
+    #[test]
+    fn on_linux_a_single_exchange_is_forgotten_soon_and_one_that_goes_on_late() {
+        let remembered_after = |exchanges: &[u64], silence_s: u64| {
+            let mut nat = nat(NatConfig::answering_linux());
+            for &second in exchanges {
+                let outside = nat.outbound(at(second), INSIDE(), remote(1)).unwrap();
+                assert_eq!(nat.inbound(at(second), remote(1), outside), Ok(INSIDE()));
+            }
+            nat.mappings_len(at(exchanges.last().unwrap() + silence_s)) == 1
+        };
+        assert!(remembered_after(&[0], 29));
+        assert!(!remembered_after(&[0], 30));
+        assert!(!remembered_after(&[0, 1], 30));
+        assert!(remembered_after(&[0, 3], 119));
+        assert!(!remembered_after(&[0, 3], 120));
     }
 
     #[test]

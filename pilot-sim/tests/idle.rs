@@ -17,8 +17,8 @@ const PAGE: &str = include_str!("../../docs/what-pilot-sends.md");
 const LAST_ACKNOWLEDGEMENTS: Duration = Duration::from_secs(1);
 /// By then it is known how long a mapping lasts.
 const MEASURED: Duration = Duration::from_secs(480);
-/// A PING, message 1, and the first packet of the new session with what is acknowledged.
-const KEEPALIVE_PACKETS_MAX: u64 = 4;
+/// A PING, message 1, the first packet of the new session with what is acknowledged, and the PING by which a new mapping would last.
+const KEEPALIVE_PACKETS_MAX: u64 = 6;
 
 #[test]
 fn a_minute_after_the_last_stream_has_no_packet() -> Result<(), Failure> {

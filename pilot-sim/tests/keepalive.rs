@@ -159,6 +159,49 @@ fn after_a_mapping_that_was_lost_it_is_tried_again_later() -> Result<(), Failure
     Ok(())
 }
 
+/// What puts an end to the mapping although the tunnel is kept.
+type Blackout = fn(&mut Village) -> Result<(), Failure>;
+
+/// A Linux router forgets a flow of one exchange after 30 s: what a keepalive has made anew must not be left at that. A call at each time of
+/// the intervals that follow, each in a world of its own.
+#[test]
+fn a_mapping_that_was_lost_and_made_anew_at_the_same_port_lasts_as_long_as_the_one_before() -> Result<(), Failure> {
+    let blackouts: [(&str, Blackout); 3] = [
+        ("the machine slept", |village| {
+            village.world.set_asleep(village.called, true);
+            village.world.run_for(Duration::from_secs(128))?;
+            village.world.set_asleep(village.called, false);
+            Ok(())
+        }),
+        ("the router forgot, and a keepalive follows", |village| {
+            village.world.flush(village.gateway);
+            village.world.run_for(Duration::from_secs(92))
+        }),
+        ("the router forgot, and short calls follow", |village| {
+            village.world.flush(village.gateway);
+            village.world.run_for(Duration::from_secs(40))?;
+            let job = village.world.start_job(village.called, village.caller, Plan::request(32, 32))?;
+            village.world.complete(&[job], PATIENCE)
+        }),
+    ];
+    let linux = NatConfig::answering_linux().timeouts(Duration::from_secs(30), Duration::from_secs(120));
+    for (what, blackout) in blackouts {
+        let mut after = Duration::from_secs(5);
+        while after < Duration::from_secs(200) {
+            let mut village = Village::new(linux.clone())?;
+            village.world.give_record(village.called, village.caller, &[village.backbone]);
+            village.world.run_for(MEASURED)?;
+            assert_eq!(village.keepalive(), 88);
+            blackout(&mut village)?;
+            village.world.run_for(after)?;
+            let answered = village.call()?;
+            assert!(answered <= ANSWERED_WITHIN, "{what}: {after:?} later: {answered:?}");
+            after += BETWEEN_CALLS;
+        }
+    }
+    Ok(())
+}
+
 /// Keys last for three minutes and are renewed when they are used, so that at a rare keepalive they are young, due, or over.
 #[test]
 fn a_home_node_that_dies_is_missed_at_the_next_keepalive_however_old_the_keys_are() -> Result<(), Failure> {
