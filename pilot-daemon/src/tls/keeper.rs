@@ -2,17 +2,20 @@
 //!
 //! ```text
 //! UDP carries -> home node silent -> race of addresses -> link carries -> UDP carries again, or the link breaks, or is of no use -> ..
+//!                                           ^------------------- the address that the link was made from is gone
 //! ```
 //!
 //! The task ends with its agent and for no other reason: whatever fails is tried again, at most once a minute in the long run.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::route::{Route, SocketId};
 use pilot_core::ticket::BackboneTicket;
+use pilot_core::time::Mono;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
@@ -42,7 +45,7 @@ const UDP_GRACE: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Longest pause, a quarter more or less: a few kilobytes a minute, for ever.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// A link that has lived for so long was a good one: what follows it begins anew.
+/// A link that has lived for so long was a good one, and so was UDP: what follows begins anew.
 const GOOD_AFTER: Duration = Duration::from_secs(10);
 /// The port that firewalls let through if they let anything through.
 const HTTPS_PORT: u16 = 443;
@@ -73,8 +76,10 @@ pub(crate) struct Keeper {
 }
 
 /// A link that is up.
-struct Made {
-    link: Link<TlsStream<TcpStream>>,
+struct Made<Io = TlsStream<TcpStream>> {
+    link: Link<Io>,
+    /// The address of this machine that it was made from; none if the system does not tell.
+    local: Option<IpAddr>,
     remote: SocketAddr,
     proxy: Option<String>,
 }
@@ -119,6 +124,17 @@ enum Pause {
     Ended,
 }
 
+/// How a link has ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// The other side or the network has ended it, or it was of no use.
+    Broken,
+    /// UDP has carried the tunnel for a while.
+    Superseded,
+    /// The address that it was made from is gone.
+    Uprooted,
+}
+
 /// Whether the agent goes on.
 enum Goes {
     On,
@@ -127,19 +143,28 @@ enum Goes {
 
 impl Keeper {
     pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff(PAUSE_MIN);
-        let mut link = SocketId::FIRST_LINK;
-        while let Goes::On = self.until_needed().await {
+        let (mut backoff, mut link) = (Backoff(PAUSE_MIN), SocketId::FIRST_LINK);
+        let mut is_needed = false;
+        loop {
+            let since = clock::now().mono;
+            if !std::mem::take(&mut is_needed)
+                && let Goes::Away = self.until_needed().await
+            {
+                return;
+            }
+            backoff.forgive(since);
             match self.connect().await {
                 Ok(made) => {
                     let since = clock::now().mono;
-                    if let Goes::Away = self.hold(made, link).await {
-                        return;
-                    }
+                    let Some(end) = self.hold(made, link).await else { return };
                     // A name of its own for each: what is late of one is not taken for the next one's.
                     link = SocketId(link.0.wrapping_add(1)).max(SocketId::FIRST_LINK);
-                    if clock::now().mono.since(since) >= GOOD_AFTER {
+                    is_needed = end == End::Uprooted;
+                    if end != End::Broken {
                         backoff = Backoff(PAUSE_MIN);
+                        continue;
+                    }
+                    if backoff.forgive(since) {
                         continue;
                     }
                 }
@@ -170,16 +195,29 @@ impl Keeper {
         }
     }
 
-    /// Waits out a pause, or until the home node is there, or this is another network.
+    /// Waits out a pause, or until the home node is there by UDP, or this is another network. That it is there by a link may be news of the one
+    /// that has just broken.
     async fn pause(&mut self, pause: Duration) -> Pause {
         tokio::select! {
-            home = self.home_link.wait_for(|link| link.connected) => if home.is_ok() { Pause::Over } else { Pause::Ended },
+            home = self.home_link.wait_for(is_by_udp) => if home.is_ok() { Pause::Over } else { Pause::Ended },
             network = self.network.changed() => if network.is_ok() { Pause::NetworkChanged } else { Pause::Ended },
             () = sleep(pause) => Pause::Over,
         }
     }
 
-    async fn connect(&self) -> Result<Made, Vec<AttemptError>> {
+    /// Makes a link. When the addresses change it begins anew: what is under way may wait in the network before.
+    async fn connect(&mut self) -> Result<Made, Vec<AttemptError>> {
+        loop {
+            self.network.mark_unchanged();
+            let mut network = self.network.clone();
+            tokio::select! {
+                made = self.race() => return made,
+                Ok(()) = network.changed() => {}
+            }
+        }
+    }
+
+    async fn race(&self) -> Result<Made, Vec<AttemptError>> {
         let ways = self.ways().await.map_err(|error| vec![error])?;
         race::first(ways.into_iter().map(Way::go)).await
     }
@@ -207,40 +245,37 @@ impl Keeper {
         Ok(targets.map(|(address, port)| way(address, Some((proxy.clone(), port)))).collect())
     }
 
-    /// Gives the link to the driver until it is of no more use.
-    async fn hold(&mut self, made: Made, socket: SocketId) -> Goes {
-        let Made { link, remote, proxy } = made;
+    /// Gives the link to the driver until it is of no more use. Nothing if the agent has ended.
+    async fn hold<Io: AsyncRead + AsyncWrite>(&self, made: Made<Io>, socket: SocketId) -> Option<End> {
+        let Made { link, local, remote, proxy } = made;
         tracing::info!(%remote, is_bound = link.is_bound, "TLS link up");
         let findings = if link.is_bound { Vec::new() } else { vec![intercepted()] };
         self.report.send_replace(LinkReport { proxy, findings });
         let route = Route { socket, ..Route::to(remote) };
         let outbox = Arc::new(Outbox::default());
         let up = LinkInput::Up { route, outbox: Arc::clone(&outbox), backbone: Some(self.ticket.identity) };
-        if self.inputs.send(up).await.is_err() {
-            return Goes::Away;
-        }
-        let (superseded, useless) = (superseded(self.home_link.clone()), useless(self.home_link.clone()));
-        let is_useless = tokio::select! {
+        self.inputs.send(up).await.ok()?;
+        let end = tokio::select! {
             end = carrier::carry(link.io, link.early, route, &outbox, &self.inputs) => {
                 tracing::info!(%end, "TLS link down");
-                false
+                End::Broken
             }
-            () = superseded => {
+            () = superseded(self.home_link.clone()) => {
                 tracing::info!("TLS link given up: UDP works");
-                false
+                End::Superseded
             }
-            () = useless => {
+            () = uprooted(self.network.clone(), local) => {
+                tracing::info!("TLS link given up: its address is gone");
+                End::Uprooted
+            }
+            () = useless(self.home_link.clone()) => {
                 tracing::info!("TLS link given up: the home node does not answer");
-                true
+                self.report.send_modify(|report| report.findings.push(unanswered(remote)));
+                End::Broken
             }
         };
-        if is_useless {
-            self.report.send_modify(|report| report.findings.push(unanswered(remote)));
-        }
-        match self.inputs.send(LinkInput::Down(socket)).await {
-            Ok(()) => Goes::On,
-            Err(_) => Goes::Away,
-        }
+        self.inputs.send(LinkInput::Down(socket)).await.ok()?;
+        Some(end)
     }
 
     fn note(&self, failures: &[AttemptError]) {
@@ -267,13 +302,14 @@ impl Way {
         let Self { connector, ticket, address, proxy } = self;
         let socket = TcpStream::connect(address).await.map_err(|error| AttemptError::Tcp(address, error))?;
         tune(&socket);
+        let local = socket.local_addr().ok().map(|local| local.ip());
         let socket = match &proxy {
             Some((proxy, port)) => proxy.connect(socket, &ticket.host, *port).await?,
             None => socket,
         };
         let link = upgrade::ask(&connector, socket, &ticket.host, &ticket.identity).await;
         let link = link.map_err(|error| AttemptError::Upgrade(address, error))?;
-        Ok(Made { link, remote: address, proxy: proxy.map(|(proxy, _)| proxy.to_string()) })
+        Ok(Made { link, local, remote: address, proxy: proxy.map(|(proxy, _)| proxy.to_string()) })
     }
 }
 
@@ -299,16 +335,28 @@ impl Backoff {
         let [jitter] = entropy().unwrap_or([128]);
         pause * (192 + u32::from(jitter) / 2) / 256
     }
+
+    /// Begins anew if the home node has been there for long enough since then. Returns whether it has.
+    fn forgive(&mut self, since: Mono) -> bool {
+        let was_good = clock::now().mono.since(since) >= GOOD_AFTER;
+        if was_good {
+            *self = Self(PAUSE_MIN);
+        }
+        was_good
+    }
+}
+
+fn is_by_udp(link: &HomeLink) -> bool {
+    link.transport == Some(Transport::Udp)
 }
 
 /// Completes once UDP has carried the home tunnel for a while.
 async fn superseded(mut home_link: watch::Receiver<HomeLink>) {
-    let is_udp = |link: &HomeLink| link.transport == Some(Transport::Udp);
     loop {
-        if home_link.wait_for(is_udp).await.is_err() {
+        if home_link.wait_for(is_by_udp).await.is_err() {
             return;
         }
-        if timeout(UDP_GRACE, home_link.wait_for(|link| !is_udp(link))).await.is_err() {
+        if timeout(UDP_GRACE, home_link.wait_for(|link| !is_by_udp(link))).await.is_err() {
             return;
         }
     }
@@ -323,6 +371,15 @@ async fn useless(mut home_link: watch::Receiver<HomeLink>) {
         if timeout(LINK_PATIENCE, home_link.wait_for(|link| link.connected)).await.is_err() {
             return;
         }
+    }
+}
+
+/// Completes once this machine has not got that address any more. One that it was never said to have is none that can go.
+async fn uprooted(mut network: watch::Receiver<Vec<SocketAddr>>, local: Option<IpAddr>) {
+    let has = |addresses: &Vec<SocketAddr>| addresses.iter().any(|address| Some(address.ip()) == local);
+    if network.wait_for(has).await.is_ok() {
+        // It ends with the agent, too.
+        network.wait_for(|addresses| !has(addresses)).await.ok();
     }
 }
 
@@ -358,28 +415,112 @@ mod tests {
         assert!(pauses[10..].iter().all(|pause| bounds.contains(pause)), "{pauses:?}");
     }
 
+    /// A keeper, and the ends by which a test tells it of the world.
+    struct Bench {
+        keeper: Keeper,
+        home_link: watch::Sender<HomeLink>,
+        network: watch::Sender<Vec<SocketAddr>>,
+        inputs: mpsc::Receiver<LinkInput>,
+        _root: tempfile::TempDir,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let root = tempfile::tempdir().expect("a directory");
+            let home = Home::at(root.path());
+            let (home_sender, home_link) = watch::channel(HomeLink::default());
+            let (addresses, network) = watch::channel(Vec::new());
+            let (inputs, receiver) = mpsc::channel(4);
+            let keeper = Keeper {
+                ticket: "pilot-backbone:gluwrtvtkgks4ffxj2xhb53hoski6g5bdzfdvfetnnblwdezzola@192.0.2.1:3478"
+                    .parse()
+                    .expect("a ticket"),
+                home_link,
+                inputs,
+                agent_home: home.agent("agent-alpha").expect("a name"),
+                home,
+                report: watch::Sender::default(),
+                network,
+            };
+            Self { keeper, home_link: home_sender, network: addresses, inputs: receiver, _root: root }
+        }
+
+        fn reached_by(&self, transport: Option<Transport>) {
+            let connected = transport.is_some();
+            self.home_link.send_modify(|link| (link.connected, link.transport) = (connected, transport));
+        }
+    }
+
+    fn address(last_byte: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last_byte], 4))
+    }
+
     #[tokio::test]
     async fn in_another_network_a_link_is_tried_at_once_and_not_after_a_minute() {
-        let root = tempfile::tempdir().expect("a directory");
-        let home = Home::at(root.path());
-        let (home_sender, home_link) = watch::channel(HomeLink::default());
-        let (addresses, network) = watch::channel(Vec::new());
-        let mut keeper = Keeper {
-            ticket: "pilot-backbone:gluwrtvtkgks4ffxj2xhb53hoski6g5bdzfdvfetnnblwdezzola@192.0.2.1:3478"
-                .parse()
-                .expect("a ticket"),
-            home_link,
-            inputs: mpsc::channel(1).0,
-            agent_home: home.agent("agent-alpha").expect("a name"),
-            home,
-            report: watch::Sender::default(),
-            network,
-        };
-        addresses.send_replace(vec![SocketAddr::from(([192, 0, 2, 7], 4))]);
-        assert_eq!(keeper.pause(PAUSE_MAX).await, Pause::NetworkChanged);
-        home_sender.send_modify(|link| link.connected = true);
-        assert_eq!(keeper.pause(PAUSE_MAX).await, Pause::Over, "each change counts once");
-        drop(home_sender);
-        drop(addresses);
+        let mut bench = Bench::new();
+        bench.network.send_replace(vec![address(7)]);
+        assert_eq!(bench.keeper.pause(PAUSE_MAX).await, Pause::NetworkChanged);
+        bench.reached_by(Some(Transport::Udp));
+        assert_eq!(bench.keeper.pause(PAUSE_MAX).await, Pause::Over, "each change counts once");
+    }
+
+    /// The driver has not been told yet that the link is gone.
+    #[tokio::test]
+    async fn after_a_link_that_broke_early_the_pause_is_waited_out_unless_udp_carries() {
+        let mut bench = Bench::new();
+        bench.reached_by(Some(Transport::Tls));
+        let mut pause = std::pin::pin!(bench.keeper.pause(PAUSE_MAX));
+        tokio::select! {
+            biased;
+            end = &mut pause => panic!("{end:?}, at once"),
+            () = tokio::task::yield_now() => {}
+        }
+        let by_udp = HomeLink { connected: true, connections: 2, transport: Some(Transport::Udp) };
+        bench.home_link.send_replace(by_udp);
+        assert_eq!(pause.await, Pause::Over);
+    }
+
+    #[test]
+    fn what_has_lasted_for_ten_seconds_was_good_and_pauses_begin_anew() {
+        let mut backoff = Backoff(PAUSE_MAX);
+        assert!(!backoff.forgive(clock::now().mono));
+        assert_eq!(backoff.0, PAUSE_MAX);
+        assert!(backoff.forgive(Mono(0)), "this machine has been up for longer");
+        assert_eq!(backoff.0, PAUSE_MIN);
+    }
+
+    #[tokio::test]
+    async fn a_link_ends_at_once_when_the_address_that_it_was_made_from_is_gone() {
+        let Bench { keeper, home_link, network, mut inputs, _root } = Bench::new();
+        network.send_replace(vec![address(7), address(8)]);
+        let (near, _far) = tokio::io::duplex(64);
+        let link = Link { io: near, early: bytes::Bytes::new(), is_bound: true };
+        let made = Made { link, local: Some(address(7).ip()), remote: address(1), proxy: None };
+        let held = tokio::spawn(async move { keeper.hold(made, SocketId::FIRST_LINK).await });
+        assert!(matches!(inputs.recv().await, Some(LinkInput::Up { .. })));
+        // Another one that comes or goes is none of its business.
+        for addresses in [vec![address(7)], vec![address(7), address(9)]] {
+            network.send_replace(addresses);
+            tokio::task::yield_now().await;
+            assert!(inputs.try_recv().is_err());
+        }
+        network.send_replace(vec![address(9)]);
+        assert!(matches!(inputs.recv().await, Some(LinkInput::Down(SocketId::FIRST_LINK))));
+        assert_eq!(held.await.expect("no panic"), Some(End::Uprooted));
+        drop(home_link);
+    }
+
+    #[tokio::test]
+    async fn a_link_from_an_address_that_nobody_has_listed_outlives_every_change() {
+        let (addresses, network) = watch::channel(vec![address(7)]);
+        let mut uprooted = std::pin::pin!(uprooted(network, Some(address(1).ip())));
+        for listed in [vec![address(8)], Vec::new()] {
+            addresses.send_replace(listed);
+            tokio::select! {
+                biased;
+                () = &mut uprooted => panic!("it was never there"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
     }
 }
