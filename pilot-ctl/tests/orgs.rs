@@ -229,11 +229,11 @@ fn the_tunnel_with_a_revoked_member_ends_when_the_backbone_that_holds_the_list_c
 fn an_invite_may_stand_in_the_environment_or_in_a_file_and_the_organisations_key_is_its_founders_alone() {
     let machines = Machines::new();
     let founder = machines.founder();
-    let keys = founder.home.agent_path(founder.name, "orgs").join(FLEET);
-    let mode = |entry: fs::DirEntry| (entry.path(), entry.metadata().expect("a file").permissions().mode() & 0o777);
-    let modes: Vec<_> = fs::read_dir(keys).expect("a directory").map(|entry| mode(entry.expect("an entry"))).collect();
-    assert!(modes.iter().any(|(path, _)| path.ends_with("key")), "{modes:?}");
-    assert!(modes.iter().all(|(_, mode)| *mode == 0o600), "{modes:?}");
+    let org = founder.home.agent_path(founder.name, "orgs").join(FLEET);
+    for (path, expected) in [("key", 0o700), ("key/identity.pem", 0o600), ("successor/identity.pem", 0o600)] {
+        let mode = fs::metadata(org.join(path)).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, expected, "{path}");
+    }
 
     let invite = founder.invite(&["--uses", "2"]);
     let file = founder.home.path().join("invite");
