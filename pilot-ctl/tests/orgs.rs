@@ -87,6 +87,14 @@ impl Machine {
         self.home.ok(&[&["org", "invite"], options].concat()).trim().to_owned()
     }
 
+    /// An invite that makes nobody a member any more.
+    fn withdrawn_invite(&self) -> String {
+        let invited = self.home.json(&["org", "invite"]);
+        let [id, invite] = ["id", "invite"].map(|field| invited[field].as_str().expect("text"));
+        self.home.ok(&["org", "uninvite", id]);
+        invite.to_owned()
+    }
+
     fn role(&self) -> String {
         self.home.json(&["org", "list"])["orgs"][0]["role"].as_str().expect("a role").to_owned()
     }
@@ -163,6 +171,28 @@ fn who_is_revoked_is_refused_and_loses_its_tunnels_at_once() {
     let status = one.home.json(&["org", "list"]);
     assert_eq!(status["orgs"][0]["expires_s"], json!(null), "{status}");
     assert_eq!(founder.home.run(&["org", "revoke", "one"]).code, 4, "it is a member no more");
+}
+
+#[test]
+fn a_revocation_names_the_invite_that_is_still_open_and_one_made_after_it_lets_the_member_in_again() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let [one, two] = ["one", "two"].map(|name| machines.member(name, &founder.invite(&["--uses", "9"])));
+    machines.member("last", &invite);
+    machines.member("next-to-last", &invite);
+    assert_eq!(founder.home.json(&["org", "revoke", "last"])["invites"], json!([]), "it is used up");
+    let id = founder.home.json(&["org", "list"])["orgs"][0]["invites"][0]["id"].as_str().expect("text").to_owned();
+    let revoked = founder.home.run(&["org", "revoke", "one"]);
+    let again = founder.invite(&[]);
+    assert_eq!((revoked.code, &*revoked.stdout), (0, "one is no longer a member of my-company-fleet\n"), "{revoked:?}");
+    let hint = format!("hint: take it back, too: pilotctl org uninvite {id}\n");
+    assert!(revoked.stderr.starts_with("warning: ") && revoked.stderr.ends_with(&hint), "{revoked:?}");
+    one.home.ok(&["org", "leave"]);
+    one.home.ok(&["join", "--token", &again]);
+    let _handler = two.answers();
+    is_answered(&one.asks(&in_fleet("two")));
+    founder.home.ok(&["org", "uninvite", &id]);
 }
 
 #[test]
@@ -509,6 +539,25 @@ fn a_new_key_of_the_organisation_keeps_everybody_in_also_when_the_old_one_is_los
 }
 
 #[test]
+fn without_founder_and_key_any_member_replaces_it_by_the_successor_and_nobody_has_to_join_again() {
+    let machines = Machines::new();
+    let [founder, one, two] = machines.fleet_of_three();
+    let safe = machines.backbone.path().join("safe.pem");
+    fs::rename(founder.home.agent_path("founder", "orgs").join(FLEET).join("successor/identity.pem"), &safe)
+        .expect("moved");
+    founder.home.ok(&["daemon", "stop"]);
+    fs::remove_dir_all(founder.home.agent_path("founder", "")).expect("the machine is lost");
+    let rotated = one.home.run(&["org", "rotate", "--successor", safe.to_str().expect("text")]);
+    assert_eq!(rotated.code, 0, "{rotated:?}");
+    let _handler = two.answers();
+    is_answered(&one.asks(&in_fleet("two")));
+    let three = machines.member("three", &one.invite(&[]));
+    is_answered(&three.asks(&in_fleet("two")));
+    one.home.ok(&["org", "revoke", "three"]);
+    eventually("the new key's word counts", || three.asks("two").code == 5);
+}
+
+#[test]
 fn where_the_machine_of_the_key_was_stolen_a_member_begins_anew_with_the_successor() {
     let machines = Machines::new();
     let [founder, one, two] = machines.fleet_of_three();
@@ -557,6 +606,40 @@ fn who_leaves_is_a_member_no_more_and_its_name_is_free() {
     let two = machines.machine("two");
     two.home.ok(&["join", "--token", &invite, "--name", "one"]);
     assert_eq!(founder.members(), ["founder", "one"]);
+}
+
+#[test]
+fn a_membership_that_nobody_has_seen_off_ends_with_its_time_where_its_issuer_runs() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let one = machines.member("one", &founder.invite(&["--membership", "2s"]));
+    signal(one.home.pid("one"), "KILL");
+    let ends_in = || founder.home.json(&["org", "members"])["members"][1]["expires_s"].clone();
+    eventually("its time is over", || ends_in() == json!(0));
+    assert_eq!(founder.members(), ["founder", "one"], "clocks may be wrong");
+    // It looks when it starts, and every few minutes.
+    founder.home.ok(&["daemon", "restart"]);
+    eventually("its issuer says so", || founder.members() == ["founder"]);
+    machines.member("two", &founder.invite(&[])).home.ok(&["org", "leave"]);
+}
+
+#[test]
+fn a_delegate_leaves_those_whom_it_has_enrolled_without_a_membership_only_if_it_insists() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let lead = machines.member("lead", &founder.invite(&["--may-enrol", "1"]));
+    let invite = lead.invite(&["--uses", "9"]);
+    let workers = ["a", "b"].map(|name| machines.member(name, &invite));
+    let refused = lead.home.run(&["org", "leave"]);
+    assert!(refused.code == 5 && refused.stderr.contains("out when it leaves: a, b\nhint: "), "{refused:?}");
+    assert!(refused.stderr.ends_with("pilotctl org leave my-company-fleet --force\n"), "{refused:?}");
+    assert_eq!(founder.members(), ["a", "b", "founder", "lead"], "nothing has happened");
+    lead.home.ok(&["org", "leave", "--force"]);
+    assert_eq!(founder.members(), ["founder"]);
+    drop(workers);
+    // Of nobody that it knows it asks nothing.
+    let other = machines.member("other", &founder.invite(&["--may-enrol", "1"]));
+    other.home.ok(&["org", "leave"]);
 }
 
 #[test]
@@ -715,6 +798,44 @@ fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
     assert_eq!(machines.start(&two, &[]).code, 0);
 }
 
+#[test]
+fn with_a_damaged_file_of_an_organisation_nothing_is_stopped_or_made() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let pid = founder.home.pid("founder");
+    let state = founder.home.agent_path("founder", "orgs").join(FLEET).join("state");
+    let before = fs::read(&state).expect("a file");
+    let mut damaged = before.clone();
+    damaged[40] ^= 1;
+    fs::write(&state, &damaged).expect("written");
+    let restart = founder.home.run(&["daemon", "restart"]);
+    let is_named = |said: &Said| said.code == 1 && said.stderr.contains("state is damaged: ");
+    assert!(is_named(&restart) && restart.stderr.contains("\nhint: restore it"), "{restart:?}");
+    assert_eq!(founder.home.pid("founder"), pid, "it runs on");
+    founder.home.ok(&["daemon", "stop"]);
+    fs::write(&state, &damaged).expect("written");
+    let files = ["config.toml", "log"].map(|name| founder.home.agent_path("founder", name));
+    let read = || files.clone().map(|file| fs::read(file).expect("a file"));
+    let kept = read();
+    for verb in ["start", "run"] {
+        let refused = founder.home.run(&[
+            "daemon",
+            verb,
+            "--hostname",
+            "founder",
+            "--tags",
+            "other",
+            "--backbone",
+            &machines.ticket,
+        ]);
+        assert!(is_named(&refused), "{refused:?}");
+        assert!(read() == kept, "{verb}: nothing was begun");
+    }
+    fs::write(&state, before).expect("written");
+    assert_eq!(machines.start(&founder, &[]).code, 0);
+    assert_eq!(founder.members(), ["founder"]);
+}
+
 // --- An agent that was to join --------------------------------------------------------------------------------------------------------------
 
 /// What somebody who started an agent in vain must not find: its files, and its name in the directory.
@@ -747,9 +868,7 @@ fn joining(machines: &Machines, founder: &Machine, verb: &str, name: &'static st
 fn an_agent_in_the_foreground_that_cannot_join_leaves_nothing() {
     let machines = Machines::new();
     let founder = machines.founder();
-    let invite = founder.invite(&[]);
-    let open = founder.home.json(&["org", "list"]);
-    founder.home.ok(&["org", "uninvite", open["orgs"][0]["invites"][0]["id"].as_str().expect("a number")]);
+    let invite = founder.withdrawn_invite();
     let machine = Machine { home: Home::new(), name: "one" };
     let always =
         ["daemon", "run", "--hostname", machine.name, "--backbone", &machines.ticket, "--listen", "127.0.0.1:0"];
@@ -775,12 +894,41 @@ fn an_agent_that_is_told_to_end_while_it_joins_leaves_nothing() {
 }
 
 #[test]
+fn what_a_killed_start_has_begun_goes_on_with_the_same_key() {
+    for goes_on_by in ["join", "start"] {
+        let machines = Machines::new();
+        let founder = machines.founder();
+        let invite = founder.invite(&["--uses", "2"]);
+        let pid = founder.home.pid(founder.name);
+        let (machine, mut running) = joining(&machines, &founder, "start", "one");
+        running.signal("KILL");
+        running.wait();
+        let address = machine.home.address("one");
+        let membership = ["--org", FLEET, "--token", &invite];
+        let named = machines.start(&machine, &membership);
+        assert!(named.code == 1 && named.stderr.contains("'one' is already running (pid "), "{named:?}");
+        let hint = "\nhint: have it join: `pilotctl join --as one --org my-company-fleet` with the invite";
+        assert!(named.stderr.contains(hint), "{named:?}");
+        signal(pid, "CONT");
+        if goes_on_by == "join" {
+            // Its own call may have been answered meanwhile.
+            let joined = machine.home.run(&[&["join"], &membership[..]].concat());
+            assert!(joined.code == 0 || machine.members().len() == 2, "{joined:?}");
+        } else {
+            machine.home.ok(&["daemon", "stop"]);
+            assert_eq!(machines.start(&machine, &membership).code, 0);
+        }
+        assert_eq!((founder.members(), machine.home.address("one")), (vec!["founder".into(), "one".into()], address));
+        let again = machines.start(&machine, &membership);
+        assert!(again.code == 1 && again.stderr.contains("hint: `pilotctl daemon stop"), "it is a member: {again:?}");
+    }
+}
+
+#[test]
 fn a_start_that_cannot_join_leaves_an_agent_that_was_there_as_it_was() {
     let machines = Machines::new();
     let founder = machines.founder();
-    let invite = founder.invite(&[]);
-    let open = founder.home.json(&["org", "list"]);
-    founder.home.ok(&["org", "uninvite", open["orgs"][0]["invites"][0]["id"].as_str().expect("a number")]);
+    let invite = founder.withdrawn_invite();
     let machine = machines.machine_with("one", &["--tags", "before"]);
     let address = machine.home.address("one");
     machine.home.ok(&["daemon", "stop"]);

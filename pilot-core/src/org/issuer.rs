@@ -74,6 +74,20 @@ pub struct OpenInvite {
     /// When it was made: whoever was revoked since then is not meant by it any more.
     #[n(7)]
     made: UnixTime,
+    /// The revocations of that second, or of later ones by other clocks, that were known then: whoever is made it may be meant.
+    #[cbor(n(8), skip_if = "Vec::is_empty")]
+    forgiven: Vec<Revoked>,
+}
+
+/// Who has revoked whom until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+struct Revoked {
+    #[n(0)]
+    by: IdentityKey,
+    #[n(1)]
+    member: IdentityKey,
+    #[n(2)]
+    until: UnixTime,
 }
 
 /// The invites of one issuer. It is on disk before any answer that follows from it leaves.
@@ -230,7 +244,8 @@ impl Issuer {
             return Err(OrgError::Superseded);
         }
         let lifetime = Duration::from_secs(terms.lifetime).min(MEMBERSHIP_VALIDITY_MAX).min(applicant.lifetime_max);
-        let expires = now + lifetime;
+        let issued = self.date_to_issue(roster, &applicant.key, now);
+        let expires = issued + lifetime;
         let membership = Membership {
             org: roster.org(),
             issuer: self.key(),
@@ -241,7 +256,7 @@ impl Issuer {
             groups: terms.groups.clone(),
             services: terms.services.clone(),
             generations: terms.generations,
-            issued: now,
+            issued,
             expires: above.map_or(expires, |above| expires.min(above.membership().expires)),
             consented: applicant.consented,
             lifetime: lifetime.as_secs(),
@@ -252,6 +267,15 @@ impl Issuer {
         roster.check(&Proof::verify(&bytes, roster.charters(), now)?, now)?;
         Ok(bytes)
     }
+
+    /// Not before the last list, should the clock have been set back since. Whom this issuer has revoked a moment ago it takes back by a
+    /// date after that, for dates are whole seconds.
+    fn date_to_issue(&self, roster: &Roster, member: &IdentityKey, now: UnixTime) -> UnixTime {
+        let revocations = roster.revocations();
+        let revoked = revocations.revoked_until(&self.key(), member).map(|until| until + Duration::from_secs(1));
+        let newest = revocations.newest_of(&self.key(), roster.charters(), now);
+        [revoked, newest].into_iter().flatten().fold(now, UnixTime::max)
+    }
 }
 
 impl Invites {
@@ -261,11 +285,11 @@ impl Invites {
     /// [`OrgError::Full`] if there are too many that can still be used.
     pub fn open(
         &mut self,
-        id: [u8; INVITE_ID_LEN],
-        secret: &[u8; INVITE_SECRET_LEN],
+        (id, secret): ([u8; INVITE_ID_LEN], &[u8; INVITE_SECRET_LEN]),
         terms: Terms,
         uses: u32,
         expires: UnixTime,
+        roster: &Roster,
         now: UnixTime,
     ) -> Result<(), OrgError> {
         self.open.retain(|invite| now < invite.expires);
@@ -274,8 +298,11 @@ impl Invites {
             return Err(OrgError::Full(INVITES_MAX));
         }
         let (secret_hash, uses_left) = (crypto::sha256(&[secret]), uses.min(INVITE_USES_MAX));
-        let users = Vec::new();
-        self.open.push(OpenInvite { id, secret_hash, terms, uses_left, expires, wrong_secrets: 0, users, made: now });
+        let revoked =
+            |(by, member, until): (&IdentityKey, &IdentityKey, UnixTime)| Revoked { by: *by, member: *member, until };
+        let forgiven = roster.revocations().revoked_since(now).map(revoked).collect();
+        let (users, made, wrong_secrets) = (Vec::new(), now, 0);
+        self.open.push(OpenInvite { id, secret_hash, terms, uses_left, expires, wrong_secrets, users, made, forgiven });
         Ok(())
     }
 
@@ -303,7 +330,10 @@ impl Invites {
         if invite.expires <= now {
             return Err(EnrolError::Expired);
         }
-        if roster.has_revoked_since(invite.made, &applicant.key, &issuer.key(), now) {
+        if roster
+            .revocations_of(&applicant.key, &issuer.key(), now)
+            .any(|(by, until)| !invite.knew(by, &applicant.key, until))
+        {
             return Err(EnrolError::Revoked);
         }
         let has_used = invite.users.contains(&applicant.key);
@@ -331,10 +361,11 @@ impl Invites {
         (word, seed): (Word, [u8; CODE_SEED_LEN]),
         terms: Terms,
         expires: UnixTime,
+        roster: &Roster,
         now: UnixTime,
     ) -> Result<(), OrgError> {
         let code = OpenCode::new(word, seed, id);
-        self.open(id, &code.invite_secret(), terms, 1, expires, now)?;
+        self.open((id, &code.invite_secret()), terms, 1, expires, roster, now)?;
         let Self { open, codes } = self;
         codes.retain(|code| open.iter().any(|invite| invite.id == *code.invite()));
         codes.push(code);
@@ -397,6 +428,13 @@ impl Invites {
         open.map(|invite| (&invite.id, &invite.terms, invite.uses_left, invite.expires))
     }
 
+    /// The numbers of those that `key` has used and somebody else, which may be it under another key, still can.
+    pub fn used_by(&self, key: &IdentityKey, now: UnixTime) -> impl Iterator<Item = &[u8; INVITE_ID_LEN]> {
+        let is_usable = move |invite: &&OpenInvite| now < invite.expires && invite.uses_left > 0;
+        let used = self.open.iter().filter(is_usable).filter(|invite| invite.users.contains(key));
+        used.map(|invite| &invite.id)
+    }
+
     /// The bytes on disk.
     pub fn to_bytes(&self) -> Vec<u8> {
         cbor::to_vec(self)
@@ -408,6 +446,13 @@ impl Invites {
     /// If it did not.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, OrgError> {
         Ok(cbor::from_slice(bytes).map_err(RecordError::from)?)
+    }
+}
+
+impl OpenInvite {
+    /// Whether a revocation is older than the invite. Dates are whole seconds, and those of other clocks.
+    fn knew(&self, by: &IdentityKey, member: &IdentityKey, until: UnixTime) -> bool {
+        until.as_secs() < self.made.as_secs() || self.forgiven.contains(&Revoked { by: *by, member: *member, until })
     }
 }
 

@@ -100,7 +100,9 @@ impl RevocationList {
     /// Whether nothing is lost by forgetting `other`.
     fn covers(&self, other: &Self, now: UnixTime) -> bool {
         let is_covered = |revocation: &Revocation| {
-            revocation.has_run_out(now) || self.revocations.iter().any(|own| own.covers(revocation))
+            revocation.has_run_out(now)
+                || revocation.is_said_by_date(self.issued)
+                || self.revocations.iter().any(|own| own.covers(revocation))
         };
         let endorsed = |list: &Self| list.endorsed.iter().copied().collect::<BTreeSet<_>>();
         self.issuer == other.issuer
@@ -119,6 +121,11 @@ impl Revocation {
 
     pub(super) fn has_run_out(&self, now: UnixTime) -> bool {
         self.kept_until + CLOCK_SKEW <= now
+    }
+
+    /// Whether a list of that date need not say it: what somebody has given up ends with the date that it has, by its issuer's clock.
+    fn is_said_by_date(&self, issued: UnixTime) -> bool {
+        self.has_left && self.kept_until.as_secs() <= issued.as_secs()
     }
 
     /// The same in a list that is signed now, whatever clock it was made by.
@@ -177,6 +184,8 @@ pub struct Revocations {
 struct Said {
     /// By issuer and member, what is void.
     void: BTreeMap<(IdentityKey, IdentityKey), Void>,
+    /// By issuer, the date of its newest list.
+    issued: BTreeMap<IdentityKey, UnixTime>,
     /// By issuer, the memberships that it endorses.
     endorsed: BTreeSet<(IdentityKey, MembershipDigest)>,
 }
@@ -268,7 +277,33 @@ impl Revocations {
         };
         let mut org_keys = charters.keys().filter(|key| charters.may_issue(key, now));
         let mut members = links.iter().zip(1..);
-        org_keys.any(|key| is_void_by(key, 0)) || members.any(|(above, below)| is_void_by(&above.member, below))
+        org_keys.any(|key| is_void_by(key, 0))
+            || members.any(|(above, below)| is_void_by(&above.member, below))
+            || links.iter().any(|link| self.has_ended(link, charters, now))
+    }
+
+    /// Whether who has issued a membership has signed a list since that was to end: then it has ended whatever other clocks say. All keys of
+    /// the organisation are one.
+    fn has_ended(&self, membership: &Membership, charters: &Charters, now: UnixTime) -> bool {
+        self.newest_of(&membership.issuer, charters, now).is_some_and(|newest| membership.expires <= newest)
+    }
+
+    /// The date of the newest list of an issuer.
+    pub(super) fn newest_of(&self, issuer: &IdentityKey, charters: &Charters, now: UnixTime) -> Option<UnixTime> {
+        let newest = |issuer: &IdentityKey| self.said.issued.get(issuer).copied();
+        if charters.keys().any(|key| key == issuer) {
+            return charters.keys().filter(|key| charters.may_issue(key, now)).filter_map(newest).max();
+        }
+        newest(issuer)
+    }
+
+    /// Who has revoked whom, and until when, of those that are dated `since` or later.
+    pub(super) fn revoked_since(
+        &self,
+        since: UnixTime,
+    ) -> impl Iterator<Item = (&IdentityKey, &IdentityKey, UnixTime)> {
+        let revoked = self.said.void.iter().filter_map(|((by, member), void)| Some((by, member, void.revoked_until?)));
+        revoked.filter(move |(.., until)| until.as_secs() >= since.as_secs())
     }
 
     /// When `issuer` has revoked `member` last, if it has.
@@ -301,7 +336,7 @@ impl Revocations {
         let own = || self.all().filter(|list| list.issuer == issuer);
         let former = || self.all().filter(|list| list.issuer != issuer && charters.may_issue(&list.issuer, now));
         let gather = |revocations: &mut Vec<Revocation>| {
-            revocations.retain(|revocation| !revocation.has_run_out(now));
+            revocations.retain(|revocation| !revocation.has_run_out(now) && !revocation.is_said_by_date(now));
             *revocations = merged(revocations);
         };
         let revoked = |list: &RevocationList| list.revocations.iter().map(|one| one.within(now)).collect::<Vec<_>>();
@@ -337,7 +372,7 @@ impl Revocations {
     /// Whether `issuer` may put somebody who has left into its list.
     pub fn has_room_for_departure(&self, issuer: &IdentityKey, now: UnixTime) -> bool {
         let own = self.all().filter(|list| list.issuer == *issuer).flat_map(|list| &list.revocations);
-        let alive = own.filter(|one| one.has_left && !one.within(now).has_run_out(now));
+        let alive = own.filter(|one| one.has_left && !one.is_said_by_date(now));
         alive.map(|one| one.member).collect::<BTreeSet<_>>().len() < DEPARTURES_MAX
     }
 
@@ -372,6 +407,8 @@ impl Said {
     fn by<'a>(lists: impl Iterator<Item = &'a RevocationList>) -> Self {
         let mut said = Self::default();
         for list in lists {
+            let newest = said.issued.entry(list.issuer).or_insert(list.issued);
+            *newest = list.issued.max(*newest);
             for revocation in &list.revocations {
                 let void = said.void.entry((list.issuer, revocation.member)).or_default();
                 let until = if revocation.has_left { &mut void.left_until } else { &mut void.revoked_until };

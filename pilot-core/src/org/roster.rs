@@ -332,6 +332,13 @@ impl Roster {
         Revocation { member: membership.member, until, kept_until, has_left: false }
     }
 
+    /// Whether a membership that `issuer` has issued is over by its date, and nobody has said so: the next list does.
+    pub fn is_end_unsaid(&self, issuer: &IdentityKey, now: UnixTime) -> bool {
+        let is_of_org = |key: &IdentityKey| self.has_key(key) && self.has_key(issuer);
+        let is_own = |membership: &Membership| membership.issuer == *issuer || is_of_org(&membership.issuer);
+        self.members(now).map(Proof::membership).any(|own| is_own(own) && own.expires.as_secs() <= now.as_secs())
+    }
+
     /// Whether the revocation lists are younger than the organisation wants them to be.
     pub fn lists_are_fresh(&self, now: UnixTime) -> bool {
         let age_max = self.charter().list_age_max;
@@ -339,13 +346,21 @@ impl Roster {
         age_max == 0 || self.revocations.newest(&self.charters).is_some_and(is_fresh)
     }
 
-    /// Whether the organisation, `issuer`, or somebody by whom that one is a member, has revoked `key` at `since` or later.
-    pub fn has_revoked_since(&self, since: UnixTime, key: &IdentityKey, issuer: &IdentityKey, now: UnixTime) -> bool {
-        let of_org = self.charters.keys().filter(|key| self.charters.may_issue(key, now)).copied();
-        let above = self.proof(issuer, now).into_iter().flat_map(Proof::links).map(|link| link.member);
-        of_org
-            .chain(above)
-            .any(|by| self.revocations.revoked_until(&by, key).is_some_and(|until| until.as_secs() >= since.as_secs()))
+    /// When the organisation, `issuer`, or somebody by whom that one is a member, has revoked `key` last.
+    pub(super) fn revocations_of(
+        &self,
+        key: &IdentityKey,
+        issuer: &IdentityKey,
+        now: UnixTime,
+    ) -> impl Iterator<Item = (&IdentityKey, UnixTime)> {
+        let of_org = self.charters.keys().filter(move |key| self.charters.may_issue(key, now));
+        let above = self.proof(issuer, now).into_iter().flat_map(Proof::links).map(|link| &link.member);
+        of_org.chain(above).filter_map(|by| Some((by, self.revocations.revoked_until(by, key)?)))
+    }
+
+    /// The members that are none any more when `key` is not: those whom it has enrolled, and whom they have.
+    pub fn members_by(&self, key: &IdentityKey, now: UnixTime) -> impl Iterator<Item = &Proof> {
+        self.members(now).filter(move |proof| proof.links().iter().skip(1).any(|link| link.issuer == *key))
     }
 
     /// The organisation.

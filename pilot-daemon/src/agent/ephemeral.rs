@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{Agent, AgentConfig, Inner, StartError};
+use crate::api::types::LeaveRequest;
 use crate::backbone_link;
 use crate::clock;
 use crate::home::{AgentHome, Home, HomeError};
@@ -33,8 +34,9 @@ impl Agent {
         for name in inner.orgs.names() {
             let agent = self.clone();
             goodbyes.spawn(async move {
-                if let Err(error) = agent.leave_org(&name).await {
-                    tracing::info!(%error, org = name, "not left");
+                let leaving = LeaveRequest { org: name, force: true };
+                if let Err(error) = agent.leave_org(&leaving).await {
+                    tracing::info!(%error, org = leaving.org, "not left");
                 }
             });
         }

@@ -63,8 +63,10 @@ impl Agent {
             };
             issuer.enrol(&org.roster, &applicant, &terms, now).map_err(refused)?;
             let opened = match &code {
-                Some((word, seed)) => org.invites.open_code(id, (word.clone(), *seed), terms.clone(), expires, now),
-                None => org.invites.open(id, &secret, terms.clone(), request.uses, expires, now),
+                Some((word, seed)) => {
+                    org.invites.open_code(id, (word.clone(), *seed), terms.clone(), expires, &org.roster, now)
+                }
+                None => org.invites.open((id, &secret), terms.clone(), request.uses, expires, &org.roster, now),
             };
             opened.map_err(|error| org::failed(&error))?;
             Ok(org.roster.org())

@@ -18,11 +18,29 @@ use super::Agent;
 use super::resolve::Resolved;
 use crate::api::types::{self, ApiError, ErrorCode};
 use crate::clock;
-use crate::home::entropy;
+use crate::home::{AgentHome, HomeError, entropy};
+use crate::names::Names;
 use crate::org::{self, Org, calls, keeper, store};
+
+/// Whether an agent of that home, if it has ever been, could start: whether its organisations and pins can be read. Nothing is changed, be it
+/// running or not.
+///
+/// # Errors
+/// What is damaged, or unreadable.
+pub fn check_kept(home: &AgentHome) -> Result<(), HomeError> {
+    if !home.has_identity() {
+        return Ok(());
+    }
+    let now = clock::now().unix;
+    Names::load(home, now)?;
+    store::check(home, now)
+}
 
 /// The role of who founds an organisation.
 const ROLE_FOUNDER: &str = "admin";
+/// Members that one line names.
+const NAMED_MAX: usize = 8;
+
 impl Agent {
     /// Founds an organisation, with this agent as its first member.
     ///
@@ -87,27 +105,34 @@ impl Agent {
                 .hint(format!("to end its own membership: pilotctl org leave {name}")));
         }
         keeper::publish_list(inner, name, Some(revocation), now).await?;
-        let still = inner.orgs.with(name, |org| org.roster.member(&member, now).is_some())?;
+        let (still, invites) = inner.orgs.with(name, |org| {
+            let invites = org.invites.used_by(&member, now).map(|id| HEXLOWER.encode(id)).collect();
+            (org.roster.member(&member, now).is_some(), invites)
+        })?;
         if still {
             return Err(ApiError::new(ErrorCode::Refused, format!("this agent has not enrolled '{}'", request.member))
                 .hint("revoke it at the agent that has, or at the one that has the organisation's key"));
         }
         calls::tell_former(inner, name, route.into_iter().collect());
-        Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key: member.to_string() })
+        Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key: member.to_string(), invites })
     }
 
     /// Leaves an organisation. Who has enrolled this agent is told if it can be reached.
     ///
     /// # Errors
-    /// If the agent is in none of that name, keeps its key, or its files cannot be removed.
-    pub async fn leave_org(&self, name: &str) -> Result<(), ApiError> {
-        let inner = &self.inner;
+    /// If the agent is in none of that name, keeps its key, has enrolled others and is not to leave all the same, or its files cannot be
+    /// removed.
+    pub async fn leave_org(&self, request: &types::LeaveRequest) -> Result<(), ApiError> {
+        let (inner, name) = (&self.inner, &request.org);
         let now = clock::now().unix;
         if inner.orgs.with(name, |org| org.key.is_some())? {
             let files = inner.agent_home.path().join("orgs").join(name);
             let message = format!("this agent keeps the key of '{name}': nobody could invite or revoke any more");
             return Err(ApiError::new(ErrorCode::Refused, message)
                 .hint(format!("stop the agent and move {} to where the key is to be kept", files.display())));
+        }
+        if !request.force {
+            self.check_leaves_alone(name, now)?;
         }
         let told = inner.orgs.with(name, |org| {
             let issuer = org.enrolled_by?;
@@ -125,6 +150,24 @@ impl Agent {
             }
         }
         inner.orgs.remove(name).await
+    }
+
+    /// Whether nobody but this agent is out when it leaves, as far as it knows.
+    fn check_leaves_alone(&self, name: &str, now: UnixTime) -> Result<(), ApiError> {
+        let own = self.inner.identity.key();
+        let mut by_us = self.inner.orgs.with(name, |org| {
+            let by_us = org.roster.members_by(&own, now);
+            by_us.map(|proof| proof.membership().name.clone()).collect::<Vec<_>>()
+        })?;
+        if by_us.is_empty() {
+            return Ok(());
+        }
+        by_us.sort();
+        let message =
+            format!("this agent has enrolled others in '{name}', who are out when it leaves: {}", listed(&by_us));
+        Err(ApiError::new(ErrorCode::Refused, message).hint(format!(
+            "they stay if they leave first and join by an invite of another member; to leave all the same: pilotctl org leave {name} --force"
+        )))
     }
 
     /// Where the directory says that somebody is: who was killed may not have kept what it has heard of that.
@@ -244,6 +287,13 @@ pub(super) fn found(roster: &Roster, key: &Identity, founder: &Applicant, now: U
     Issuer::Org(key.clone()).enrol(roster, founder, &terms, now).map_err(|error| org::failed(&error))
 }
 
+/// The first of these names, and how many more there are.
+fn listed(names: &[String]) -> String {
+    let (named, more) = names.split_at(names.len().min(NAMED_MAX));
+    let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
+    named.join(", ") + &more
+}
+
 /// Why a name leads to nobody.
 fn no_member(roster: &Roster, name: &str, org: &str, now: UnixTime) -> ApiError {
     match roster.nearest_named(name, now).as_slice() {
@@ -273,5 +323,18 @@ fn org_member(proof: &Proof, now: UnixTime) -> types::OrgMember {
         role: membership.role.clone(),
         groups: membership.groups.clone(),
         expires_s: membership.expires.as_secs().saturating_sub(now.as_secs()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_names_the_first_are_listed_and_the_rest_counted() {
+        let names = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
+        assert_eq!(listed(&names(2)), "0, 1");
+        assert_eq!(listed(&names(8)), "0, 1, 2, 3, 4, 5, 6, 7");
+        assert_eq!(listed(&names(4_000)), "0, 1, 2, 3, 4, 5, 6, 7 and 3992 more");
     }
 }

@@ -12,7 +12,7 @@
 //!     ephemeral                    marks the home of an agent that takes it along when it ends
 //!     log, log.1                   bounded
 //!     pins, names                  what the directory said about others
-//!     port, sequence               the UDP port to ask for again; the last sequence of a record
+//!     port, sequence, asked        the UDP port to ask for again; the last sequence of a record; when a membership was asked for last
 //!     inbox                        messages that no handler took
 //!     api.sock                     the local API, unless its path is too long
 //! ```

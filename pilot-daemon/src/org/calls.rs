@@ -37,7 +37,7 @@ const TOLD_AT_ONCE: usize = 64;
 /// Members that an agent shows itself to when it starts.
 const MET_MAX: usize = 8;
 /// An ephemeral agent is a member for so long without a renewal: should nobody hear that it has ended, its name is free again after
-/// this and the day by which clocks may be wrong.
+/// this, where its issuer runs, and after the day by which clocks may be wrong otherwise.
 const EPHEMERAL_LIFETIME: Duration = Duration::from_secs(3_600);
 /// Members that are heard each time.
 const ANSWERS_WANTED: usize = 2;

@@ -69,7 +69,8 @@ pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Resu
     let due = inner.orgs.with(name, |org| {
         let membership = org.roster.member(&own, now)?;
         let half = (membership.expires.as_secs() - membership.issued.as_secs()) / 2;
-        let is_due = now.as_secs() >= membership.issued.as_secs() + half;
+        // By our own clock, as it was when we asked: that of the issuer may be another.
+        let is_due = now.as_secs() >= membership.consented.as_secs() + half;
         is_due.then(|| due_renewal(inner, org, membership, now))
     })?;
     let Some(DueRenewal { consented, asked, is_own_issuer }) = due else { return Ok(()) };
@@ -135,7 +136,8 @@ fn keepers(inner: &Inner, org: &Org, now: UnixTime) -> Vec<IdentityKey> {
     org.enrolled_by.into_iter().chain(next.copied()).collect()
 }
 
-/// Signs the organisation's list anew before it is too old for the members, where its key is kept.
+/// Signs the organisation's list anew before it is too old for the members, where its key is kept; and this issuer's when a membership has
+/// ended that nobody has seen off, so that it counts no longer by clocks that are behind.
 async fn refresh_list(inner: &Arc<Inner>, name: &str) -> Result<(), ApiError> {
     let now = clock::now().unix;
     let is_due = inner.orgs.with(name, |org| {
@@ -145,7 +147,13 @@ async fn refresh_list(inner: &Arc<Inner>, name: &str) -> Result<(), ApiError> {
         age_max > 0 && is_old && matches!(inner.orgs.issuer(org, now), Some(Issuer::Org(_)))
     })?;
     if is_due {
-        publish_list(inner, name, None, now).await?;
+        return publish_list(inner, name, None, now).await;
+    }
+    let is_end_unsaid = inner.orgs.with(name, |org| {
+        inner.orgs.issuer(org, now).is_some_and(|issuer| org.roster.is_end_unsaid(&issuer.key(), now))
+    })?;
+    if is_end_unsaid {
+        sign_list(inner, name, None, now).await?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pilot_core::id::IdentityKey;
-use pilot_core::identity::{Certificate, Identity};
+use pilot_core::identity::{CLOCK_SKEW, Certificate, Identity};
 use pilot_core::node::{Home as HomeNode, PeerInfo};
 use pilot_core::org::issuer::{Invites, Issuer, Ledger};
 use pilot_core::org::membership::Membership;
@@ -30,6 +30,8 @@ use crate::home::{AgentHome, HomeError, entropy};
 
 /// Organisations of one agent.
 const ORGS_MAX: usize = 16;
+/// The last date at which a membership was asked for, in seconds.
+const ASKED_FILE: &str = "asked";
 
 /// All organisations of one agent.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ pub(crate) struct Orgs {
     unsaved: Notify,
     /// Held by who makes a code, from the choice of its number until it is kept.
     pub(crate) coding: tokio::sync::Mutex<()>,
-    /// The last date at which a membership was asked for, got or not, of those of this process.
+    /// The last date at which a membership was asked for, got or not.
     asked: Mutex<UnixTime>,
     /// Names this process to those who ask what is new.
     epoch: u64,
@@ -114,7 +116,8 @@ impl Orgs {
         let table = Mutex::new(store::load(home, now)?);
         let epoch = u64::from_be_bytes(entropy()?);
         let [writing, rotating, coding] = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
-        let (unsaved, asked) = (Notify::new(), Mutex::default());
+        let asked = home.number(ASKED_FILE).map(UnixTime::from_secs).unwrap_or_default();
+        let (unsaved, asked) = (Notify::new(), Mutex::new(asked));
         let (home, identity) = (home.clone(), identity.clone());
         Ok(Self { home, identity, table, writing, rotating, coding, unsaved, asked, epoch })
     }
@@ -128,14 +131,25 @@ impl Orgs {
     pub(crate) fn note_left(&self, consented: UnixTime) {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         *asked = consented.max(*asked);
+        self.keep_asked(*asked);
     }
 
     /// The date at which a membership is asked for now: no other was asked for at that date or later, be it in the same second or by a clock
-    /// that was ahead. Somebody who was asked, and has said no, holds a consent of an earlier date than who is asked next.
+    /// that was ahead, before a restart or after it. Somebody who was asked, and has said no, holds a consent of an earlier date than who is
+    /// asked next. A clock that was ahead by more than a day is forgotten: nobody would take such a date.
     pub(crate) fn date_to_ask(&self, now: UnixTime) -> UnixTime {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        *asked = now.max(*asked + Duration::from_secs(1));
+        let next = *asked + Duration::from_secs(1);
+        *asked = if next < now + CLOCK_SKEW { now.max(next) } else { now };
+        self.keep_asked(*asked);
         *asked
+    }
+
+    fn keep_asked(&self, asked: UnixTime) {
+        if let Err(error) = self.home.save_number(ASKED_FILE, asked.as_secs()) {
+            // Where the clock is not set back, the next date is a later one all the same.
+            tracing::warn!(%error, "the date of a consent is not kept");
+        }
     }
 
     /// What the organisations that we share with `key` say of it.

@@ -9,6 +9,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::Identity;
-use pilot_core::org::charter::Charter;
+use pilot_core::org::charter::{Charter, Charters};
 use pilot_core::org::issuer::{Invites, Ledger};
 use pilot_core::org::roster::{Records, Roster};
 use pilot_core::record::is_name;
@@ -66,15 +67,8 @@ impl Kept {
 
 /// All organisations of an agent.
 pub(super) fn load(home: &AgentHome, now: UnixTime) -> Result<BTreeMap<String, Org>, HomeError> {
-    let dir = home.path().join("orgs");
-    let entries = match fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(source) => return Err(HomeError::Read { path: dir, source }),
-    };
-    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).filter(|name| is_name(name));
     let mut table = BTreeMap::new();
-    for name in names {
+    for name in names(home)? {
         // A directory without a state is what a crash has left of one that was just made.
         if let Some(org) = load_one(home, &name, now)? {
             table.insert(name, org);
@@ -83,12 +77,40 @@ pub(super) fn load(home: &AgentHome, now: UnixTime) -> Result<BTreeMap<String, O
     Ok(table)
 }
 
-fn load_one(home: &AgentHome, name: &str, now: UnixTime) -> Result<Option<Org>, HomeError> {
+/// Whether [`load`] would find anything that it cannot read. Nothing is changed: an agent may be running here.
+pub(crate) fn check(home: &AgentHome, now: UnixTime) -> Result<(), HomeError> {
+    for name in names(home)? {
+        if let Some(state) = read_state(home, &name)? {
+            let charters = Charters::from_chain(state.org, &state.records.charters, now);
+            charters.map_err(|error| damaged(home, &name, &error))?;
+        }
+    }
+    Ok(())
+}
+
+fn names(home: &AgentHome) -> Result<Vec<String>, HomeError> {
+    let dir = home.path().join("orgs");
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(HomeError::Read { path: dir, source }),
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter(|name| is_name(name)).collect())
+}
+
+fn read_state(home: &AgentHome, name: &str) -> Result<Option<State>, HomeError> {
     let Some(bytes) = home.read_checked(&format!("orgs/{name}/{STATE_FILE}"))? else { return Ok(None) };
-    let path = dir_of(home, name).join(STATE_FILE);
-    let damaged = |what: String| HomeError::Damaged { path: path.clone(), what };
-    let state: State = cbor::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-    let roster = Roster::from_records(state.org, &state.records, now).map_err(|error| damaged(error.to_string()))?;
+    cbor::from_slice(&bytes).map(Some).map_err(|error| damaged(home, name, &error))
+}
+
+fn damaged(home: &AgentHome, name: &str, what: &dyn Display) -> HomeError {
+    HomeError::Damaged { path: dir_of(home, name).join(STATE_FILE), what: what.to_string() }
+}
+
+fn load_one(home: &AgentHome, name: &str, now: UnixTime) -> Result<Option<Org>, HomeError> {
+    let Some(state) = read_state(home, name)? else { return Ok(None) };
+    let roster = Roster::from_records(state.org, &state.records, now).map_err(|error| damaged(home, name, &error))?;
     promote_keys(home, name, roster.charter())?;
     let key = key_home(home, name, KEY_DIR).stored_identity()?;
     let ledger = Arc::new(state.ledger);

@@ -138,6 +138,19 @@ async fn a_refusal_that_leaves_no_trace_costs_no_write_and_one_that_fails_half_w
 }
 
 #[tokio::test]
+async fn a_consent_is_dated_after_the_last_one_also_where_the_clock_was_set_back_over_a_restart() {
+    let desk = Desk::new().await;
+    let restarted = || Orgs::load(&desk.orgs.home, &desk.orgs.identity, NOW).unwrap();
+    let second = Duration::from_secs(1);
+    assert_eq!(desk.orgs.date_to_ask(NOW), NOW);
+    assert_eq!(restarted().date_to_ask(NOW - DAY / 2), NOW + second);
+    restarted().note_left(NOW + DAY / 2);
+    assert_eq!(restarted().date_to_ask(NOW), NOW + DAY / 2 + second);
+    restarted().note_left(NOW + 900 * DAY);
+    assert_eq!(restarted().date_to_ask(NOW), NOW, "a date that nobody would take is none");
+}
+
+#[tokio::test]
 async fn who_is_told_a_roster_of_another_organisation_learns_nothing() {
     let desk = Desk::new().await;
     let foreign = Identity::generate([9; 32]);

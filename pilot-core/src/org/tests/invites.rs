@@ -7,7 +7,7 @@ const INVITE: ([u8; 8], Secret) = ([1; 8], [2; 16]);
 
 fn with_invite(uses: u32) -> Invites {
     let mut invites = Invites::default();
-    invites.open(INVITE.0, &INVITE.1, terms(), uses, NOW + DAY, NOW).unwrap();
+    invites.open((INVITE.0, &INVITE.1), terms(), uses, NOW + DAY, &founded(), NOW).unwrap();
     invites
 }
 
@@ -46,7 +46,7 @@ fn an_expired_closed_or_guessed_invite_makes_nobody_a_member() {
 fn who_is_revoked_in_the_second_of_the_invite_does_not_come_back_by_it() {
     let (mut roster, mut invites) = (founded(), Invites::default());
     let made = NOW + Duration::from_millis(700);
-    invites.open(INVITE.0, &INVITE.1, terms(), 2, made + DAY, made).unwrap();
+    invites.open((INVITE.0, &INVITE.1), terms(), 2, made + DAY, &roster, made).unwrap();
     let mut redeem = |roster: &Roster, now| {
         invites.redeem((&INVITE.0, &INVITE.1), &by_org(), roster, &applicant(agent(0), "agent-0"), now)
     };
@@ -59,6 +59,47 @@ fn who_is_revoked_in_the_second_of_the_invite_does_not_come_back_by_it() {
     roster.add_list(&list.sign(org_key()).unwrap(), left).unwrap();
     assert_eq!(redeem(&roster, left), Err(EnrolError::Revoked));
     assert_eq!(redeem(&roster, left + DAY / 2), Err(EnrolError::Revoked));
+}
+
+#[test]
+fn an_invite_made_after_a_revocation_in_the_same_second_is_good_until_the_next_one() {
+    let (mut roster, mut invites) = (founded(), with_invite(9));
+    let redeem = |invites: &mut Invites, roster: &Roster, id: [u8; 8], now| {
+        let asked = applicant_at(now, agent(0), "agent-0");
+        invites.redeem((&id, &INVITE.1), &by_org(), roster, &asked, now)
+    };
+    let mut rejoins = |roster: &mut Roster, id: u8, after: u8| {
+        let member = roster.member(&agent(0).key(), NOW).unwrap();
+        let revocation = roster.revocation(member, NOW);
+        let list = roster.revocations().next_list(roster.charters(), org_key().key(), Some(revocation), NOW).unwrap();
+        assert_eq!(roster.add_list(&list.sign(org_key()).unwrap(), NOW), Ok(true));
+        roster.take_former(NOW);
+        let before = redeem(&mut invites, roster, [after; 8], NOW);
+        assert_eq!(before, Err(EnrolError::Revoked), "that of before");
+        invites.open(([id; 8], &INVITE.1), terms(), 9, NOW + DAY, roster, NOW).unwrap();
+        invites = Invites::from_bytes(&invites.to_bytes()).unwrap();
+        let proof = redeem(&mut invites, roster, [id; 8], NOW).unwrap();
+        assert_eq!(roster.add_proof(&proof, NOW), Ok(true));
+    };
+    enrol(&mut roster, 0, &terms(), NOW);
+    // Again and again in the second of the first time.
+    rejoins(&mut roster, 2, 1);
+    rejoins(&mut roster, 3, 2);
+    rejoins(&mut roster, 4, 3);
+}
+
+#[test]
+fn the_invites_by_which_somebody_came_and_others_may_are_named() {
+    let (roster, mut invites) = (founded(), with_invite(2));
+    invites.open(([7; 8], &INVITE.1), terms(), 1, NOW + DAY, &roster, NOW).unwrap();
+    invites.open(([8; 8], &INVITE.1), terms(), 9, NOW + DAY, &roster, NOW).unwrap();
+    let asked = applicant(agent(0), "agent-0");
+    for id in [INVITE.0, [7; 8]] {
+        invites.redeem((&id, &INVITE.1), &by_org(), &roster, &asked, NOW).unwrap();
+    }
+    let used = |who: usize, now| invites.used_by(&agent(who).key(), now).copied().collect::<Vec<_>>();
+    assert_eq!(used(0, NOW), [INVITE.0], "the other one is used up");
+    assert_eq!((used(1, NOW).len(), used(0, NOW + DAY).len()), (0, 0));
 }
 
 #[test]
@@ -83,7 +124,7 @@ fn who_has_left_may_use_its_invite_again_and_who_was_revoked_may_not() {
 #[test]
 fn no_invite_can_be_used_for_longer_than_the_greatest_time() {
     let mut invites = Invites::default();
-    invites.open(INVITE.0, &INVITE.1, terms(), 1, NOW + 9_999 * DAY, NOW).unwrap();
+    invites.open((INVITE.0, &INVITE.1), terms(), 1, NOW + 9_999 * DAY, &founded(), NOW).unwrap();
     assert_eq!(invites.list(NOW).next().unwrap().3, NOW + INVITE_VALIDITY_MAX);
     assert_eq!(invites.list(NOW + INVITE_VALIDITY_MAX).count(), 0);
 }
@@ -92,7 +133,7 @@ fn no_invite_can_be_used_for_longer_than_the_greatest_time() {
 fn a_code_leads_to_its_invite_and_ends_with_it() {
     let (roster, mut invites) = (founded(), Invites::default());
     let word = Word::new(4, &[1; 6]);
-    invites.open_code(INVITE.0, (word.clone(), [2; 32]), terms(), NOW + DAY, NOW).unwrap();
+    invites.open_code(INVITE.0, (word.clone(), [2; 32]), terms(), NOW + DAY, &roster, NOW).unwrap();
     let ends = Ends { joiner: agent(0).key(), issuer: org_key().key() };
     let asker = Asker::new(&word, &ends, &[3; 64]);
     let share = asker.share();
@@ -136,7 +177,7 @@ fn a_revoked_member_does_not_come_back_by_the_invite_that_it_had() {
     roster.add_list(&list, later).unwrap();
     let again = invites.redeem((&INVITE.0, &INVITE.1), &by_org(), &roster, &applicant, later);
     assert_eq!(again, Err(EnrolError::Revoked));
-    invites.open([7; 8], &INVITE.1, terms(), 1, later + DAY, later).unwrap();
+    invites.open(([7; 8], &INVITE.1), terms(), 1, later + DAY, &roster, later).unwrap();
     assert!(
         invites.redeem((&[7; 8], &INVITE.1), &by_org(), &roster, &applicant, later).is_ok(),
         "a later one is meant"

@@ -167,6 +167,18 @@ fn who_holds_a_key_that_was_cut_off_neither_enrols_nor_revokes_nor_renews_nor_ma
 }
 
 #[test]
+fn what_a_thief_has_ended_by_the_date_of_a_list_counts_again_when_the_key_is_cut_off() {
+    let mut theft = Theft::before();
+    let (ends, now) = (NOW + 90 * DAY, NOW + 90 * DAY - DAY / 24);
+    let list = theft.roster.revocations().next_list(theft.roster.charters(), org_key().key(), None, ends).unwrap();
+    assert_eq!(theft.roster.add_list(&list.sign(org_key()).unwrap(), now), Ok(true));
+    assert!((0..3).all(|index| !theft.is_member(index, now)));
+    let rescue = theft.rescue(now);
+    theft.roster.learn(&rescue, now);
+    assert!((0..3).all(|index| theft.is_member(index, now)));
+}
+
+#[test]
 fn what_was_revoked_before_a_theft_stays_revoked_after_it() {
     let mut theft = Theft::before();
     // The founder has revoked whom a member had enrolled, and one of its own.

@@ -29,10 +29,10 @@ fn a_revoked_member_comes_back_by_a_later_membership_only() {
     let list = revoke(&roster, org_key(), agent(0), NOW + DAY);
     roster.add_list(&list, NOW + DAY).unwrap();
     let again = |roster: &Roster, now| by_org().enrol(roster, &applicant_at(now, agent(0), "agent-0"), &terms(), now);
-    assert_eq!(again(&roster, NOW + DAY), Err(OrgError::Revoked), "not in the same second");
-    let later = again(&roster, NOW + DAY + Duration::from_secs(1)).unwrap();
-    assert_eq!(roster.add_proof(&again(&founded(), NOW + DAY).unwrap(), NOW + DAY), Err(OrgError::Revoked));
-    assert_eq!(roster.add_proof(&later, NOW + DAY), Ok(true));
+    let unaware = again(&founded(), NOW + DAY).unwrap();
+    assert_eq!(roster.add_proof(&unaware, NOW + DAY), Err(OrgError::Revoked), "not by one of the same second");
+    let aware = again(&roster, NOW + DAY).unwrap();
+    assert_eq!(roster.add_proof(&aware, NOW + DAY), Ok(true), "but by one that is dated after it");
 }
 
 #[test]
@@ -273,7 +273,59 @@ fn departures_leave_room_to_revoke() {
     assert!(!roster.revocations().has_room_for_departure(&issuer, NOW));
     let next = roster.revocations().next_list(roster.charters(), issuer, Some(gone(512)), NOW).unwrap();
     assert_eq!(next.revocations.len(), 513);
-    assert!(roster.revocations().has_room_for_departure(&issuer, NOW + DAY * 3), "their time is over");
+    assert!(roster.revocations().has_room_for_departure(&issuer, NOW + DAY), "their time is over");
+}
+
+#[test]
+fn what_was_to_end_has_ended_with_the_next_list_of_its_issuer_and_departures_make_room() {
+    let hour = DAY / 24;
+    let mut roster = founded();
+    let brief = Terms { lifetime: hour.as_secs(), ..terms() };
+    let left = enrol(&mut roster, 0, &brief, NOW);
+    enrol(&mut roster, 1, &brief, NOW);
+    enrol(&mut roster, 2, &terms(), NOW);
+    let departure = Revocation::departure(roster.member(&agent(0).key(), NOW).unwrap());
+    let sign = |roster: &Roster, more, now| {
+        let list = roster.revocations().next_list(roster.charters(), org_key().key(), more, now).unwrap();
+        (list.revocations.len(), list.sign(org_key()).unwrap())
+    };
+    let (count, list) = sign(&roster, Some(departure), NOW);
+    assert_eq!((count, roster.add_list(&list, NOW)), (1, Ok(true)));
+    let later = NOW + hour;
+    assert!(roster.is_end_unsaid(&org_key().key(), later) && !roster.is_end_unsaid(&org_key().key(), later - hour / 2));
+    assert!(roster.member(&agent(1).key(), later).is_some(), "its clock, or ours, may be wrong");
+    let (count, list) = sign(&roster, None, later);
+    // Also by a clock that is behind: both dates are its issuer's.
+    for now in [later, NOW - DAY / 2] {
+        let mut roster = roster.clone();
+        assert_eq!((count, roster.add_list(&list, now)), (0, Ok(true)));
+        assert_eq!(roster.revocations().lists().count(), 1, "it says what the one before did");
+        assert_eq!(roster.members(now).map(Proof::key).collect::<Vec<_>>(), [agent(2).key()]);
+        roster.take_former(now);
+        assert_eq!(roster.add_proof(&left, now), Err(OrgError::Revoked), "who has left does not come back");
+        assert!(!roster.is_end_unsaid(&org_key().key(), now));
+    }
+    // By a clock that was set back since, somebody is made a member for as long as ever.
+    roster.add_list(&list, later).unwrap();
+    let again = by_org().enrol(&roster, &applicant(agent(3), "agent-3"), &brief, NOW).unwrap();
+    assert_eq!(roster.add_proof(&again, NOW), Ok(true));
+    assert_eq!(roster.member(&agent(3).key(), NOW).unwrap().expires, later + hour);
+}
+
+#[test]
+fn the_list_of_a_member_ends_only_what_that_has_issued() {
+    let hour = Duration::from_secs(3_600);
+    let (mut roster, ..) = with_worker();
+    enrol(&mut roster, 2, &Terms { lifetime: 3_600, ..terms() }, NOW);
+    let list = |by: &Identity| {
+        let list = roster.revocations().next_list(roster.charters(), by.key(), None, NOW + hour).unwrap();
+        list.sign(by).unwrap()
+    };
+    let (of_lead, of_org) = (list(agent(0)), list(org_key()));
+    assert_eq!(roster.add_list(&of_lead, NOW), Ok(true));
+    assert!(roster.member(&agent(2).key(), NOW).is_some(), "the organisation has issued it");
+    assert_eq!(roster.add_list(&of_org, NOW), Ok(true));
+    assert!(roster.member(&agent(2).key(), NOW).is_none());
 }
 
 #[test]

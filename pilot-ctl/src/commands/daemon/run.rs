@@ -4,11 +4,11 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use clap::Args;
 use pilot_core::ticket::BackboneTicket;
-use pilot_daemon::agent::{Agent, AgentConfig, StartError, check_profile, ephemeral};
+use pilot_daemon::agent::{Agent, AgentConfig, StartError, check_kept, check_profile, ephemeral};
 use pilot_daemon::api::server::{CONNECTIONS_MAX, Server};
 use pilot_daemon::api::types::{ErrorCode, Joined};
 use pilot_daemon::descriptors;
-use pilot_daemon::home::{Home, HomeError};
+use pilot_daemon::home::{AgentHome, Home, HomeError};
 use pilot_daemon::stun_servers::{STUN_SERVERS_MAX, StunServer};
 
 use super::before::Before;
@@ -95,8 +95,20 @@ pub(super) fn checked_settings(args: &StartArgs, name: &str, context: &Context) 
     agent_home.socket_path()?;
     args.token.check(!agent_home.has_identity(), context)?;
     match agent_home.running_pid() {
-        None => Ok(settings),
-        Some(pid) => Err(HomeError::AlreadyRunning { name: name.to_owned(), pid: (pid > 0).then_some(pid) }.into()),
+        None => check_kept(&agent_home).map(|()| settings).map_err(Failure::from),
+        Some(pid) => Err(runs_already(args, &agent_home, (pid > 0).then_some(pid))),
+    }
+}
+
+/// A start that was killed while its agent was to join has left it outside of the organisation.
+fn runs_already(args: &StartArgs, home: &AgentHome, pid: Option<u32>) -> Failure {
+    let name = home.name();
+    let failure = Failure::from(HomeError::AlreadyRunning { name: name.to_owned(), pid });
+    match &args.token.org {
+        Some(org) if !home.path().join("orgs").join(org).exists() => failure.hint(format!(
+            "have it join: `pilotctl join --as {name} --org {org}` with the invite; or stop it first: `pilotctl daemon stop --as {name}`"
+        )),
+        _ => failure,
     }
 }
 

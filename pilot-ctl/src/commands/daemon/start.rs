@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use pilot_daemon::agent::ephemeral;
+use pilot_daemon::agent::{check_kept, ephemeral};
 use pilot_daemon::api::types::Joined;
 use pilot_daemon::home::Home;
 use serde::{Deserialize, Serialize};
@@ -112,6 +112,7 @@ pub(super) async fn restart(context: &Context) -> Result<()> {
     }
     let argv = saved_argv(&name, context);
     run::usable_settings(&start_args(&argv)?, &name, context)?;
+    check_kept(&home::agent(&context.home, &name)?)?;
     let server = mcp::running_detached(context, &name)?;
     if let Some(daemon) = Daemon::connect_to(context, &name).await? {
         refuse_supervised(&daemon).await?;

@@ -42,7 +42,7 @@ pub(crate) struct InviteArgs {
     /// How many generations they may enrol themselves.
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=3))]
     may_enrol: u8,
-    /// How long a membership lasts unless it is renewed, which happens by itself. It counts a day longer, for clocks that are behind.
+    /// How long a membership lasts unless it is renewed, which happens by itself. It may count a day longer, for clocks that are behind.
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = duration::parse_long)]
     membership: Duration,
     /// Write it to a file that only its owner can read, for an image or a secret store.

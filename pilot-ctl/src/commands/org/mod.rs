@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use pilot_daemon::api::types::{
-    CreateOrg, OrgCreated, OrgRequest, OrgStatus, RevokeRequest, RotateRequest, Rotated, UninviteRequest,
+    CreateOrg, LeaveRequest, OrgCreated, OrgRequest, OrgStatus, RevokeRequest, RotateRequest, Rotated, UninviteRequest,
 };
+use serde_json::json;
 
 use crate::client::Daemon;
 use crate::commands::identity;
@@ -64,8 +65,11 @@ those whom it has enrolled stay members, and so do those whom they have enrolled
 everybody has to join again.")]
     Rotate(RotateArgs),
     /// Leave an organisation.
-    #[command(after_help = "Example:\n  pilotctl org leave my-company-fleet")]
-    Leave(Which),
+    #[command(after_help = "Example:
+  pilotctl org leave my-company-fleet
+
+Whom this agent has enrolled is a member no more when it leaves. Where it knows of any, it leaves with --force only.")]
+    Leave(LeaveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +88,15 @@ struct Which {
     /// The organisation, where the agent is in several.
     #[arg(value_name = "ORG")]
     org: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct LeaveArgs {
+    /// Leave also where others are out with this agent, since it has enrolled them.
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    which: Which,
 }
 
 #[derive(Debug, Args)]
@@ -128,7 +141,7 @@ pub(crate) async fn run(args: &OrgArgs, context: &Context) -> Result<()> {
         OrgVerb::Members(which) => members(which, &daemon, context).await,
         OrgVerb::Revoke(args) => revoke(args, &daemon, context).await,
         OrgVerb::Rotate(args) => rotate(args, &daemon, context).await,
-        OrgVerb::Leave(which) => leave(which, &daemon, context).await,
+        OrgVerb::Leave(args) => leave(args, &daemon, context).await,
     }
 }
 
@@ -209,7 +222,13 @@ async fn members(which: &Which, daemon: &Daemon, context: &Context) -> Result<()
 async fn revoke(args: &RevokeArgs, daemon: &Daemon, context: &Context) -> Result<()> {
     let org = choose(args.org.as_ref(), daemon).await?;
     let revoked = daemon.revoke(&RevokeRequest { org, member: args.member.clone() }).await?;
-    context.output.result(&revoked, || format!("{} is no longer a member of {}", revoked.member, revoked.org))
+    context.output.result(&revoked, || format!("{} is no longer a member of {}", revoked.member, revoked.org))?;
+    let of = args.org.as_ref().map(|org| format!(" --org {org}")).unwrap_or_default();
+    for invite in &revoked.invites {
+        let open = format!("the invite {invite}, which it has used, is still open: it is good for another key");
+        context.output.warning(&open, &format!("take it back, too: pilotctl org uninvite {invite}{of}"));
+    }
+    Ok(())
 }
 
 async fn rotate(args: &RotateArgs, daemon: &Daemon, context: &Context) -> Result<()> {
@@ -228,10 +247,11 @@ async fn rotate(args: &RotateArgs, daemon: &Daemon, context: &Context) -> Result
     Ok(())
 }
 
-async fn leave(which: &Which, daemon: &Daemon, context: &Context) -> Result<()> {
-    let request = OrgRequest { org: which.choose(daemon).await? };
+async fn leave(args: &LeaveArgs, daemon: &Daemon, context: &Context) -> Result<()> {
+    let request = LeaveRequest { org: args.which.choose(daemon).await?, force: args.force };
     daemon.leave_org(&request).await?;
-    context.output.result(&request, || format!("Left {}", request.org))
+    let LeaveRequest { org, .. } = request;
+    context.output.result(&json!({ "org": org }), || format!("Left {org}"))
 }
 
 impl Which {

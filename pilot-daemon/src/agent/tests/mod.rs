@@ -171,7 +171,8 @@ async fn change_is_not_published_while_the_directory_cannot_be_asked() {
 async fn offer_that_no_record_can_hold_is_refused_at_once() {
     let home = tempfile::tempdir().unwrap();
     let alpha = agent(&home, "agent-alpha", None).await;
-    let options = ServiceOptions { public: false, offer: Some("x".repeat(OFFER_DESCRIPTION_LEN_MAX + 1)) };
+    let options =
+        ServiceOptions { offer: Some("x".repeat(OFFER_DESCRIPTION_LEN_MAX + 1)), ..ServiceOptions::default() };
     let error = patiently(alpha.accept(ServicePort::QUERY, options)).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Usage);
 }

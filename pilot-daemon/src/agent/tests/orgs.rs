@@ -1,6 +1,10 @@
 //! What members ask of each other while nobody looks (spec/org.md §3): the date is moved, the network is real.
 
+use pilot_core::id::IdentityKey;
+use pilot_core::org::call::Reply;
 use pilot_core::org::membership::Membership;
+use pilot_core::org::revocation::{Revocation, RevocationList};
+use pilot_core::org::roster::Roster;
 
 use super::*;
 use crate::org::keeper;
@@ -137,4 +141,76 @@ async fn a_member_renews_at_whoever_has_the_key_of_the_organisation_by_now() {
     assert_eq!(renewed.consent, None, "nobody who is asked gets a word that a delegate could use");
     let known = worker.inner.orgs.with(FLEET, |org| (org.roster.charter().key, org.enrolled_by)).unwrap();
     assert_eq!(known, (renewed.issuer, Some(heir.key())), "and it knows whom to ask next time");
+}
+
+/// Has as many leave an organisation as a list of its founder names.
+async fn let_many_leave(founder: &Agent) {
+    let gone = founder.inner.orgs.change(FLEET, |org| {
+        let (key, now) = (org.key.clone().unwrap(), clock::now().unix);
+        let departure = |number: u16| {
+            let mut member = IdentityKey([9; 32]);
+            member.0[..2].copy_from_slice(&number.to_be_bytes());
+            Revocation { member, until: now, kept_until: now + DAY, has_left: true }
+        };
+        let list = org.roster.revocations().next_list(org.roster.charters(), key.key(), None, now).unwrap();
+        let list = RevocationList { revocations: (0..512).map(departure).collect(), ..list };
+        org.roster.add_list(&list.sign(&key).unwrap(), now).unwrap();
+        Ok(())
+    });
+    gone.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_leaves_when_the_list_is_full_counts_again_where_others_tell_of_it_and_is_revoked_as_ever() {
+    let line = Line::new().await;
+    let [founder, lead, _] = &line.all;
+    let home = tempfile::tempdir().unwrap();
+    let other = agent(&home, "other", None).await;
+    join(&other, invite(founder, 0, DAY.as_secs()).await).await.unwrap();
+    patiently(org::calls::sync(&lead.inner, FLEET)).await;
+    let is_member = |at: &Agent| {
+        let now = clock::now().unix;
+        at.inner.orgs.with(FLEET, |org| org.roster.member(&other.key(), now).is_some()).unwrap()
+    };
+    assert!(is_member(founder) && is_member(lead));
+    let_many_leave(founder).await;
+    patiently(other.leave_org(&types::LeaveRequest { org: FLEET.into(), force: false })).await.unwrap();
+    assert!(!is_member(founder), "who has seen it off knows");
+    patiently(org::calls::sync(&founder.inner, FLEET)).await;
+    assert!(is_member(founder), "until others tell of it");
+    let request = types::RevokeRequest { org: FLEET.into(), member: "other".into() };
+    patiently(founder.revoke(&request)).await.unwrap();
+    assert!(!is_member(founder));
+}
+
+#[tokio::test]
+async fn who_has_a_clock_that_is_behind_renews_before_its_issuer_says_that_its_time_is_over() {
+    let homes: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let [founder, late] = [agent(&homes[0], "founder", None).await, agent(&homes[1], "late", None).await];
+    founder.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
+    let invite = invite(&founder, 0, 3_600).await.parse::<pilot_core::org::invite::Invite>().unwrap();
+    let asked = clock::now().unix - DAY * 5 / 6;
+    let request = Request::Enrol {
+        org: invite.org,
+        invite: invite.id,
+        secret: *invite.secret,
+        modifier: late.inner.identity.modifier(),
+        name: "late".into(),
+        consented: asked,
+        consent: [7; 64],
+        lifetime_max: None,
+    };
+    let found = patiently(late.resolve(&invite.issuer.to_string())).await.unwrap();
+    let way = found.routes.into_iter().next().unwrap();
+    let reply = patiently(org::calls::call(&late.inner, way, &request)).await.unwrap();
+    let Reply::Enrolled { proof, mut records } = reply else { panic!("{reply:?}") };
+    records.proofs.push(proof.into());
+    let roster = Roster::from_records(invite.org, &records, asked).unwrap();
+    late.inner.orgs.add(org::Org::new(roster, None, Some(founder.key())), None).await.unwrap();
+    let half_an_hour = Duration::from_secs(1_800);
+    for (passed, is_due) in [(half_an_hour / 2, false), (half_an_hour, true)] {
+        patiently(keeper::renew(&late.inner, FLEET, asked + passed)).await.unwrap();
+        let renewed = membership(&founder, &late).consented.as_secs() == (asked + passed).as_secs();
+        assert_eq!(renewed, is_due, "{passed:?}");
+    }
 }
