@@ -34,13 +34,15 @@ pub enum OpenCircuitError {
     NodeFull,
 }
 
-/// The ids of a new circuit.
+/// A circuit that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opened {
     /// What the caller calls it.
     pub caller: CircuitId,
     /// What the callee calls it.
     pub callee: CircuitId,
+    /// It was made for this; others may be under way on one that was not.
+    pub is_new: bool,
 }
 
 /// One end of a circuit.
@@ -71,7 +73,7 @@ impl Circuits {
         Self::default()
     }
 
-    /// Opens a circuit, in place of the one that the same caller had opened to the same callee.
+    /// Opens a circuit, or gives the one that joins the two already, whoever of them has opened it: what is under way on it is not disturbed.
     ///
     /// # Errors
     /// [`OpenCircuitError`] when a bound is reached.
@@ -85,8 +87,9 @@ impl Circuits {
         if caller.key == callee.key {
             return Err(OpenCircuitError::ToOneself);
         }
-        if let Some(replaced) = self.pairs.get(&(caller, callee)) {
-            self.close(*replaced);
+        if let Some(opened) = self.between(caller, callee) {
+            self.touch(now, opened.caller);
+            return Ok(opened);
         }
         if self.len() >= CIRCUITS_MAX {
             return Err(OpenCircuitError::NodeFull);
@@ -101,18 +104,24 @@ impl Circuits {
         self.ends.entry(caller_id).and_modify(|end| end.peer_id = callee_id);
         self.pairs.insert((caller, callee), caller_id);
         self.next_sweep.get_or_insert(now + SWEEP_INTERVAL);
-        Ok(Opened { caller: caller_id, callee: callee_id })
+        Ok(Opened { caller: caller_id, callee: callee_id, is_new: true })
+    }
+
+    /// The circuit of the two, as the first of them would know it had it been the caller.
+    fn between(&self, caller: Instance, callee: Instance) -> Option<Opened> {
+        let there = self.pairs.get(&(caller, callee)).copied();
+        let back = || self.ends.get(self.pairs.get(&(callee, caller))?).map(|end| end.peer_id);
+        let caller = there.or_else(back)?;
+        Some(Opened { caller, callee: self.ends.get(&caller)?.peer_id, is_new: false })
     }
 
     /// Closes the circuit that has an end of this id.
     pub fn close(&mut self, id: CircuitId) {
         let Some(end) = self.ends.remove(&id) else { return };
         self.ends.remove(&end.peer_id);
-        // The entry of a circuit that the two have opened in the other direction is not ours to remove.
-        for (pair, caller_id) in [((end.owner, end.peer), id), ((end.peer, end.owner), end.peer_id)] {
-            if self.pairs.get(&pair) == Some(&caller_id) {
-                self.pairs.remove(&pair);
-            }
+        // Either of them may have been the caller.
+        for pair in [(end.owner, end.peer), (end.peer, end.owner)] {
+            self.pairs.remove(&pair);
         }
     }
 
@@ -204,26 +213,18 @@ mod tests {
     }
 
     #[test]
-    fn a_second_open_replaces_the_first() {
+    fn a_second_open_gives_the_same_circuit_whoever_asks() {
         let (mut circuits, mut rng) = (Circuits::new(), rng());
         let first = circuits.open(at(0), ALICE, BOB, &mut rng).unwrap();
-        let second = circuits.open(at(1), ALICE, BOB, &mut rng).unwrap();
+        let again = circuits.open(at(1), ALICE, BOB, &mut rng).unwrap();
+        assert_eq!(again, Opened { is_new: false, ..first });
+        let back = circuits.open(at(1), BOB, ALICE, &mut rng).unwrap();
+        assert_eq!((back.caller, back.callee), (first.callee, first.caller));
         assert_eq!(circuits.len(), 1);
-        assert_eq!(circuits.end(first.caller), None);
-        assert_eq!(circuits.end(first.callee), None);
-        assert!(circuits.end(second.callee).is_some());
-    }
-
-    #[test]
-    fn circuits_in_both_directions_do_not_disturb_each_other() {
-        let (mut circuits, mut rng) = (Circuits::new(), rng());
-        let there = circuits.open(at(0), ALICE, BOB, &mut rng).unwrap();
-        let back = circuits.open(at(0), BOB, ALICE, &mut rng).unwrap();
-        circuits.close(there.callee);
-        assert_eq!(circuits.len(), 1);
-        assert!(circuits.end(back.caller).is_some());
-        circuits.close(back.callee);
+        circuits.close(back.caller);
         assert!(circuits.is_empty() && circuits.ends.is_empty());
+        let anew = circuits.open(at(2), ALICE, BOB, &mut rng).unwrap();
+        assert!(anew.is_new && anew.caller != first.caller && anew.callee != first.callee, "a new one has new ids");
     }
 
     #[test]
@@ -260,7 +261,7 @@ mod tests {
         let invented = Instance { id: InstanceId([7; 8]), ..ALICE };
         assert_eq!(circuits.open(at(0), invented, BOB, &mut rng), Err(OpenCircuitError::CallerFull));
         assert!(circuits.open(at(0), BOB, ALICE, &mut rng).is_ok());
-        assert!(circuits.open(at(0), ALICE, callee(0), &mut rng).is_ok(), "replacing needs no room");
+        assert!(circuits.open(at(0), ALICE, callee(0), &mut rng).is_ok(), "one that is there needs no room");
     }
 
     #[test]
@@ -276,11 +277,13 @@ mod tests {
         let others = [instance(2, 1), instance(2, 2)];
         let to = others.map(|other| circuits.open(at(0), ALICE, other, &mut rng).unwrap());
         let from = others.map(|other| circuits.open(at(0), other, ALICE, &mut rng).unwrap());
-        assert_eq!(circuits.len(), 4);
-        for (other, opened) in others.iter().zip(to) {
-            assert_eq!(circuits.end(opened.callee).unwrap().owner, *other);
+        assert_eq!(circuits.len(), 2, "one for each, whoever asks");
+        for (other, [to, from]) in others.iter().zip([[to[0], from[0]], [to[1], from[1]]]) {
+            assert_eq!(circuits.end(to.callee).unwrap().owner, *other);
+            assert_eq!((from.caller, from.callee), (to.callee, to.caller));
         }
         circuits.close(from[0].caller);
-        assert!(to.iter().chain(&from[1..]).all(|opened| circuits.end(opened.caller).is_some()));
+        assert!([to[0].caller, to[0].callee].iter().all(|id| circuits.end(*id).is_none()));
+        assert!([to[1].caller, to[1].callee].iter().all(|id| circuits.end(*id).is_some()));
     }
 }

@@ -31,7 +31,7 @@ use pilot_core::wire::circuit::{
 use pilot_core::wire::directory::{ErrorCode, REGISTRATION_LEN_MAX, REQUEST_LEN_MAX, Reply, Request, Status};
 use pilot_core::wire::stream_header::StreamHeader;
 
-use crate::circuits::OpenCircuitError;
+use crate::circuits::{OpenCircuitError, Opened};
 use crate::directory::{Answer, Directory};
 use crate::journal::{Batch, CallId};
 use crate::limits::{Rate, TokenBucket};
@@ -93,8 +93,8 @@ pub trait Tunnels: Routes {
 enum Kind {
     Directory,
     CircuitOpen,
-    /// Ours to the callee of a circuit; this is the callee's end.
-    CircuitOffer(CircuitId),
+    /// Ours to the callee of a circuit. With an end of it if the circuit was made for this, and ends where the callee refuses it.
+    CircuitOffer(Option<CircuitId>),
 }
 
 #[derive(Debug)]
@@ -297,8 +297,8 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
                 client.inbound_bytes -= inbound.len();
             }
         }
-        if let (Kind::CircuitOffer(circuit), State::Reading(_)) = (call.kind, call.state) {
-            self.relay.circuits.close(circuit);
+        if let (Kind::CircuitOffer(Some(made)), State::Reading(_)) = (call.kind, call.state) {
+            self.relay.circuits.close(made);
         }
     }
 
@@ -383,7 +383,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
                 Answer::AfterCommit(commit) => return self.wait_for_commit(stream, commit),
             },
             Kind::CircuitOpen => circuit::encode(&self.circuit_open(now, peer, &inbound, tunnels)),
-            Kind::CircuitOffer(circuit) => return self.offer_answered(circuit, &inbound),
+            Kind::CircuitOffer(made) => return self.offer_answered(made, &inbound),
         };
         self.reply(now, stream, reply, tunnels);
     }
@@ -442,8 +442,11 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
             Err(reason @ OpenCircuitError::ToOneself) => return refusal(CircuitStatus::Refused, &reason.to_string()),
             Err(reason) => return refusal(CircuitStatus::Busy, &reason.to_string()),
         };
-        if !self.offer(now, caller, callee, opened.callee, &open.packet, tunnels) {
-            self.relay.circuits.close(opened.caller);
+        if !self.offer(now, caller, callee, opened, &open.packet, tunnels) {
+            // One that was there already goes on without this call.
+            if opened.is_new {
+                self.relay.circuits.close(opened.caller);
+            }
             return refusal(CircuitStatus::Busy, "the agent takes no more calls for now");
         }
         CircuitOpened {
@@ -470,7 +473,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         now: Now,
         caller: Instance,
         callee: Instance,
-        circuit: CircuitId,
+        opened: Opened,
         packet: &[u8],
         tunnels: &mut T,
     ) -> bool {
@@ -478,7 +481,7 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         let offer = CircuitOffer {
             caller: caller.key.0.into(),
             attested,
-            circuit: circuit.0,
+            circuit: opened.callee.0,
             packet: packet.to_vec().into(),
             instance: caller.id.0.into(),
         };
@@ -489,18 +492,19 @@ impl<D: Store, S: Copy + Ord> Control<D, S> {
         let len = message.len();
         // A stream that has just been opened has room for far more than an offer.
         let is_sent = tunnels.write(now, stream, &mut message) == Ok(len) && tunnels.finish(now, stream).is_ok();
-        let is_offered = is_sent && self.add_call(stream, callee, Kind::CircuitOffer(circuit));
+        let is_offered =
+            is_sent && self.add_call(stream, callee, Kind::CircuitOffer(opened.is_new.then_some(opened.callee)));
         if !is_offered {
             tunnels.abort(now, stream, Code::BUSY, "too many calls at once");
         }
         is_offered
     }
 
-    fn offer_answered(&mut self, circuit: CircuitId, answer: &[u8]) {
+    fn offer_answered(&mut self, made: Option<CircuitId>, answer: &[u8]) {
         let is_accepted =
             circuit::decode::<CircuitAnswer>(answer).is_ok_and(|answer| answer.status == CircuitStatus::Ok);
-        if !is_accepted {
-            self.relay.circuits.close(circuit);
+        if let Some(made) = made.filter(|_| !is_accepted) {
+            self.relay.circuits.close(made);
         }
     }
 }

@@ -183,6 +183,18 @@ fn an_offer_that_is_reset_or_answered_with_rubbish_is_refused() {
 }
 
 #[test]
+fn a_repeated_offer_that_is_refused_leaves_the_circuit_that_was_there() {
+    let mut backbone = Backbone::with(&[ALICE, BOB]);
+    let opened = backbone.open(ALICE, BOB);
+    backbone.feed(backbone.fake.opened_to[0].0, &circuit::encode(&CircuitAnswer { status: CircuitStatus::Ok }), true);
+    assert_eq!(backbone.open(ALICE, BOB).circuit, opened.circuit);
+    backbone.feed(backbone.fake.opened_to[1].0, &circuit::encode(&CircuitAnswer { status: CircuitStatus::Busy }), true);
+    backbone.open(ALICE, BOB);
+    backbone.control.stream_over(backbone.fake.opened_to[2].0);
+    assert!(backbone.control.relay.circuits.end(CircuitId(opened.circuit)).is_some());
+}
+
+#[test]
 fn an_agent_without_tunnel_is_not_found_and_nobody_calls_oneself() {
     let mut backbone = Backbone::with(&[ALICE]);
     assert_eq!(backbone.open(ALICE, BOB).status, CircuitStatus::NotFound);
@@ -200,9 +212,12 @@ fn of_two_homes_of_an_identity_a_circuit_leads_to_the_one_that_is_meant() {
         assert_eq!(backbone.fake.opened_to.last().unwrap().1, callee);
     }
     assert_eq!(backbone.circuits(), 2, "one to each");
-    backbone.open(other, ALICE);
-    backbone.open(BOB, ALICE);
-    assert_eq!(backbone.circuits(), 4, "and from each");
+    for caller in [other, BOB] {
+        let opened = backbone.open(caller, ALICE);
+        let end = backbone.control.relay.circuits.end(CircuitId(opened.circuit)).unwrap();
+        assert_eq!((end.owner, end.peer), (caller, ALICE));
+    }
+    assert_eq!(backbone.circuits(), 2, "and back from each by the same");
 }
 
 #[test]
