@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use pilot_core::crypto::{AeadKey, KEY_LEN, TAG_LEN, nonce};
-use pilot_core::handshake::{Incoming, Initiator, Local, NO_PSK, Parameters};
+use pilot_core::handshake::{Acquaintances, Incoming, Initiator, Local, NO_PSK, Parameters};
 use pilot_core::id::{InstanceId, PacketNumber, PathId, ServicePort, SessionIndex, TunnelId};
 use pilot_core::identity::{Certificate, Identity, TransportKey};
 use pilot_core::rng::Rng;
@@ -104,11 +104,21 @@ fn handshake(criterion: &mut Criterion) {
     let (own, tunnel, parameters) = (SessionIndex(1), TunnelId([3; 16]), Parameters::default());
     criterion.bench_function("handshake/both sides", |bencher| {
         bencher.iter(|| {
-            let (initiator, init) =
-                Initiator::start(&alice.local(), &bob.certificate, own, tunnel, &parameters, &[], NOW, &mut alice_rng)
-                    .unwrap();
+            let (initiator, init) = Initiator::start(
+                &alice.local(),
+                &mut Acquaintances::default(),
+                &bob.certificate,
+                own,
+                tunnel,
+                &parameters,
+                &[],
+                NOW,
+                &mut alice_rng,
+            )
+            .unwrap();
             let transports = std::slice::from_ref(&bob.transport);
-            let incoming = Incoming::open(bob.identity.key(), transports, &init, NOW).unwrap();
+            let incoming =
+                Incoming::open(bob.identity.key(), transports, &mut Acquaintances::default(), &init, NOW).unwrap();
             let (_, resp) = incoming.respond(&bob.local(), SessionIndex(2), &NO_PSK, &parameters, &mut bob_rng);
             initiator.finish(&resp, &[NO_PSK], NOW).unwrap()
         });

@@ -1,5 +1,7 @@
 //! Settings of a node.
 
+use std::collections::BTreeSet;
+
 use crate::handshake::{FEATURE_PORTS, Parameters};
 use crate::id::ServicePort;
 use crate::identity::{Certificate, Identity, TransportKey};
@@ -33,13 +35,19 @@ pub struct Config {
     pub(crate) direct: bool,
     pub(crate) transport: TransportConfig,
     pub(crate) credit: u64,
-    pub(crate) replay_safe: Vec<ServicePort>,
+    pub(crate) replay_safe: BTreeSet<ServicePort>,
 }
 
 impl Config {
     /// Settings with every default.
     pub fn new(role: Role) -> Self {
-        Self { role, direct: true, transport: TransportConfig::default(), credit: CREDIT_CAP, replay_safe: Vec::new() }
+        Self {
+            role,
+            direct: true,
+            transport: TransportConfig::default(),
+            credit: CREDIT_CAP,
+            replay_safe: BTreeSet::new(),
+        }
     }
 
     /// Whether peers may be reached without a relay; default true. False hides this agent's address from its peers and costs latency.
@@ -69,10 +77,11 @@ impl Config {
     }
 
     /// Services whose requests do no harm when they are repeated, so that those in a first message are answered although it may be a
-    /// replay (spec/handshake.md §10); default none. Only with the consent of who asks, given in the stream's header.
+    /// replay (spec/handshake.md §10); default none. Only with the consent of who asks, given in the stream's header. A service that comes
+    /// and goes says so by [`Node::set_replay_safe`](crate::node::Node::set_replay_safe).
     #[must_use]
     pub fn replay_safe(mut self, services: &[ServicePort]) -> Self {
-        self.replay_safe = services.to_vec();
+        self.replay_safe = services.iter().copied().collect();
         self
     }
 

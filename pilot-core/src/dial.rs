@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::event::ConnectError;
 use crate::handshake::Initiator;
 use crate::id::SessionIndex;
-use crate::limits::{HANDSHAKE_RETRY_MAX, HANDSHAKE_RETRY_MIN};
+use crate::limits::{CONNECT_TIMEOUT, HANDSHAKE_RETRY_MAX, HANDSHAKE_RETRY_MIN, HANDSHAKE_RETRY_WAITED_FOR};
 use crate::path::Hop;
 use crate::time::Mono;
 use crate::wire::handshake::{Cert, MAC_LEN, put_mac2};
@@ -78,7 +78,9 @@ impl Dial {
         if now < self.next_retry {
             return false;
         }
-        self.backoff = (self.backoff * 2).min(HANDSHAKE_RETRY_MAX);
+        let is_waited_for = now.since(self.started) < CONNECT_TIMEOUT;
+        let backoff_max = if is_waited_for { HANDSHAKE_RETRY_WAITED_FOR } else { HANDSHAKE_RETRY_MAX };
+        self.backoff = (self.backoff * 2).min(backoff_max);
         self.next_retry = now + self.backoff;
         self.retries += 1;
         true

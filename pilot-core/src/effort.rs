@@ -1,8 +1,9 @@
 //! What is done for one peer when simple challenges do not meet: which step, and until when (spec/paths.md §7).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::limits::{EFFORT_AFTER, EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_REST_MAX, EFFORT_REST_MIN};
+use crate::limits::{EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_REST_MAX, EFFORT_REST_MIN};
 use crate::mapping::Volley;
 use crate::route::SocketId;
 use crate::time::Mono;
@@ -12,7 +13,9 @@ use crate::transport::Ports;
 #[derive(Debug)]
 pub(crate) struct Effort {
     pub(crate) stage: Stage,
-    /// What the peer has told of its ports last.
+    /// A volley at ports of an address where the peer was attested: it goes beside whatever stage there is.
+    pub(crate) volley: Option<(IpAddr, Volley)>,
+    /// What the peer has told of its NAT last.
     pub(crate) peer: Option<Ports>,
     /// Sockets that the driver was asked for.
     pub(crate) sockets: Vec<SocketId>,
@@ -36,24 +39,35 @@ pub(crate) enum Stage {
     Foretold(Mono),
     /// Many sockets wait for the peer's volley. What is due at that time, and whether they have sent their own challenges.
     Spread { due: Mono, has_challenged: bool },
-    /// A volley at the peer's ports.
-    Volley(Volley),
     /// The peer is met. Until then it may turn out on which of the paths both sides agree; the sockets of the others go.
     Met(Mono),
 }
 
 impl Default for Effort {
     fn default() -> Self {
-        Self { stage: Stage::Idle, peer: None, sockets: Vec::new(), open: 0, rest: EFFORT_REST_MIN, last_volley: None }
+        Self {
+            stage: Stage::Idle,
+            volley: None,
+            peer: None,
+            sockets: Vec::new(),
+            open: 0,
+            rest: EFFORT_REST_MIN,
+            last_volley: None,
+        }
     }
 }
 
 impl Effort {
-    /// Both sides have the other's candidates: simple challenges go out now.
-    pub(crate) fn give_time(&mut self, now: Mono) {
+    /// Both sides have the other's candidates: simple challenges go out now, and have so much time.
+    pub(crate) fn give_time(&mut self, now: Mono, time: Duration) {
         if matches!(self.stage, Stage::Idle | Stage::Waiting(_)) {
-            self.stage = Stage::Waiting(now + EFFORT_AFTER);
+            self.stage = Stage::Waiting(now + time);
         }
+    }
+
+    /// One of the two is in another network than before: what was in vain there says nothing of here.
+    pub(crate) fn begin_anew(&mut self) {
+        (self.rest, self.last_volley) = (EFFORT_REST_MIN, None);
     }
 
     /// It was in vain: the next one after a pause, which doubles.
@@ -68,7 +82,7 @@ impl Effort {
         if !matches!(self.stage, Stage::Met(_)) {
             self.stage = if has_sockets { Stage::Met(now + EFFORT_AFTERMATH) } else { Stage::Idle };
         }
-        self.rest = EFFORT_REST_MIN;
+        (self.rest, self.volley) = (EFFORT_REST_MIN, None);
     }
 
     /// A step that the driver, a server or the peer has to answer in time.
@@ -76,7 +90,7 @@ impl Effort {
         now + EFFORT_PATIENCE
     }
 
-    /// Whether the peer may cause a volley now: one in a while.
+    /// Whether the peer may cause a volley now: one in a while, and one after a change of network.
     pub(crate) fn may_volley(&mut self, now: Mono) -> bool {
         let may = self.last_volley.is_none_or(|last| now.since(last) >= EFFORT_REST_MIN);
         if may {
@@ -87,16 +101,21 @@ impl Effort {
 
     /// Whether something is being done; a pause is none.
     pub(crate) fn is_under_way(&self) -> bool {
-        !matches!(self.stage, Stage::Idle | Stage::Waiting(_))
+        self.volley.is_some() || !matches!(self.stage, Stage::Idle | Stage::Waiting(_))
     }
 
     /// When something is due.
     pub(crate) fn timeout(&self, is_in_use: bool) -> Option<Mono> {
+        let volley = self.volley.as_ref().and_then(|(_, volley)| volley.timeout());
+        self.stage_timeout(is_in_use).into_iter().chain(volley).min()
+    }
+
+    /// When the next stage is due.
+    pub(crate) fn stage_timeout(&self, is_in_use: bool) -> Option<Mono> {
         match &self.stage {
             Stage::Idle => None,
             Stage::Waiting(due) => Some(*due).filter(|_| is_in_use),
             Stage::Preparing(due) | Stage::Foretold(due) | Stage::Spread { due, .. } | Stage::Met(due) => Some(*due),
-            Stage::Volley(volley) => volley.timeout(),
         }
     }
 }

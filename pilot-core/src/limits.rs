@@ -4,7 +4,10 @@ use std::time::Duration;
 
 /// First retry of a handshake message: above the round trip of most paths (spec/handshake.md §5).
 pub const HANDSHAKE_RETRY_MIN: Duration = Duration::from_millis(200);
-/// Retries double up to this.
+/// Retries double up to this while somebody waits for the attempt, for [`CONNECT_TIMEOUT`]: over a line that takes a second and loses a fifth each way,
+/// six of them in that time are too few, and ten suffice.
+pub const HANDSHAKE_RETRY_WAITED_FOR: Duration = Duration::from_secs(1);
+/// Then they double up to this.
 pub const HANDSHAKE_RETRY_MAX: Duration = Duration::from_secs(5);
 /// An attempt to connect that nobody answers ends after this; the home node's never ends.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -142,6 +145,9 @@ pub const STUN_QUESTIONS_MAX: usize = 64;
 pub const STUN_SERVERS_MAX: usize = 4;
 /// Simple challenges have had their time after this: two round trips of most paths.
 pub const EFFORT_AFTER: Duration = Duration::from_millis(250);
+/// Round trips in which an answer to simple challenges would be here, where nothing but their failure speaks for an effort: the second challenge
+/// goes out after 25 ms, the third after 75.
+pub const EFFORT_ROUND_TRIPS: u32 = 3;
 /// Pause after an effort in vain, doubling.
 pub const EFFORT_REST_MIN: Duration = Duration::from_secs(30);
 /// Longest pause between efforts.
@@ -156,6 +162,17 @@ pub const BIRTHDAY_SOCKETS: u32 = 256;
 pub const BIRTHDAY_SHARE: u32 = 4;
 /// Sockets that a node has besides the main one.
 pub const SOCKETS_MAX: usize = 512;
+/// Volleys at one address are counted for so long.
+pub const VOLLEYS_COUNTED_FOR: Duration = Duration::from_secs(60);
+/// Volleys at one address in that time, whichever peers it is attested for: what a home node that lies can aim at a victim, 200 KB a minute. A
+/// peer causes one in [`EFFORT_REST_MIN`], and one more after each change of network.
+pub const VOLLEYS_PER_ADDRESS_MAX: usize = 4;
+/// Probes to one address of one peer that are unanswered at a time: two rounds of challenges.
+pub const PROBES_PER_ADDRESS_MAX: usize = 16;
+/// So long a probe may still be answered; it counts as unanswered until then.
+pub const PROBE_COUNTED_FOR: Duration = Duration::from_secs(30);
+/// Addresses of one peer at which probes are counted; more are not probed. A full list of candidates and twice as many that others have replaced.
+pub const PROBED_ADDRESSES_MAX: usize = 48;
 /// Challenges of a volley.
 pub const VOLLEY_PROBES: u32 = 1_280;
 /// Challenges of a volley at a time.

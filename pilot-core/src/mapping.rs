@@ -21,6 +21,12 @@ pub enum NatMapping {
     Unknown,
     /// To one, whatever the destination; or there is no NAT.
     Independent,
+    /// To one for all ports of the home node's address. Nobody at another address has answered: whether that one sees another port cannot
+    /// be told.
+    PortIndependent {
+        /// The ports of fresh sockets are in this set; so are others for another address, if the mapping depends on it.
+        set: PortSet,
+    },
     /// To another for each destination, each this far behind the one before.
     Sequence {
         /// How far.
@@ -46,6 +52,16 @@ pub(crate) struct Volley {
 }
 
 impl NatMapping {
+    /// Whether our port is the same for all that have told of it.
+    pub fn is_own_port_known(self) -> bool {
+        matches!(self, Self::Unknown | Self::Independent | Self::PortIndependent { .. })
+    }
+
+    /// One port for all ports of an address, and nobody at another address to ask; ports of fresh sockets.
+    pub(crate) fn of_one_address(ports: &[u16; SAMPLES]) -> Self {
+        Self::PortIndependent { set: common_set(ports) }
+    }
+
     /// What the ports of fresh sockets, asked for one after the other, have in common.
     pub(crate) fn of_samples(ports: &[u16; SAMPLES]) -> Self {
         let step = ports[1].wrapping_sub(ports[0]).cast_signed();

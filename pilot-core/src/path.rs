@@ -8,7 +8,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::id::{CircuitId, PathId};
-use crate::limits::{DIRECT_FRESH, PATHS_MAX, PROBES_PER_PATH_MAX, PROBES_WHILE_IDLE_MAX, REPROBE_MAX, REPROBE_MIN};
+use crate::limits::{
+    DIRECT_FRESH, PATHS_MAX, PROBE_COUNTED_FOR, PROBED_ADDRESSES_MAX, PROBES_PER_ADDRESS_MAX, PROBES_PER_PATH_MAX,
+    PROBES_WHILE_IDLE_MAX, REPROBE_MAX, REPROBE_MIN,
+};
 use crate::rng::Rng;
 use crate::route::{Route, SocketId};
 use crate::time::Mono;
@@ -89,11 +92,28 @@ pub(crate) struct Paths {
     followed: Option<Mono>,
     /// Bytes of probes that may be sent.
     probe_credit: usize,
+    /// Probes that have no answer yet, for each address.
+    unanswered: Vec<Unanswered>,
+}
+
+/// When probes went to one address that has answered none since.
+#[derive(Debug)]
+struct Unanswered {
+    ip: IpAddr,
+    sent: Vec<Mono>,
 }
 
 impl Hop {
     pub(crate) fn is_direct(&self) -> bool {
         matches!(self, Self::Direct(_))
+    }
+
+    /// The address that it leads to, if it is not a TLS link, whose far end TCP has proved.
+    fn target(&self) -> Option<IpAddr> {
+        match self {
+            Self::Direct(route) => (!route.socket.is_link()).then(|| route.remote.ip()),
+            Self::Relay { .. } => None,
+        }
     }
 
     /// Whether it leads over a TLS link.
@@ -160,6 +180,8 @@ impl Paths {
     fn push(&mut self, now: Mono, id: PathId, hop: Hop) {
         let proved = !hop.is_direct();
         let last_received = proved.then_some(now);
+        // Room for what there is: most peers have one path.
+        self.paths.reserve_exact(1);
         self.paths.push(Path {
             id,
             hop,
@@ -216,11 +238,30 @@ impl Paths {
         self.probe_credit = (self.probe_credit + len * PROBE_BYTES_PER_BYTE).min(PROBE_CREDIT_MAX);
     }
 
-    /// Takes the credit for one probe, if there is any.
-    pub(crate) fn spend_probe(&mut self) -> bool {
-        let rest = self.probe_credit.checked_sub(PROBE_LEN);
-        self.probe_credit = rest.unwrap_or(self.probe_credit);
-        rest.is_some()
+    /// Takes the credit for one probe to an address, if there is any, and not too many are unanswered there. `attested`: the address where
+    /// our own home node sees the peer, at which they are not counted.
+    pub(crate) fn spend_probe(&mut self, now: Mono, ip: IpAddr, attested: Option<IpAddr>) -> bool {
+        let Some(rest) = self.probe_credit.checked_sub(PROBE_LEN) else { return false };
+        let may = attested == Some(ip) || self.count_probe(now, ip);
+        if may {
+            self.probe_credit = rest;
+        }
+        may
+    }
+
+    /// Counts a probe to an address, if it may be sent.
+    fn count_probe(&mut self, now: Mono, ip: IpAddr) -> bool {
+        self.unanswered.retain_mut(|probes| {
+            probes.sent.retain(|&at| now.since(at) < PROBE_COUNTED_FOR);
+            !probes.sent.is_empty()
+        });
+        let has_place = self.unanswered.len() < PROBED_ADDRESSES_MAX;
+        match self.unanswered.iter_mut().find(|probes| probes.ip == ip) {
+            Some(probes) if probes.sent.len() < PROBES_PER_ADDRESS_MAX => probes.sent.push(now),
+            None if has_place => self.unanswered.push(Unanswered { ip, sent: vec![now] }),
+            Some(_) | None => return false,
+        }
+        true
     }
 
     /// The direct paths that are not proved.
@@ -255,6 +296,9 @@ impl Paths {
         path.reprobe_after = REPROBE_MIN;
         path.last_received = Some(now);
         (path.proved, path.was_proved) = (true, true);
+        if let Hop::Direct(route) = path.hop {
+            self.unanswered.retain(|probes| probes.ip != route.remote.ip());
+        }
     }
 
     /// A probe timeout has passed on a path. Returns the relayed paths, by which the peer can be asked whether it is still there, if it is not
@@ -276,8 +320,16 @@ impl Paths {
         })
     }
 
-    /// Takes the proof away after probe timeouts in a row. A direct path will be probed again.
+    /// Takes the proof away after probe timeouts in a row. A direct path will be probed again. Others, by UDP, of which nothing was heard since
+    /// are no better known: they are proved anew before one of them is used, or the next in line would be the address before the last.
     pub(crate) fn fail(&mut self, now: Mono, id: PathId, rng: &mut Rng) {
+        let failed = self.path(id).filter(|path| path.hop.target().is_some()).map(|path| path.last_received);
+        for path in self.paths.iter_mut().filter(|path| path.id != id && path.proved && path.hop.target().is_some()) {
+            if failed.is_some_and(|heard| path.last_received <= heard) {
+                path.proved = false;
+                path.start_probe(now, false, rng);
+            }
+        }
         let Some(path) = self.path_mut(id) else { return };
         if !path.hop.is_direct() {
             path.last_received = None;
@@ -302,10 +354,17 @@ impl Paths {
     }
 
     /// Probes to send now. A round that ends unanswered is followed by another only while the tunnel is in use. A probe for which the
-    /// peer has not earned the credit counts as sent and lost.
-    pub(crate) fn due_probes(&mut self, now: Mono, is_in_use: bool, rng: &mut Rng) -> Vec<(PathId, [u8; 8])> {
+    /// peer has not earned the credit, or of which too many are unanswered, counts as sent and lost.
+    pub(crate) fn due_probes(
+        &mut self,
+        now: Mono,
+        is_in_use: bool,
+        attested: Option<IpAddr>,
+        rng: &mut Rng,
+    ) -> Vec<(PathId, [u8; 8])> {
         let mut due = Vec::new();
-        for path in &mut self.paths {
+        for at in 0..self.paths.len() {
+            let path = &mut self.paths[at];
             let Some(probe) = &mut path.probe else { continue };
             if probe.next > now {
                 continue;
@@ -316,12 +375,12 @@ impl Paths {
                 continue;
             }
             if probe.sent < PROBES_PER_PATH_MAX {
-                if let Some(rest) = self.probe_credit.checked_sub(PROBE_LEN) {
-                    self.probe_credit = rest;
-                    due.push((path.id, probe.token));
-                }
                 probe.next = now + PROBE_INTERVAL_MIN * 2u32.pow(probe.sent);
                 probe.sent += 1;
+                let (id, token, target) = (path.id, probe.token, path.hop.target());
+                if target.is_none_or(|ip| self.spend_probe(now, ip, attested)) {
+                    due.push((id, token));
+                }
             } else {
                 path.reprobe_after = (path.reprobe_after * 2).min(REPROBE_MAX);
                 path.start_probe(now + path.reprobe_after, true, rng);

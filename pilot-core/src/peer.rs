@@ -1,6 +1,6 @@
 //! Everything a node keeps for one peer, and the parts of its behaviour that touch nobody else.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::dial::Dial;
@@ -17,7 +17,7 @@ use crate::limits::{
 use crate::path::{Hop, Path, Paths};
 pub use crate::record::Home;
 use crate::route::{Route, SocketId};
-use crate::time::{Mono, UnixTime};
+use crate::time::{Mono, Now, UnixTime};
 use crate::transport::{EarlyData, PathParams};
 use crate::tunnel::{Agreed, Tunnel};
 use crate::wire;
@@ -352,6 +352,12 @@ impl Peer {
         self.is_in_use() || self.paths.active().is_some_and(|active| active.hop.is_link())
     }
 
+    /// Takes what it costs to send a probe to an address that the peer is said to have, if it may be sent.
+    pub(crate) fn may_probe(&mut self, now: Now, ip: IpAddr) -> bool {
+        let attested = self.attested.map(|address| address.ip());
+        self.paths.spend_probe(now.mono, ip, attested)
+    }
+
     /// Adds a path to the table and to the transport.
     pub(crate) fn add_path(&mut self, now: Mono, hop: Hop) -> PathId {
         let (id, is_new) = self.paths.insert(now, hop);
@@ -428,8 +434,8 @@ impl Peer {
 
     /// Our address may be another, although nobody has told: the peer hears from us now, and once more when it can tell a move from a packet
     /// that was late. Returns whether this was not done just now.
-    pub(crate) fn suspect_move(&mut self, now: Mono) -> bool {
-        let is_due = self.move_suspected.is_none_or(|at| now.since(at) >= MOVE_SUSPECTED_INTERVAL);
+    pub(crate) fn suspect_move(&mut self, now: Mono, again: bool) -> bool {
+        let is_due = again || self.move_suspected.is_none_or(|at| now.since(at) >= MOVE_SUSPECTED_INTERVAL);
         if is_due {
             self.move_suspected = Some(now);
             self.ping_direct_paths();

@@ -127,6 +127,10 @@ pub struct Stats {
     pub bytes_sent: u64,
     /// Handshakes completed, in either role, rekeys included.
     pub handshakes: u64,
+    /// First messages whose early data was taken (spec/handshake.md §10).
+    pub early_data: u64,
+    /// Streams in it that were handed out at once, whether they are a replay or not.
+    pub early_streams: u64,
     drops: [u64; DropReason::ALL.len()],
 }
 
@@ -142,13 +146,15 @@ impl Stats {
     }
 
     /// Every counter but the drops, by name.
-    pub fn counters(&self) -> [(&'static str, u64); 5] {
+    pub fn counters(&self) -> [(&'static str, u64); 7] {
         [
             ("datagrams_received", self.datagrams_received),
             ("datagrams_sent", self.datagrams_sent),
             ("bytes_received", self.bytes_received),
             ("bytes_sent", self.bytes_sent),
             ("handshakes", self.handshakes),
+            ("early_data", self.early_data),
+            ("early_streams", self.early_streams),
         ]
     }
 

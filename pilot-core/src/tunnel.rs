@@ -59,7 +59,8 @@ pub(crate) struct Tunnel {
     pub(crate) connected_since: Option<Mono>,
     replay: ReplayWindow,
     current: Option<LiveSession>,
-    previous: Option<LiveSession>,
+    /// In a box: most tunnels have none most of the time.
+    previous: Option<Box<LiveSession>>,
     /// Somebody else may seal under the keys of `current`: a copy of this process.
     is_distrusted: bool,
     /// What the peer knows beyond version 1.
@@ -195,7 +196,8 @@ impl Tunnel {
         self.features = agreed.parameters.features;
         let mut forgotten = self.current.replace(agreed.live);
         if self.previous.is_none() || forgotten.as_ref().is_some_and(|replaced| replaced.is_confirmed) {
-            std::mem::swap(&mut self.previous, &mut forgotten);
+            let replaced = std::mem::replace(&mut self.previous, forgotten.map(Box::new));
+            forgotten = replaced.map(|previous| *previous);
         }
         if self.id != agreed.tunnel || self.connected_since.is_none() {
             self.id = agreed.tunnel;
@@ -219,7 +221,7 @@ impl Tunnel {
         index: SessionIndex,
         packet: &'a mut [u8],
     ) -> Result<(PacketNumber, &'a mut [u8]), TunnelOpenError> {
-        let sessions = [self.current.as_mut(), self.previous.as_mut()];
+        let sessions = [self.current.as_mut(), self.previous.as_deref_mut()];
         let live = sessions.into_iter().flatten().find(|live| live.index == index).ok_or(TunnelOpenError::Unknown)?;
         if live.is_expired(now) {
             return Err(TunnelOpenError::Expired);
@@ -270,7 +272,7 @@ impl Tunnel {
 
     /// Keys by which a rekey proves continuity, the likeliest first.
     pub(crate) fn rekey_psks(&self) -> impl Iterator<Item = [u8; 32]> + '_ {
-        [self.current.as_ref(), self.previous.as_ref()].into_iter().flatten().map(|live| live.next_psk)
+        [self.current.as_ref(), self.previous.as_deref()].into_iter().flatten().map(|live| live.next_psk)
     }
 
     /// The key by which we prove continuity to a peer that renews: that of the last session which it is known to have.
@@ -281,7 +283,7 @@ impl Tunnel {
 
     /// Forgets the previous session when its time is over, and returns it.
     pub(crate) fn expire_previous(&mut self, now: Mono) -> Option<LiveSession> {
-        self.previous_expiry().filter(|&due| due <= now).and_then(|_| self.previous.take())
+        self.previous_expiry().filter(|&due| due <= now).and_then(|_| self.previous.take()).map(|previous| *previous)
     }
 
     /// When [`Tunnel::expire_previous`] has something to do. Until the peer has used the current session, it may know the previous one
@@ -294,7 +296,7 @@ impl Tunnel {
 
     /// The sessions by which packets reach this tunnel.
     pub(crate) fn sessions(&self) -> impl Iterator<Item = &LiveSession> + '_ {
-        [self.current.as_ref(), self.previous.as_ref()].into_iter().flatten()
+        [self.current.as_ref(), self.previous.as_deref()].into_iter().flatten()
     }
 }
 

@@ -1,7 +1,8 @@
-//! What an idle stream costs, counted by the allocator (spec/streams.md §9).
+//! What an idle stream costs, and the transport of an idle tunnel, counted by the allocator (spec/streams.md §9).
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what cannot go on has failed")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use pilot_core::wire::stream_header::StreamHeader;
 
 /// What a stream may cost that is open and has nothing to do, on either side, with its part of every table.
 const IDLE_STREAM_BYTES_MAX: usize = 200;
+/// What the transport of a tunnel may keep beside itself that has one path and nothing to do.
+const IDLE_TRANSPORT_BYTES_MAX: usize = 2_048;
 /// One more than seven eighths of a power of two: the table of ids has just doubled.
 const STREAMS: usize = 3_585;
 const MESSAGE: &[u8] = &[7; 300];
@@ -22,6 +25,8 @@ const ONE_WAY: Duration = Duration::from_millis(5);
 /// Counts the bytes in use.
 struct Counting;
 
+/// Held by the test whose bytes are counted.
+static COUNTED: Mutex<()> = Mutex::new(());
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 
 #[global_allocator]
@@ -112,6 +117,7 @@ fn say(transport: &mut Transport, stream: StreamId) {
 
 #[test]
 fn thousands_of_idle_streams_take_less_than_200_bytes_each() {
+    let _counted = COUNTED.lock();
     let mut pair = Pair::new();
     let mut streams = Vec::new();
     for _ in 0..STREAMS {
@@ -131,5 +137,27 @@ fn thousands_of_idle_streams_take_less_than_200_bytes_each() {
         let bytes = (before - IN_USE.load(Ordering::Relaxed)) / STREAMS;
         println!("{name}: {bytes} bytes a stream");
         assert!(bytes < IDLE_STREAM_BYTES_MAX, "{name}: {bytes} bytes a stream");
+    }
+}
+
+#[test]
+fn the_transport_of_an_idle_tunnel_keeps_no_room_for_what_it_has_sent() {
+    let _counted = COUNTED.lock();
+    let mut pair = Pair::new();
+    for _ in 0..100 {
+        let stream = pair.sides[0].open_stream(&StreamHeader::new(ServicePort::QUERY)).unwrap();
+        say(&mut pair.sides[0], stream);
+        pair.run();
+        pair.sides.iter_mut().for_each(|side| side.finish(stream).unwrap());
+        pair.run();
+    }
+    assert!(pair.sides.iter().all(|side| side.open_stream_count() == 0));
+    let [opener, other] = pair.sides;
+    for (name, transport) in [("opener", opener), ("other", other)] {
+        let before = IN_USE.load(Ordering::Relaxed);
+        drop(transport);
+        let bytes = before - IN_USE.load(Ordering::Relaxed);
+        println!("{name}: {bytes} bytes beside {}", size_of::<Transport>());
+        assert!(bytes < IDLE_TRANSPORT_BYTES_MAX, "{name}: {bytes} bytes");
     }
 }

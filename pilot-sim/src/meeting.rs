@@ -249,11 +249,21 @@ pub struct Outcome {
 }
 
 impl Meeting {
-    /// Builds the networks and lets the agents be ready for a while. `direct`: whether they may reach each other directly.
+    /// Builds the networks and lets the agents be ready for a while. `direct`: whether they may reach each other directly. They know a STUN
+    /// server at a second address.
     pub fn new(seed: u64, link: LinkConfig, pair: Pair, direct: bool) -> Result<Self, Failure> {
+        Self::build(seed, link, pair, direct, true)
+    }
+
+    /// The same with agents as they are when nobody has set anything: all that they know is a home node with one address.
+    pub fn by_default(seed: u64, link: LinkConfig, pair: Pair) -> Result<Self, Failure> {
+        Self::build(seed, link, pair, true, false)
+    }
+
+    fn build(seed: u64, link: LinkConfig, pair: Pair, direct: bool, has_second: bool) -> Result<Self, Failure> {
         let mut world = World::new(seed, link);
         let backbone = world.add_backbone_with(Families::Dual);
-        let second = SocketAddr::new(world.add_address(backbone), world.address(backbone).port());
+        let second = has_second.then(|| SocketAddr::new(world.add_address(backbone), world.address(backbone).port()));
         let config = || Config::new(Role::Agent).direct(direct);
         let gateways = place(&mut world, pair);
         let families = |side: usize| match pair {
@@ -275,12 +285,14 @@ impl Meeting {
     }
 
     /// `second`: another address of the home node, where it answers STUN too.
-    fn go_home(&mut self, second: SocketAddr) -> Result<(), Failure> {
+    fn go_home(&mut self, second: Option<SocketAddr>) -> Result<(), Failure> {
         let Self { alice, bob, backbone, .. } = *self;
         for (agent, other) in [(alice, bob), (bob, alice)] {
             self.world.give_record(agent, other, &[backbone]);
             self.world.set_home(agent, backbone)?;
-            self.world.call(agent, |node, now| node.set_stun_servers(now, &[second]))?;
+            if let Some(second) = second {
+                self.world.call(agent, |node, now| node.set_stun_servers(now, &[second]))?;
+            }
         }
         self.world.run_for(READY)?;
         let is_home = |world: &World, agent| world.node(agent).is_some_and(Node::is_home_connected);

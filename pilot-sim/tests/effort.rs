@@ -95,6 +95,142 @@ fn each_agent_knows_what_its_nat_does_with_ports() -> Result<(), Failure> {
     Ok(())
 }
 
+/// All that they know is a home node with one address: what depends on the port they can tell, what depends on the address they cannot.
+#[test]
+fn who_knows_no_second_address_does_not_guess_what_another_one_would_see() -> Result<(), Failure> {
+    let seen = |network| {
+        let meeting = Meeting::by_default(1, link(), Pair::Apart(network, PortRestricted))?;
+        Ok::<_, Failure>(meeting.world.node(meeting.alice).map(|node| node.nat_mapping()))
+    };
+    assert_eq!(seen(Network::Open)?, Some(NatMapping::Independent));
+    for network in [Network::FullCone, PortRestricted, AddressDependent] {
+        assert!(matches!(seen(network)?, Some(NatMapping::PortIndependent { .. })), "{network}");
+    }
+    assert!(matches!(seen(Random)?, Some(NatMapping::Random { .. })));
+    assert_eq!(seen(Sequential)?, Some(NatMapping::Sequence { step: 1 }));
+    Ok(())
+}
+
+/// Nobody can tell them that one of their mappings depends on the address: that simple challenges fail is all that speaks for it.
+#[test]
+fn an_address_dependent_mapping_is_met_without_a_second_server() -> Result<(), Failure> {
+    for (caller, callee) in [(AddressDependent, PortRestricted), (PortRestricted, AddressDependent)] {
+        let mut times = Vec::new();
+        for seed in 0..RUNS {
+            times.extend(Meeting::by_default(seed, link(), Pair::Apart(caller, callee))?.run()?.direct);
+        }
+        times.sort();
+        let median = times.get(times.len() / 2);
+        println!(
+            "{caller} calls {callee}: {} of {RUNS} direct within {DIRECT_WITHIN:?}, median {median:?}",
+            times.len()
+        );
+        assert!(times.len() as u64 * 100 >= RUNS * 98, "{caller} calls {callee}: {} of {RUNS}", times.len());
+    }
+    Ok(())
+}
+
+/// Another backbone node makes no difference to that: it is the home node that both share which attests where they are.
+#[test]
+fn it_is_met_too_where_the_backbone_has_two_nodes() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let mut meeting = Meeting::by_default(seed, link(), Pair::Apart(AddressDependent, PortRestricted))?;
+        let other = meeting.world.add_backbone();
+        let stranger = meeting.world.add_agent(Config::new(Role::Agent));
+        meeting.world.set_home(stranger, other)?;
+        for agent in [meeting.alice, meeting.bob] {
+            meeting.world.give_record(agent, stranger, &[other]);
+            let job = meeting.world.start_job(agent, stranger, Plan::request(32, 32))?;
+            meeting.world.complete(&[job], Duration::from_secs(10))?;
+        }
+        assert!(meeting.run()?.direct.is_some(), "seed {seed}");
+        Ok(())
+    })
+}
+
+/// Simple challenges meet, on a long line too: no socket is opened.
+#[test]
+fn who_meets_by_simple_challenges_makes_no_effort() -> Result<(), Failure> {
+    for delay in [5, 20, 150, 300] {
+        let link = LinkConfig::default().delay(Duration::from_millis(delay));
+        let mut meeting = Meeting::by_default(1, link, Pair::Apart(PortRestricted, PortRestricted))?;
+        for _ in 0..30 {
+            meeting.ping()?;
+            meeting.world.run_for(Duration::from_millis(100))?;
+            for agent in [meeting.alice, meeting.bob] {
+                // One is for the life of mappings.
+                assert!(meeting.world.sockets_len(agent) <= 1, "{delay} ms");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Neither knows whether its mapping depends on the address, and nothing gets through between them: both try, once in a while.
+#[test]
+fn an_attempt_in_vain_is_rarely_repeated() -> Result<(), Failure> {
+    let mut meeting = Meeting::by_default(1, link(), Pair::Apart(PortRestricted, PortRestricted))?;
+    let before = [meeting.alice, meeting.bob].map(|agent| meeting.world.sent(agent).offered);
+    meeting.block_direct();
+    for _ in 0..100 {
+        meeting.ping()?;
+        meeting.world.run_for(Duration::from_millis(100))?;
+    }
+    for (agent, before) in [meeting.alice, meeting.bob].into_iter().zip(before) {
+        let sent = meeting.world.sent(agent).offered - before;
+        assert!(sent < VOLLEY_PACKETS + 256 + 100 * 10, "{sent} packets");
+        assert_eq!(meeting.world.sockets_len(agent), 0, "the sockets are closed");
+    }
+    Ok(())
+}
+
+/// The volley that helped before the change is no reason to wait with the next.
+#[test]
+fn a_change_of_network_is_followed_by_an_effort_at_once() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        for changes_at in [0, 1] {
+            let (mut meeting, outcome) = meet(seed, Random, PortRestricted)?;
+            assert!(outcome.direct.is_some());
+            let (agent, nat) =
+                [(meeting.alice, NatConfig::symmetric_random()), (meeting.bob, NatConfig::port_restricted())]
+                    [changes_at]
+                    .clone();
+            let elsewhere = meeting.world.add_gateway(nat, None);
+            meeting.world.move_behind(agent, Some(elsewhere), Families::V4)?;
+            for _ in 0..50 {
+                meeting.ping()?;
+                meeting.world.run_for(Duration::from_millis(100))?;
+            }
+            let before = meeting.relayed();
+            for _ in 0..50 {
+                meeting.ping()?;
+                meeting.world.run_for(Duration::from_millis(100))?;
+            }
+            assert_eq!(meeting.relayed(), before, "still relayed, seed {seed}, side {changes_at}");
+        }
+        Ok(())
+    })
+}
+
+/// An agent that changes its network every few seconds draws no more volleys than there may be in a minute.
+#[test]
+fn changes_without_end_draw_few_volleys() -> Result<(), Failure> {
+    let (mut meeting, _) = meet(1, Random, PortRestricted)?;
+    let before = meeting.world.sent(meeting.bob).offered;
+    let gateway = meeting.gateways[0].expect("a NAT");
+    for _ in 0..20 {
+        meeting.world.rebind(gateway);
+        for _ in 0..30 {
+            meeting.ping()?;
+            meeting.world.run_for(Duration::from_millis(100))?;
+        }
+    }
+    let sent = meeting.world.sent(meeting.bob).offered - before;
+    println!("{sent} packets");
+    assert!(sent < 8 * VOLLEY_PACKETS + 600 * 10, "{sent} packets");
+    Ok(())
+}
+
 /// A line with 252 ports has a quarter of them taken, and works as before: STUN, relay, and another agent's ping.
 #[test]
 fn a_small_port_set_is_not_used_up() -> Result<(), Failure> {

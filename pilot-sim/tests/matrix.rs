@@ -63,6 +63,21 @@ fn every_network_meets_every_other() -> Result<(), Failure> {
     Ok(())
 }
 
+/// The same for the mapping that shows itself only to a second address, when nobody has named one: agents as they are by default.
+#[test]
+fn an_address_dependent_mapping_meets_whom_it_can_by_default() -> Result<(), Failure> {
+    let mut broken = Vec::new();
+    for other in Network::ALL {
+        for pair in [Pair::Apart(Network::AddressDependent, other), Pair::Apart(other, Network::AddressDependent)] {
+            let outcome = Meeting::by_default(1, link(), pair)?.run()?;
+            println!("{pair:?}: direct {} ms, answered {} ms", millis(outcome.direct), outcome.answered.as_millis());
+            broken.extend(judge(pair, outcome)?);
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    Ok(())
+}
+
 #[test]
 fn neighbours_meet() -> Result<(), Failure> {
     let mut broken = Vec::new();

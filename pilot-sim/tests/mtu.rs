@@ -32,6 +32,34 @@ fn larger_packets_are_used_where_they_fit() -> Result<(), Failure> {
     })
 }
 
+/// Tunnels and access lines carry what is between the common sizes.
+#[test]
+fn what_fits_between_two_common_sizes_is_found() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let (small, dsl) = (bytes_in_each(seed, 1_200)?, bytes_in_each(seed, 1_400)?);
+        let (ethernet, odd) = (bytes_in_each(seed, 1_472)?, bytes_in_each(seed, 4_000)?);
+        println!("bytes in each datagram at 1,200: {small}, 1,400: {dsl}, 1,472: {ethernet}, 4,000: {odd}");
+        assert!(dsl > 1_280 && ethernet > 1_380 && odd > 3_600, "{dsl} {ethernet} {odd}");
+        Ok(())
+    })
+}
+
+/// Bytes of a transfer that each of its datagrams carries, once the search is over.
+fn bytes_in_each(seed: u64, mtu: usize) -> Result<u64, Failure> {
+    let Pair { mut world, alice, bob } = pair(seed, LinkConfig::default().mtu(mtu));
+    let search = world.start_job(alice, bob, Plan::transfer(8 * MIB, 0))?;
+    for _ in 0..100 {
+        let job = world.start_job(alice, bob, Plan::request(32, 32))?;
+        world.complete(&[job], PATIENCE)?;
+        world.run_for(Duration::from_millis(100))?;
+    }
+    world.complete(&[search], PATIENCE)?;
+    let before = world.link_stats(alice, bob).offered;
+    let job = world.start_job(alice, bob, Plan::transfer(4 * MIB, 0))?;
+    world.complete(&[job], PATIENCE)?;
+    Ok(4 * MIB / (world.link_stats(alice, bob).offered - before))
+}
+
 #[test]
 fn a_path_that_begins_to_swallow_large_packets_goes_on_with_small_ones() -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {

@@ -77,6 +77,26 @@ fn a_stream_that_never_has_a_way_ends_at_the_idle_timeout() -> Result<(), Failur
     })
 }
 
+/// With the path in use, the one before it loses its proof. The challenge by which it might win it again was due at once, and had to wait for a
+/// timer that was due already.
+#[test]
+fn an_address_before_the_last_is_challenged_in_the_turn_in_which_the_last_fails() -> Result<(), Failure> {
+    for_each_seed(&[1, 2, 3], |seed| {
+        let Pair { mut world, alice, bob } = pair(seed, LinkConfig::default());
+        for _ in 0..2 {
+            let job = world.start_job(alice, bob, Plan::echo(20_000))?;
+            world.complete(&[job], PATIENCE)?;
+            world.change_address(bob)?;
+            world.run_for(Duration::from_secs(5))?;
+        }
+        let job = world.start_job(alice, bob, Plan::echo(20_000))?;
+        world.complete(&[job], PATIENCE)?;
+        world.kill(bob);
+        world.start_job(alice, bob, Plan::echo(20_000))?;
+        world.run_for(Duration::from_secs(10))
+    })
+}
+
 /// Seeds of storms that found something: streams without a way, as above, and timers that were due the moment they were set.
 #[test]
 fn storms_that_found_something_find_nothing() -> Result<(), Failure> {

@@ -3,7 +3,8 @@
 use std::sync::OnceLock;
 
 use pilot_core::handshake::{
-    Incoming, Initiator, Local, NO_PSK, Parameters, accept_certificate, answer_certificate_request, certificate_request,
+    Acquaintances, Incoming, Initiator, Local, NO_PSK, Parameters, accept_certificate, answer_certificate_request,
+    certificate_request,
 };
 use pilot_core::id::{SessionIndex, TunnelId};
 use pilot_core::identity::Certificate;
@@ -62,7 +63,9 @@ fn damaged(original: &[u8], damage: &[u8]) -> Vec<u8> {
 /// Both parties look at a message. What either believes must be genuine.
 fn judge(genuine: &Genuine, message: &[u8]) {
     let ours = keys(1);
-    if let Ok(incoming) = Incoming::open(ours.certificate.identity, &ours.transport, message, START.unix) {
+    if let Ok(incoming) =
+        Incoming::open(ours.certificate.identity, &ours.transport, &mut Acquaintances::default(), message, START.unix)
+    {
         assert_eq!(without_mac2(message), without_mac2(&genuine.init), "a forged message 1 was opened");
         assert_eq!(incoming.certificate.identity, keys(0).certificate.identity);
     }
@@ -114,6 +117,7 @@ fn genuine() -> &'static Genuine {
         let mut rng = Rng::new([6; 32]);
         let (initiator, init) = Initiator::start(
             &initiator_local,
+            &mut Acquaintances::default(),
             &responder_keys.certificate,
             OURS,
             TunnelId([7; 16]),
@@ -124,7 +128,9 @@ fn genuine() -> &'static Genuine {
         )
         .expect("a good certificate");
         let identity = responder_keys.certificate.identity;
-        let incoming = Incoming::open(identity, &responder_keys.transport, &init, START.unix).expect("genuine");
+        let incoming =
+            Incoming::open(identity, &responder_keys.transport, &mut Acquaintances::default(), &init, START.unix);
+        let incoming = incoming.expect("genuine");
         let (_, resp) = incoming.respond(&responder_local, SessionIndex(8), &NO_PSK, &parameters, &mut rng);
         let request = certificate_request(&identity, NONCE);
         let cert = answer_certificate_request(&request, &responder_keys.certificate).expect("genuine");

@@ -43,7 +43,7 @@ async fn answer(mut request: Request<Incoming>) -> Result<Response<Full<Bytes>>,
     }
     assert_local(&request);
     match Call::read(&request, &body) {
-        Ok(call) => assert_meant(&call, &request),
+        Ok(call) => assert_meant(&call, &request, &body),
         Err(error) => assert!(matches!(error.code, ErrorCode::Usage | ErrorCode::NotFound), "{error}"),
     }
     Ok(response)
@@ -63,7 +63,7 @@ fn assert_local(request: &Request<Incoming>) {
 }
 
 /// A call and its path agree, and a query keeps what is not percent-encoded.
-fn assert_meant(call: &Call, request: &Request<Incoming>) {
+fn assert_meant(call: &Call, request: &Request<Incoming>, body: &[u8]) {
     let path = request.uri().path();
     let expected = match call {
         Call::Status => "/v1/status",
@@ -106,6 +106,7 @@ fn assert_meant(call: &Call, request: &Request<Incoming>) {
     if let Call::Open(open) = call {
         let target = raw_query(request, "target").expect("it was read");
         assert_eq!(open.target, percent_decoded(target));
+        assert_eq!(open.request, body);
     }
 }
 

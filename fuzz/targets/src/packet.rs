@@ -1,7 +1,7 @@
 //! Any datagram from a stranger.
 
 use pilot_core::config::{Config, Role};
-use pilot_core::handshake::Incoming;
+use pilot_core::handshake::{Acquaintances, Incoming};
 use pilot_core::id::{CircuitId, SessionIndex};
 use pilot_core::node::Node;
 use pilot_core::route::{Ecn, Route};
@@ -72,6 +72,7 @@ fn offer_to_a_node(data: &[u8]) {
     assert!(sent <= data.len(), "{sent} bytes answer {}", data.len());
     assert_eq!(node.peers().filter(|peer| peer.connected).count(), 0);
     // Only who has our certificate and one of its own makes such a message 1; the corpus has one.
-    let is_genuine = Incoming::open(node.key(), &keys(0).transport, data, START.unix).is_ok();
+    let is_genuine =
+        Incoming::open(node.key(), &keys(0).transport, &mut Acquaintances::default(), data, START.unix).is_ok();
     assert!(is_genuine || node.peers().count() == 0, "a stranger is remembered");
 }

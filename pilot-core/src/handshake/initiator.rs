@@ -5,7 +5,7 @@ use bytes::BufMut;
 use crate::crypto::X25519Key;
 use crate::handshake::parameters::encode_early;
 use crate::handshake::symmetric::Symmetric;
-use crate::handshake::{Established, HandshakeError, Local, Parameters, copy_of, prologue};
+use crate::handshake::{Acquaintances, Established, HandshakeError, Local, Parameters, copy_of, prologue};
 use crate::id::{SessionIndex, TunnelId};
 use crate::identity::{Certificate, TransportKey};
 use crate::rng::Rng;
@@ -37,6 +37,7 @@ impl Initiator {
     #[expect(clippy::too_many_arguments, reason = "each is a part of message 1")]
     pub fn start(
         local: &Local<'_>,
+        acquaintances: &mut Acquaintances,
         remote: &Certificate,
         index: SessionIndex,
         tunnel: TunnelId,
@@ -50,7 +51,7 @@ impl Initiator {
         state.mix_ephemeral(ephemeral.public());
         state.mix_key(&*ephemeral.agree(&remote.transport_public)?);
         let sealed_static = state.seal(&local.transport.public());
-        state.mix_key(&*local.transport.secret_with(remote)?);
+        state.mix_key(&*acquaintances.secret_with(local.transport, remote)?);
         let sealed_payload = state.seal(&encode_payload(local.certificate, tunnel, now, parameters, early));
 
         let responder = Mac1Key::new(&remote.identity);

@@ -16,6 +16,7 @@
 //! hold that session can continue it. Nothing here keeps state about a peer before its message is authentic; a forged answer
 //! leaves the [`Initiator`] as it was.
 
+mod acquaintances;
 mod certificate_exchange;
 mod initiator;
 mod parameters;
@@ -26,6 +27,7 @@ mod tests;
 
 use zeroize::Zeroizing;
 
+pub use acquaintances::Acquaintances;
 pub use certificate_exchange::{
     accept_certificate, answer_certificate_request, answer_stale_init, certificate_request,
 };

@@ -4,12 +4,11 @@ use bytes::BufMut;
 
 use crate::crypto::{X25519Key, sha256};
 use crate::handshake::symmetric::Symmetric;
-use crate::handshake::{Established, HandshakeError, Local, Parameters, copy_of, prologue};
+use crate::handshake::{Acquaintances, Established, HandshakeError, Local, Parameters, copy_of, prologue};
 use crate::id::{IdentityKey, KeyId, SessionIndex, TunnelId};
 use crate::identity::{Certificate, TransportKey};
 use crate::rng::Rng;
 use crate::time::UnixTime;
-use crate::transport_key::Acquaintance;
 use crate::wire::codec::{DecodeError, Reader};
 use crate::wire::handshake::{Init, Mac1Key, encode_resp};
 
@@ -48,6 +47,7 @@ impl Incoming {
     pub fn open(
         identity: IdentityKey,
         keys: &[TransportKey],
+        acquaintances: &mut Acquaintances,
         datagram: &[u8],
         now: UnixTime,
     ) -> Result<Self, HandshakeError> {
@@ -66,8 +66,8 @@ impl Incoming {
         let mut remote_static = copy_of(message.sealed_static);
         let remote_static = state.open(&mut remote_static)?;
         let remote_static: [u8; 32] = (&*remote_static).try_into().map_err(|_| DecodeError::Truncated)?;
-        let acquaintance = key.acquaintance(&remote_static);
-        let secret = match &acquaintance {
+        let known = acquaintances.with(key, &remote_static);
+        let secret = match known {
             Some(known) => known.secret.clone(),
             None => key.diffie_hellman(&remote_static)?,
         };
@@ -75,7 +75,7 @@ impl Incoming {
         let mut payload = copy_of(message.sealed_payload);
         let payload = Payload1::decode(state.open(&mut payload)?).map_err(HandshakeError::Payload)?;
 
-        let known = acquaintance.as_ref().map(|known| &known.certificate);
+        let known = known.map(|known| &known.certificate);
         let certificate = Certificate::recognise(payload.certificate, known, now)?;
         if certificate.transport_public != remote_static {
             return Err(HandshakeError::ForeignTransportKey);
@@ -84,7 +84,7 @@ impl Incoming {
             return Err(HandshakeError::OwnIdentity);
         }
         if known != Some(&certificate) {
-            key.remember(Acquaintance { secret, certificate: certificate.clone() });
+            acquaintances.remember(key, secret, certificate.clone());
         }
         Ok(Self {
             certificate,

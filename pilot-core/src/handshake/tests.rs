@@ -1,5 +1,6 @@
 //! The handshake against `snow`, against itself, and against whoever tampers with it.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -12,6 +13,7 @@ use crate::identity::CLOCK_SKEW;
 use crate::identity::tests::{NOW, alice, bob, certificate, mallory};
 use crate::rng::Rng;
 use crate::session::Session;
+use crate::time::UnixTime;
 use crate::vectors;
 use crate::wire::INNER;
 use crate::wire::handshake::{Init, Mac1Key, Resp, encode_init, encode_resp};
@@ -29,12 +31,14 @@ struct Party {
     identity: Identity,
     transport: TransportKey,
     certificate: Certificate,
+    acquaintances: RefCell<Acquaintances>,
 }
 
 impl Party {
     fn new(identity: Identity, transport: [u8; 32]) -> Self {
         let transport = TransportKey::from_secret(transport);
-        Self { certificate: certificate(&identity, &transport), identity, transport }
+        let certificate = certificate(&identity, &transport);
+        Self { identity, transport, certificate, acquaintances: RefCell::default() }
     }
 
     fn local(&self) -> Local<'_> {
@@ -43,12 +47,24 @@ impl Party {
 
     fn start(&self, remote: &Self, seed: u8) -> (Initiator, Vec<u8>) {
         let mut rng = Rng::new([seed; 32]);
-        Initiator::start(&self.local(), &remote.certificate, INITIATOR, TUNNEL, &parameters(1), &[], NOW, &mut rng)
+        let (local, met, remote) = (self.local(), &mut self.acquaintances.borrow_mut(), &remote.certificate);
+        Initiator::start(&local, met, remote, INITIATOR, TUNNEL, &parameters(1), &[], NOW, &mut rng)
             .expect("a good certificate")
     }
 
     fn open(&self, datagram: &[u8]) -> Result<Incoming, HandshakeError> {
-        Incoming::open(self.identity.key(), std::slice::from_ref(&self.transport), datagram, NOW)
+        self.open_at(datagram, NOW)
+    }
+
+    fn open_at(&self, datagram: &[u8], now: UnixTime) -> Result<Incoming, HandshakeError> {
+        let keys = std::slice::from_ref(&self.transport);
+        Incoming::open(self.identity.key(), keys, &mut self.acquaintances.borrow_mut(), datagram, now)
+    }
+
+    /// The certificate of a transport key that it remembers.
+    fn remembered(&self, public: &[u8; 32]) -> Option<Certificate> {
+        let acquaintances = self.acquaintances.borrow();
+        acquaintances.with(&self.transport, public).map(|known| known.certificate.clone())
     }
 
     fn respond(&self, incoming: Incoming, psk: &[u8; 32]) -> (Established, Vec<u8>) {
@@ -296,7 +312,7 @@ fn an_expired_certificate_is_refused() {
     let (alice, bob) = parties();
     let (_, init) = alice.start(&bob, 0x11);
     let later = NOW + Duration::from_secs(30 * 24 * 3600);
-    let refused = error(Incoming::open(bob.identity.key(), &[bob.transport], &init, later));
+    let refused = error(bob.open_at(&init, later));
     assert!(matches!(refused, HandshakeError::Certificate(CertificateError::Expired { .. })), "{refused}");
 }
 
@@ -305,8 +321,9 @@ fn a_peer_key_of_small_order_is_refused_on_both_sides() {
     let (alice, mut bob) = parties();
     bob.certificate.transport_public = [0; 32];
     let mut rng = Rng::new([1; 32]);
+    let (local, met) = (alice.local(), &mut Acquaintances::default());
     let started =
-        Initiator::start(&alice.local(), &bob.certificate, INITIATOR, TUNNEL, &parameters(1), &[], NOW, &mut rng);
+        Initiator::start(&local, met, &bob.certificate, INITIATOR, TUNNEL, &parameters(1), &[], NOW, &mut rng);
     assert_eq!(error(started), HandshakeError::SmallOrder(SmallOrder));
 
     let (alice, bob) = parties();
@@ -418,28 +435,30 @@ fn an_acquaintance_is_remembered_once_authentic_and_judged_anew_each_time() {
     let (_, init) = alice.start(&bob, 0x11);
     let forged = under_fresh_mac1(&flipped(&init, (INNER - MACS_LEN) * 8 - 1), &bob);
     assert_eq!(error(bob.open(&forged)), HandshakeError::Forged);
-    assert!(bob.transport.acquaintance(&public).is_none(), "who only names a key is nobody");
+    assert_eq!(bob.remembered(&public), None, "who only names a key is nobody");
 
     let later = NOW + Duration::from_secs(60);
     for (seed, now) in [(0x11, NOW), (0x12, later)] {
         let (initiator, init) = alice.start(&bob, seed);
-        let keys = std::slice::from_ref(&bob.transport);
-        let incoming = Incoming::open(bob.identity.key(), keys, &init, now).expect("an authentic message");
+        let incoming = bob.open_at(&init, now).expect("an authentic message");
         assert_eq!(incoming.certificate, alice.certificate);
         let (at_bob, resp) = bob.respond(incoming, &NO_PSK);
         assert_eq!(initiator.finish(&resp, &[NO_PSK], now).expect("its answer").keys.send, at_bob.keys.receive);
-        assert_eq!(bob.transport.acquaintance(&public).expect("met").certificate, alice.certificate);
+        assert_eq!(bob.remembered(&public), Some(alice.certificate.clone()));
     }
 
     let over = alice.certificate.not_after + 2 * CLOCK_SKEW;
     let (_, init) = alice.start(&bob, 0x13);
-    let expired = error(Incoming::open(bob.identity.key(), std::slice::from_ref(&bob.transport), &init, over));
+    let expired = error(bob.open_at(&init, over));
     assert!(matches!(expired, HandshakeError::Certificate(CertificateError::Expired { .. })), "{expired:?}");
 
     let newer = Certificate::issue(&alice.identity, &alice.transport, InstanceId([5; 8]), 2, NOW);
     let renewed = Party { certificate: newer.clone(), ..alice };
     bob.open(&renewed.start(&bob, 0x14).1).expect("an authentic message");
-    assert_eq!(bob.transport.acquaintance(&public).expect("met").certificate, newer);
+    assert_eq!(bob.remembered(&public), Some(newer));
+
+    bob.acquaintances.borrow_mut().retain(&[]);
+    assert_eq!(bob.remembered(&public), None, "what a key has computed goes with it");
 }
 
 // Certificates that have to be fetched.
@@ -450,7 +469,8 @@ fn a_rotated_key_is_still_honoured_and_the_answer_brings_the_new_certificate() {
     let (initiator, init) = alice.start(&bob, 0x11);
     let rotated = Party::new(bob.identity.clone(), [0x2B; 32]);
     let keys = [rotated.transport.clone(), bob.transport.clone()];
-    let incoming = Incoming::open(bob.identity.key(), &keys, &init, NOW).expect("the old key is honoured");
+    let incoming = Incoming::open(bob.identity.key(), &keys, &mut Acquaintances::default(), &init, NOW);
+    let incoming = incoming.expect("the old key is honoured");
     let (_, resp) = rotated.respond(incoming, &NO_PSK);
     let established = initiator.finish(&resp, &[NO_PSK], NOW).expect("authentic");
     assert_eq!(established.remote, rotated.certificate);

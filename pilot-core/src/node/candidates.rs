@@ -90,13 +90,16 @@ impl Node {
         for hop in hops() {
             peer.add_path(now.mono, hop);
         }
+        // What the peer's NAT is like it tells anew, behind its addresses.
+        self.peers[index as usize].effort.peer = None;
         if has_moved {
+            self.peers[index as usize].effort.begin_anew();
             self.leave_path_of_old(now, index);
         }
         self.send_candidates(index);
         let peer = &self.peers[index as usize];
         if peer.has_sent_candidates && !peer.has_taken_candidates {
-            addresses.into_iter().for_each(|address| self.open_towards(index, address));
+            addresses.into_iter().for_each(|address| self.open_towards(now, index, address));
         } else {
             self.probe_candidates(now, index);
         }
@@ -123,8 +126,8 @@ impl Node {
 
     /// Lets our own NAT expect packets from an address, by one that dies on the way: at a NAT that does not expect it yet, it could spoil
     /// the port that the peer is about to use.
-    fn open_towards(&mut self, index: u32, address: SocketAddr) {
-        if self.peers[index as usize].paths.spend_probe() {
+    fn open_towards(&mut self, now: Now, index: u32, address: SocketAddr) {
+        if self.peers[index as usize].may_probe(now, address.ip()) {
             self.queue(Hop::Direct(Route::to(address)), Outgoing::Opener);
         }
     }

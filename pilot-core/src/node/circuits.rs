@@ -59,6 +59,18 @@ impl Node {
         }
     }
 
+    /// Asks our home node where a peer is now, and lets it tell the peer where we are: the question for a circuit that exists is that.
+    pub(super) fn renew_attestation(&mut self, now: Now, index: u32) {
+        let Some(home) = self.home.filter(|&home| self.peers[home as usize].is_connected()) else { return };
+        let home_key = self.peers[home as usize].key;
+        let peer = &mut self.peers[index as usize];
+        let is_at_home = peer.homes.iter().any(|known| known.key == home_key);
+        if peer.is_connected() && is_at_home && !peer.is_backbone && !peer.wants_circuit {
+            peer.wants_circuit = true;
+            self.ask_for_circuit(now, home, index);
+        }
+    }
+
     /// As [`Self::open_circuit`], but with the next packets out: what is written until then can travel with the question.
     pub(super) fn queue_circuit(&mut self, index: u32) {
         self.circuits_queued.insert(index);
@@ -140,6 +152,10 @@ impl Node {
     fn circuit_opened(&mut self, now: Now, backbone: u32, index: u32, opened: CircuitOpened) {
         self.peers[index as usize].wants_circuit = false;
         if opened.status != CircuitStatus::Ok {
+            // The node was asked where the peer is, and does not know: that ends no way on which it is heard.
+            if self.peers[index as usize].dial.is_none() && self.has_usable_path(now.mono, index) {
+                return;
+            }
             self.peers[index as usize].refused_by.push(backbone);
             self.open_circuit(now, index);
             if !self.peers[index as usize].wants_circuit {

@@ -134,7 +134,8 @@ impl Node {
         };
         let parameters = Parameters { next_packet, ..self.config.parameters() };
         let message_1 = peer.certificate.as_ref().and_then(|remote| {
-            Initiator::start(&local, remote, local_index, tunnel, &parameters, early, timestamp, &mut self.rng).ok()
+            let (met, rng) = (&mut self.acquaintances, &mut self.rng);
+            Initiator::start(&local, met, remote, local_index, tunnel, &parameters, early, timestamp, rng).ok()
         });
         (dial.stage, dial.datagram) = match message_1 {
             Some((initiator, datagram)) => {

@@ -22,13 +22,14 @@ impl Node {
         let opens_even = incoming.certificate.identity < self.key();
         let early = EarlyData::check(payload, opens_even, |header| self.config.is_replay_safe(header))?;
         let is_fresh = self.freshness.take(incoming.certificate.transport_public, incoming.timestamp, now.unix);
+        self.stats.early_data += u64::from(is_fresh);
         is_fresh.then_some(early)
     }
 
     /// Keeps early data until the session is used, and delivers what may be a replay.
     pub(super) fn hold_early(&mut self, now: Now, index: u32, early: EarlyData, hop: Hop) {
         let peer = &mut self.peers[index as usize];
-        if early.has_safe_streams() && peer.may_begin_early(now.mono) {
+        if early.safe_streams() > 0 && peer.may_begin_early(now.mono) {
             peer.generations += 1;
             let names = (index, peer.generations);
             let path = peer.paths.reserve(&hop);
@@ -39,6 +40,7 @@ impl Node {
             if let Some(unconfirmed) = &mut peer.unconfirmed
                 && tunnel.transport.handle_early(&early).is_ok()
             {
+                self.stats.early_streams += early.safe_streams() as u64;
                 tunnel.transport.set_peer_limits(unconfirmed.agreed.limits);
                 unconfirmed.early = Some(EarlyTunnel { tunnel, hop, path, packets_left: EARLY_ANSWER_PACKETS_MAX });
             }

@@ -4,24 +4,27 @@
 //! those that our own home node attests for the peer, and no others.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::Node;
 use super::send::Outgoing;
 use super::sockets::Purpose;
 use crate::effort::{Effort, Stage};
-use crate::limits::{BIRTHDAY_SHARE, BIRTHDAY_SOCKETS, EFFORT_AFTERMATH, SEQUENCE_PROBES};
+use crate::limits::{
+    BIRTHDAY_SHARE, BIRTHDAY_SOCKETS, EFFORT_AFTER, EFFORT_AFTERMATH, EFFORT_ROUND_TRIPS, SEQUENCE_PROBES,
+};
 use crate::mapping::{NatMapping, Volley};
 use crate::path::Hop;
 use crate::route::{Route, SocketId};
 use crate::time::Now;
-use crate::transport::{PathFrame, Ports};
+use crate::transport::{PathFrame, PortSet, Ports};
 use crate::wire::{DataHeader, frame};
 
 impl Node {
     /// Tells a peer, behind our candidates, that our ports cannot be named among them.
     pub(super) fn announce_ports(&mut self, index: u32) {
         match self.survey.mapping() {
-            NatMapping::Unknown | NatMapping::Independent => {}
+            NatMapping::Unknown | NatMapping::Independent | NatMapping::PortIndependent { .. } => {}
             NatMapping::Sequence { step } => self.tell_ports(index, Ports::Sequence { next: 0, step }),
             NatMapping::Random { set } => self.tell_ports(index, Ports::Random { set, sockets: 0 }),
         }
@@ -38,17 +41,36 @@ impl Node {
 
     /// Both sides have the other's candidates: if simple challenges do not meet soon, something is done about it.
     pub(super) fn give_challenges_time(&mut self, now: Now, index: u32) {
+        let time = match self.survey.mapping() {
+            // Nothing says that an effort is needed: they have failed when an answer would be here.
+            NatMapping::PortIndependent { .. } => EFFORT_AFTER + self.round_trip(index) * EFFORT_ROUND_TRIPS,
+            NatMapping::Unknown | NatMapping::Independent | NatMapping::Sequence { .. } | NatMapping::Random { .. } => {
+                EFFORT_AFTER
+            }
+        };
         let peer = &mut self.peers[index as usize];
         if !peer.is_backbone && !peer.paths.has_proved_direct() {
-            peer.effort.give_time(now.mono);
+            peer.effort.give_time(now.mono, time);
         }
+    }
+
+    /// Of the path in use, as far as it is known.
+    fn round_trip(&self, index: u32) -> Duration {
+        let peer = &self.peers[index as usize];
+        let stats = peer.paths.active().and_then(|path| peer.tunnel.as_ref()?.transport.path_stats(path.id));
+        stats.and_then(|stats| stats.rtt).unwrap_or_default()
     }
 
     /// Does what is due.
     pub(super) fn effort_timeout(&mut self, now: Now, index: u32) {
         let peer = &mut self.peers[index as usize];
         let is_in_use = peer.is_in_use();
-        if peer.effort.timeout(is_in_use).is_none_or(|due| now.mono < due) {
+        let burst_due = peer.effort.volley.as_ref().and_then(|(_, volley)| volley.timeout());
+        if burst_due.is_some_and(|due| due <= now.mono) {
+            self.fire_burst(now, index);
+        }
+        let peer = &mut self.peers[index as usize];
+        if peer.effort.stage_timeout(is_in_use).is_none_or(|due| now.mono < due) {
             return;
         }
         match &mut peer.effort.stage {
@@ -62,10 +84,11 @@ impl Node {
                 (*due, *has_challenged) = (now.mono + EFFORT_AFTERMATH, true);
                 self.challenge_from_sockets(index);
             }
-            Stage::Volley(_) => self.fire_burst(now, index),
             Stage::Met(_) => {
                 peer.effort.stage = Stage::Idle;
                 self.close_useless_sockets(index);
+                // The way on which it was met may have failed meanwhile.
+                self.give_challenges_time(now, index);
             }
         }
     }
@@ -79,8 +102,12 @@ impl Node {
         if peer.paths.has_proved_direct() || peer.attested.is_none() || !knows_ports || !self.config.direct {
             return;
         }
+        let is_neighbour = peer.attested.map(|address| address.ip()) == self.observed.map(|address| address.ip());
         let count = match (self.survey.mapping(), peer.effort.peer) {
-            (NatMapping::Random { set }, None) => (set.ports_len() / BIRTHDAY_SHARE).min(BIRTHDAY_SOCKETS),
+            (NatMapping::PortIndependent { .. }, _) if is_neighbour => return,
+            (NatMapping::Random { set } | NatMapping::PortIndependent { set }, None) => {
+                (set.ports_len() / BIRTHDAY_SHARE).min(BIRTHDAY_SOCKETS)
+            }
             (NatMapping::Sequence { .. }, None | Some(Ports::Sequence { .. })) => 1,
             _ => return,
         };
@@ -102,7 +129,7 @@ impl Node {
             return;
         }
         match self.survey.mapping() {
-            NatMapping::Random { .. } => self.spread(now, index),
+            NatMapping::Random { set } | NatMapping::PortIndependent { set } => self.spread(now, index, set),
             NatMapping::Sequence { .. } => {
                 if let Some(server) = self.home_address() {
                     self.ask_stun(server, socket, Purpose::Effort(index));
@@ -126,8 +153,7 @@ impl Node {
     }
 
     /// Lets many sockets wait for the peer's volley.
-    fn spread(&mut self, now: Now, index: u32) {
-        let NatMapping::Random { set } = self.survey.mapping() else { return };
+    fn spread(&mut self, now: Now, index: u32, set: PortSet) {
         let peer = &mut self.peers[index as usize];
         let (Some(remote), sockets) = (peer.attested, peer.effort.sockets.clone()) else { return };
         peer.effort.stage = Stage::Spread { due: Effort::patience(now.mono), has_challenged: false };
@@ -155,22 +181,29 @@ impl Node {
         if !self.config.direct || self.peers[index as usize].is_backbone {
             return;
         }
-        self.peers[index as usize].effort.peer = Some(ports);
-        let is_own_port_known = matches!(self.survey.mapping(), NatMapping::Independent | NatMapping::Unknown);
+        let effort = &mut self.peers[index as usize].effort;
+        // Sockets that nothing has announced are an attempt, which says nothing of the peer's NAT.
+        let is_attempt = effort.peer.is_none() && matches!(ports, Ports::Random { sockets: 1.., .. });
+        effort.peer = Some(ports).filter(|_| !is_attempt);
         match ports {
-            Ports::Random { set, sockets: 1.. } if is_own_port_known => {
-                let is_attested = self.peers[index as usize].attested.is_some();
-                let is_free = is_attested && self.sockets.may_volley(now.mono);
-                let effort = &mut self.peers[index as usize].effort;
-                if is_free && effort.may_volley(now.mono) {
-                    effort.stage = Stage::Volley(Volley::new(now.mono, set, &mut self.rng));
-                    self.sockets.volley_begins(now.mono);
-                }
+            Ports::Random { set, sockets: 1.. } if self.survey.mapping().is_own_port_known() => {
+                self.begin_volley(now, index, set);
             }
             Ports::Sequence { next: 1.., .. } => self.challenge_sequence(now, index),
             Ports::Random { .. } | Ports::Sequence { .. } => {}
         }
         self.touch(index);
+    }
+
+    /// Begins a volley at an address that our own home node attests, if there is none and were not too many.
+    fn begin_volley(&mut self, now: Now, index: u32, set: PortSet) {
+        let peer = &mut self.peers[index as usize];
+        let Some(target) = peer.attested.map(|address| address.ip()) else { return };
+        if peer.effort.volley.is_none() && self.sockets.may_volley(now.mono, target) && peer.effort.may_volley(now.mono)
+        {
+            peer.effort.volley = Some((target, Volley::new(now.mono, set, &mut self.rng)));
+            self.sockets.volley_begins(now.mono, target);
+        }
     }
 
     /// Challenges the ports that the peer's NAT will give next. If ours gives a sequence too, only once the peer knows ours: from the new
@@ -182,7 +215,7 @@ impl Node {
         let at = |nth: u16| next.wrapping_add_signed(step.wrapping_mul(nth.cast_signed()));
         let addresses = (0..SEQUENCE_PROBES).map(|nth| SocketAddr::new(attested.ip(), at(nth))).collect();
         match (self.survey.mapping(), &peer.effort.stage) {
-            (NatMapping::Unknown | NatMapping::Independent, _) => {
+            (NatMapping::Unknown | NatMapping::Independent | NatMapping::PortIndependent { .. }, _) => {
                 self.challenge_all(now, index, SocketId::default(), addresses);
             }
             (NatMapping::Sequence { .. }, Stage::Foretold(_)) => {
@@ -207,16 +240,15 @@ impl Node {
     /// Sends the next challenges of a volley, or ends it.
     fn fire_burst(&mut self, now: Now, index: u32) {
         let peer = &mut self.peers[index as usize];
-        let Stage::Volley(volley) = &mut peer.effort.stage else { return };
+        let Some((target, volley)) = &mut peer.effort.volley else { return };
+        let target = *target;
         let ports = volley.burst(now.mono);
-        let is_over = volley.timeout().is_none();
-        let Some(attested) = peer.attested else { return };
-        for port in ports {
-            let hop = Hop::Direct(Route::to(SocketAddr::new(attested.ip(), port)));
-            self.queue(hop, Outgoing::Challenge(index));
+        if volley.timeout().is_none() {
+            peer.effort.volley = None;
         }
-        if is_over {
-            self.peers[index as usize].effort.rest(now.mono);
+        for port in ports {
+            let hop = Hop::Direct(Route::to(SocketAddr::new(target, port)));
+            self.queue(hop, Outgoing::Challenge(index));
         }
         self.touch(index);
     }

@@ -60,7 +60,8 @@ impl Node {
     pub(super) fn probe_paths(&mut self, now: Now, index: u32) {
         let peer = &mut self.peers[index as usize];
         let wants_probes = peer.wants_probes();
-        let due = peer.paths.due_probes(now.mono, wants_probes, &mut self.rng);
+        let attested = peer.attested.map(|address| address.ip());
+        let due = peer.paths.due_probes(now.mono, wants_probes, attested, &mut self.rng);
         let Some(tunnel) = &mut peer.tunnel else { return };
         for (path, data) in due {
             tunnel.transport.queue_frame(path, PathFrame::Challenge { data, pad: false });
@@ -197,7 +198,13 @@ impl Node {
             let has_moved = self.observed.replace(address).is_some();
             self.events.push_back(Event::ObservedAddress(address));
             if has_moved {
-                (0..self.peers.len() as u32).for_each(|peer| self.leave_path_of_old(now, peer));
+                for peer in 0..self.peers.len() as u32 {
+                    self.peers[peer as usize].effort.begin_anew();
+                    self.leave_path_of_old(now, peer);
+                    if self.peers[peer as usize].is_in_use() {
+                        self.renew_attestation(now, peer);
+                    }
+                }
                 self.mapping_lost(now);
             } else {
                 self.network_changed(now);
@@ -237,7 +244,7 @@ impl Node {
             if let Some(tunnel) = &mut peer.tunnel {
                 relays.into_iter().for_each(|relay| tunnel.transport.ping(relay));
             }
-            self.suspect_move(now);
+            self.suspect_move(now, count > 1);
         }
         if count >= PATH_FAILED_PTO_COUNT {
             self.path_failed(now, index, path);
@@ -273,19 +280,23 @@ impl Node {
         let peer = &mut self.peers[index as usize];
         if peer.paths.iter().count() > 1 || !peer.homes.is_empty() {
             peer.paths.fail(now.mono, path, &mut self.rng);
+            self.probe_paths(now, index);
             self.choose_path(now, index);
             self.send_candidates(index);
-            if !self.has_usable_path(now.mono, index) {
+            self.give_challenges_time(now, index);
+            if self.has_usable_path(now.mono, index) {
+                self.renew_attestation(now, index);
+            } else {
                 self.open_circuit(now, index);
             }
         }
     }
 
     /// A path has fallen silent. Perhaps our NAT has given us another address: the home node, which would not take what we have
-    /// relayed from there, is shown it.
-    fn suspect_move(&mut self, now: Now) {
+    /// relayed from there, is shown it. `again`: this is not the first probe timeout in a row; that one may have been too soon after another.
+    fn suspect_move(&mut self, now: Now, again: bool) {
         let Some(home) = self.home else { return };
-        if self.peers[home as usize].suspect_move(now.mono) {
+        if self.peers[home as usize].suspect_move(now.mono, again) {
             self.touch(home);
         }
     }

@@ -47,6 +47,7 @@ use self::sockets::Sockets;
 use self::survey::Survey;
 use crate::config::{Config, Keys, Role};
 use crate::event::{Event, PathKind, StreamHandle};
+use crate::handshake::Acquaintances;
 use crate::id::{IdentityKey, Instance, ServicePort, SessionIndex};
 use crate::identity::Certificate;
 use crate::keepalive::Keepalive;
@@ -110,6 +111,8 @@ pub struct Node {
     load: Load,
     /// Whether both clocks go on alike.
     clocks: ClockWatch,
+    /// What handshakes have computed and the next ones need again.
+    acquaintances: Acquaintances,
     /// When the last first message was made, and its timestamp.
     last_init: (Mono, UnixTime),
     /// When a message of a handshake was made last, to which there is to be an answer.
@@ -169,6 +172,7 @@ impl Node {
             unknowns: RateLimit::new(now.mono),
             load: Load::new(now.mono),
             clocks: ClockWatch::new(now),
+            acquaintances: Acquaintances::default(),
             last_init: (now.mono, UnixTime(0)),
             last_handshake: None,
             freshness: Freshness::new(now.unix),
@@ -183,6 +187,7 @@ impl Node {
     /// old transport keys in the list for as long as their certificates are valid.
     pub fn set_keys(&mut self, keys: Keys) {
         debug_assert_eq!(keys.certificate.identity, self.key(), "another identity is another node");
+        self.acquaintances.retain(&keys.transport);
         self.keys = keys;
     }
 
@@ -271,6 +276,16 @@ impl Node {
                 self.leave_direct_paths(now, index);
                 self.withdraw_candidates(index);
             }
+        }
+    }
+
+    /// Says whether requests to a service do no harm when they are repeated ([`Config::replay_safe`]), from the next first message on. What a
+    /// service has said ends with the service: the driver takes it back.
+    pub fn set_replay_safe(&mut self, service: ServicePort, is_safe: bool) {
+        if is_safe {
+            self.config.replay_safe.insert(service);
+        } else {
+            self.config.replay_safe.remove(&service);
         }
     }
 

@@ -91,9 +91,8 @@ impl Node {
 fn are_hard(ours: NatMapping, theirs: Ports) -> bool {
     match (ours, theirs) {
         (NatMapping::Random { .. }, _) | (NatMapping::Sequence { .. }, Ports::Random { .. }) => true,
-        (NatMapping::Sequence { .. }, Ports::Sequence { .. }) | (NatMapping::Unknown | NatMapping::Independent, _) => {
-            false
-        }
+        (NatMapping::Sequence { .. }, Ports::Sequence { .. })
+        | (NatMapping::Unknown | NatMapping::Independent | NatMapping::PortIndependent { .. }, _) => false,
     }
 }
 
@@ -110,7 +109,7 @@ mod tests {
         let their_sequence = Ports::Sequence { next: 0, step: 1 };
         assert!(are_hard(random, their_random) && are_hard(random, their_sequence) && are_hard(sequence, their_random));
         assert!(!are_hard(sequence, their_sequence));
-        for easy in [NatMapping::Independent, NatMapping::Unknown] {
+        for easy in [NatMapping::Independent, NatMapping::PortIndependent { set }, NatMapping::Unknown] {
             assert!(!are_hard(easy, their_random) && !are_hard(easy, their_sequence));
         }
     }

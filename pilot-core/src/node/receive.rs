@@ -160,7 +160,8 @@ impl Node {
 
     fn handle_init(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
         self.admit_init(now, hop, packet)?;
-        let incoming = match Incoming::open(self.key(), &self.keys.transport, packet, now.unix) {
+        let incoming = match Incoming::open(self.key(), &self.keys.transport, &mut self.acquaintances, packet, now.unix)
+        {
             Ok(incoming) => incoming,
             Err(HandshakeError::UnknownKey { initiator, .. }) => {
                 let answer = handshake::answer_stale_init(initiator, &self.keys.certificate);

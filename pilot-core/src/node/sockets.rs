@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::Node;
 use super::send::Outgoing;
 use crate::event::Event;
-use crate::limits::{SOCKETS_MAX, STUN_QUESTIONS_MAX};
+use crate::limits::{SOCKETS_MAX, STUN_QUESTIONS_MAX, VOLLEYS_COUNTED_FOR, VOLLEYS_PER_ADDRESS_MAX};
 use crate::mapping::Volley;
 use crate::path::Hop;
 use crate::route::{Route, SocketId};
@@ -39,8 +39,8 @@ pub(super) struct Sockets {
     purposes: BTreeMap<SocketId, Purpose>,
     last: u16,
     questions: BTreeMap<TransactionId, Question>,
-    /// Until when the last volley goes on.
-    volley_until: Mono,
+    /// The volleys of the last minute: when each began, and at which address.
+    volleys: Vec<(Mono, IpAddr)>,
 }
 
 impl Node {
@@ -118,9 +118,9 @@ impl Node {
         if (question.server, question.socket) != (from.remote, from.socket) {
             return Err(DropReason::UnexpectedStun);
         }
-        let Question { socket, purpose, .. } = self.sockets.questions.remove(&transaction).expect("found above");
+        let Question { server, socket, purpose } = self.sockets.questions.remove(&transaction).expect("found above");
         match purpose {
-            Purpose::Survey => self.survey_answered(now, socket, mapped),
+            Purpose::Survey => self.survey_answered(now, server, socket, mapped),
             Purpose::Keepalive => self.keepalive_answered(now, socket, mapped),
             Purpose::Effort(index) => self.effort_answered(now, index, mapped),
         }
@@ -129,13 +129,16 @@ impl Node {
 }
 
 impl Sockets {
-    /// Whether no volley goes on: there is one at a time, whomever it is for.
-    pub(super) fn may_volley(&self, now: Mono) -> bool {
-        now >= self.volley_until
+    /// Whether a volley may begin: there is one at a time, whomever it is for, and few in a minute at one address, whoever is said to be there.
+    pub(super) fn may_volley(&mut self, now: Mono, target: IpAddr) -> bool {
+        self.volleys.retain(|(begun, _)| now.since(*begun) < VOLLEYS_COUNTED_FOR);
+        let goes_on = |begun: Mono| now.since(begun) < Volley::duration();
+        let at_target = self.volleys.iter().filter(|(_, ip)| *ip == target).count();
+        at_target < VOLLEYS_PER_ADDRESS_MAX && !self.volleys.iter().any(|(begun, _)| goes_on(*begun))
     }
 
-    pub(super) fn volley_begins(&mut self, now: Mono) {
-        self.volley_until = now + Volley::duration();
+    pub(super) fn volley_begins(&mut self, now: Mono, target: IpAddr) {
+        self.volleys.push((now, target));
     }
 
     /// Names a new socket. There are fewer of them than names.

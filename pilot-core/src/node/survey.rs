@@ -1,8 +1,8 @@
 //! What our own NAT is like: the node asks once it has a home, and again when its home sees it elsewhere (spec/paths.md §7).
 //!
-//! First the main socket asks second servers: those that were named, and the home node's own on the port above its tunnels'. If all that
-//! answer see it where the home node does, that is all. Else eight fresh sockets ask the home
-//! node, one after the other, and their ports tell.
+//! First the main socket asks second servers: those that were named, other addresses of the home node, and its own on the port above its
+//! tunnels'. If all that answer see it where the home node does, and one of them has another address than that, that is all. Else eight
+//! fresh sockets ask the home node, one after the other, and their ports tell.
 
 use std::net::SocketAddr;
 
@@ -28,10 +28,21 @@ pub(super) struct Survey {
 enum Stage {
     #[default]
     Rest,
-    /// The main socket has asked the second servers; whether one has seen it where the home node does.
-    Main { is_seen_alike: bool },
-    /// Fresh sockets ask the home node.
-    Samples { sockets: Vec<SocketId>, ports: Vec<u16> },
+    /// The main socket has asked the second servers.
+    Main(Alike),
+    /// Fresh sockets ask the home node. `of_one_address`: all that have answered the main socket see it alike, at one address.
+    Samples { sockets: Vec<SocketId>, ports: Vec<u16>, of_one_address: bool },
+}
+
+/// Who has seen the main socket where the home node does.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Alike {
+    #[default]
+    Nobody,
+    /// A server at the home node's own address.
+    SameAddress,
+    /// One at another address.
+    OtherAddress,
 }
 
 impl Survey {
@@ -68,49 +79,52 @@ impl Node {
         if self.local_addresses.contains(&observed) {
             return self.end_survey(NatMapping::Independent);
         }
-        self.survey.stage = Stage::Main { is_seen_alike: false };
+        self.survey.stage = Stage::Main(Alike::Nobody);
         self.ask_for_survey(now, 1);
     }
 
     /// Does what is due.
     pub(super) fn survey_timeout(&mut self, now: Now) {
         let Some((tries, _)) = self.survey.asked.filter(|(_, again)| *again <= now.mono) else { return };
-        if matches!(self.survey.stage, Stage::Main { is_seen_alike: true }) {
-            self.end_survey(NatMapping::Independent);
-        } else if tries < STUN_TRIES {
-            self.ask_for_survey(now, tries + 1);
-        } else {
-            self.end_survey(NatMapping::Unknown);
+        match &self.survey.stage {
+            Stage::Main(Alike::OtherAddress) => self.conclude_survey(now, NatMapping::Independent),
+            _ if tries < STUN_TRIES => self.ask_for_survey(now, tries + 1),
+            Stage::Main(Alike::SameAddress) => self.take_samples(true),
+            Stage::Main(Alike::Nobody) | Stage::Samples { .. } | Stage::Rest => {
+                self.conclude_survey(now, NatMapping::Unknown);
+            }
         }
     }
 
     /// A socket asked for is open. The first sample may begin.
     pub(super) fn survey_socket_opened(&mut self, now: Now, socket: SocketId) {
-        let Stage::Samples { sockets, ports } = &self.survey.stage else { return };
+        let Stage::Samples { sockets, ports, .. } = &self.survey.stage else { return };
         if ports.is_empty() && sockets.last() == Some(&socket) {
             self.ask_for_survey(now, 1);
         }
     }
 
     /// A server has told where it sees one of our sockets.
-    pub(super) fn survey_answered(&mut self, now: Now, socket: SocketId, mapped: SocketAddr) {
+    pub(super) fn survey_answered(&mut self, now: Now, server: SocketAddr, socket: SocketId, mapped: SocketAddr) {
+        let is_at_home = self.home_address().is_some_and(|home| home.ip() == server.ip());
         match &mut self.survey.stage {
-            Stage::Main { is_seen_alike } if self.observed == Some(mapped) => {
-                *is_seen_alike = true;
+            Stage::Main(alike) if self.observed == Some(mapped) => {
+                *alike = (*alike).max(if is_at_home { Alike::SameAddress } else { Alike::OtherAddress });
+                let alike = *alike;
                 if !self.has_questions(Purpose::Survey) {
-                    self.end_survey(NatMapping::Independent);
+                    match alike {
+                        Alike::OtherAddress => self.conclude_survey(now, NatMapping::Independent),
+                        Alike::SameAddress | Alike::Nobody => self.take_samples(true),
+                    }
                 }
             }
-            Stage::Main { .. } => {
-                self.forget_questions(Purpose::Survey);
-                self.survey.asked = None;
-                let sockets = self.want_sockets(Purpose::Survey, SAMPLES);
-                self.survey.stage = Stage::Samples { sockets, ports: Vec::new() };
-            }
-            Stage::Samples { sockets, ports } if sockets.get(ports.len()) == Some(&socket) => {
+            Stage::Main(_) => self.take_samples(false),
+            Stage::Samples { sockets, ports, of_one_address } if sockets.get(ports.len()) == Some(&socket) => {
                 ports.push(mapped.port());
+                let of_one_address = *of_one_address;
                 match <[u16; SAMPLES]>::try_from(&ports[..]) {
-                    Ok(ports) => self.end_survey(NatMapping::of_samples(&ports)),
+                    Ok(ports) if of_one_address => self.conclude_survey(now, NatMapping::of_one_address(&ports)),
+                    Ok(ports) => self.conclude_survey(now, NatMapping::of_samples(&ports)),
                     Err(_) => self.ask_for_survey(now, 1),
                 }
             }
@@ -118,12 +132,20 @@ impl Node {
         }
     }
 
+    /// Asks the driver for fresh sockets.
+    fn take_samples(&mut self, of_one_address: bool) {
+        self.forget_questions(Purpose::Survey);
+        self.survey.asked = None;
+        let sockets = self.want_sockets(Purpose::Survey, SAMPLES);
+        self.survey.stage = Stage::Samples { sockets, ports: Vec::new(), of_one_address };
+    }
+
     fn ask_for_survey(&mut self, now: Now, tries: u32) {
         self.forget_questions(Purpose::Survey);
         self.survey.asked = Some((tries, now.mono + STUN_RETRY));
         match &self.survey.stage {
             Stage::Rest => self.survey.asked = None,
-            Stage::Main { .. } => {
+            Stage::Main(_) => {
                 // Where the home node is reached, it sees us as it has told.
                 let home = self.home_address();
                 let is_second = |server: &SocketAddr| {
@@ -131,18 +153,42 @@ impl Node {
                     is_of_family && Some(*server) != home
                 };
                 let above = home.and_then(|home| Some(SocketAddr::new(home.ip(), home.port().checked_add(1)?)));
-                let servers: Vec<_> = self.survey.servers.iter().copied().chain(above).filter(is_second).collect();
+                let named = self.survey.servers.iter().copied();
+                let servers: Vec<_> =
+                    named.chain(self.homes_other_addresses()).chain(above).filter(is_second).collect();
                 for &server in &servers {
                     self.ask_stun(server, SocketId::default(), Purpose::Survey);
                 }
                 if servers.is_empty() {
-                    self.end_survey(NatMapping::Unknown);
+                    self.conclude_survey(now, NatMapping::Unknown);
                 }
             }
-            Stage::Samples { sockets, ports } => {
+            Stage::Samples { sockets, ports, .. } => {
                 if let (Some(&socket), Some(server)) = (sockets.get(ports.len()), self.home_address()) {
                     self.ask_stun(server, socket, Purpose::Survey);
                 }
+            }
+        }
+    }
+
+    /// Addresses of the home node besides the one where it is reached: the name in its ticket may have several.
+    fn homes_other_addresses(&self) -> Vec<SocketAddr> {
+        let Some(home) = self.home else { return Vec::new() };
+        let known = &self.peers[home as usize].addresses;
+        let here = self.home_address().map(|address| address.ip());
+        known.iter().copied().filter(|address| Some(address.ip()) != here).take(STUN_SERVERS_MAX).collect()
+    }
+
+    /// What is known now may be what an effort has waited for, and what peers have to be told.
+    fn conclude_survey(&mut self, now: Now, mapping: NatMapping) {
+        self.end_survey(mapping);
+        for index in 0..self.peers.len() as u32 {
+            let peer = &self.peers[index as usize];
+            let is_by_relay = peer.paths.active().is_some_and(|path| !path.hop.is_direct());
+            if is_by_relay && peer.has_sent_candidates {
+                self.announce_ports(index);
+                self.give_challenges_time(now, index);
+                self.touch(index);
             }
         }
     }

@@ -1,9 +1,8 @@
 //! One session: the keys of both directions, and sealing and opening with them (spec/wire.md §3).
 //!
 //! A session is made by a handshake and lasts until the tunnel is re-keyed by another. Within it, the key of a direction is replaced
-//! after 2^23 packets without a round trip: a bit in the header tells which of two keys seals a packet. The receiver keeps the next
-//! key ready and moves on only when a packet opens under it; the previous key opens late packets until
-//! [`Session::discard_previous_keys`].
+//! after 2^23 packets without a round trip: a bit in the header tells which of two keys seals a packet. The receiver moves on to the
+//! next key only when a packet opens under it; the previous key opens late packets until [`Session::discard_previous_keys`].
 //!
 //! Packet numbers belong to the tunnel, which outlives its sessions, so the caller passes them in, never twice the same, and keeps
 //! the [`replay::ReplayWindow`], which changes only when a packet has opened.
@@ -174,8 +173,8 @@ impl SendKeys {
 struct ReceiveKeys {
     previous: Option<Key>,
     current: Key,
-    /// Made ahead, so that opening under it takes no longer than under the others.
-    next: Key,
+    /// Made when it is first asked for: few sessions last so long, and the bit that asks is no secret.
+    next: Option<Key>,
     generation: u64,
     /// Least number of a packet that opened under the current key: lower ones in the other phase are late, not new.
     first: PacketNumber,
@@ -183,7 +182,7 @@ struct ReceiveKeys {
 
 impl ReceiveKeys {
     fn new(current: Key) -> Self {
-        Self { previous: None, next: current.next(), current, generation: 0, first: PacketNumber(u64::MAX) }
+        Self { previous: None, current, next: None, generation: 0, first: PacketNumber(u64::MAX) }
     }
 
     fn open<'a>(&mut self, header: &DataHeader, packet: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
@@ -198,15 +197,17 @@ impl ReceiveKeys {
         {
             return previous.open(number, packet);
         }
-        let frames = self.next.open(number, packet)?;
-        self.advance(number);
-        Ok(frames)
+        let next = self.next.take().unwrap_or_else(|| self.current.next());
+        let opened = next.open(number, packet);
+        match opened {
+            Ok(_) => self.advance(next, number),
+            Err(_) => self.next = Some(next),
+        }
+        opened
     }
 
-    fn advance(&mut self, first: PacketNumber) {
-        let after = self.next.next();
-        let current = std::mem::replace(&mut self.next, after);
-        self.previous = Some(std::mem::replace(&mut self.current, current));
+    fn advance(&mut self, next: Key, first: PacketNumber) {
+        self.previous = Some(std::mem::replace(&mut self.current, next));
         self.generation += 1;
         self.first = first;
     }

@@ -59,9 +59,9 @@ impl EarlyData {
         Some(Self { payload, safe })
     }
 
-    /// Whether any of it may be delivered at once.
-    pub(crate) fn has_safe_streams(&self) -> bool {
-        !self.safe.is_empty()
+    /// How many of its streams may be delivered at once.
+    pub(crate) fn safe_streams(&self) -> usize {
+        self.safe.len()
     }
 
     /// The payload of packet number 0.

@@ -165,6 +165,8 @@ impl Transport {
             let max_packet = params.max_packet.max(PACKET_LEN_MIN);
             let probe_mtu_to = params.probe_mtu_to.map(|len| len.min(self.packet_len_max));
             let params = PathParams { max_packet, probe_mtu_to, ..params };
+            // Room for what there is: most tunnels have one path, and a path half a kilobyte.
+            self.paths.reserve_exact(1);
             self.paths.push(Path::new(path, params, self.congestion));
         }
     }
@@ -325,7 +327,12 @@ impl Transport {
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<TransportEvent> {
-        self.streams.events.pop_front()
+        let event = self.streams.events.pop_front();
+        if event.is_none() {
+            // A tunnel at rest keeps no room for them.
+            self.streams.events = VecDeque::new();
+        }
+        event
     }
 
     /// Queues a frame about paths. Challenges and responses go once, on `path`; the others are reliable and go on any.

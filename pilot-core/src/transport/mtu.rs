@@ -1,4 +1,5 @@
-//! Search for the largest packet of a path (RFC 8899), by probes that are not counted as congestion when lost.
+//! Search for the largest packet of a path (RFC 8899), by probes that are not counted as congestion when lost: first sizes that are common,
+//! upward, and from the first that does not fit by halving what is between it and the last that does.
 
 use crate::id::PacketNumber;
 
@@ -6,8 +7,13 @@ use crate::id::PacketNumber;
 /// a time: each step of the search costs a probe, each byte saved a part of every packet.
 const SIZES: [usize; 5] = [1_452, 8_952, 16_336, 32_000, 65_000];
 
-/// Probes of one size that may be lost before the search ends (RFC 8899 §5.1.2, MAX_PROBES).
+/// Probes of one size that may be lost before it counts as too large (RFC 8899 §5.1.2, MAX_PROBES).
 const PROBES_MAX: u32 = 3;
+
+/// The search ends when no more than this is left to find: a part of what fits, or so many bytes where that is less. A further step would
+/// save fewer packets than it costs on most streams.
+const GAP_PART: usize = 32;
+const GAP_MIN: usize = 32;
 
 /// Probe timeouts in a row after which a raised size is suspected of a black hole (RFC 8899 §4.3).
 pub(super) const BLACK_HOLE_PTO_COUNT: u32 = 3;
@@ -18,13 +24,25 @@ pub(super) struct MtuDiscovery {
     base: usize,
     current: usize,
     max: usize,
+    /// The smallest size that was found not to fit.
+    too_large: Option<usize>,
+    /// What fitted before the path was left: tried first.
+    fitted: Option<usize>,
     in_flight: Option<PacketNumber>,
     lost_probes: u32,
 }
 
 impl MtuDiscovery {
     pub(super) fn new(base: usize, max: Option<usize>) -> Self {
-        Self { base, current: base, max: max.unwrap_or(base), in_flight: None, lost_probes: 0 }
+        Self {
+            base,
+            current: base,
+            max: max.unwrap_or(base),
+            too_large: None,
+            fitted: None,
+            in_flight: None,
+            lost_probes: 0,
+        }
     }
 
     /// Largest packet that is believed to get through.
@@ -43,7 +61,13 @@ impl MtuDiscovery {
     }
 
     fn next_size(&self) -> Option<usize> {
-        SIZES.into_iter().find(|size| *size > self.current && *size <= self.max)
+        let is_open =
+            |size: &usize| *size > self.current && *size <= self.max && self.too_large.is_none_or(|bad| *size < bad);
+        let halved = || {
+            let gap = self.too_large?.checked_sub(self.current)?;
+            (gap > GAP_MIN.max(self.current / GAP_PART)).then_some(self.current + gap / 2)
+        };
+        self.fitted.filter(is_open).or_else(|| SIZES.into_iter().find(is_open)).or_else(halved)
     }
 
     pub(super) fn on_probe_sent(&mut self, pn: PacketNumber) {
@@ -65,13 +89,16 @@ impl MtuDiscovery {
         self.in_flight = None;
         self.lost_probes += 1;
         if self.lost_probes == PROBES_MAX {
-            self.max = self.current;
+            (self.too_large, self.lost_probes) = (self.next_size(), 0);
         }
     }
 
-    /// Gives up a raised size and searches anew, up to what was known to fit. Says whether the size was raised.
+    /// Gives up a raised size and searches anew, first for what was known to fit. Says whether the size was raised.
     pub(super) fn on_path_left(&mut self) -> bool {
         let was_raised = self.current > self.base;
+        if was_raised {
+            self.fitted = Some(self.current);
+        }
         (self.current, self.in_flight, self.lost_probes) = (self.base, None, 0);
         was_raised
     }
@@ -79,7 +106,7 @@ impl MtuDiscovery {
     /// Gives up a raised size and ends the search. Says whether the size was raised.
     pub(super) fn on_black_hole(&mut self) -> bool {
         let was_raised = self.current > self.base;
-        (self.current, self.max) = (self.base, self.base);
+        (self.current, self.max, self.too_large) = (self.base, self.base, None);
         was_raised
     }
 }
@@ -111,15 +138,51 @@ mod tests {
         assert!(!mtu.on_path_left(), "it is at its base already");
     }
 
+    /// Searches a path that carries packets up to `fits`; returns how many probes it took.
+    fn search(mtu: &mut MtuDiscovery, fits: usize) -> u64 {
+        let mut sent = 0;
+        while let Some(size) = mtu.next_probe() {
+            mtu.on_probe_sent(PacketNumber(sent));
+            if size <= fits {
+                mtu.on_probe_acked(PacketNumber(sent), size);
+            } else {
+                mtu.on_probe_lost(PacketNumber(sent));
+            }
+            sent += 1;
+        }
+        sent
+    }
+
     #[test]
-    fn three_lost_probes_end_the_search() {
-        let mut mtu = MtuDiscovery::new(1_152, Some(65_000));
+    fn what_is_between_two_sizes_is_found_by_halving() {
+        for fits in [1_200, 1_252, 1_372, 1_400, 1_451, 1_500, 3_972, 4_472, 8_951, 9_000, 12_000, 40_000, 65_000] {
+            let mut mtu = MtuDiscovery::new(1_200, Some(65_000));
+            let probes = search(&mut mtu, fits);
+            assert!((fits - fits / 25..=fits).contains(&mtu.current()), "{} of {fits}", mtu.current());
+            assert!(probes <= 30, "{probes} probes for {fits}");
+        }
+    }
+
+    #[test]
+    fn a_size_is_too_large_when_three_probes_are_lost() {
+        let mut mtu = MtuDiscovery::new(1_200, Some(65_000));
         for pn in 0..3 {
             assert_eq!(mtu.next_probe(), Some(1_452));
             mtu.on_probe_sent(PacketNumber(pn));
             mtu.on_probe_lost(PacketNumber(pn));
         }
-        assert_eq!((mtu.next_probe(), mtu.current()), (None, 1_152));
+        assert_eq!((mtu.next_probe(), mtu.current()), (Some(1_326), 1_200));
+    }
+
+    #[test]
+    fn what_fitted_on_a_path_that_was_left_is_tried_first() {
+        let mut mtu = MtuDiscovery::new(1_200, Some(65_000));
+        search(&mut mtu, 3_972);
+        let found = mtu.current();
+        assert!(mtu.on_path_left());
+        assert_eq!(mtu.next_probe(), Some(found));
+        search(&mut mtu, 1_372);
+        assert!((1_330..=1_372).contains(&mtu.current()), "{}", mtu.current());
     }
 
     #[test]

@@ -7,6 +7,13 @@ use crate::time::Mono;
 /// Timers of drivers are no finer than this; so much of the rate may go at once.
 const BATCH_PERIOD: Duration = Duration::from_millis(1);
 
+/// Time that is made up for when data was due and the driver came late, as on a busy machine: else the rate would sink below what the
+/// path delivers by all the time that others had the processor.
+const LATE_PERIOD: Duration = Duration::from_millis(5);
+
+/// Bytes that leave at once at most for such a reason: four calls.
+const LATE_LEN_MAX: u64 = 4 * BURST_LEN_MAX;
+
 /// Largest batch: what one segmentation-offload call takes.
 pub(super) const BURST_LEN_MAX: u64 = 64 * 1024;
 
@@ -26,12 +33,14 @@ pub(super) struct Pacer {
     mtu: u64,
     /// Empty, and not yet filled again to a batch.
     is_waiting: bool,
+    /// There is data, and nothing but the pacer holds it back.
+    is_due: bool,
 }
 
 impl Pacer {
     pub(super) fn new(mtu: u64) -> Self {
         let tokens = signed(BURST_PACKETS * mtu);
-        Self { tokens, filled_at: Mono(0), rate: u64::MAX, mtu, is_waiting: false }
+        Self { tokens, filled_at: Mono(0), rate: u64::MAX, mtu, is_waiting: false, is_due: false }
     }
 
     /// Fills the bucket for the time passed, at the rate of now.
@@ -45,6 +54,11 @@ impl Pacer {
         if self.tokens >= self.batch() {
             self.is_waiting = false;
         }
+    }
+
+    /// Notes whether there is data that nothing else holds back.
+    pub(super) fn note_backlog(&mut self, has_backlog: bool) {
+        self.is_due = has_backlog && self.is_waiting;
     }
 
     /// Takes a packet out of the bucket.
@@ -75,9 +89,11 @@ impl Pacer {
         signed(BATCH_PACKETS * self.mtu)
     }
 
-    /// An idle path may begin with a burst.
+    /// An idle path may begin with a burst, and what is late may follow at once.
     fn capacity(&self) -> i64 {
-        signed(bytes_at(self.rate, BATCH_PERIOD).max(BURST_PACKETS * self.mtu))
+        let idle = bytes_at(self.rate, BATCH_PERIOD).max(BURST_PACKETS * self.mtu);
+        let late = if self.is_due { bytes_at(self.rate, LATE_PERIOD).min(LATE_LEN_MAX) } else { 0 };
+        signed(idle.max(late))
     }
 }
 
@@ -123,6 +139,22 @@ mod tests {
             }
         }
         assert!((RATE..=RATE + 15 * MTU).contains(&sent), "{sent} bytes in a second");
+    }
+
+    #[test]
+    fn what_is_late_is_made_up_for_and_idle_time_is_not() {
+        for (has_backlog, late, sent_at_once) in
+            [(true, 4, 4), (true, 50, 5), (false, 4, BURST_PACKETS / 10), (false, 50, BURST_PACKETS / 10)]
+        {
+            let (rate, mut now) = (10 * RATE, Mono(1_000_000_000));
+            let mut pacer = Pacer::new(MTU);
+            pacer.refill(now, rate, MTU);
+            pacer.on_packet_sent(u64::try_from(pacer.tokens).unwrap());
+            pacer.note_backlog(has_backlog);
+            now = now + Duration::from_millis(late);
+            pacer.refill(now, rate, MTU);
+            assert_eq!(pacer.burst_len(), sent_at_once * 10 * MTU, "{late} ms late, data waits: {has_backlog}");
+        }
     }
 
     #[test]

@@ -29,8 +29,10 @@ impl Transport {
             return None;
         }
         self.streams.settle_queues();
+        let has_data = self.has_data();
         if let Some(path) = self.active_mut() {
             path.refill_pacer(now);
+            path.note_backlog(has_data);
         }
         if self.closing.is_some() {
             return self.active.or_else(|| self.first_proved());

@@ -106,6 +106,11 @@ impl Path {
         self.bytes_in_flight.saturating_sub(self.mtu.len_in_flight()) < self.controller.window()
     }
 
+    /// Lets the pacer know whether there is data, and room for it.
+    pub(super) fn note_backlog(&mut self, has_data: bool) {
+        self.pacer.note_backlog(has_data && self.has_window());
+    }
+
     /// Fills the pacer's bucket.
     pub(super) fn refill_pacer(&mut self, now: Mono) {
         let rate = self.controller.pacing_rate(&self.rtt);

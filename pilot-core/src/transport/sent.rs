@@ -14,10 +14,8 @@ use crate::time::Mono;
 /// Largest span of packet numbers in flight: the peer's replay window refuses what is older (spec/wire.md §3).
 const SPAN_MAX: usize = 1 << 16;
 
-/// Slots at first, and of a tunnel at rest: enough for a request and its reply.
-const SPAN_INITIAL: usize = 8;
-/// Frames in the slots of a tunnel at rest.
-const FRAMES_INITIAL: usize = 16;
+/// Slots of a tunnel that has something in flight: enough for a request and its reply. One at rest has none.
+const SPAN_MIN: usize = 8;
 
 /// No packet, in the links between packets.
 const NONE: u64 = u64::MAX;
@@ -127,7 +125,7 @@ impl SentPacket {
 
 impl SentPackets {
     pub(super) fn new() -> Self {
-        Self { slots: vec![SentPacket::EMPTY; SPAN_INITIAL], base: 0, end: 0, frames: VecDeque::new(), frames_base: 0 }
+        Self { slots: Vec::new(), base: 0, end: 0, frames: VecDeque::new(), frames_base: 0 }
     }
 
     /// The packet that has to leave before `pn` can be tracked: it is older than the peer's replay window.
@@ -235,10 +233,8 @@ impl SentPackets {
         let gone = usize::try_from(keep - self.frames_base).unwrap_or(usize::MAX);
         self.frames.drain(..gone.min(self.frames.len()));
         self.frames_base = keep;
-        if self.base == self.end && self.slots.len() > SPAN_INITIAL {
-            // What a burst needed is not what a tunnel at rest keeps.
-            self.slots = vec![SentPacket::EMPTY; SPAN_INITIAL];
-            self.frames.shrink_to(FRAMES_INITIAL);
+        if self.base == self.end {
+            (self.slots, self.frames) = (Vec::new(), VecDeque::new());
         }
     }
 
@@ -252,7 +248,7 @@ impl SentPackets {
         if span <= self.slots.len() {
             return;
         }
-        let mut slots = vec![SentPacket::EMPTY; span.next_power_of_two()];
+        let mut slots = vec![SentPacket::EMPTY; span.next_power_of_two().max(SPAN_MIN)];
         let mask = slots.len() as u64 - 1;
         for old in self.base..self.end {
             slots[index(old, mask)] = *self.slot(old);

@@ -4,7 +4,7 @@
 use super::hostile::{VICTIM, is_connected};
 use super::*;
 use crate::crypto;
-use crate::handshake::{Established, Incoming, Initiator, Local, NO_PSK, Parameters};
+use crate::handshake::{Acquaintances, Established, Incoming, Initiator, Local, NO_PSK, Parameters};
 use crate::id::{CircuitId, PacketNumber, SessionIndex, TunnelId};
 use crate::rng::Rng;
 use crate::session::Session;
@@ -61,7 +61,9 @@ impl Pair {
         let local = Local { certificate, ..local(&own) };
         let (responder, parameters) = (keys(1, START).certificate, Parameters::default());
         let mut rng = Rng::new([index.0 as u8; 32]);
-        Initiator::start(&local, &responder, index, tunnel, &parameters, &[], START.unix, &mut rng).expect("good keys")
+        let mut met = Acquaintances::default();
+        Initiator::start(&local, &mut met, &responder, index, tunnel, &parameters, &[], START.unix, &mut rng)
+            .expect("good keys")
     }
 
     /// Lets the third agent complete a handshake with host 1 in its own name, for a tunnel of this id.
@@ -110,10 +112,21 @@ fn local(keys: &Keys) -> Local<'_> {
 fn accept_by_mallory(index: SessionIndex) -> Vec<u8> {
     let (caller, own, parameters) = (keys(0, START), keys(MALLORY, START), Parameters::default());
     let (tunnel, mut rng) = (TunnelId([9; 16]), Rng::new([8; 32]));
-    let (_, init) =
-        Initiator::start(&local(&caller), &own.certificate, index, tunnel, &parameters, &[], START.unix, &mut rng)
-            .expect("good keys");
-    let incoming = Incoming::open(own.identity.key(), &own.transport, &init, START.unix).expect("for the third agent");
+    let (local_caller, mut met) = (local(&caller), Acquaintances::default());
+    let (_, init) = Initiator::start(
+        &local_caller,
+        &mut met,
+        &own.certificate,
+        index,
+        tunnel,
+        &parameters,
+        &[],
+        START.unix,
+        &mut rng,
+    )
+    .expect("good keys");
+    let incoming = Incoming::open(own.identity.key(), &own.transport, &mut Acquaintances::default(), &init, START.unix);
+    let incoming = incoming.expect("for the third agent");
     incoming.respond(&local(&own), SessionIndex(7), &NO_PSK, &parameters, &mut rng).1
 }
 

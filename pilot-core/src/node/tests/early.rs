@@ -131,6 +131,36 @@ fn a_request_for_any_other_service_waits_for_proof_that_it_is_no_replay() {
     assert_eq!(pair.asked(1), 1);
 }
 
+/// As `pilotctl query` asks, and `pilotctl answer --replay-safe` answers.
+#[test]
+fn a_service_that_allows_it_while_it_runs_is_asked_in_one_round_trip_and_any_other_in_two() {
+    for (said, round_trips) in [(&[][..], 2), (&[true], 1), (&[true, false], 2)] {
+        let mut pair = Pair::for_early_data(&[]);
+        said.iter().for_each(|is_safe| pair.hosts[1].node.set_replay_safe(ServicePort::ECHO, *is_safe));
+        let (before, stream) = (pair.now.mono, pair.ask(0, 1));
+        pair.answer(1);
+        pair.step_to(|pair| pair.is_answered(0, stream));
+        assert_eq!(pair.now.mono.since(before), ONE_WAY * 2 * round_trips, "{said:?}");
+        pair.run_for(Duration::from_secs(2));
+        assert_eq!(pair.asked(1), 1);
+    }
+}
+
+/// The worst case: the responder has lost its memory, and the clock of who asked was ahead.
+#[test]
+fn a_replay_reaches_no_service_that_has_not_allowed_it_or_that_has_gone() {
+    for (said, asked) in [(&[][..], 0), (&[true, false], 0), (&[true], 1)] {
+        let mut pair = Pair::for_early_data(&[]);
+        let recorded = pair.recorded_ahead();
+        (pair.wire, pair.cut) = (Vec::new(), true);
+        pair.restart(1);
+        said.iter().for_each(|is_safe| pair.hosts[1].node.set_replay_safe(ServicePort::ECHO, *is_safe));
+        pair.deliver(1, VICTIM, &recorded);
+        pair.run_for(UNCONFIRMED_SESSION_LIFETIME);
+        assert_eq!(pair.asked(1), asked, "{said:?}");
+    }
+}
+
 #[test]
 fn a_stream_whose_opener_does_not_allow_it_is_not_in_the_first_message() {
     let mut pair = Pair::for_early_data(&[ServicePort::ECHO]);
@@ -402,7 +432,9 @@ fn a_request_that_is_taken_back_before_the_session_is_used_ends_on_both_sides() 
 fn early_data_goes_by_a_relay_too() {
     for services in [&[ServicePort::ECHO][..], &[]] {
         let mut pair = Pair::at_homes([2, 2]);
-        pair.hosts[1].node.config.replay_safe = services.to_vec();
+        for service in services {
+            pair.hosts[1].node.set_replay_safe(*service, true);
+        }
         pair.run_for(Duration::from_secs(1));
         for which in [0, 1] {
             pair.introduce_by(which, 1 - which, &[2]);

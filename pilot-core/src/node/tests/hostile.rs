@@ -1,14 +1,19 @@
 //! What a peer, or somebody on the path, tries.
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::id::PacketNumber;
-use crate::limits::{CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, REKEY_AFTER_TIME, SLOTS_LOOKED_AT};
-use crate::transport::{Candidate, CandidateKind, PathFrame};
+use crate::limits::{
+    CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, PROBE_COUNTED_FOR, PROBED_ADDRESSES_MAX, PROBES_PER_ADDRESS_MAX,
+    REKEY_AFTER_TIME, SLOTS_LOOKED_AT, VOLLEY_PROBES, VOLLEYS_PER_ADDRESS_MAX,
+};
+use crate::path::Paths;
+use crate::transport::{Candidate, CandidateKind, PathFrame, PortSet, Ports};
 use crate::wire::{self, PacketKind, frame};
 
 /// Nobody's address: whoever answers there has been lied to.
-pub(super) const VICTIM: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 9);
+pub(super) const VICTIM: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 9)), 9);
 
 /// Longest packet to an address that nobody has proved.
 const PROBE_LEN_MAX: usize = 64;
@@ -267,6 +272,61 @@ fn candidates_make_nobody_send_more_than_was_spent_on_them() {
     assert!(pair.astray_bytes() <= allowed, "{} of {allowed}", pair.astray_bytes());
 }
 
+/// Many ports of one address are many places to probe, eight times each, and the address is still one. The peer has credit in plenty.
+#[test]
+fn an_address_that_a_peer_has_named_has_sixteen_unanswered_probes_at_most() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    let mut sent = Vec::new();
+    for generation in 1..=400 {
+        pair.name_victim(0, 1, generation);
+        pair.run_for(Duration::from_millis(200));
+        sent.resize(pair.astray.len(), pair.now.mono);
+    }
+    assert!(sent.len() > PROBES_PER_ADDRESS_MAX, "it is probed again after a while");
+    for probes in sent.windows(PROBES_PER_ADDRESS_MAX + 1) {
+        assert!(probes[PROBES_PER_ADDRESS_MAX].since(probes[0]) >= PROBE_COUNTED_FOR - Duration::from_millis(200));
+    }
+}
+
+/// What probes are counted by is itself bounded: who names ever other addresses makes nobody forget how often one was probed.
+#[test]
+fn probes_at_many_addresses_are_counted_in_bounded_space() {
+    let (mut paths, ip) = (Paths::default(), |n: u16| IpAddr::from([203, 0, (n >> 8) as u8, n as u8]));
+    paths.earn_probes(1 << 20);
+    let now = Mono(1_000_000_000);
+    let probed = (0..1_000).filter(|&n| paths.spend_probe(now, ip(n), None)).count();
+    assert_eq!(probed, PROBED_ADDRESSES_MAX);
+    paths.earn_probes(1 << 20);
+    let again = (0..100).filter(|_| paths.spend_probe(now, ip(0), None)).count();
+    assert_eq!(again, PROBES_PER_ADDRESS_MAX - 1);
+    paths.earn_probes(1 << 20);
+    assert!(paths.spend_probe(now + PROBE_COUNTED_FOR, ip(0), None));
+}
+
+/// A home node attests a victim's address for whomever it likes, and forwards what a peer tells of its ports. Volleys go there, as they would to
+/// a peer; how many, the victim's address decides and no peer.
+#[test]
+fn a_lying_home_node_aims_few_volleys_at_a_victim() {
+    let mut pair = Pair::by_relay();
+    pair.cut_ways.extend([(0, 1), (1, 0)]);
+    pair.exchange(0, 1, Duration::from_secs(1));
+    let slot = pair.slot(1, 0);
+    let ports = Ports::Random { set: PortSet::default(), sockets: 256 };
+    for _ in 0..60 {
+        let now = pair.at(1);
+        let peer = &mut pair.hosts[1].node.peers[slot as usize];
+        peer.attested = Some(VICTIM);
+        // As after each change of network that the peer claims.
+        peer.effort.begin_anew();
+        pair.hosts[1].node.ports_received(now, slot, ports);
+        pair.run_for(Duration::from_secs(1));
+    }
+    let sent = pair.astray.iter().filter(|(to, _)| to.ip() == VICTIM.ip()).count();
+    assert!(sent >= VOLLEY_PROBES as usize, "a volley: {sent}");
+    assert!(sent <= VOLLEYS_PER_ADDRESS_MAX * VOLLEY_PROBES as usize, "{sent}");
+}
+
 /// What a probe or a list of candidates looks like to those who have no keys, from an address each time another: sealed by nobody, for a
 /// session that is there and for one that is not; and a STUN answer to no question.
 #[test]
@@ -346,6 +406,7 @@ fn a_relay_only_agent_answers_nobody_directly() {
         let (index, tunnel) = (SessionIndex(u32::from_be_bytes(rng.array())), crate::id::TunnelId([1; 16]));
         crate::handshake::Initiator::start(
             &local,
+            &mut Default::default(),
             certificate,
             index,
             tunnel,
