@@ -7,9 +7,9 @@ use pilot_daemon::api::client::Client;
 use pilot_daemon::api::network::{Diagnosis, DoctorRequest, NetCheck};
 use pilot_daemon::api::types::{
     AcceptRequest, ApiError, ChangeRules, CreateOrg, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
-    HandOverRequest, HandedOver, InviteRequest, Invited, JoinRequest, Joined, OpenRequest, OrgCreated, OrgList,
-    OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, RotateRequest, Rotated,
-    Rule, RuleList, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply, UninviteRequest,
+    HandOverRequest, HandedOver, InviteRequest, Invited, JoinRequest, Joined, LeaveRequest, OpenRequest, OrgCreated,
+    OrgList, OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, RotateRequest,
+    Rotated, Rule, RuleList, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply, UninviteRequest,
     Uninvited, Why, WhyRequest,
 };
 use serde::Serialize;
@@ -53,6 +53,10 @@ pub(crate) struct OpenOptions<'a> {
     /// Told to the handler.
     pub(crate) deadline: Option<Duration>,
     pub(crate) content_type: Option<&'static str>,
+    /// The request may be repeated without harm, and may so travel in the first message to the agent.
+    pub(crate) replay_safe: bool,
+    /// All that there is to say, if that is not too much for one call; empty: it is said on the stream.
+    pub(crate) request: &'a [u8],
 }
 
 /// A stream that was opened: its bytes, and who is at the other end.
@@ -71,6 +75,8 @@ pub(crate) struct AcceptOptions {
     pub(crate) public: bool,
     /// What it does, for those who search.
     pub(crate) offer: Option<String>,
+    /// Whether to be asked twice does no harm.
+    pub(crate) replay_safe: bool,
 }
 
 /// A stream that somebody opened to us: its bytes, and who that is.
@@ -169,7 +175,7 @@ impl Daemon {
         self.post("/v1/orgs/rotate", request, JOIN_TIMEOUT).await
     }
 
-    pub(crate) async fn leave_org(&self, request: &OrgRequest) -> Result<()> {
+    pub(crate) async fn leave_org(&self, request: &LeaveRequest) -> Result<()> {
         self.post::<Done>("/v1/orgs/leave", request, CALL_TIMEOUT).await.map(drop)
     }
 
@@ -206,6 +212,8 @@ impl Daemon {
             deadline_ms: options.deadline.map(duration::millis),
             content_type: options.content_type.map(str::to_owned),
             urgency: None,
+            replay_safe: options.replay_safe,
+            request: options.request.to_vec(),
         };
         let (opened, io) = within(options.timeout, self.client.open_stream(&request)).await?;
         Ok(Outgoing { stream: opened.stream, io, address: opened.address, name: opened.peer_name })
@@ -213,8 +221,8 @@ impl Daemon {
 
     /// Waits for the next stream to a service, for as long as it takes.
     pub(crate) async fn accept(&self, options: &AcceptOptions) -> Result<Incoming> {
-        let AcceptOptions { service, public, offer } = options.clone();
-        let (accepted, io) = self.client.accept(&AcceptRequest { service, public, offer }).await?;
+        let AcceptOptions { service, public, offer, replay_safe } = options.clone();
+        let (accepted, io) = self.client.accept(&AcceptRequest { service, public, offer, replay_safe }).await?;
         Ok(Incoming {
             stream: accepted.stream,
             io,
@@ -340,7 +348,7 @@ impl Daemon {
 
 impl<'a> OpenOptions<'a> {
     pub(crate) fn new(target: &'a str, service: &'a str, timeout: Duration) -> Self {
-        Self { target, service, timeout, deadline: None, content_type: None }
+        Self { target, service, timeout, deadline: None, content_type: None, replay_safe: false, request: b"" }
     }
 }
 

@@ -86,6 +86,29 @@ fn query_prints_the_answer_as_it_was_given() {
     assert_eq!((&reply["reply"], &reply["name"]), (&json!("you asked: x"), &json!("beta")));
 }
 
+/// What the counters of an agent say of first messages: how many had early data, and how many requests of it were handed out at once.
+fn early(home: &Home, agent: &str) -> [u64; 2] {
+    let counters = home.json(&["daemon", "status", "--as", agent])["counters"].clone();
+    ["early_data", "early_streams"].map(|name| counters[name].as_u64().unwrap_or_else(|| panic!("{counters}")))
+}
+
+#[test]
+fn a_first_query_is_answered_before_the_tunnel_is_proved_where_the_handler_says_that_it_may_be() {
+    for (answer_option, query_option, counted) in [
+        (Some("--replay-safe"), None, [1, 1]),
+        (None, None, [1, 0]),
+        (Some("--replay-safe"), Some("--forward-secret"), [0, 0]),
+    ] {
+        let home = pair();
+        let answer: Vec<_> = ["answer", "--as", "beta"].into_iter().chain(answer_option).chain(["--", "cat"]).collect();
+        let _handler = home.spawn(&answer, "answering 'query' as beta");
+        let query: Vec<_> =
+            ["query", "beta", "what is it worth", "--as", "alpha"].into_iter().chain(query_option).collect();
+        assert_eq!(home.ok(&query), "what is it worth");
+        assert_eq!(early(&home, "beta"), counted, "{answer_option:?} {query_option:?}");
+    }
+}
+
 #[test]
 fn provenance_is_in_the_environment_of_the_handler() {
     let home = pair();

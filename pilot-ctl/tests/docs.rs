@@ -25,10 +25,33 @@ const MACHINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/docs/machine")
 /// What a command may take on a loaded machine before the test is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What the blocks of a page may be: run, or used by a test of its own.
-const BLOCKS: [&str; 2] = ["console", "json"];
+const BLOCKS: [&str; 3] = ["console", "sh", "json"];
+/// The commands of such blocks that are not run here, and who runs them.
+const ELSEWHERE: [(&str, &str); 3] = [
+    ("cargo test --workspace", "this is one of the tests"),
+    ("cargo install --path pilot-ctl", "it builds once more what is built here"),
+    ("sudo dpkg -i", "packaging/check installs the package that packaging/build has made"),
+];
+/// What is there before README.md begins: agents that its first lines talk with.
+const BEFORE_README: &str = "```console
+there$ pilotctl backbone start --listen 0.0.0.0:3478 --detach
+...
+there$ pilotctl daemon start --hostname agent-alpha --groups research
+...
+there$ pilotctl answer --as agent-alpha --allow public -- my-agent &
+...
+there$ pilotctl daemon start --hostname my-mcp-server
+...
+there$ pilotctl mcp serve --as my-mcp-server --allow public --detach -- npx
+...
+$ export PILOT_BACKBONE=TICKET
+```
+";
 
 /// What varies in outputs, and what stands for it in the words of trycmd.
-const VARYING: [(&str, &str); 15] = [
+const VARYING: [(&str, &str); 16] = [
+    // The number of an invite.
+    (r"\b[0-9a-f]{16}\b", "[..]"),
     // The first letters of a key are no more real than the rest.
     (r"([a-z2-7]{8})?…", "[..]"),
     (r"0:[0-9A-F]{4}\.[0-9A-F]{4}\.[0-9A-F]{4}", "0:[..].[..].[..]"),
@@ -52,7 +75,10 @@ const VARYING: [(&str, &str); 15] = [
 ];
 
 /// What commands of a page say that has another value here, and the shell's words for that.
-const GIVEN: [(&str, &str); 5] = [
+const GIVEN: [(&str, &str); 7] = [
+    (r"\b[0-9a-f]{16}\b", "$$(last 'invite [0-9a-f]{16}' | cut -c 8-)"),
+    // It is built.
+    (r"^cargo run --release -p pilot-ctl --", "pilotctl"),
     // A port of this machine that is free, and nothing that others could reach.
     (r"0\.0\.0\.0:3478", "127.0.0.1:0"),
     (r"\bTICKET\b", "pilot-backbone:"),
@@ -99,6 +125,17 @@ impl Lab {
         cases.env("LAB", self.directory.path().to_str().expect("text")).env("PILOTCTL", PILOTCTL);
         cases.env("INSTALLER", repository().join("packaging/install.sh").to_str().expect("text"));
         cases.case(path).run();
+    }
+
+    /// Puts what `packaging/build` hands out beside the installer of a machine.
+    fn bring_archive(&self, machine: &str) {
+        let beside = self.directory.path().join(machine);
+        let (root, name) = ("pilotctl-0.0.1", format!("pilotctl-0.0.1-{}-linux.tar.gz", std::env::consts::ARCH));
+        fs::create_dir_all(beside.join(root)).expect("a directory");
+        fs::copy(PILOTCTL, beside.join(root).join("pilotctl")).expect("a copy");
+        let line = format!("tar -cf - {root} | gzip -1 >{name} && sha256sum {name} >{name}.sha256 && rm -r {root}");
+        let packed = Command::new("sh").args(["-ec", &line]).current_dir(&beside).status().expect("sh");
+        assert!(packed.success(), "{line}");
     }
 
     /// A command that a program of a machine starts, as the page's machine would start it.
@@ -207,21 +244,36 @@ fn run(name: &str) -> Lab {
     lab
 }
 
+/// A page with its blocks of `sh` as such of `console`.
 fn page(name: &str) -> String {
     let path = repository().join(name);
-    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut in_shell = false;
+    let lines = text.lines().filter_map(|line| {
+        if let Some(language) = line.strip_prefix("```") {
+            in_shell = language == "sh";
+        }
+        match (in_shell, line) {
+            (false, line) => Some(line.to_owned()),
+            (true, "```sh") => Some("```console".to_owned()),
+            (true, command) => is_run(command).then(|| format!("$ {command}")),
+        }
+    });
+    lines.collect::<Vec<_>>().join("\n") + "\n"
 }
 
-/// The part of README.md that shows what can be done, where a command shown without output may say anything.
+fn is_run(command: &str) -> bool {
+    !ELSEWHERE.iter().any(|(begin, _)| command.starts_with(begin))
+}
+
+/// README.md, where a command may say more than what stands below it.
 fn readme() -> String {
     let page = page("README.md");
-    let (_, after) = page.split_once("## What you can do with it").expect("a section");
-    let (section, _) = after.split_once("\n## ").expect("its end");
-    let lines = section.lines().map(|line| match prompt(line) {
+    let lines = page.lines().map(|line| match prompt(line) {
         Some(_) => format!("{line}\n..."),
         None => line.to_owned(),
     });
-    lines.collect::<Vec<_>>().join("\n")
+    format!("{BEFORE_README}{}\n", lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// What an MCP client keeps in its configuration.
@@ -289,9 +341,12 @@ fn the_page_on_leaving_is_true_and_nothing_is_left() {
 #[tokio::test]
 async fn what_the_readme_shows_works() {
     let lab = Lab::new();
-    let section = readme();
-    lab.run(&section);
-    assert_eq!(tools(&lab, "laptop", &mcp_configuration(&section)).await, ["add", "count", "echo"]);
+    lab.bring_archive("here");
+    let page = readme();
+    lab.run(&page);
+    assert_eq!(tools(&lab, "laptop", &mcp_configuration(&page)).await, ["add", "count", "echo"]);
+    let left = |name: &str| lab.directory.path().join("here").join(name).exists();
+    assert!(!left(".pilot") && !left(".local/bin/pilotctl"), "its last lines leave something");
 }
 
 #[test]
@@ -307,12 +362,18 @@ fn a_page_that_shows_what_is_not_so_fails() {
 
 #[test]
 fn no_block_of_a_page_is_left_out() {
-    for entry in fs::read_dir(repository().join("docs")).expect("docs") {
-        let path = entry.expect("an entry").path();
+    let docs = fs::read_dir(repository().join("docs")).expect("docs").map(|entry| entry.expect("an entry").path());
+    let mut texts = Vec::new();
+    for path in docs.chain([repository().join("README.md")]) {
         let text = fs::read_to_string(&path).expect("text");
         let fences = text.lines().filter_map(|line| line.strip_prefix("```")).step_by(2);
         for language in fences {
             assert!(BLOCKS.contains(&language), "{}: nobody runs a block of '{language}'", path.display());
         }
+        texts.push(text);
+    }
+    for (command, reason) in ELSEWHERE {
+        let is_shown = texts.iter().flat_map(|text| text.lines()).any(|line| line.starts_with(command));
+        assert!(is_shown, "no page shows '{command}', which would not be run: {reason}");
     }
 }

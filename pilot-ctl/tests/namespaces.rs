@@ -6,12 +6,16 @@
 #![cfg(target_os = "linux")]
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tempfile::TempDir;
 
 const PILOTCTL: &str = env!("CARGO_BIN_EXE_pilotctl");
@@ -125,6 +129,19 @@ fn a_router_that_speaks_upnp_alone_is_asked_by_that() {
     let Some(street) = Street::new("upnp", "enable_natpmp=no\nenable_upnp=yes") else { return };
     let (_backbone, _ticket, found) = street.begin();
     assert_eq!(found["port_mapping"]["protocol"], "upnp", "{found}");
+    street.assert_given_back_at_the_end();
+}
+
+/// miniupnpd speaks PCP wherever it speaks NAT-PMP. What makes an older router of it answers PCP as RFC 6886 §3.5 says; the rest is its own.
+#[test]
+fn a_router_that_speaks_nat_pmp_alone_is_asked_by_that() {
+    let Some(street) = Street::new("natpmp", "enable_natpmp=yes\nenable_upnp=no") else { return };
+    street.router.run("nft", &[NO_PCP]).expect("a rule");
+    street.router.refuse_pcp();
+    let (_backbone, _ticket, found) = street.begin();
+    assert_eq!(found["port_mapping"]["protocol"], "nat_pmp", "{found}");
+    let mapped = found["port_mapping"]["address"].as_str().unwrap_or_default();
+    assert!(mapped.starts_with(OUTSIDE), "{found}");
     street.assert_given_back_at_the_end();
 }
 
@@ -272,6 +289,17 @@ table inet filter {
 }
 "#;
 
+/// What says version 2 to the port of both protocols is PCP, and goes to [`NO_PCP_PORT`].
+const NO_PCP: &str = r#"
+table ip older {
+    chain prerouting {
+        type nat hook prerouting priority -110;
+        iifname "lan" udp dport 5351 @th,64,8 2 redirect to :5350
+    }
+}
+"#;
+const NO_PCP_PORT: u16 = 5_350;
+
 const FIREWALL: &str = r#"
 table inet filter {
     chain input {
@@ -413,6 +441,24 @@ impl Machine {
         command.args(["-d", "-f"]).arg(&settings).arg("-P").arg(files.join("pid"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Background(command.spawn().map_err(|error| error.to_string())?))
+    }
+
+    /// Answers each request of PCP from here on with the word of a router that knows NAT-PMP alone: unsupported version, and a time.
+    fn refuse_pcp(&self) {
+        const UNSUPPORTED_VERSION: [u8; 8] = [0, 128, 0, 1, 0, 0, 0, 9];
+        let namespace = File::open(format!("/run/netns/{}", self.namespace)).expect("the lab was built");
+        let (sender, ready) = mpsc::channel();
+        // Of all threads this one alone is in the router.
+        std::thread::spawn(move || {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("we are root");
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, NO_PCP_PORT)).expect("a free port");
+            sender.send(()).expect("somebody waits");
+            let mut request = [0; 1_100];
+            while let Ok((_, from)) = socket.recv_from(&mut request) {
+                socket.send_to(&UNSUPPORTED_VERSION, from).expect("sent");
+            }
+        });
+        ready.recv_timeout(READY_TIMEOUT).expect("a socket in the router");
     }
 
     /// Starts an agent and returns its address.

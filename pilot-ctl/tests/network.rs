@@ -128,3 +128,17 @@ fn doctor_names_a_backbone_that_is_gone() {
     let backbone = check(&home.json(&["doctor"]), "backbone");
     assert_eq!((&backbone["ok"], &backbone["code"]), (&json!(false), &json!("unreachable")), "{backbone}");
 }
+
+/// Beta is there, and cannot be asked: nothing may be said of it.
+#[test]
+fn doctor_blames_a_backbone_that_is_gone_and_not_the_peer_behind_it() {
+    let home = pair();
+    home.ok(&["backbone", "stop"]);
+    eventually("the loss is noticed", || {
+        home.json(&["daemon", "status", "--as", "alpha"])["backbone"]["connected"] == json!(false)
+    });
+    let diagnosis = home.json(&["doctor", "beta", "--as", "alpha"]);
+    assert_eq!(check(&diagnosis, "backbone")["code"], json!("unreachable"), "{diagnosis}");
+    let peer = check(&diagnosis, "peer");
+    assert_eq!((&peer["ok"], &peer["code"]), (&json!(false), &json!("backbone_unreachable")), "{peer}");
+}

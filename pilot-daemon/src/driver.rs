@@ -29,7 +29,7 @@ use crate::patience::Patience;
 use crate::renewal::{EntropyFeed, Fresh};
 use crate::rules::{Caller, Decision, Rules};
 use crate::services::inbox::Inbox;
-use crate::services::{Incoming, Refused, Services, builtin, service_name};
+use crate::services::{Incoming, Refused, ServiceOptions, Services, builtin, service_name};
 use crate::sockets::{SocketRequest, Sockets};
 use crate::stream::{DirtyList, EndedBy, QUEUE_MAX, Shared, Stream, StreamError};
 use crate::timer::Timer;
@@ -95,6 +95,8 @@ pub(crate) struct Core {
 pub(crate) struct Open {
     pub(crate) peer: IdentityKey,
     pub(crate) header: StreamHeader,
+    /// All that there is to say, if it is known: it leaves with what opens the stream.
+    pub(crate) request: Option<Bytes>,
     pub(crate) opened: oneshot::Sender<Result<Stream, OpenStreamError>>,
 }
 
@@ -347,7 +349,11 @@ impl Core {
                 self.opens_waiting.push(open);
             }
             result => {
-                let stream = result.map(|handle| self.adopt(handle));
+                let stream = result.map(|handle| self.adopt(handle)).inspect(|stream| {
+                    if let Some(request) = open.request {
+                        stream.say(request);
+                    }
+                });
                 // Who no longer waits has dropped the stream, which ends it.
                 drop(open.opened.send(stream));
             }
@@ -426,7 +432,10 @@ impl Core {
 
     fn handle_timeout(&mut self, now: Now) {
         self.node.handle_timeout(now);
-        self.services.expire(now.mono).into_iter().for_each(|refused| refused.send());
+        for (port, refused) in self.services.expire(now.mono) {
+            self.allow_replays(port);
+            refused.into_iter().for_each(Refused::send);
+        }
     }
 
     fn deadline(&self) -> Option<Mono> {
@@ -555,6 +564,26 @@ impl Core {
         let standings = self.orgs.standings(peer, now.unix);
         let caller = Caller { key: peer, is_neighbour, standings: &standings };
         self.rules.current(now.mono).decide(caller, &service_name(port), is_public)
+    }
+
+    /// A handler waits for a stream to a service.
+    pub(crate) fn accept(
+        &mut self,
+        now: Now,
+        port: ServicePort,
+        options: ServiceOptions,
+        handler: oneshot::Sender<Incoming>,
+    ) {
+        self.services.accept(now.mono, port, options, handler);
+        self.allow_replays(port);
+    }
+
+    /// Lets the node know what a service has said of replays. An echo may be one whoever asks: nothing comes of it but its own answer, which
+    /// only the asker can read.
+    fn allow_replays(&mut self, port: ServicePort) {
+        if port != ServicePort::ECHO {
+            self.node.set_replay_safe(port, self.services.is_replay_safe(port));
+        }
     }
 
     /// Takes a stream back from a handler that has left without it: the next one is to have it.

@@ -12,6 +12,8 @@ use pilot_core::wire::directory::{Entry, Reply, Target};
 
 use crate::home::{AgentHome, HomeError};
 
+/// Agents kept that searches have found and nobody has called yet: those of four full answers, 4 MiB at most.
+const FOUND_MAX: usize = 256;
 /// Answers kept; the one asked for longest ago makes room. About 600 bytes each.
 const ANSWERS_MAX: usize = 1_024;
 const PINS_FILE: &str = "pins";
@@ -22,6 +24,8 @@ const ANSWERS_FILE: &str = "names";
 pub(crate) struct Names {
     pins: Pins,
     answers: BTreeMap<IdentityKey, Answer>,
+    /// Whom searches have found, until they are called. They are not stored: nobody chose them.
+    found: BTreeMap<IdentityKey, Answer>,
 }
 
 /// What the directory served last about an agent, still signed.
@@ -44,7 +48,7 @@ impl Names {
                 .map_err(|error| HomeError::Damaged { path: home.path().join(PINS_FILE), what: error.to_string() })?,
             None => Pins::new(),
         };
-        let mut names = Self { pins, answers: BTreeMap::new() };
+        let mut names = Self { pins, ..Self::default() };
         match stored_answers(home) {
             Ok(entries) => entries.into_iter().for_each(|entry| names.remember(entry, None, now)),
             // They are signed, and can be asked for again: nothing is lost that a damaged file could hold up a start for.
@@ -68,7 +72,8 @@ impl Names {
         (self.pins.to_bytes(), Reply::Found(entries).encode())
     }
 
-    /// Checks an answer of the directory, and remembers one to a look-up.
+    /// Checks an answer of the directory, and remembers it: one to a look-up as the last word about the agent, one to a search until
+    /// [`Self::take_found`].
     ///
     /// # Errors
     /// In which way the directory is wrong.
@@ -80,20 +85,26 @@ impl Names {
         now: UnixTime,
     ) -> Result<VerifiedAgent, DirectoryError> {
         let verified = self.pins.check(&entry, asked, now)?;
-        if let Asked::Resolve(_) = asked {
-            self.remember(entry, Some(served), now);
+        match asked {
+            Asked::Resolve(_) => self.remember(entry, Some(served), now),
+            Asked::Find(_) => self.keep_found(entry, &verified, served),
         }
         Ok(verified)
     }
 
+    /// What a search has found of `target` since `not_before`, as the answer to a look-up that it is from now on. It is taken once: if nobody
+    /// is reached by it, the next call asks the directory.
+    pub(crate) fn take_found(&mut self, target: &Target, not_before: Mono, now: UnixTime) -> Option<VerifiedAgent> {
+        let (&key, _) = self.found.iter().find(|(key, answer)| answer.is_about(key, target))?;
+        let Answer { entry, served, .. } = self.found.remove(&key)?;
+        let served = served.filter(|served| *served >= not_before)?;
+        self.check(entry, Asked::Resolve(target), served, now).ok()
+    }
+
     /// The last answer about `target`, served since `not_before` if that is given.
     pub(crate) fn recall(&mut self, target: &Target, not_before: Option<Mono>, now: UnixTime) -> Option<VerifiedAgent> {
-        let is_wanted = |key: &IdentityKey, answer: &Answer| match target {
-            Target::Name(name) => answer.name == *name,
-            Target::Key(wanted) => key == wanted,
-            Target::Address(address) => answer.address == Some(*address),
-        };
-        let answer = self.answers.iter().find(|(key, answer)| is_wanted(key, answer)).map(|(_, answer)| answer)?;
+        let answer =
+            self.answers.iter().find(|(key, answer)| answer.is_about(key, target)).map(|(_, answer)| answer)?;
         if not_before.is_some_and(|not_before| answer.served.is_none_or(|served| served < not_before)) {
             return None;
         }
@@ -111,10 +122,33 @@ impl Names {
         // Who had the name before is not looked up by it any more.
         self.answers.retain(|key, answer| answer.name != identity.name || *key == identity.key);
         self.answers.insert(identity.key, Answer { name: identity.name, address, entry, served });
-        while self.answers.len() > ANSWERS_MAX {
-            let oldest = self.answers.iter().min_by_key(|(_, answer)| answer.served).map(|(key, _)| *key);
-            oldest.and_then(|key| self.answers.remove(&key));
+        evict(&mut self.answers, ANSWERS_MAX);
+    }
+
+    fn keep_found(&mut self, entry: Entry, agent: &VerifiedAgent, served: Mono) {
+        self.found.retain(|key, answer| answer.name != agent.name || *key == agent.key);
+        let (name, address) = (agent.name.clone(), Some(agent.address));
+        self.found.insert(agent.key, Answer { name, address, entry, served: Some(served) });
+        evict(&mut self.found, FOUND_MAX);
+    }
+}
+
+impl Answer {
+    /// Whether it is about who is wanted; `key` is the agent's.
+    fn is_about(&self, key: &IdentityKey, wanted: &Target) -> bool {
+        match wanted {
+            Target::Name(name) => self.name == *name,
+            Target::Key(wanted) => key == wanted,
+            Target::Address(address) => self.address == Some(*address),
         }
+    }
+}
+
+/// Makes room in a table by forgetting what was served longest ago.
+fn evict(answers: &mut BTreeMap<IdentityKey, Answer>, len_max: usize) {
+    while answers.len() > len_max {
+        let oldest = answers.iter().min_by_key(|(_, answer)| answer.served).map(|(key, _)| *key);
+        oldest.and_then(|key| answers.remove(&key));
     }
 }
 

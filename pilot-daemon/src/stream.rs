@@ -208,6 +208,12 @@ impl Stream {
         StreamWatch { shared: Arc::clone(&self.shared) }
     }
 
+    /// Says everything that there is to say, at once: for a stream to which nothing was written yet, and which so has room.
+    pub(crate) fn say(&self, request: Bytes) {
+        self.push(request);
+        self.shared.lock().finish = true;
+    }
+
     pub(crate) fn handle(&self) -> StreamHandle {
         self.shared.handle
     }

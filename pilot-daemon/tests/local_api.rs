@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pilot_daemon::agent::{Agent, AgentConfig};
+use pilot_daemon::api::BODY_LEN_MAX;
 use pilot_daemon::api::client::Client;
 use pilot_daemon::api::server::Server;
 use pilot_daemon::api::types::{
@@ -90,7 +91,7 @@ async fn patiently<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn public(service: &str) -> AcceptRequest {
-    AcceptRequest { service: service.into(), public: true, offer: Some("answers".into()) }
+    AcceptRequest { service: service.into(), public: true, offer: Some("answers".into()), ..AcceptRequest::default() }
 }
 
 #[tokio::test]
@@ -194,7 +195,7 @@ async fn deadline_ends_a_call_that_nobody_answers() {
         service: "query".into(),
         deadline_ms: Some(300),
         content_type: Some("text/plain".into()),
-        urgency: None,
+        ..OpenRequest::default()
     };
     let (opened, _stream) = alpha.client.open_stream(&request).await.unwrap();
 
@@ -203,6 +204,71 @@ async fn deadline_ends_a_call_that_nobody_answers() {
     let status = alpha.ended(opened.stream).await;
     assert_eq!((status.code.as_deref(), status.by), (Some("deadline_exceeded"), Some(EndedBy::Local)));
     assert_eq!(status.error.unwrap().code, ErrorCode::Timeout);
+}
+
+/// How many first messages had early data, and how many streams of it were handed out at once.
+async fn early(daemon: &Daemon) -> (u64, u64) {
+    let counters = daemon.client.get::<Status>("/v1/status").await.unwrap().counters;
+    (counters["early_data"], counters["early_streams"])
+}
+
+/// As `pilotctl query` and `pilotctl answer --replay-safe` do it.
+#[tokio::test]
+async fn a_request_that_comes_with_the_call_travels_in_the_first_message_if_it_may_be_repeated() {
+    for (is_allowed_by_caller, is_allowed_by_service, counted) in
+        [(true, true, (1, 1)), (true, false, (1, 0)), (false, true, (0, 0))]
+    {
+        let (alpha, beta) = (Daemon::start("alpha").await, Daemon::start("beta").await);
+        let handler = {
+            let client = beta.client.clone();
+            let accept = AcceptRequest { replay_safe: is_allowed_by_service, ..public("query") };
+            tokio::spawn(async move {
+                let (accepted, mut stream) = client.accept(&accept).await.unwrap();
+                let mut request = Vec::new();
+                stream.read_to_end(&mut request).await.unwrap();
+                stream.write_all(&request).await.unwrap();
+                stream.shutdown().await.unwrap();
+                accepted
+            })
+        };
+        beta.serves("query").await;
+        let request = OpenRequest {
+            target: beta.ticket().await,
+            service: "query".into(),
+            replay_safe: is_allowed_by_caller,
+            request: b"what is it worth".into(),
+            ..OpenRequest::default()
+        };
+        let (opened, mut stream) = patiently(alpha.client.open_stream(&request)).await.unwrap();
+        let mut answer = String::new();
+        patiently(stream.read_to_string(&mut answer)).await.unwrap();
+        assert_eq!(answer, "what is it worth");
+        let accepted = patiently(handler).await.unwrap();
+        assert_eq!(accepted.peer, alpha.agent.address().to_string(), "who asks is known at once");
+        assert_eq!(alpha.ended(opened.stream).await.state, StreamState::Finished);
+        assert_eq!(early(&beta).await, counted);
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_the_call_may_be_as_long_as_a_body_and_is_the_whole_of_it() {
+    let (alpha, beta) = (Daemon::start("alpha").await, Daemon::start("beta").await);
+    let long: Vec<u8> = (0..BODY_LEN_MAX).map(|place| (place % 251) as u8).collect();
+    let open = |request: Vec<u8>, target| OpenRequest {
+        target,
+        service: "echo".into(),
+        replay_safe: true,
+        request,
+        ..OpenRequest::default()
+    };
+    let (_, mut stream) = patiently(alpha.client.open_stream(&open(long.clone(), beta.ticket().await))).await.unwrap();
+    let mut echoed = Vec::new();
+    patiently(stream.read_to_end(&mut echoed)).await.unwrap();
+    assert!(echoed == long);
+
+    let too_long = open([long, vec![0]].concat(), beta.ticket().await);
+    let error = patiently(alpha.client.open_stream(&too_long)).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::Usage);
 }
 
 #[tokio::test]

@@ -52,7 +52,7 @@ async fn patiently<T>(future: impl Future<Output = T>) -> T {
 }
 
 async fn accept(agent: &Agent, service: ServicePort, public: bool) -> Incoming {
-    agent.accept(service, ServiceOptions { public, offer: None }).await.unwrap()
+    agent.accept(service, ServiceOptions { public, ..ServiceOptions::default() }).await.unwrap()
 }
 
 #[tokio::test]

@@ -108,7 +108,8 @@ async fn group_and_service_are_found_once_they_are_there() {
     let handler = {
         let beta = beta.clone();
         tokio::spawn(async move {
-            let options = ServiceOptions { public: false, offer: Some("resolves academic citations".into()) };
+            let options =
+                ServiceOptions { offer: Some("resolves academic citations".into()), ..ServiceOptions::default() };
             beta.accept(ServicePort::QUERY, options).await
         })
     };
@@ -129,6 +130,25 @@ async fn group_and_service_are_found_once_they_are_there() {
     let mut stream = alpha.open(&found, header("query").unwrap()).await.unwrap();
     stream.write_chunk(Bytes::from_static(b"10.1038")).await.unwrap();
     assert_eq!(patiently(handler).await.unwrap().unwrap().name.as_deref(), Some("agent-alpha"));
+}
+
+/// The directory is gone by the time of the call, so that nobody can have been asked. What a search has found is good for one.
+#[tokio::test]
+async fn whom_a_search_has_found_is_looked_up_by_nobody() {
+    let world = World::new().await;
+    let (alpha, beta) = (world.agent("agent-alpha").await, world.agent("agent-beta").await);
+    beta.change_groups(&["research".into()], &[]).unwrap();
+    assert_eq!(beta.published(PATIENCE).await, Some(Ok(())));
+    let request = FindRequest { group: Some("research".into()), ..FindRequest::default() };
+
+    assert_eq!(patiently(alpha.find(&request)).await.unwrap().len(), 1);
+    world.backbone.abort();
+    drop(world.backbone.await);
+
+    let found = patiently(alpha.resolve("agent-beta")).await.unwrap();
+    assert_eq!((found.key, found.reachable), (beta.key(), Some(true)), "as the search has said");
+    let again = patiently(alpha.resolve("agent-beta")).await.unwrap();
+    assert_eq!((again.key, again.reachable), (beta.key(), None), "asked in vain, and recalled");
 }
 
 #[tokio::test]

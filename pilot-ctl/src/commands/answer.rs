@@ -26,6 +26,7 @@ use crate::service::{Service, Stop, refuse};
 #[command(after_help = "Examples:
   pilotctl answer -- tr a-z A-Z
   pilotctl answer --offer \"CVE alerts for web servers\" -- python3 agent.py
+  pilotctl answer --replay-safe -- ./look-up
   pilotctl answer -- sh -c 'echo \"you are $PILOT_PEER_NAME, you asked:\"; cat'
 
 The request is on the command's stdin, its stdout is the reply; who asks is in PILOT_PEER_ADDRESS, PILOT_PEER_NAME and
@@ -43,6 +44,10 @@ pub(crate) struct AnswerArgs {
     /// What this agent does, in words that `find --need` and group queries look at.
     #[arg(long, value_name = "TEXT")]
     offer: Option<String>,
+    /// To run the command twice for one request does no harm, as for a look-up: who calls for the first time then gets the answer a round
+    /// trip earlier.
+    #[arg(long)]
+    replay_safe: bool,
     /// The command, after `--`.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -64,6 +69,7 @@ pub(crate) async fn run(args: &AnswerArgs, context: &Context) -> Result<()> {
             service: args.service.clone(),
             public: args.allow.is_some(),
             offer: args.offer.clone(),
+            replay_safe: args.replay_safe,
         },
         concurrency: usize::from(args.concurrency),
     };

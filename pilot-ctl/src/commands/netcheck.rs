@@ -62,6 +62,9 @@ fn mapping(mapping: &Mapping) -> String {
     match (mapping.kind, mapping.step, mapping.ports) {
         (MappingKind::None, ..) => "none (there is no NAT)".to_owned(),
         (MappingKind::Independent, ..) => "endpoint-independent".to_owned(),
+        (MappingKind::PortIndependent, ..) => {
+            "one port for the backbone, unknown for others (needs a STUN server at a second address)".to_owned()
+        }
         (MappingKind::Sequence, Some(step), _) => format!("by destination, ports in sequence ({step:+})"),
         (MappingKind::Sequence, ..) => "by destination, ports in sequence".to_owned(),
         (MappingKind::Random, _, Some(ports)) => format!("by destination, one of {ports} ports at random"),
@@ -99,6 +102,7 @@ fn port_mapping(mapping: &PortMapping) -> String {
         (MappingState::Off, ..) => "off".to_owned(),
         (MappingState::Asking, ..) => "the router is being asked".to_owned(),
         (MappingState::Unneeded, ..) => "not needed (no NAT is known)".to_owned(),
+        (MappingState::Unknown, ..) => "unknown (no backbone sees this agent by UDP)".to_owned(),
     }
 }
 
@@ -134,7 +138,7 @@ IPv6: unknown (no server of this family is known)
 Mapping: unknown (no second STUN server answers)
 Filtering: unknown (needs a second address)
 Mapping lifetime: not measured yet (keepalive every 25 s)
-Port mapping: not needed (no NAT is known)
+Port mapping: unknown (no backbone sees this agent by UDP)
 Relay: none";
         assert_eq!(lines(&unknown), expected);
     }

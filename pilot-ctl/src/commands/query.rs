@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
+use pilot_daemon::api::BODY_LEN_MAX;
 use pilot_daemon::api::types::{AgentInfo, FindRequest};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -47,6 +48,9 @@ pub(crate) struct QueryArgs {
     /// The largest reply that is taken, in bytes.
     #[arg(long, value_name = "BYTES", default_value_t = MAX_REPLY_DEFAULT)]
     max_reply: u64,
+    /// Keep the text out of the first message to an agent, which who learns the agent's keys later can read: a round trip more.
+    #[arg(long)]
+    forward_secret: bool,
 }
 
 /// The stable `--json` form of an answer.
@@ -73,6 +77,8 @@ struct Question<'a> {
     text: &'a [u8],
     deadline: Instant,
     reply_len_max: u64,
+    /// It travels in the first message to an agent where there is no tunnel yet.
+    is_early: bool,
 }
 
 pub(crate) async fn run(args: &QueryArgs, context: &Context) -> Result<()> {
@@ -80,7 +86,12 @@ pub(crate) async fn run(args: &QueryArgs, context: &Context) -> Result<()> {
     let daemon = context.daemon().await?;
     let timeout = context.timeout(args.timeout, TIMEOUT_DEFAULT);
     let text = if text == "-" { read_stdin()? } else { text.as_bytes().to_vec() };
-    let question = Question { text: &text, deadline: Instant::now() + timeout, reply_len_max: args.max_reply };
+    let question = Question {
+        text: &text,
+        deadline: Instant::now() + timeout,
+        reply_len_max: args.max_reply,
+        is_early: !args.forward_secret,
+    };
     let answer = match (target, &args.group) {
         (Some(target), _) => ask_agent(&daemon, context.output, &target, &question).await?,
         (None, Some(group)) => ask_group(&daemon, context.output, group, &question).await?,
@@ -151,6 +162,13 @@ async fn ask_group(daemon: &Daemon, output: Output, group: &str, question: &Ques
     Err(failure.hint(format!("`pilotctl find --group {group}` shows who is reachable")))
 }
 
+impl Question<'_> {
+    /// The text, if it can go to the daemon with the call that opens the stream: then the daemon has it before the first message leaves.
+    fn with_call(&self) -> &[u8] {
+        if self.text.len() <= BODY_LEN_MAX { self.text } else { b"" }
+    }
+}
+
 /// What to do when the agent's side of the stream is silent for so long that the tunnel calls it stalled.
 enum OnStall<'a> {
     /// Say so, once, and wait for the deadline: there is nobody else to ask.
@@ -167,6 +185,8 @@ async fn ask(daemon: &Daemon, target: &str, question: &Question<'_>, on_stall: O
     let mut options = OpenOptions::new(target, SERVICE, left);
     options.deadline = Some(left);
     options.content_type = Some("text/plain; charset=utf-8");
+    options.replay_safe = question.is_early;
+    options.request = question.with_call();
     let mut outgoing = daemon.open(&options).await?;
     let stream = outgoing.stream;
     let exchanged = tokio::select! {
@@ -190,8 +210,10 @@ async fn ask(daemon: &Daemon, target: &str, question: &Question<'_>, on_stall: O
 }
 
 async fn exchange(outgoing: &mut Outgoing, question: &Question<'_>) -> std::io::Result<Vec<u8>> {
-    outgoing.io.write_all(question.text).await?;
-    outgoing.io.shutdown().await?;
+    if question.with_call().is_empty() {
+        outgoing.io.write_all(question.text).await?;
+        outgoing.io.shutdown().await?;
+    }
     let mut reply = Vec::new();
     (&mut outgoing.io).take(question.reply_len_max.saturating_add(1)).read_to_end(&mut reply).await?;
     Ok(reply)

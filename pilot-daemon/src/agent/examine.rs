@@ -11,7 +11,7 @@ use pilot_core::transport::Ports;
 use super::network::Seen;
 use super::{Agent, DEFAULT_TIMEOUT, Resolved, header};
 use crate::api::network::{Check, Diagnosis, MappingKind};
-use crate::api::types::{self, ApiError, Finding, FindingCode};
+use crate::api::types::{self, ApiError, ErrorCode, Finding, FindingCode};
 use crate::backbone_link::Registration;
 use crate::clock;
 
@@ -28,6 +28,11 @@ impl Agent {
     /// # Errors
     /// If the agent has shut down, or nobody is called so.
     pub async fn examine(&self, target: Option<&str>, patience: Duration) -> Result<Diagnosis, ApiError> {
+        // First of all: what comes of it shows whether the backbone is there.
+        let peer = match target {
+            Some(target) => Some(self.target_check(target, patience).await?),
+            None => None,
+        };
         let status = self.status().await?;
         let seen = self.settled().await?;
         let mut checks = vec![running(&status), self.keys_check()];
@@ -37,11 +42,23 @@ impl Agent {
         if status.backbone.is_some() {
             checks.push(self.nat_check(&seen));
         }
-        if let Some(target) = target {
-            let found = self.resolve(target).await?;
-            checks.push(self.peer_check(&found, patience).await?);
-        }
+        checks.extend(peer);
         Ok(Diagnosis { checks })
+    }
+
+    async fn target_check(&self, target: &str, patience: Duration) -> Result<Check, ApiError> {
+        match self.resolve(target).await {
+            Ok(found) => self.peer_check(&found, patience).await,
+            Err(error) if error.code == ErrorCode::Unreachable && !self.is_home_connected().await? => {
+                Ok(behind_the_backbone(&format!("{target} cannot be looked up")))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is a tunnel with the home node; also if there is none to be had.
+    async fn is_home_connected(&self) -> Result<bool, ApiError> {
+        Ok(self.status().await?.backbone.is_none_or(|backbone| backbone.connected))
     }
 
     fn keys_check(&self) -> Check {
@@ -111,6 +128,9 @@ impl Agent {
         match self.mapping(seen).kind {
             MappingKind::None => Check::fine("nat", "none on the way to the backbone"),
             MappingKind::Independent => Check::fine("nat", "keeps one port for all destinations"),
+            MappingKind::PortIndependent => {
+                Check::fine("nat", "keeps one port for the backbone; whether other addresses see another is unknown")
+            }
             MappingKind::Unknown => Check::fine("nat", "unknown: no second STUN server answers"),
             MappingKind::Sequence => hard("in sequence"),
             MappingKind::Random => hard("at random"),
@@ -119,6 +139,9 @@ impl Agent {
 
     async fn peer_check(&self, found: &Resolved, patience: Duration) -> Result<Check, ApiError> {
         if let Err(error) = self.ping(found, DEFAULT_TIMEOUT.min(patience.max(LOOK_INTERVAL * 10))).await {
+            if !self.is_home_connected().await? {
+                return Ok(behind_the_backbone(&format!("{} is not reached", found.label())));
+            }
             let remedy = error.hint.unwrap_or_else(|| "see whether its daemon runs".to_owned());
             return Ok(Check::wrong("peer", "not_connected", error.message, remedy));
         }
@@ -151,6 +174,12 @@ impl Agent {
             waited += LOOK_INTERVAL;
         }
     }
+}
+
+/// What is wrong is on this side of the peer, of which nothing can be said.
+fn behind_the_backbone(what: &str) -> Check {
+    let message = format!("{what}: the way there is by the backbone, which does not answer");
+    Check::wrong("peer", "backbone_unreachable", message, "first see to the backbone, as said above")
 }
 
 fn running(status: &types::Status) -> Check {
@@ -229,7 +258,7 @@ fn word_of(mapping: NatMapping) -> &'static str {
     match mapping {
         NatMapping::Sequence { .. } => "in sequence",
         NatMapping::Random { .. } => "at random",
-        NatMapping::Unknown | NatMapping::Independent => "one for all",
+        NatMapping::Unknown | NatMapping::Independent | NatMapping::PortIndependent { .. } => "one for all",
     }
 }
 

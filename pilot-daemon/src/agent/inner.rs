@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::{Certificate, Identity};
 use pilot_core::node::{OpenStreamError, PeerInfo};
@@ -96,20 +97,21 @@ impl Inner {
 
     /// Opens a stream to a peer that the node knows, as soon as the peer allows one more.
     pub(crate) async fn open(&self, peer: IdentityKey, header: StreamHeader) -> Result<Stream, ApiError> {
-        self.open_by(peer, Vec::new(), header).await
+        self.open_by(peer, Vec::new(), header, None).await
     }
 
-    /// As [`Self::open`], to a peer that these routes may lead to, too.
+    /// As [`Self::open`], to a peer that these routes may lead to, too, and with all that there is to say if that is known.
     pub(crate) async fn open_by(
         &self,
         peer: IdentityKey,
         routes: Vec<PeerInfo>,
         header: StreamHeader,
+        request: Option<Bytes>,
     ) -> Result<Stream, ApiError> {
         let (opened, answer) = oneshot::channel();
         let open = move |core: &mut Core, now| {
             core.learn_routes(now, routes);
-            core.open(now, Open { peer, header, opened });
+            core.open(now, Open { peer, header, request, opened });
         };
         self.apply(open).await?;
         let opened = timeout(OPEN_TIMEOUT, answer).await.map_err(|_| {

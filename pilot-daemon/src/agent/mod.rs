@@ -57,6 +57,7 @@ use self::error::{connect_failed, has_ended, is_itself, timed_out};
 pub use self::examine::DIRECT_PATIENCE;
 pub(crate) use self::inner::Inner;
 pub use self::joining::{Token, check_org};
+pub use self::orgs::check_kept;
 pub use self::resolve::Resolved;
 pub(crate) use self::settings::Profile;
 pub use self::settings::check_profile;
@@ -317,6 +318,24 @@ impl Agent {
     /// # Errors
     /// If the peer allows no more streams, or is this agent.
     pub async fn open(&self, peer: &Resolved, header: StreamHeader) -> Result<Stream, ApiError> {
+        self.open_with(peer, header, None).await
+    }
+
+    /// Opens a stream that has this to say and nothing else: it leaves with what opens the stream. If the header is `replay_safe`, and there
+    /// is no tunnel yet, that is the first message to the agent, as far as the request fits in (spec/handshake.md §10).
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn request(&self, peer: &Resolved, header: StreamHeader, request: Bytes) -> Result<Stream, ApiError> {
+        self.open_with(peer, header, Some(request)).await
+    }
+
+    async fn open_with(
+        &self,
+        peer: &Resolved,
+        header: StreamHeader,
+        request: Option<Bytes>,
+    ) -> Result<Stream, ApiError> {
         self.check_other(peer)?;
         if header.port != ServicePort::ECHO && self.inner.orgs.is_in_any() {
             let routes = peer.routes.clone();
@@ -324,7 +343,7 @@ impl Agent {
             // Its state is large, and mostly not needed.
             Box::pin(org::calls::introduce(&self.inner, peer.key)).await;
         }
-        self.inner.open_by(peer.key, peer.routes.clone(), header).await
+        self.inner.open_by(peer.key, peer.routes.clone(), header, request).await
     }
 
     /// Takes the next stream to a service. While some calls of this wait, the service is there; `options` of the latest hold.
@@ -339,7 +358,7 @@ impl Agent {
             ));
         }
         let (handler, stream) = oneshot::channel();
-        self.inner.apply(move |core, now| core.services.accept(now.mono, port, options, handler)).await?;
+        self.inner.apply(move |core, now| core.accept(now, port, options, handler)).await?;
         let mut waiting = Waiting { inner: &self.inner, port, stream };
         let mut incoming = (&mut waiting.stream).await.map_err(|_| has_ended())?;
         if let Some(pinned) = self.inner.names().name_of(&incoming.peer) {

@@ -16,7 +16,7 @@ use crate::api::types::{self, ApiError, ErrorCode};
 use crate::backbone_link;
 use crate::clock;
 
-/// An answer of the directory this young is used again while there is a tunnel with the agent.
+/// An answer of the directory this young is used again while there is a tunnel with the agent, and one to a search for the first call.
 const ANSWER_FRESH: Duration = Duration::from_secs(10);
 
 /// Another agent, found.
@@ -71,10 +71,16 @@ impl Agent {
 
     async fn resolve_target(&self, wanted: Target, target: &str) -> Result<Resolved, ApiError> {
         let now = clock::now();
-        let fresh = self.inner.names().recall(&wanted, Some(now.mono - ANSWER_FRESH), now.unix);
+        let not_before = now.mono - ANSWER_FRESH;
+        let fresh = self.inner.names().recall(&wanted, Some(not_before), now.unix);
         if let Some(found) = fresh
             && self.peer_status(found.key).await.is_some_and(|status| status.connected)
         {
+            return Ok(self.resolved(found, true));
+        }
+        let found = self.inner.names().take_found(&wanted, not_before, now.unix);
+        if let Some(found) = found {
+            self.save_names();
             return Ok(self.resolved(found, true));
         }
         match backbone_link::call(&self.inner, &Request::Resolve { by: wanted.clone() }).await {
@@ -144,13 +150,18 @@ impl Agent {
             .hint("ask the other agent's owner for its ticket: that needs no directory")
         })?;
         drop(names);
+        self.save_names();
+        Ok(self.resolved(verified, true))
+    }
+
+    /// Stores pins and answers, on a thread that may wait for the disk.
+    fn save_names(&self) {
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || {
             if let Err(error) = inner.save_names() {
                 tracing::warn!(%error, "pins not stored");
             }
         });
-        Ok(self.resolved(verified, true))
     }
 
     /// What the directory said earlier, or what the same home knows.

@@ -86,7 +86,8 @@ impl Client {
     }
 
     /// Opens a stream to another agent. The socket returned carries its bytes both ways; shutting down its write half
-    /// finishes our direction. After an end of file, [`Self::stream_status`] tells whether it was a good one.
+    /// finishes our direction, unless all that there is to say was in the request. After an end of file, [`Self::stream_status`] tells whether
+    /// it was a good one.
     ///
     /// # Errors
     /// What the daemon answered, or that it does not run.
@@ -103,7 +104,10 @@ impl Client {
         if let Some(urgency) = request.urgency {
             headers.push_str(&format!("{}: {urgency}\r\n", header::URGENCY));
         }
-        let (head, stream) = self.upgrade("POST", &path, &headers).await?;
+        if request.replay_safe {
+            headers.push_str(&format!("{}: true\r\n", header::REPLAY_SAFE));
+        }
+        let (head, stream) = self.upgrade("POST", &path, &headers, &request.request).await?;
         let opened = Opened {
             stream: head.number(header::STREAM).ok_or_else(|| malformed("no stream number"))?,
             address: head.required(header::ADDRESS)?,
@@ -125,7 +129,10 @@ impl Client {
         if let Some(offer) = &request.offer {
             path.push_str(&format!("&offer={}", encode_query(offer)));
         }
-        let (head, stream) = self.upgrade("GET", &path, "").await?;
+        if request.replay_safe {
+            path.push_str("&replay_safe=true");
+        }
+        let (head, stream) = self.upgrade("GET", &path, "", b"").await?;
         let accepted = Accepted {
             stream: head.number(header::STREAM).ok_or_else(|| malformed("no stream number"))?,
             peer: head.required(header::PEER)?,
@@ -149,7 +156,7 @@ impl Client {
     pub async fn datagrams(&self, request: &DatagramsRequest) -> Result<UnixStream, ApiError> {
         let service = request.service.iter().map(|service| format!("service={}", encode_query(service)));
         let query: Vec<_> = service.chain(request.public.then(|| "allow=public".to_owned())).collect();
-        let (_, stream) = self.upgrade("GET", &format!("/v1/datagrams?{}", query.join("&")), "").await?;
+        let (_, stream) = self.upgrade("GET", &format!("/v1/datagrams?{}", query.join("&")), "", b"").await?;
         Ok(stream)
     }
 
@@ -200,12 +207,19 @@ impl Client {
     }
 
     /// Written out, since after the head the socket itself is wanted, with not one byte of the stream read too far.
-    async fn upgrade(&self, method: &str, path: &str, headers: &str) -> Result<(Head, UnixStream), ApiError> {
+    async fn upgrade(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> Result<(Head, UnixStream), ApiError> {
         let mut stream = self.dial().await?;
-        let request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: {UPGRADE}\r\n{headers}content-length: 0\r\n\r\n"
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: {UPGRADE}\r\n{headers}content-length: {}\r\n\r\n",
+            body.len()
         );
-        stream.write_all(request.as_bytes()).await.map_err(|error| broken(&error))?;
+        stream.write_all(&[head.as_bytes(), body].concat()).await.map_err(|error| broken(&error))?;
         let head = Head::read(&mut stream).await?;
         check_version(head.text(VERSION_HEADER).as_deref())?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS {

@@ -14,6 +14,8 @@ pub use pump::hung_up;
 pub const VERSION: u32 = 1;
 /// Names [`VERSION`] in every reply.
 pub const VERSION_HEADER: &str = "pilot-api-version";
+/// Largest body of a call: what a program has to say at once when it opens a stream, for one.
+pub const BODY_LEN_MAX: usize = 64 * 1024;
 /// Token of the `Upgrade` header that turns a connection into the bytes of a stream.
 pub const UPGRADE: &str = "pilot";
 
@@ -35,6 +37,8 @@ pub mod header {
     pub const DEADLINE_MS: &str = "pilot-deadline-ms";
     /// How urgent the stream's data is: 0 goes first, 7 last.
     pub const URGENCY: &str = "pilot-urgency";
+    /// Whether the request may be repeated without harm.
+    pub const REPLAY_SAFE: &str = "pilot-replay-safe";
     /// Media type of the stream's data.
     pub const CONTENT_TYPE: &str = "pilot-content-type";
     /// W3C trace context that the caller passed on.

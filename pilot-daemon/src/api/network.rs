@@ -72,6 +72,8 @@ pub enum MappingKind {
     None,
     /// One port, whatever the destination.
     Independent,
+    /// One port for all ports of the home node's address; no server at another address has answered.
+    PortIndependent,
     /// A port for each destination, one behind the other.
     Sequence,
     /// A port for each destination, anywhere in a set.
@@ -120,10 +122,12 @@ pub enum MappingState {
     None,
     /// There is one.
     Mapped,
-    /// There is no NAT on the way to the home node, as far as anybody has said.
+    /// There is no NAT on the way to the home node.
+    Unneeded,
+    /// The home node has not seen the agent by UDP: whether there is a NAT is not known.
     #[default]
     #[serde(other)]
-    Unneeded,
+    Unknown,
 }
 
 /// How routers are asked for port mappings.

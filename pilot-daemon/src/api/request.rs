@@ -12,8 +12,8 @@ use super::header;
 use super::network::DoctorRequest;
 use super::types::{
     AcceptRequest, ApiError, ChangeRules, CreateOrg, DatagramsRequest, ErrorCode, FindRequest, GroupsRequest,
-    HandOverRequest, InviteRequest, JoinRequest, OpenRequest, OrgRequest, ResetRequest, ResolveRequest, RevokeRequest,
-    RotateRequest, Settings, TargetRequest, UninviteRequest, WhyRequest,
+    HandOverRequest, InviteRequest, JoinRequest, LeaveRequest, OpenRequest, OrgRequest, ResetRequest, ResolveRequest,
+    RevokeRequest, RotateRequest, Settings, TargetRequest, UninviteRequest, WhyRequest,
 };
 
 /// Path of the calls that open a stream, and start of those about one.
@@ -83,7 +83,7 @@ pub enum Call {
     /// `POST /v1/orgs/rotate`.
     RotateOrgKey(RotateRequest),
     /// `POST /v1/orgs/leave`.
-    LeaveOrg(OrgRequest),
+    LeaveOrg(LeaveRequest),
     /// `GET /v1/streams/{id}`.
     Stream(u64),
     /// `POST /v1/streams/{id}/reset`.
@@ -106,7 +106,7 @@ impl Call {
             (&Method::GET, "/v1/published") => head.published(),
             (&Method::GET, ACCEPT) => head.accept(),
             (&Method::GET, DATAGRAMS) => head.datagrams(),
-            (&Method::POST, STREAMS) => head.open(),
+            (&Method::POST, STREAMS) => head.open(body),
             (&Method::POST, "/v1/shutdown") => Ok(Self::ShutDown),
             (&Method::POST, "/v1/resolve") => from_json(body).map(Self::Resolve),
             (&Method::POST, "/v1/ping") => from_json(body).map(Self::Ping),
@@ -138,9 +138,9 @@ impl Call {
     }
 }
 
-/// Whether a body comes with the call; after the others the connection may become a stream.
+/// Whether a body may come with the call; after the others the connection becomes a stream at once.
 pub(super) fn has_body<B>(request: &Request<B>) -> bool {
-    !matches!(request.uri().path(), STREAMS | ACCEPT | DATAGRAMS)
+    !matches!(request.uri().path(), ACCEPT | DATAGRAMS)
 }
 
 /// A page in a browser must not reach this API, whatever forwards it here.
@@ -204,7 +204,8 @@ impl<'a> Head<'a> {
     fn accept(&self) -> Result<Call, ApiError> {
         self.check_upgrade()?;
         let (service, public) = (self.needed("service")?, self.is_public()?);
-        Ok(Call::Accept(AcceptRequest { service, public, offer: self.query("offer") }))
+        let replay_safe = is_true("replay_safe", self.query("replay_safe"))?;
+        Ok(Call::Accept(AcceptRequest { service, public, offer: self.query("offer"), replay_safe }))
     }
 
     fn datagrams(&self) -> Result<Call, ApiError> {
@@ -220,7 +221,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    fn open(&self) -> Result<Call, ApiError> {
+    fn open(&self, body: &[u8]) -> Result<Call, ApiError> {
         self.check_upgrade()?;
         Ok(Call::Open(OpenRequest {
             target: self.needed("target")?,
@@ -228,6 +229,8 @@ impl<'a> Head<'a> {
             deadline_ms: self.number(header::DEADLINE_MS)?,
             content_type: self.text(header::CONTENT_TYPE),
             urgency: self.urgency()?,
+            replay_safe: is_true(header::REPLAY_SAFE, self.text(header::REPLAY_SAFE))?,
+            request: body.to_vec(),
         }))
     }
 
@@ -263,6 +266,15 @@ impl<'a> Head<'a> {
     fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
         let number = self.text(name).map(|text| text.parse());
         number.transpose().map_err(|_| usage(format!("the header {name} is not a number")))
+    }
+}
+
+/// What is not said is not so; what is said otherwise is not understood.
+fn is_true(name: &str, value: Option<String>) -> Result<bool, ApiError> {
+    match value.as_deref() {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => Err(usage(format!("'{name}' is true or false, not '{other}'"))),
     }
 }
 

@@ -31,7 +31,7 @@ use super::types::{
     Groups, GroupsRequest, HandOverRequest, HandedOver, Offer, OpenRequest, OrgList, OrgMembers, OrgRequest, Peers,
     Published, Reached, ResetRequest, ResolveRequest, StreamState, StreamStatus, TargetRequest, TicketReply,
 };
-use super::{VERSION, VERSION_HEADER, datagrams, header, pump};
+use super::{BODY_LEN_MAX, VERSION, VERSION_HEADER, datagrams, header, pump};
 use crate::agent::{
     Agent, DEFAULT_TIMEOUT, DIRECT_PATIENCE, Incoming, Resolved, ServiceOptions, Stream, StreamWatch, millis, path_of,
 };
@@ -44,8 +44,6 @@ use crate::{agent, clock, stream};
 pub const CONNECTIONS_MAX: usize = 4_096;
 /// Rest after a connection that could not be taken: others must give up a descriptor first.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Largest body of a call.
-const BODY_MAX: usize = 64 * 1024;
 /// Largest head of a call; also the least that hyper works with.
 const HEAD_MAX: usize = 16 * 1024;
 /// A call must have its head and its body here after this.
@@ -237,8 +235,8 @@ async fn route(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply
         Call::OrgMembers(OrgRequest { org }) => json(&OrgMembers { members: agent.org_members(&org).await? }),
         Call::Revoke(asked) => json(&agent.revoke(&asked).await?),
         Call::RotateOrgKey(asked) => json(&agent.rotate_org_key(&asked).await?),
-        Call::LeaveOrg(OrgRequest { org }) => {
-            agent.leave_org(&org).await?;
+        Call::LeaveOrg(asked) => {
+            agent.leave_org(&asked).await?;
             json(&Done {})
         }
         Call::Stream(id) => json(&shared.streams.status(id).ok_or_else(no_such_stream)?),
@@ -252,7 +250,7 @@ async fn route(shared: &Arc<Shared>, mut request: Request<Body>) -> Result<Reply
 
 /// The whole body, within its bounds.
 async fn body(request: &mut Request<Body>) -> Result<Bytes, ApiError> {
-    let read = Limited::new(request.body_mut(), BODY_MAX).collect();
+    let read = Limited::new(request.body_mut(), BODY_LEN_MAX).collect();
     let read = tokio::time::timeout(REQUEST_TIMEOUT, read).await;
     let body = read.map_err(|_| usage("the body did not come"))?;
     Ok(body.map_err(|error| usage(format!("the body cannot be read: {error}")))?.to_bytes())
@@ -341,10 +339,15 @@ async fn open(shared: &Arc<Shared>, request: Request<Body>, asked: OpenRequest) 
     stream_header.deadline_ms = asked.deadline_ms;
     stream_header.content_type = asked.content_type;
     stream_header.urgency = asked.urgency.unwrap_or(stream_header.urgency);
+    stream_header.replay_safe = asked.replay_safe;
     let deadline = stream_header.deadline_ms.map(Duration::from_millis);
 
     let found = agent.resolve(&asked.target).await?;
-    let mut stream = agent.open(&found, stream_header).await?;
+    let mut stream = if asked.request.is_empty() {
+        agent.open(&found, stream_header).await?
+    } else {
+        agent.request(&found, stream_header, asked.request.into()).await?
+    };
     agent.connect(&found, deadline.unwrap_or(DEFAULT_TIMEOUT).min(DEFAULT_TIMEOUT)).await?;
 
     let id = shared.streams.add(stream.watch());
@@ -369,9 +372,9 @@ async fn open(shared: &Arc<Shared>, request: Request<Body>, asked: OpenRequest) 
 
 /// `GET /v1/accept`: answers when a stream arrives.
 async fn accept(shared: &Arc<Shared>, request: Request<Body>, asked: AcceptRequest) -> Result<Reply, ApiError> {
-    let AcceptRequest { service, public, offer } = asked;
+    let AcceptRequest { service, public, offer, replay_safe } = asked;
     let port = service_port(&service).ok_or_else(|| usage(format!("'{service}' is not a service")))?;
-    let incoming = shared.agent.accept(port, ServiceOptions { public, offer }).await?;
+    let incoming = shared.agent.accept(port, ServiceOptions { public, offer, replay_safe }).await?;
     let id = shared.streams.add(incoming.stream.watch());
     let mut reply = switching_to(id)?;
     describe(&mut reply, &incoming)?;

@@ -324,9 +324,22 @@ pub struct Revoked {
     pub member: String,
     /// Its key.
     pub key: String,
+    /// Invites of this agent that it has used, and could use under another key: the numbers of those that are still open.
+    #[serde(default)]
+    pub invites: Vec<String>,
 }
 
-/// `POST /v1/orgs/leave`, `POST /v1/orgs/members`.
+/// `POST /v1/orgs/leave`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaveRequest {
+    /// The organisation.
+    pub org: String,
+    /// Also where others are out with this agent, since it has enrolled them.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// `POST /v1/orgs/members`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrgRequest {
     /// The organisation.
@@ -773,6 +786,10 @@ pub struct OpenRequest {
     pub content_type: Option<String>,
     /// 0 goes first, 7 last; 3 if none is given.
     pub urgency: Option<u8>,
+    /// The request may be repeated without harm: it travels in the first message to the agent, which has no forward secrecy.
+    pub replay_safe: bool,
+    /// All that the program has to say, at most [`BODY_LEN_MAX`](super::BODY_LEN_MAX) bytes; empty: it says it on the socket.
+    pub request: Vec<u8>,
 }
 
 /// The head of the `101` that answers [`OpenRequest`].
@@ -795,6 +812,8 @@ pub struct AcceptRequest {
     pub public: bool,
     /// What the service does, for the directory.
     pub offer: Option<String>,
+    /// To be asked twice does no harm.
+    pub replay_safe: bool,
 }
 
 /// The head of the `101` that answers [`AcceptRequest`]: who calls. Everything but the name is proved.

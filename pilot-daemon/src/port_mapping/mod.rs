@@ -41,8 +41,10 @@ const REMOVAL_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) enum Report {
     /// The settings say no.
     Off,
-    /// There is no NAT on the way to the home node, as far as anybody has said.
+    /// Nobody has said whether there is a NAT on the way to the home node.
     #[default]
+    Unknown,
+    /// There is none.
     Unneeded,
     /// The router is being asked.
     Asking,
@@ -104,6 +106,7 @@ impl PortMapper {
         let without = |state| network::PortMapping { state, ..network::PortMapping::default() };
         match &*self.report.borrow() {
             Report::Off => without(MappingState::Off),
+            Report::Unknown => without(MappingState::Unknown),
             Report::Unneeded => without(MappingState::Unneeded),
             Report::Asking => without(MappingState::Asking),
             Report::None(reason) => {
@@ -122,7 +125,7 @@ impl PortMapper {
     pub(crate) fn mapped(&self) -> Option<SocketAddr> {
         match &*self.report.borrow() {
             Report::Mapped { address, .. } => Some(*address),
-            Report::Off | Report::Unneeded | Report::Asking | Report::None(_) => None,
+            Report::Off | Report::Unknown | Report::Unneeded | Report::Asking | Report::None(_) => None,
         }
     }
 
@@ -176,7 +179,7 @@ impl Keeper {
             if observed.is_some_and(|observed| is_behind_nat(observed, &host_addresses(self.listen))) {
                 return Some(Place::now(self.listen));
             }
-            self.report.send_replace(Report::Unneeded);
+            self.report.send_replace(if observed.is_some() { Report::Unneeded } else { Report::Unknown });
             tokio::select! {
                 changed = self.observed.changed() => changed.ok()?,
                 () = over(self.is_over.clone()) => return None,

@@ -61,6 +61,9 @@ pub struct ServiceOptions {
     pub public: bool,
     /// What the service does, for the directory; handlers without a word keep what others have said.
     pub offer: Option<String>,
+    /// To be asked twice does no harm: what callers mark likewise is answered while it may still be a replay, and so a round trip earlier
+    /// (spec/handshake.md §10). Only as long as all handlers say so.
+    pub replay_safe: bool,
 }
 
 /// How a service fares.
@@ -87,6 +90,7 @@ pub(crate) struct Services {
 struct Service {
     public: bool,
     offer: String,
+    replay_safe: bool,
     handlers: VecDeque<oneshot::Sender<Incoming>>,
     queue: VecDeque<Incoming>,
     /// Streams in the hands of handlers: while there are any, the service is busy, not gone.
@@ -133,6 +137,7 @@ impl Services {
         let is_new = !self.table.contains_key(&port);
         let service = self.table.entry(port).or_default();
         service.public = options.public;
+        service.replay_safe = options.replay_safe && (service.replay_safe || service.is_deserted());
         let offered = options.offer.filter(|offer| *offer != service.offer);
         let is_news = is_new || offered.is_some();
         if let Some(offer) = offered {
@@ -162,6 +167,11 @@ impl Services {
     /// Whether its handlers let everybody call.
     pub(crate) fn is_public(&self, port: ServicePort) -> bool {
         self.table.get(&port).is_some_and(|service| service.public)
+    }
+
+    /// Whether it may be asked what is perhaps a replay.
+    pub(crate) fn is_replay_safe(&self, port: ServicePort) -> bool {
+        self.table.get(&port).is_some_and(|service| service.replay_safe)
     }
 
     /// Gives a stream that is `allowed` to a handler, or to the queue.
@@ -202,18 +212,21 @@ impl Services {
             .min()
     }
 
-    /// Forgets services whose handlers have not come back; who waited for them is told.
-    pub(crate) fn expire(&mut self, now: Mono) -> Vec<Refused> {
+    /// Forgets services whose handlers have not come back, and returns them with those who waited for them.
+    pub(crate) fn expire(&mut self, now: Mono) -> Vec<(ServicePort, Vec<Refused>)> {
         let is_gone = |service: &Service| service.is_deserted() && service.last_handler + HANDLER_GRACE <= now;
         let gone: Vec<_> = self.table.iter().filter(|(_, service)| is_gone(service)).map(|(&port, _)| port).collect();
-        let mut refused = Vec::new();
-        for port in gone {
+        let forget = |port| {
             let queue = self.table.remove(&port).map(|service| service.queue).unwrap_or_default();
             let reason = nobody(&service_name(port));
-            refused.extend(queue.into_iter().map(|incoming| Refused::new(incoming, Code::NOT_FOUND, reason.clone())));
+            let refused = queue.into_iter().map(|incoming| Refused::new(incoming, Code::NOT_FOUND, reason.clone()));
+            (port, refused.collect())
+        };
+        let forgotten: Vec<_> = gone.into_iter().map(forget).collect();
+        if !forgotten.is_empty() {
             self.publish();
         }
-        refused
+        forgotten
     }
 
     pub(crate) fn status(&self) -> Vec<ServiceStatus> {
@@ -288,4 +301,44 @@ impl Refused {
 
 fn nobody(name: &str) -> String {
     format!("no '{name}' handler runs there")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Mono = Mono(1_000_000_000);
+
+    /// Handlers of one service, each with what it says of replays.
+    fn accept(services: &mut Services, replay_safe: bool) -> oneshot::Receiver<Incoming> {
+        let (handler, stream) = oneshot::channel();
+        let options = ServiceOptions { replay_safe, ..ServiceOptions::default() };
+        services.accept(START, ServicePort::QUERY, options, handler);
+        stream
+    }
+
+    #[test]
+    fn replays_are_allowed_only_while_all_handlers_allow_them() {
+        let mut services = Services::new(watch::channel(Vec::new()).0);
+        assert!(!services.is_replay_safe(ServicePort::QUERY));
+        let handlers = [true, true, false, true].map(|replay_safe| {
+            let handler = accept(&mut services, replay_safe);
+            (handler, services.is_replay_safe(ServicePort::QUERY))
+        });
+        assert_eq!(handlers.each_ref().map(|(_, is_safe)| *is_safe), [true, true, false, false]);
+        drop(handlers);
+        services.handler_left(START, ServicePort::QUERY);
+        let _handler = accept(&mut services, true);
+        assert!(services.is_replay_safe(ServicePort::QUERY), "those who did not have left");
+    }
+
+    #[test]
+    fn replays_are_allowed_no_longer_than_the_service_is_there() {
+        let mut services = Services::new(watch::channel(Vec::new()).0);
+        drop(accept(&mut services, true));
+        services.handler_left(START, ServicePort::QUERY);
+        let forgotten = services.expire(START + HANDLER_GRACE);
+        assert_eq!(forgotten.iter().map(|(port, _)| *port).collect::<Vec<_>>(), [ServicePort::QUERY]);
+        assert!(!services.is_replay_safe(ServicePort::QUERY));
+    }
 }

@@ -31,7 +31,7 @@ pub(super) struct Transferred {
 
 /// Sends from `sender` to `receiver`. Each end works on a thread of its own, as two programs would.
 pub(super) async fn run(sender: &Daemon, receiver: &Daemon) -> Result<Transferred> {
-    let accept = AcceptOptions { service: SERVICE.to_owned(), public: false, offer: None };
+    let accept = AcceptOptions { service: SERVICE.to_owned(), public: false, offer: None, replay_safe: false };
     let accepting = receiver.accept(&accept);
     let opening = async {
         receiver.wait_for_service(SERVICE).await?;

@@ -86,7 +86,12 @@ async fn serve(args: &ServeArgs, context: &Context) -> Result<()> {
     let command = Arc::new(HandlerCommand::new(args.command.clone(), context, &daemon.name)?);
     let record = take_record(args, context, &daemon.name)?;
     let service = Service {
-        accept: AcceptOptions { service: SERVICE.to_owned(), public: args.allow.is_some(), offer: Some(offer(args)) },
+        accept: AcceptOptions {
+            service: SERVICE.to_owned(),
+            public: args.allow.is_some(),
+            offer: Some(offer(args)),
+            replay_safe: false,
+        },
         concurrency: usize::from(args.concurrency),
     };
     let output = context.output;
