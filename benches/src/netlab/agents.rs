@@ -24,8 +24,6 @@ use crate::error::BenchError;
 const READY: Duration = Duration::from_secs(10);
 const BACKBONE: &str = "203.0.113.10";
 const BACKBONE_V6: &str = "2001:db8:ffff::10";
-/// A node for STUN only: a NAT whose mapping depends on addresses shows itself to nobody who has but one.
-const STUN: &str = "203.0.113.11";
 /// By which agents of either family find it.
 const BACKBONE_NAME: &str = "backbone.example";
 /// Pause between two pings of the traffic that shows which way it takes.
@@ -36,7 +34,6 @@ const PING_PATIENCE: Duration = Duration::from_secs(30);
 const SERVICE: &str = "4242";
 /// The hosts, and the agents on them.
 const RELAY: &str = "relay";
-const SECOND: &str = "second";
 const CALLER: &str = "a";
 const CALLED: &str = "b";
 
@@ -71,12 +68,10 @@ impl Agents {
     pub(crate) fn start(pilotctl: &Path, site: &Site, seed: u64) -> Result<Option<Self>, BenchError> {
         let mut plan = Plan::new(seed);
         plan.host(RELAY, CORE, &[BACKBONE, BACKBONE_V6], &nats::access());
-        plan.host(SECOND, CORE, &[STUN], &nats::access());
         plan.name(BACKBONE_NAME, &[BACKBONE, BACKBONE_V6]);
         let gateways = site.plan(&mut plan, [CALLER, CALLED]);
         let lab = plan.build()?;
         let ticket = start_backbone(pilotctl, lab.host(RELAY), &["--advertise", BACKBONE_NAME])?;
-        start_backbone(pilotctl, lab.host(SECOND), &["--roles", "stun"])?;
         let [caller, called] = [CALLER, CALLED].map(|name| Agent { host: lab.host(name).clone() });
         let is_up = caller.start(pilotctl, &ticket)? && called.start(pilotctl, &ticket)?;
         Ok(is_up.then_some(Self { caller, called, gateways, lab }))
@@ -189,10 +184,9 @@ impl Agent {
         pid.ok_or_else(|| wrong("a process without a number"))
     }
 
-    /// Tells whether it came up.
+    /// Tells whether it came up. It has no settings: all that it knows is a backbone node with one address of each family.
     fn start(&self, pilotctl: &Path, ticket: &str) -> Result<bool, BenchError> {
         std::fs::create_dir_all(self.host.pilot_home())?;
-        std::fs::write(self.host.pilot_home().join("config.toml"), format!("stun = ['{STUN}:3478']\n"))?;
         let mut command = self.host.command(pilotctl);
         command.args(["daemon", "start", "--hostname", self.host.name, "--backbone", ticket]);
         Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success())
