@@ -20,6 +20,8 @@ use crate::error::BenchError;
 
 /// Sources, and so facts.
 pub(crate) const SOURCES: u8 = 20;
+/// The group that all sources are in, as agents.
+const GROUP: &str = "sources";
 /// The port of the web.
 const WEB: u16 = 443;
 
@@ -31,6 +33,8 @@ pub(crate) enum Order {
     InTurn,
     /// All at once.
     AtOnce,
+    /// One search for all sources, by their group, then as [`Self::InTurn`]. There is no such search of the web.
+    Found,
 }
 
 /// What a source is asked, beside its fact: how it shall behave.

@@ -18,15 +18,15 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pilot_core::time::Mono;
 use pilot_daemon::api::client::Client;
-use pilot_daemon::api::types::OpenRequest;
+use pilot_daemon::api::types::{FindRequest, Found, OpenRequest};
 use pilot_daemon::clock;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::lookup_host;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::source::SERVICE;
-use super::{Errand, Order, Question, SOURCES, WEB, agent_name, fact, page, web_name};
+use super::{Errand, GROUP, Order, Question, SOURCES, WEB, agent_name, fact, page, web_name};
 use crate::compare::system::{Contact, Kind, Setup};
 use crate::compare::systems::{CONNECTION_WINDOW, Quinn, STREAM_WINDOW, Tls};
 use crate::compare::task::Report;
@@ -35,7 +35,8 @@ use crate::error::BenchError;
 /// As `pilotctl query` has it.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Does the errand twice, and reports the milliseconds of each: cold, unless that is not measured of this kind, and warm.
+/// Does the errand twice, and reports the milliseconds of each: cold, unless that is not measured of this kind, and warm. One that begins
+/// with a search is done once, cold.
 pub(crate) async fn perform(errand: Errand) -> Result<Report, BenchError> {
     match errand.kind {
         Kind::PilotDaemons => twice(Agents(Client::connect(errand.socket.clone()).await?), &errand).await,
@@ -55,6 +56,11 @@ pub(crate) fn is_measured_cold(kind: Kind) -> bool {
 trait Asker: Send + Sync + 'static {
     /// The fact that a source knows.
     fn ask(&self, source: u8, question: Question) -> impl Future<Output = Result<String, BenchError>> + Send;
+
+    /// Finds all sources by one search.
+    fn find_all(&self) -> impl Future<Output = Result<(), BenchError>> + Send {
+        async { Err(BenchError::wrong("there is no search that finds these sources")) }
+    }
 }
 
 async fn twice(asker: impl Asker, errand: &Errand) -> Result<Report, BenchError> {
@@ -65,7 +71,9 @@ async fn twice(asker: impl Asker, errand: &Errand) -> Result<Report, BenchError>
     } else {
         once(&asker, Order::AtOnce, Question { think_ms: 0, ..errand.question }).await?;
     }
-    values.push(once(&asker, errand.order, errand.question).await?);
+    if errand.order != Order::Found {
+        values.push(once(&asker, errand.order, errand.question).await?);
+    }
     Ok(Report { values, cpu: Duration::ZERO })
 }
 
@@ -81,8 +89,11 @@ async fn once<A: Asker>(asker: &Arc<A>, order: Order, question: Question) -> Res
                 .ok_or_else(|| BenchError::wrong(format!("'{found}' is not what source {source} knows")))
         }
     };
+    if order == Order::Found {
+        asker.find_all().await?;
+    }
     match order {
-        Order::InTurn => {
+        Order::InTurn | Order::Found => {
             for source in 0..SOURCES {
                 ask(source).await?;
             }
@@ -110,14 +121,21 @@ impl Asker for Agents {
             target: agent_name(source),
             service: SERVICE.to_owned(),
             deadline_ms: u64::try_from(DEADLINE.as_millis()).ok(),
+            replay_safe: true,
+            request: question.text().into_bytes(),
             ..OpenRequest::default()
         };
         let (_, mut stream) = self.0.open_stream(&request).await?;
-        stream.write_all(question.text().as_bytes()).await?;
-        stream.shutdown().await?;
         let mut reply = String::new();
         stream.read_to_string(&mut reply).await?;
         Ok(reply)
+    }
+
+    async fn find_all(&self) -> Result<(), BenchError> {
+        let request = FindRequest { group: Some(GROUP.to_owned()), ..FindRequest::default() };
+        let found: Found = self.0.post("/v1/find", &request).await?;
+        let is_whole = found.agents.len() == usize::from(SOURCES);
+        is_whole.then_some(()).ok_or_else(|| BenchError::wrong(format!("a search found {}", found.agents.len())))
     }
 }
 

@@ -104,7 +104,9 @@ async fn serve_callers(home: &Path, source: u8) -> Result<(), BenchError> {
     for _ in 0..HANDLERS {
         let client = client.clone();
         tokio::spawn(async move {
-            let request = AcceptRequest { service: SERVICE.to_owned(), public: true, ..AcceptRequest::default() };
+            let service = SERVICE.to_owned();
+            // It looks a fact up: as `pilotctl answer --replay-safe --allow public`.
+            let request = AcceptRequest { service, public: true, replay_safe: true, ..AcceptRequest::default() };
             while let Ok((_, stream)) = client.accept(&request).await {
                 // A stream that ends early is the caller's to report.
                 let _ended = answer_caller(source, stream).await;

@@ -16,7 +16,7 @@ use pilot_sim::link::LinkConfig;
 use tempfile::TempDir;
 
 use super::source::{Sources, UPSTREAM};
-use super::{Errand, Order, Question, SOURCES, WEB, address, agent_name, web_name};
+use super::{Errand, GROUP, Order, Question, SOURCES, WEB, address, agent_name, web_name};
 use crate::agents::wrong;
 use crate::compare::process::{End, Place};
 use crate::compare::system::Kind;
@@ -75,7 +75,12 @@ impl World {
         let ticket = start_backbone(pilotctl, lab.host(BACKBONE))?;
         for source in 0..SOURCES {
             let listen = format!("{}:0", address(source));
-            start_daemon(pilotctl, host, &agent_name(source), &["--backbone", &ticket, "--listen", &listen])?;
+            start_daemon(
+                pilotctl,
+                host,
+                &agent_name(source),
+                &["--backbone", &ticket, "--listen", &listen, "--groups", GROUP],
+            )?;
         }
         for reader in READERS {
             start_daemon(pilotctl, lab.host(reader), reader, &["--backbone", &ticket])?;

@@ -18,7 +18,7 @@ const THINKS_MS: [u64; 3] = [0, 50, 500];
 /// Bytes of a page: what one has on the wire, compressed, and what one has with much around the fact.
 const PAGE_LENS: [usize; 2] = [20_000, 200_000];
 /// The orders, by name.
-const ORDERS: [(&str, Order); 2] = [("turn", Order::InTurn), ("once", Order::AtOnce)];
+const ORDERS: [(&str, Order); 3] = [("turn", Order::InTurn), ("once", Order::AtOnce), ("found", Order::Found)];
 /// The cells that have a picture: the middle of the grid.
 const PICTURED: &str = "40ms-50ms-20k";
 
@@ -56,6 +56,7 @@ static CELLS: LazyLock<Vec<Cell>> = LazyLock::new(|| {
                             match order {
                                 Order::InTurn => "one after the other",
                                 Order::AtOnce => "all at once",
+                                Order::Found => "one search for all sources by their group, then one after the other",
                             }
                         ),
                     });
@@ -103,7 +104,7 @@ impl Workload for Errands {
             }
         };
         let mut samples = Vec::new();
-        for (_, order) in ORDERS {
+        for (_, order) in ORDERS.into_iter().filter(|(_, order)| is_asked_so(kind, *order)) {
             for think_ms in THINKS_MS {
                 for page_len in PAGE_LENS {
                     samples.extend(row(world, kind, order, Question { think_ms, page_len })?);
@@ -114,12 +115,19 @@ impl Workload for Errands {
     }
 
     fn page(&self, outcomes: &[Outcome]) -> String {
-        ORDERS.iter().map(|(name, order)| grid(outcomes, name, *order)).collect()
+        let grids: String = [Order::InTurn, Order::AtOnce].into_iter().map(|order| grid(outcomes, order)).collect();
+        grids + &found(outcomes)
     }
 
+    /// What one system alone does has a table.
     fn has_picture(&self, quantity: &Quantity) -> bool {
-        quantity.name.ends_with(PICTURED)
+        quantity.name.ends_with(PICTURED) && !quantity.name.starts_with("errand-found")
     }
+}
+
+/// Only agents can be searched for.
+fn is_asked_so(kind: Kind, order: Order) -> bool {
+    order != Order::Found || kind == Kind::PilotDaemons
 }
 
 /// What one kind of reader takes at all distances. Where sources think, readers have little to do but wait, and wait beside each other.
@@ -145,6 +153,7 @@ fn row(world: &World, kind: Kind, order: Order, question: Question) -> Result<Ve
 fn samples(cell: &'static Cell, kind: Kind, values: &[f64]) -> Vec<Sample> {
     let warm = time(&cell.warm, &cell.what);
     match values {
+        [first] if cell.order == Order::Found => vec![time(&cell.cold, &cell.what).of(*first)],
         [first, second] if reader::is_measured_cold(kind) => {
             vec![time(&cell.cold, &cell.what).of(*first), warm.of(*second)]
         }
@@ -153,25 +162,21 @@ fn samples(cell: &'static Cell, kind: Kind, values: &[f64]) -> Vec<Sample> {
 }
 
 /// A table of all cells in one order.
-fn grid(outcomes: &[Outcome], name: &str, order: Order) -> String {
-    let title = match order {
-        Order::InTurn => "each question after the answer before it",
-        Order::AtOnce => "all questions at once",
+fn grid(outcomes: &[Outcome], order: Order) -> String {
+    let title = if order == Order::InTurn {
+        "errand-turn: each question after the answer before it"
+    } else {
+        "errand-once: all questions at once"
     };
     let mut page = format!(
-        "\n## errand-{name}: {title}\n\nMilliseconds until twenty facts from twenty sources are known, median ± half the interquartile range. Cold: no \
+        "\n## {title}\n\nMilliseconds until twenty facts from twenty sources are known, median ± half the interquartile range. Cold: no \
          name, connection or tunnel is known. \
          Warm: the same reader once more. x: how many times as fast Pilot is, by rounds.\n\n\
          | round trip, thought, page | HTTP/1.1 cold | Pilot cold | x cold | HTTP/1.1 warm | HTTP/2 warm | HTTP/3 warm | Pilot warm | x best warm | x HTTP/1.1 cold |\n\
          |---|---|---|---|---|---|---|---|---|---|\n"
     );
     for cell in CELLS.iter().filter(|cell| cell.order == order) {
-        let of = |name: &str| outcomes.iter().find(|outcome| outcome.quantity.name == name);
-        let (cold, warm) = (of(&cell.cold), of(&cell.warm));
-        let value = |outcome: Option<&Outcome>, kind| {
-            let row = outcome.and_then(|outcome| outcome.row(kind));
-            row.map(|row| format!("{} ± {}", short(row.median), short(row.spread))).unwrap_or_default()
-        };
+        let (cold, warm) = (named(outcomes, &cell.cold), named(outcomes, &cell.warm));
         let times = |outcome: Option<&Outcome>| {
             let ratio = outcome.and_then(|outcome| outcome.row(Kind::PilotDaemons)?.ratio_best);
             ratio.map(|ratio| short(1.0 / ratio)).unwrap_or_default()
@@ -189,15 +194,49 @@ fn grid(outcomes: &[Outcome], name: &str, order: Order) -> String {
             value(warm, Kind::Http3),
             value(warm, Kind::PilotDaemons),
             times(warm),
-            warm_beside_cold(warm, cold).map(short).unwrap_or_default(),
+            beside_cold_web(warm, cold).map(short).unwrap_or_default(),
         );
     }
     page
 }
 
-/// How many times as fast agents that know each other are as a reader who comes to the web anew.
-fn warm_beside_cold(warm: Option<&Outcome>, cold: Option<&Outcome>) -> Option<f64> {
-    let (ours, theirs) = (warm?.row(Kind::PilotDaemons)?, cold?.row(Kind::Http1)?);
+/// A table of errands that begin with a search, beside readers of the web who ask in turn.
+fn found(outcomes: &[Outcome]) -> String {
+    let mut page = "\n## errand-found: one search for all sources by their group, then each question after the answer before it\n\nMilliseconds, as \
+                    above; no name, connection or tunnel is known. HTTP/1.1: as in errand-turn, for the web has no such search. x: how many \
+                    times as fast Pilot is, by rounds.\n\n\
+                    | round trip, thought, page | HTTP/1.1 cold | Pilot cold, found by one search | x |\n|---|---|---|---|\n"
+        .to_owned();
+    for cell in CELLS.iter().filter(|cell| cell.order == Order::Found) {
+        let in_turn = CELLS.iter().find(|other| (other.order, &other.label) == (Order::InTurn, &cell.label));
+        let web = in_turn.and_then(|in_turn| named(outcomes, &in_turn.cold));
+        let ours = named(outcomes, &cell.cold);
+        // Writing to a string does not fail.
+        _ = writeln!(
+            page,
+            "| {} | {} | {} | {} |",
+            cell.label,
+            value(web, Kind::Http1),
+            value(ours, Kind::PilotDaemons),
+            beside_cold_web(ours, web).map(short).unwrap_or_default(),
+        );
+    }
+    page
+}
+
+fn named<'a>(outcomes: &'a [Outcome], name: &str) -> Option<&'a Outcome> {
+    outcomes.iter().find(|outcome| outcome.quantity.name == name)
+}
+
+/// Median and spread of a system, for people.
+fn value(outcome: Option<&Outcome>, kind: Kind) -> String {
+    let row = outcome.and_then(|outcome| outcome.row(kind));
+    row.map(|row| format!("{} ± {}", short(row.median), short(row.spread))).unwrap_or_default()
+}
+
+/// How many times as fast agents are as a reader who comes to the web anew and asks in the same order.
+fn beside_cold_web(ours: Option<&Outcome>, cold: Option<&Outcome>) -> Option<f64> {
+    let (ours, theirs) = (ours?.row(Kind::PilotDaemons)?, cold?.row(Kind::Http1)?);
     let ratios: Vec<f64> = theirs.samples.iter().zip(&ours.samples).map(|(theirs, ours)| theirs / ours).collect();
     Some(median(&ratios))
 }
