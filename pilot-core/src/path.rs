@@ -238,11 +238,11 @@ impl Paths {
         self.probe_credit = (self.probe_credit + len * PROBE_BYTES_PER_BYTE).min(PROBE_CREDIT_MAX);
     }
 
-    /// Takes the credit for one probe to an address, if there is any, and not too many are unanswered there. `attested`: the address where
-    /// our own home node sees the peer, at which they are not counted.
-    pub(crate) fn spend_probe(&mut self, now: Mono, ip: IpAddr, attested: Option<IpAddr>) -> bool {
+    /// Takes the credit for one probe to an address, if there is any, and not too many are unanswered there. `is_named`: nothing but the
+    /// peer's word speaks for the address; else they are not counted.
+    pub(crate) fn spend_probe(&mut self, now: Mono, ip: IpAddr, is_named: bool) -> bool {
         let Some(rest) = self.probe_credit.checked_sub(PROBE_LEN) else { return false };
-        let may = attested == Some(ip) || self.count_probe(now, ip);
+        let may = !is_named || self.count_probe(now, ip);
         if may {
             self.probe_credit = rest;
         }
@@ -354,7 +354,8 @@ impl Paths {
     }
 
     /// Probes to send now. A round that ends unanswered is followed by another only while the tunnel is in use. A probe for which the
-    /// peer has not earned the credit, or of which too many are unanswered, counts as sent and lost.
+    /// peer has not earned the credit, or of which too many are unanswered, counts as sent and lost. `attested`: where our own home node
+    /// sees the peer.
     pub(crate) fn due_probes(
         &mut self,
         now: Mono,
@@ -378,7 +379,8 @@ impl Paths {
                 probe.next = now + PROBE_INTERVAL_MIN * 2u32.pow(probe.sent);
                 probe.sent += 1;
                 let (id, token, target) = (path.id, probe.token, path.hop.target());
-                if target.is_none_or(|ip| self.spend_probe(now, ip, attested)) {
+                let is_heard = path.is_fresh(now);
+                if target.is_none_or(|ip| self.spend_probe(now, ip, !is_heard && attested != Some(ip))) {
                     due.push((id, token));
                 }
             } else {

@@ -354,8 +354,8 @@ impl Peer {
 
     /// Takes what it costs to send a probe to an address that the peer is said to have, if it may be sent.
     pub(crate) fn may_probe(&mut self, now: Now, ip: IpAddr) -> bool {
-        let attested = self.attested.map(|address| address.ip());
-        self.paths.spend_probe(now.mono, ip, attested)
+        let is_attested = self.attested.is_some_and(|address| address.ip() == ip);
+        self.paths.spend_probe(now.mono, ip, !is_attested)
     }
 
     /// Adds a path to the table and to the transport.

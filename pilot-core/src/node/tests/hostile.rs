@@ -289,19 +289,37 @@ fn an_address_that_a_peer_has_named_has_sixteen_unanswered_probes_at_most() {
     }
 }
 
+/// A machine that was asleep wakes up behind a new mapping: many probes went to its old port meanwhile, and all relayed packets wait for the
+/// proof of the new one.
+#[test]
+fn a_peer_that_is_heard_where_many_probes_were_unanswered_is_challenged_at_once() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    for generation in 1..=10 {
+        pair.name_victim(0, 1, generation);
+        pair.run_for(Duration::from_millis(200));
+    }
+    assert_eq!(pair.astray.len(), PROBES_PER_ADDRESS_MAX, "all that go to a place that was only named");
+    let new_port = SocketAddr::new(VICTIM.ip(), 40_000);
+    let packet = pair.forge(0, 1, FORGED, frame::put_ping);
+    pair.deliver(1, new_port, &packet);
+    pair.run_for(Duration::from_millis(1));
+    assert_eq!(pair.astray.iter().filter(|(to, _)| *to == new_port).count(), 1);
+}
+
 /// What probes are counted by is itself bounded: who names ever other addresses makes nobody forget how often one was probed.
 #[test]
 fn probes_at_many_addresses_are_counted_in_bounded_space() {
     let (mut paths, ip) = (Paths::default(), |n: u16| IpAddr::from([203, 0, (n >> 8) as u8, n as u8]));
     paths.earn_probes(1 << 20);
     let now = Mono(1_000_000_000);
-    let probed = (0..1_000).filter(|&n| paths.spend_probe(now, ip(n), None)).count();
+    let probed = (0..1_000).filter(|&n| paths.spend_probe(now, ip(n), true)).count();
     assert_eq!(probed, PROBED_ADDRESSES_MAX);
     paths.earn_probes(1 << 20);
-    let again = (0..100).filter(|_| paths.spend_probe(now, ip(0), None)).count();
+    let again = (0..100).filter(|_| paths.spend_probe(now, ip(0), true)).count();
     assert_eq!(again, PROBES_PER_ADDRESS_MAX - 1);
     paths.earn_probes(1 << 20);
-    assert!(paths.spend_probe(now + PROBE_COUNTED_FOR, ip(0), None));
+    assert!(paths.spend_probe(now + PROBE_COUNTED_FOR, ip(0), true));
 }
 
 /// A home node attests a victim's address for whomever it likes, and forwards what a peer tells of its ports. Volleys go there, as they would to
