@@ -245,6 +245,11 @@ impl Link {
         self.config = change(self.config.clone());
     }
 
+    /// Whether it carries datagrams of this length.
+    pub(crate) fn takes(&self, len: usize) -> bool {
+        len <= self.config.mtu
+    }
+
     fn pass(
         &mut self,
         now: Mono,
@@ -255,7 +260,7 @@ impl Link {
         if self.config.is_cut {
             return dropped(Fate::Cut);
         }
-        if datagram.len() > self.config.mtu {
+        if !self.takes(datagram.len()) {
             return dropped(Fate::TooLong);
         }
         if self.config.loss.hits(*loss) {

@@ -540,6 +540,10 @@ impl World {
         if wire::peek(&datagram) == Ok(PacketKind::Relay) {
             link.stats.offered_relayed += 1;
         }
+        // As the kernel does: one segment that is too long for the interface, and the whole train is refused.
+        if transmit.segment_size.is_some_and(|len| !link.takes(len)) {
+            return sent(self, Some(to), Fate::TooLong);
+        }
         let passage = link.send(now, &mut datagram);
         sent(self, Some(to), passage.fate);
         for at in passage.arrivals.into_iter().flatten() {

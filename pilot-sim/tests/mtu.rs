@@ -60,6 +60,26 @@ fn bytes_in_each(seed: u64, mtu: usize) -> Result<u64, Failure> {
     Ok(4 * MIB / (world.link_stats(alice, bob).offered - before))
 }
 
+/// Whoever asks little, now and then, has a probe in most of his trains.
+#[test]
+fn a_probe_that_does_not_fit_takes_no_request_with_it() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let delay = Duration::from_millis(20);
+        let Pair { mut world, alice, bob } = pair(seed, LinkConfig::default().delay(delay));
+        let connected = world.start_job(alice, bob, Plan::request(32, 32))?;
+        world.complete(&[connected], PATIENCE)?;
+        for _ in 0..20 {
+            world.run_for(Duration::from_secs(1))?;
+            let job = world.start_job(alice, bob, Plan::request(32, 32))?;
+            let started = world.elapsed();
+            world.complete(&[job], PATIENCE)?;
+            let took = world.elapsed().saturating_sub(started);
+            assert!(took < 3 * delay, "{took:?} for a round trip of {:?}", 2 * delay);
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_path_that_begins_to_swallow_large_packets_goes_on_with_small_ones() -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {

@@ -157,6 +157,7 @@ impl Node {
             }
             let sealed_start = buf.len();
             buf.resize(sealed_start + DataHeader::LEN, 0);
+            let is_alone = tunnel.transport.is_mtu_probe_next(path);
             let Some(number) = tunnel.transport.poll_packet(now.mono, path, buf) else {
                 buf.truncate(start);
                 break;
@@ -171,7 +172,7 @@ impl Node {
                 self.held = way.map(|way| Held { route: way.route, datagram });
                 break;
             }
-            if len < first || buf.len() - train_start + first > train_len_max {
+            if is_alone || len < first || buf.len() - train_start + first > train_len_max {
                 break;
             }
         }

@@ -291,12 +291,18 @@ impl Transport {
         self.sent.is_in_flight(pn, tag8)
     }
 
-    /// Length of the next packet of a train on this path, with header and tag. A shorter packet ends the train. When a larger size is to
-    /// be probed, this is the probe's, and the packet behind it ends the train.
+    /// Length of the next packet of a train on this path, with header and tag. A shorter packet ends the train, and so does a probe for a
+    /// larger size, which begins one.
     pub fn segment_len(&self, path: PathId) -> usize {
-        let is_probe = self.may_probe_mtu && self.is_mtu_probe_due(path);
+        let is_probe = self.is_mtu_probe_next(path);
         let Some(path) = self.path(path) else { return PACKET_LEN_MIN };
         path.mtu.next_probe().filter(|_| is_probe).unwrap_or_else(|| path.mtu.current())
+    }
+
+    /// Whether the next packet on this path is a probe for a larger size. It is a train of its own: a system that finds one packet of a train
+    /// too long for its interface refuses the whole train.
+    pub fn is_mtu_probe_next(&self, path: PathId) -> bool {
+        self.may_probe_mtu && self.is_mtu_probe_due(path)
     }
 
     /// Bytes that pacing allows in one batch on this path: two packets or a millisecond at the rate, 64 KiB at most.
