@@ -220,6 +220,13 @@ impl Paths {
         }
     }
 
+    /// The same for one path, wherever its local address leads.
+    pub(crate) fn forget_local_ip(&mut self, id: PathId) {
+        if let Some(Path { hop: Hop::Direct(route), .. }) = self.path_mut(id) {
+            route.local_ip = None;
+        }
+    }
+
     /// Forgets a path.
     pub(crate) fn remove(&mut self, id: PathId) {
         self.paths.retain(|path| path.id != id);

@@ -1,5 +1,6 @@
-//! When addresses of this machine come and go: told by the kernel where it tells, looked at now and then elsewhere.
+//! When addresses of this machine come and go, or the way out becomes another: told by the kernel where it tells, looked at now and then elsewhere.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 #[cfg(target_os = "linux")]
@@ -17,9 +18,25 @@ use tokio::io::unix::AsyncFd;
 /// Where nobody tells, interfaces are looked at this often.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Multicast groups of rtnetlink(7): links, and addresses of both families.
+/// Multicast groups of rtnetlink(7): links, and addresses and routes of both families.
 #[cfg(target_os = "linux")]
-const GROUPS: u32 = 0x1 | 0x10 | 0x100;
+const GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+
+/// Addresses that nobody has (RFC 5737, RFC 3849): the way to them is the way to the rest of the world.
+const ELSEWHERE: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 9),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 1)), 9),
+];
+
+/// From which address of each family the system would send to the rest of the world, if there is a way. Nothing is sent.
+pub(crate) fn outgoing() -> [Option<IpAddr>; 2] {
+    ELSEWHERE.map(|elsewhere| {
+        let any = if elsewhere.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(elsewhere).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    })
+}
 
 /// What is said is read for its own sake only: it is the state afterwards that counts.
 #[cfg(target_os = "linux")]

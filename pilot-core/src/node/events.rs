@@ -222,6 +222,10 @@ impl Node {
 
     /// Silence on a path: after some in a row another path is taken, and the home node is dialled again.
     fn pto_expired(&mut self, now: Now, index: u32, path: PathId, count: u32) {
+        if count >= PATH_FAILED_PTO_COUNT {
+            // The address of ours that it holds on to may be what leads nowhere, or nowhere any more.
+            self.peers[index as usize].paths.forget_local_ip(path);
+        }
         let is_home = self.home == Some(index);
         if is_home && count >= HOME_LOST_PTO_COUNT {
             // An attempt may be under way already: keys are often due when a keepalive is.

@@ -232,11 +232,19 @@ impl Node {
         if self.local_addresses != addresses {
             self.local_addresses = addresses.to_vec();
             for peer in &mut self.peers {
-                peer.local_addresses_changed(now.mono, addresses);
+                peer.network_changed(now.mono, |ip| addresses.iter().any(|address| address.ip() == ip));
             }
             self.network_changed(now);
             self.announce_candidates(now);
         }
+    }
+
+    /// The system sends by another way than before, although the addresses may be the same: from which of them, it decides anew.
+    pub fn route_changed(&mut self, now: Now) {
+        for peer in &mut self.peers {
+            peer.network_changed(now.mono, |_| false);
+        }
+        self.network_changed(now);
     }
 
     /// Takes the address at which the router at home says that it takes packets for us, by a port mapping that the driver has asked for. It is a

@@ -68,7 +68,7 @@ use crate::clock;
 pub use crate::datagrams::{Datagram, DatagramReceiver};
 use crate::driver::{COMMANDS_MAX, Core, Driver, HomeLink, LINK_INPUTS_MAX};
 use crate::home::{AgentHome, Home, entropy};
-use crate::interfaces::AddressChanges;
+use crate::interfaces::{self, AddressChanges};
 use crate::names::Names;
 use crate::net::{UdpSocket, host_addresses};
 use crate::org::{self, Orgs};
@@ -559,17 +559,26 @@ async fn renew_keys(agent: Weak<Inner>, mut renewal: KeyRenewal) {
     }
 }
 
-/// Tells the node, and whoever else wants to know, when the machine's addresses change.
+/// Tells the node, and whoever else wants to know, when the machine's addresses change, or by which of them it sends.
 async fn watch_addresses(agent: Weak<Inner>, known: watch::Sender<Vec<SocketAddr>>) {
     let mut changes = AddressChanges::watch();
+    let mut outgoing = interfaces::outgoing();
     loop {
         changes.next().await;
         let Some(inner) = agent.upgrade() else { return };
         let addresses = host_addresses(inner.listen);
-        if !known.send_if_modified(|known| std::mem::replace(known, addresses.clone()) != addresses) {
+        let was_outgoing = std::mem::replace(&mut outgoing, interfaces::outgoing());
+        let is_rerouted = was_outgoing != outgoing;
+        if !known.send_if_modified(|known| std::mem::replace(known, addresses.clone()) != addresses) && !is_rerouted {
             continue;
         }
-        if inner.apply(move |core, now| core.node.set_local_addresses(now, &addresses)).await.is_err() {
+        let tell = move |core: &mut Core, now| {
+            core.node.set_local_addresses(now, &addresses);
+            if is_rerouted {
+                core.node.route_changed(now);
+            }
+        };
+        if inner.apply(tell).await.is_err() {
             return;
         }
     }

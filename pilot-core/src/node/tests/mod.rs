@@ -14,6 +14,7 @@ mod load;
 mod messages;
 mod relayed;
 mod renewal;
+mod routes;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
