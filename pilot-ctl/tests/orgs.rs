@@ -865,6 +865,56 @@ fn joining(machines: &Machines, founder: &Machine, verb: &str, name: &'static st
 }
 
 #[test]
+fn who_was_revoked_starts_as_a_member_by_a_new_invite_and_does_not_run_without() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let one = machines.member("one", &founder.invite(&[]));
+    let file = one.home.path().join("invite");
+    let by_file = ["--org", FLEET, "--token-file", file.to_str().expect("a path")];
+    let is_off = || one.home.run(&["info"]).code == 3;
+    for is_told in [true, false] {
+        if is_told {
+            founder.home.ok(&["org", "revoke", "one"]);
+            eventually("it is told", || one.role().starts_with("none"));
+            one.home.ok(&["daemon", "stop"]);
+            let without = machines.start(&one, &["--org", FLEET]);
+            assert!(without.code == 2 && without.stderr.contains("was revoked or has expired"), "{without:?}");
+            fs::write(&file, founder.withdrawn_invite()).expect("written");
+            let refused = machines.start(&one, &by_file);
+            assert!(refused.code == 5 && refused.stderr.contains("taken back"), "{refused:?}");
+            assert!(is_off(), "it does not run outside of the organisation");
+        } else {
+            one.home.ok(&["daemon", "stop"]);
+            founder.home.ok(&["org", "revoke", "one"]);
+        }
+        fs::write(&file, founder.invite(&[])).expect("written");
+        let again = machines.start(&one, &by_file);
+        assert!(again.code == 0 && again.stdout.ends_with("\nOrg: my-company-fleet (member)\n"), "{again:?}");
+        assert_eq!(founder.members(), ["founder", "one"]);
+        assert!(are_open(&founder, 0), "the invite is used");
+    }
+    // Who is a member uses none.
+    one.home.ok(&["daemon", "stop"]);
+    fs::write(&file, founder.invite(&[])).expect("written");
+    assert_eq!(machines.start(&one, &by_file).code, 0);
+    assert!(are_open(&founder, 1));
+    founder.home.ok(&["org", "revoke", "one"]);
+    eventually("it is told", || one.role().starts_with("none"));
+    one.home.ok(&["daemon", "stop"]);
+    let run = ["daemon", "run", "--hostname", "one", "--backbone", &machines.ticket, "--listen", "127.0.0.1:0"];
+    let refused = one.home.run(&[&run[..], &by_file].concat());
+    assert!(refused.code == 5 && refused.stderr.contains("revoked"), "{refused:?}");
+    fs::write(&file, founder.invite(&[])).expect("written");
+    let _running = one.home.spawn(&[&run[..], &by_file].concat(), "Org: my-company-fleet (member)");
+    assert_eq!(founder.members(), ["founder", "one"]);
+}
+
+/// Whether so many invites are open.
+fn are_open(founder: &Machine, count: usize) -> bool {
+    founder.home.json(&["org", "list"])["orgs"][0]["invites"].as_array().map(Vec::len) == Some(count)
+}
+
+#[test]
 fn an_agent_in_the_foreground_that_cannot_join_leaves_nothing() {
     let machines = Machines::new();
     let founder = machines.founder();

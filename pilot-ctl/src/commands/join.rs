@@ -14,6 +14,7 @@ use crate::hint::{Failure, Result};
 
 /// The longest file that can be an invite.
 const TOKEN_LEN_MAX: u64 = 4_096;
+const GIVE_INVITE: &str = "give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -50,11 +51,10 @@ pub(crate) struct TokenArgs {
 
 pub(crate) async fn run(args: &JoinArgs, context: &Context) -> Result<()> {
     let Some(token) = args.token.read(context)? else {
-        return Err(Failure::usage("there is no invite")
-            .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one"));
+        return Err(Failure::usage("there is no invite").hint(GIVE_INVITE));
     };
     let daemon = context.daemon().await?;
-    let request = JoinRequest { token, org: args.token.org.clone(), name: args.name.clone() };
+    let request = JoinRequest { token, org: args.token.org.clone(), name: args.name.clone(), unless_member: false };
     let joined = daemon.join_org(&request).await?;
     context.output.result(&joined, || lines(&joined))
 }
@@ -84,10 +84,7 @@ impl TokenArgs {
     }
 
     fn required(&self, org: &str, context: &Context) -> Result<String> {
-        self.read(context)?.ok_or_else(|| {
-            Failure::usage(format!("there is no invite to '{org}'"))
-                .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one")
-        })
+        self.read(context)?.ok_or_else(|| no_invite(org))
     }
 
     /// The invite or the code: of the command line, the environment, the file, or the config file's `token-file`.
@@ -98,6 +95,15 @@ impl TokenArgs {
         let file = self.token_file.as_deref().or(context.settings.token_file.as_deref());
         file.map(read_file).transpose()
     }
+}
+
+fn no_invite(org: &str) -> Failure {
+    Failure::usage(format!("there is no invite to '{org}'")).hint(GIVE_INVITE)
+}
+
+fn membership_over(org: &str) -> Failure {
+    Failure::usage(format!("the membership of '{org}' was revoked or has expired, and there is no new invite"))
+        .hint(GIVE_INVITE)
 }
 
 fn read_file(path: &Path) -> Result<String> {
@@ -118,22 +124,28 @@ fn read_file(path: &Path) -> Result<String> {
 pub(crate) enum AtStart {
     /// None was named.
     Nothing,
-    /// It is in already: it has started again.
+    /// It is in already, and has no invite: it has started again.
     IsMember(Joined),
-    /// It joins.
+    /// It joins, unless it is in.
     Join(JoinRequest),
 }
 
 impl TokenArgs {
-    /// What to do, given the organisations that the agent is in.
+    /// What to do, given the organisations that the agent knows.
     pub(crate) fn at_start(&self, known: Vec<OrgStatus>, context: &Context) -> Result<AtStart> {
         let Some(org) = &self.org else { return Ok(AtStart::Nothing) };
-        if let Some(known) = known.into_iter().find(|known| known.name == *org) {
-            let OrgStatus { name, role, members, .. } = known;
-            return Ok(AtStart::IsMember(Joined { org: name, role, members }));
-        }
-        let token = self.required(org, context)?;
-        Ok(AtStart::Join(JoinRequest { token, org: Some(org.clone()), name: None }))
+        let known = known.into_iter().find(|known| known.name == *org);
+        let token = match (self.read(context), known) {
+            (Ok(Some(token)), _) => token,
+            // It needs no invite to start again.
+            (_, Some(OrgStatus { name, role, members, expires_s: Some(_), .. })) => {
+                return Ok(AtStart::IsMember(Joined { org: name, role, members }));
+            }
+            (Ok(None), Some(_)) => return Err(membership_over(org)),
+            (Ok(None), None) => return Err(no_invite(org)),
+            (Err(failure), _) => return Err(failure),
+        };
+        Ok(AtStart::Join(JoinRequest { token, org: Some(org.clone()), name: None, unless_member: true }))
     }
 }
 
