@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use pilot_core::ticket::{BackboneTicket, Ticket};
 use pilot_daemon::agent::{Token, check_org};
 use pilot_daemon::api::types::{JoinRequest, Joined, OrgStatus};
 
@@ -81,6 +82,20 @@ impl TokenArgs {
             check_org(&invite, org)?;
         }
         Ok(())
+    }
+
+    /// The backbone node that who has made the invite is found at, if there is one.
+    pub(crate) fn backbone_of_issuer(&self, org: &str, context: &Context) -> Result<Option<BackboneTicket>> {
+        match self.required(org, context)?.parse()? {
+            Token::Invite(invite) => Ok(invite.issuer.home),
+            Token::Code(code) => match code.issuer.parse::<Ticket>() {
+                Ok(ticket) => Ok(ticket.home),
+                Err(_) => {
+                    Err(Failure::usage(format!("the code does not say by which backbone '{}' is found", code.issuer))
+                        .hint("name it: --backbone TICKET"))
+                }
+            },
+        }
     }
 
     fn required(&self, org: &str, context: &Context) -> Result<String> {
