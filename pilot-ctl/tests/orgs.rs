@@ -280,6 +280,37 @@ fn an_invite_may_stand_in_the_environment_or_in_a_file_and_the_organisations_key
 }
 
 #[test]
+fn a_flag_beats_the_variables_of_an_invite_and_they_hinder_nobody_who_joins_nothing() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let file = founder.home.path().join("invite");
+    fs::write(&file, &invite).expect("the invite is written");
+    let code = founder.invite(&["--code"]);
+    let with_variables = |machine: &Machine, arguments: &[&str]| {
+        let mut command = machine.home.command(arguments);
+        command.env("PILOT_TOKEN", "x").env("PILOT_TOKEN_FILE", "/nonexistent");
+        finish(command, b"")
+    };
+    let flags = [("--token-file", file.to_str().expect("a path")), ("--token", &*invite), ("--code", &*code)];
+    for (name, (flag, value)) in ["one", "two", "three"].into_iter().zip(flags) {
+        let machine = Machine { home: Home::new(), name };
+        let options = ["--backbone", &machines.ticket, "--listen", "127.0.0.1:0"];
+        let started = with_variables(&machine, &[&["daemon", "start", "--hostname", name], &options[..]].concat());
+        assert_eq!(started.code, 0, "{started:?}");
+        let joined = with_variables(&machine, &["join", "--org", FLEET, flag, value]);
+        assert_eq!(joined.code, 0, "{flag}: {joined:?}");
+        let first = with_variables(&machine, &["join", "--org", FLEET]);
+        assert!(first.code == 2 && first.stderr.contains("an invite looks like"), "{first:?}");
+        let both = with_variables(&machine, &["join", "--token", "x", flag, value]);
+        assert_eq!(both.code, 2, "{flag}: {both:?}");
+    }
+    assert_eq!(founder.members(), ["founder", "one", "three", "two"]);
+    let unsaid = with_variables(&founder, &["daemon", "start", "--hostname", "more", "--token", &invite]);
+    assert!(unsaid.code == 2 && unsaid.stderr.contains("--org ORG"), "{unsaid:?}");
+}
+
+#[test]
 fn an_invite_that_was_taken_back_makes_nobody_a_member_also_while_somebody_joins() {
     let machines = Machines::new();
     let founder = machines.founder();

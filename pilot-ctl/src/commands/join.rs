@@ -33,17 +33,17 @@ pub(crate) struct JoinArgs {
     name: Option<String>,
 }
 
-/// An invite, wherever it stands.
+/// An invite, wherever it stands. Its variables are looked at when one is wanted and no flag gives it: set for other agents, they hinder nobody.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct TokenArgs {
     /// The organisation to join.
     #[arg(long, value_name = "ORG")]
     pub(crate) org: Option<String>,
-    /// The invite.
-    #[arg(long, value_name = "INVITE", env = env_vars::PILOT_TOKEN, hide_env_values = true)]
+    /// The invite [env: PILOT_TOKEN].
+    #[arg(long, value_name = "INVITE")]
     token: Option<String>,
-    /// A file with the invite.
-    #[arg(long, value_name = "FILE", env = env_vars::PILOT_TOKEN_FILE, conflicts_with = "token", hide_env_values = true)]
+    /// A file with the invite [env: PILOT_TOKEN_FILE].
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
     /// The code that who invites has read out: upper or lower case, with or without the hyphen.
     #[arg(long, value_name = "CODE", conflicts_with_all = ["token", "token_file"])]
@@ -70,11 +70,7 @@ impl TokenArgs {
     /// Whether an agent that is to be started for an organisation can join it, as far as that shows before it runs; one that `is_new` must.
     pub(crate) fn check(&self, is_new: bool, context: &Context) -> Result<()> {
         let Some(org) = &self.org else {
-            // One of the environment may be meant for other agents.
-            let is_inherited = |variable| std::env::var_os(variable).is_some();
-            let is_given = self.code.is_some()
-                || self.token.is_some() && !is_inherited(env_vars::PILOT_TOKEN)
-                || self.token_file.is_some() && !is_inherited(env_vars::PILOT_TOKEN_FILE);
+            let is_given = self.code.is_some() || self.token.is_some() || self.token_file.is_some();
             let message = "there is an invite, and no organisation to join with it";
             return if is_given { Err(Failure::usage(message).hint("say which: --org ORG")) } else { Ok(()) };
         };
@@ -102,13 +98,21 @@ impl TokenArgs {
         self.read(context)?.ok_or_else(|| no_invite(org))
     }
 
-    /// The invite or the code: of the command line, the environment, the file, or the config file's `token-file`.
+    /// The invite or the code: of the command line, else of the environment, else of the config file's `token-file`.
     pub(crate) fn read(&self, context: &Context) -> Result<Option<String>> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(token) = self.code.as_ref().or(self.token.as_ref()) {
             return Ok(Some(token.trim().to_owned()));
         }
-        let file = self.token_file.as_deref().or(context.settings.token_file.as_deref());
-        file.map(read_file).transpose()
+        if let Some(file) = &self.token_file {
+            return read_file(file).map(Some);
+        }
+        if let Some(token) = variable(env_vars::PILOT_TOKEN) {
+            return Ok(Some(token.to_string_lossy().trim().to_owned()));
+        }
+        let file =
+            variable(env_vars::PILOT_TOKEN_FILE).map(PathBuf::from).or_else(|| context.settings.token_file.clone());
+        file.as_deref().map(read_file).transpose()
     }
 }
 
