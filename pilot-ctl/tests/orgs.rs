@@ -795,7 +795,18 @@ fn rules_decide_who_may_call_what_and_why_says_so() {
     assert!(rules(&["deny", "0100", "stranger"]).starts_with("deny query "));
     assert_eq!(codes(), [0, 5, 5]);
     rules(&["deny", "100", "stranger", "--remove"]);
-    assert_eq!(founder.home.run(&["deny", "echo", "public"]).code, 2, "it would say what is not so");
+    for (service, why) in
+        [("echo", "allowed: echo has no rules"), ("55", "allowed: organisations' calls have no rules")]
+    {
+        for verb in ["deny", "allow"] {
+            let refused = founder.home.run(&[verb, service, "public"]);
+            assert!(
+                refused.code == 2 && refused.stderr.contains("no rules"),
+                "it would say what is not so: {refused:?}"
+            );
+        }
+        assert!(rules(&["why", "stranger", service]).starts_with(why));
+    }
     rules(&["allow", "query", "public"]);
     assert_eq!(codes(), [0, 0, 0]);
     let missing = founder.home.run(&["deny", "mcp", "public", "--remove"]);

@@ -274,6 +274,17 @@ fn read_text(path: &Path) -> Result<Option<String>, RulesError> {
     }
 }
 
+/// Why there are no rules for a service, if anybody may call it. The daemon serves it itself.
+fn without_rules(port: ServicePort) -> Option<&'static str> {
+    match port {
+        ServicePort::ECHO => Some("echo has no rules: it is open to all"),
+        ServicePort::ORG => Some(
+            "organisations' calls have no rules: they are open to all, and tell members only what they are to know",
+        ),
+        _ => None,
+    }
+}
+
 fn by_organisation(standings: &[Standing], service: &str) -> Decision {
     if standings.iter().all(|standing| !standing.is_fresh) {
         return Decision::no("the revocation lists of its organisation are too old");
@@ -286,6 +297,11 @@ fn by_organisation(standings: &[Standing], service: &str) -> Decision {
 }
 
 impl Decision {
+    /// The decision about a service that has no rules.
+    pub(crate) fn without_rules(port: ServicePort) -> Option<Self> {
+        without_rules(port).map(Self::yes)
+    }
+
     fn yes(reason: impl Into<String>) -> Self {
         Self { allowed: true, reason: reason.into() }
     }
@@ -349,10 +365,10 @@ impl TryFrom<String> for Service {
         if text == ANY_SERVICE {
             return Ok(Self(text));
         }
-        match service_port(&text) {
-            Some(ServicePort::ECHO) => Err("echo has no rules: it is open to all".to_owned()),
+        match service_port(&text).map(|port| (port, without_rules(port))) {
+            Some((_, Some(reason))) => Err(reason.to_owned()),
             // One service has one name here, in whatever way it was written.
-            Some(port) => Ok(Self(service_name(port))),
+            Some((port, None)) => Ok(Self(service_name(port))),
             None => Err(format!("'{text}' is no service: use query, mcp, message, a port number, or * for all")),
         }
     }
