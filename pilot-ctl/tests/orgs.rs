@@ -351,6 +351,19 @@ fn invites_and_memberships_last_no_longer_than_they_may() {
 }
 
 #[test]
+fn an_invite_that_no_file_takes_is_named_with_what_takes_it_back() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    for org in [&[][..], &[FLEET]] {
+        let unwritten = founder.home.run(&[&["org", "invite", "--file", "/nonexistent/invite"], org].concat());
+        assert!(unwritten.code == 1 && unwritten.stderr.starts_with("error: cannot write "), "{unwritten:?}");
+        let (_, command) = unwritten.stderr.trim().rsplit_once("pilotctl ").expect("a command");
+        founder.home.ok(&command.split(' ').collect::<Vec<_>>());
+        assert!(are_open(&founder, 0));
+    }
+}
+
+#[test]
 fn who_holds_a_stolen_key_is_out_when_it_is_cut_off_and_nobody_else_is() {
     let machines = Machines::new();
     let founder = machines.founder();
@@ -836,6 +849,12 @@ fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
     two.home.ok(&["daemon", "stop"]);
     let start = machines.start(&two, &[]);
     assert!(start.code == 1 && start.stderr.contains("line 7, column 8"), "{start:?}");
+    assert!(start.stderr.contains("`pilotctl man rules` tells what it may say"), "{start:?}");
+    let page = two.home.ok(&["man", "rules"]);
+    assert!(
+        ["[[allow]]", "[[deny]]", "service", "from", "ORG", "agent:KEY"].iter().all(|word| page.contains(word)),
+        "{page}"
+    );
     fs::write(&file, before).expect("written");
     assert_eq!(machines.start(&two, &[]).code, 0);
 }

@@ -263,7 +263,7 @@ fn read_text(path: &Path) -> Result<Option<String>, RulesError> {
     };
     match metadata.len() {
         _ if !metadata.is_file() => return wrong("it is no regular file"),
-        0 => return wrong("there is nothing in it; where no rules are meant, remove it or write a comment"),
+        0 => return wrong("there is nothing in it; where no rules are meant, write a comment: # no rules"),
         len if len > RULES_LEN_MAX => return wrong("it is larger than 1 MiB"),
         _ => {}
     }
@@ -653,7 +653,7 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         says(&mut rules, "the file has gone");
         fs::write(&path, "").expect("emptied");
-        says(&mut rules, "there is nothing in it");
+        says(&mut rules, "there is nothing in it; where no rules are meant, write a comment");
         assert!(Rules::load(path.clone()).is_err(), "nobody starts with that");
         fs::write(&path, vec![b'#'; 1_024 * 1_024 + 1]).expect("filled");
         says(&mut rules, "larger than 1 MiB");
