@@ -5,8 +5,10 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::thread;
 
+use data_encoding::{BASE64, HEXLOWER};
 use pilot_core::org::code::Code;
 use pilot_core::org::invite::Invite;
 use serde_json::json;
@@ -253,6 +255,41 @@ fn the_tunnel_with_a_revoked_member_ends_when_the_backbone_that_holds_the_list_c
     here.backbone.ok(&["backbone", "start", "--listen", "127.0.0.1:0", "--detach"]);
     eventually("the tunnel ends", || !two.is_connected());
     assert_eq!(mallory.asks(&in_fleet("two")).code, 5);
+}
+
+#[test]
+fn the_organisations_keys_are_in_no_file_but_their_founders() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let org = founder.home.agent_path(founder.name, "orgs").join(FLEET);
+    let keys = ["key", "successor"].map(|kind| org.join(kind).join("identity.pem"));
+    let keys = keys.map(|file| fs::read_to_string(file).expect("a key"));
+    let one = machines.member("one", &founder.invite(&["--may-enrol", "1"]));
+    let two = machines.member("two", &one.invite(&[]));
+    founder.home.ok(&["org", "revoke", "one"]);
+    assert_eq!(founder.members(), ["founder"]);
+    // What a node has in its hands is on its disk when it has ended.
+    machines.stop_backbone();
+    for key in &keys {
+        assert!(holds_key(founder.home.path(), key), "it can be found");
+        for home in [&machines.backbone, &one.home, &two.home] {
+            assert!(!holds_key(home.path(), key));
+        }
+    }
+}
+
+/// Whether a file below has the key in it, as text or as bytes.
+fn holds_key(path: &Path, pem: &str) -> bool {
+    if path.is_dir() {
+        return fs::read_dir(path).expect("a directory").any(|entry| holds_key(&entry.expect("an entry").path(), pem));
+    }
+    let text = pem.lines().nth(1).expect("base64").as_bytes();
+    // PKCS#8 of Ed25519 (RFC 8410 §7): 16 bytes, then the key.
+    let bytes = &BASE64.decode(text).expect("base64")[16..48];
+    // A socket is no file.
+    let file = fs::read(path).unwrap_or_default();
+    let holds = |wanted: &[u8]| file.windows(wanted.len()).any(|found| found == wanted);
+    holds(bytes) || holds(text) || holds(HEXLOWER.encode(bytes).as_bytes())
 }
 
 #[test]
