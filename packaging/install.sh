@@ -222,13 +222,13 @@ remove_units() {
     esac
 }
 
-# All that run the program, as far as this user may see them.
+# All that run the program, or one that an install has replaced, as far as this user may see them.
 processes() {
     real=$(readlink -f "$target")
     for process in /proc/[0-9]*; do
-        if [ "$(readlink "$process/exe" 2>/dev/null)" = "$real" ]; then
-            printf '%s\n' "${process#/proc/}"
-        fi
+        case $(readlink "$process/exe" 2>/dev/null) in
+        "$real" | "$real (deleted)") printf '%s\n' "${process#/proc/}" ;;
+        esac
     done
 }
 

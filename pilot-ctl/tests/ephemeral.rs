@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 
+use serde_json::json;
 use support::{Home, Said, eventually, signal};
 
 const FLEET: &str = "my-company-fleet";
@@ -110,6 +111,47 @@ fn an_ephemeral_agent_in_the_foreground_is_gone_with_its_process() {
     running.signal("TERM");
     assert_eq!(running.wait(), Some(0));
     assert_eq!(fleet.traces(), before);
+}
+
+#[test]
+fn with_no_backbone_named_it_goes_to_the_one_of_who_invites_it_and_leaves_none_of_its_own() {
+    let fleet = Fleet::new();
+    let before = fleet.traces();
+    let file = fleet.invite_file();
+    let options = ["--hostname", WORKER, "--listen", "127.0.0.1:0", "--org", FLEET, "--ephemeral"];
+    let words = |verb: &'static str, invite: &[&'static str]| [&["daemon", verb], &options[..], invite].concat();
+    let by_file = |verb| [words(verb, &[]), vec!["--token-file", &file]].concat();
+    let is_untouched = || fleet.traces() == before && !fleet.machine.path().join("backbone").exists();
+
+    fleet.machine.ok(&by_file("start"));
+    let backbone = fleet.machine.json(&["daemon", "status"])["backbone"].clone();
+    assert_eq!((&backbone["ticket"], &backbone["registered"]), (&json!(fleet.ticket), &json!(true)), "{backbone}");
+    fleet.machine.ok(&["daemon", "stop"]);
+    assert!(is_untouched());
+
+    let mut running = support::Running::start(fleet.machine.command(&by_file("run")));
+    eventually("it is a member", || fleet.traces().0 == ["founder", WORKER]);
+    running.signal("TERM");
+    assert_eq!(running.wait(), Some(0));
+    assert!(is_untouched());
+
+    // A name says nothing of where somebody is.
+    let named = fleet.machine.run(&words("start", &["--code", "founder/0000-0000"]));
+    assert!(named.code == 2 && named.stderr.contains("--backbone TICKET"), "{named:?}");
+    assert!(is_untouched());
+}
+
+#[test]
+fn where_who_invites_it_has_no_backbone_it_has_none() {
+    let [founder, machine] = [(); 2].map(|()| Home::new());
+    founder.start("founder", &["--no-backbone", "--listen", "127.0.0.1:0"]);
+    founder.ok(&["org", "create", FLEET]);
+    let invite = founder.ok(&["org", "invite"]);
+    let options = ["--listen", "127.0.0.1:0", "--org", FLEET, "--token", invite.trim(), "--ephemeral"];
+    let said = machine.start(WORKER, &options);
+    assert!(said.ends_with("\nOrg: my-company-fleet (member)\n"), "{said}");
+    machine.ok(&["daemon", "stop"]);
+    assert!(!machine.path().join("backbone").exists());
 }
 
 #[test]

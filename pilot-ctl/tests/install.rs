@@ -284,7 +284,13 @@ fn an_uninstall_sees_agents_of_other_homes_too() {
     let other = elsewhere.path().to_str().expect("text");
     let started = machine.pilotctl(&["--home", other, "daemon", "start", "--hostname", "beta", "--no-backbone"]);
     assert_eq!(started.code, 0, "{started:?}");
-    let said = machine.run(&["--uninstall", "--stop"]);
-    assert!(said.code == 1 && said.stderr.contains("error: processes of other homes run "), "{said:?}");
-    assert!(machine.installed().exists());
+    let is_refused = || {
+        let said = machine.run(&["--uninstall", "--stop"]);
+        assert!(said.code == 1 && said.stderr.contains("error: processes of other homes run "), "{said:?}");
+        assert!(machine.installed().exists());
+    };
+    is_refused();
+    // After an upgrade they run a file that has no name any more.
+    assert_eq!(machine.install_from(&archive, &[]).code, 0);
+    is_refused();
 }

@@ -5,8 +5,10 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::thread;
 
+use data_encoding::{BASE64, HEXLOWER};
 use pilot_core::org::code::Code;
 use pilot_core::org::invite::Invite;
 use serde_json::json;
@@ -256,6 +258,41 @@ fn the_tunnel_with_a_revoked_member_ends_when_the_backbone_that_holds_the_list_c
 }
 
 #[test]
+fn the_organisations_keys_are_in_no_file_but_their_founders() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let org = founder.home.agent_path(founder.name, "orgs").join(FLEET);
+    let keys = ["key", "successor"].map(|kind| org.join(kind).join("identity.pem"));
+    let keys = keys.map(|file| fs::read_to_string(file).expect("a key"));
+    let one = machines.member("one", &founder.invite(&["--may-enrol", "1"]));
+    let two = machines.member("two", &one.invite(&[]));
+    founder.home.ok(&["org", "revoke", "one"]);
+    assert_eq!(founder.members(), ["founder"]);
+    // What a node has in its hands is on its disk when it has ended.
+    machines.stop_backbone();
+    for key in &keys {
+        assert!(holds_key(founder.home.path(), key), "it can be found");
+        for home in [&machines.backbone, &one.home, &two.home] {
+            assert!(!holds_key(home.path(), key));
+        }
+    }
+}
+
+/// Whether a file below has the key in it, as text or as bytes.
+fn holds_key(path: &Path, pem: &str) -> bool {
+    if path.is_dir() {
+        return fs::read_dir(path).expect("a directory").any(|entry| holds_key(&entry.expect("an entry").path(), pem));
+    }
+    let text = pem.lines().nth(1).expect("base64").as_bytes();
+    // PKCS#8 of Ed25519 (RFC 8410 §7): 16 bytes, then the key.
+    let bytes = &BASE64.decode(text).expect("base64")[16..48];
+    // A socket is no file.
+    let file = fs::read(path).unwrap_or_default();
+    let holds = |wanted: &[u8]| file.windows(wanted.len()).any(|found| found == wanted);
+    holds(bytes) || holds(text) || holds(HEXLOWER.encode(bytes).as_bytes())
+}
+
+#[test]
 fn an_invite_may_stand_in_the_environment_or_in_a_file_and_the_organisations_key_is_its_founders_alone() {
     let machines = Machines::new();
     let founder = machines.founder();
@@ -277,6 +314,37 @@ fn an_invite_may_stand_in_the_environment_or_in_a_file_and_the_organisations_key
         assert_eq!(joined.code, 0, "{joined:?}");
     }
     assert_eq!(founder.members(), ["founder", "one", "two"]);
+}
+
+#[test]
+fn a_flag_beats_the_variables_of_an_invite_and_they_hinder_nobody_who_joins_nothing() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let file = founder.home.path().join("invite");
+    fs::write(&file, &invite).expect("the invite is written");
+    let code = founder.invite(&["--code"]);
+    let with_variables = |machine: &Machine, arguments: &[&str]| {
+        let mut command = machine.home.command(arguments);
+        command.env("PILOT_TOKEN", "x").env("PILOT_TOKEN_FILE", "/nonexistent");
+        finish(command, b"")
+    };
+    let flags = [("--token-file", file.to_str().expect("a path")), ("--token", &*invite), ("--code", &*code)];
+    for (name, (flag, value)) in ["one", "two", "three"].into_iter().zip(flags) {
+        let machine = Machine { home: Home::new(), name };
+        let options = ["--backbone", &machines.ticket, "--listen", "127.0.0.1:0"];
+        let started = with_variables(&machine, &[&["daemon", "start", "--hostname", name], &options[..]].concat());
+        assert_eq!(started.code, 0, "{started:?}");
+        let joined = with_variables(&machine, &["join", "--org", FLEET, flag, value]);
+        assert_eq!(joined.code, 0, "{flag}: {joined:?}");
+        let first = with_variables(&machine, &["join", "--org", FLEET]);
+        assert!(first.code == 2 && first.stderr.contains("an invite looks like"), "{first:?}");
+        let both = with_variables(&machine, &["join", "--token", "x", flag, value]);
+        assert_eq!(both.code, 2, "{flag}: {both:?}");
+    }
+    assert_eq!(founder.members(), ["founder", "one", "three", "two"]);
+    let unsaid = with_variables(&founder, &["daemon", "start", "--hostname", "more", "--token", &invite]);
+    assert!(unsaid.code == 2 && unsaid.stderr.contains("--org ORG"), "{unsaid:?}");
 }
 
 #[test]
@@ -317,6 +385,19 @@ fn invites_and_memberships_last_no_longer_than_they_may() {
         assert!(said.code == 2 && said.stderr.contains(what) && said.stderr.contains("\nhint: "), "{said:?}");
     }
     founder.invite(&["--expires", "90d", "--membership", "400d"]);
+}
+
+#[test]
+fn an_invite_that_no_file_takes_is_named_with_what_takes_it_back() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    for org in [&[][..], &[FLEET]] {
+        let unwritten = founder.home.run(&[&["org", "invite", "--file", "/nonexistent/invite"], org].concat());
+        assert!(unwritten.code == 1 && unwritten.stderr.starts_with("error: cannot write "), "{unwritten:?}");
+        let (_, command) = unwritten.stderr.trim().rsplit_once("pilotctl ").expect("a command");
+        founder.home.ok(&command.split(' ').collect::<Vec<_>>());
+        assert!(are_open(&founder, 0));
+    }
 }
 
 #[test]
@@ -764,7 +845,18 @@ fn rules_decide_who_may_call_what_and_why_says_so() {
     assert!(rules(&["deny", "0100", "stranger"]).starts_with("deny query "));
     assert_eq!(codes(), [0, 5, 5]);
     rules(&["deny", "100", "stranger", "--remove"]);
-    assert_eq!(founder.home.run(&["deny", "echo", "public"]).code, 2, "it would say what is not so");
+    for (service, why) in
+        [("echo", "allowed: echo has no rules"), ("55", "allowed: organisations' calls have no rules")]
+    {
+        for verb in ["deny", "allow"] {
+            let refused = founder.home.run(&[verb, service, "public"]);
+            assert!(
+                refused.code == 2 && refused.stderr.contains("no rules"),
+                "it would say what is not so: {refused:?}"
+            );
+        }
+        assert!(rules(&["why", "stranger", service]).starts_with(why));
+    }
     rules(&["allow", "query", "public"]);
     assert_eq!(codes(), [0, 0, 0]);
     let missing = founder.home.run(&["deny", "mcp", "public", "--remove"]);
@@ -794,6 +886,12 @@ fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
     two.home.ok(&["daemon", "stop"]);
     let start = machines.start(&two, &[]);
     assert!(start.code == 1 && start.stderr.contains("line 7, column 8"), "{start:?}");
+    assert!(start.stderr.contains("`pilotctl man rules` tells what it may say"), "{start:?}");
+    let page = two.home.ok(&["man", "rules"]);
+    assert!(
+        ["[[allow]]", "[[deny]]", "service", "from", "ORG", "agent:KEY"].iter().all(|word| page.contains(word)),
+        "{page}"
+    );
     fs::write(&file, before).expect("written");
     assert_eq!(machines.start(&two, &[]).code, 0);
 }
@@ -862,6 +960,56 @@ fn joining(machines: &Machines, founder: &Machine, verb: &str, name: &'static st
     // What follows the registration is the call to the founder.
     eventually("it is registered", || machines.backbone.json(&["backbone", "status"])["agents"] == json!(2));
     (machine, running)
+}
+
+#[test]
+fn who_was_revoked_starts_as_a_member_by_a_new_invite_and_does_not_run_without() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let one = machines.member("one", &founder.invite(&[]));
+    let file = one.home.path().join("invite");
+    let by_file = ["--org", FLEET, "--token-file", file.to_str().expect("a path")];
+    let is_off = || one.home.run(&["info"]).code == 3;
+    for is_told in [true, false] {
+        if is_told {
+            founder.home.ok(&["org", "revoke", "one"]);
+            eventually("it is told", || one.role().starts_with("none"));
+            one.home.ok(&["daemon", "stop"]);
+            let without = machines.start(&one, &["--org", FLEET]);
+            assert!(without.code == 2 && without.stderr.contains("was revoked or has expired"), "{without:?}");
+            fs::write(&file, founder.withdrawn_invite()).expect("written");
+            let refused = machines.start(&one, &by_file);
+            assert!(refused.code == 5 && refused.stderr.contains("taken back"), "{refused:?}");
+            assert!(is_off(), "it does not run outside of the organisation");
+        } else {
+            one.home.ok(&["daemon", "stop"]);
+            founder.home.ok(&["org", "revoke", "one"]);
+        }
+        fs::write(&file, founder.invite(&[])).expect("written");
+        let again = machines.start(&one, &by_file);
+        assert!(again.code == 0 && again.stdout.ends_with("\nOrg: my-company-fleet (member)\n"), "{again:?}");
+        assert_eq!(founder.members(), ["founder", "one"]);
+        assert!(are_open(&founder, 0), "the invite is used");
+    }
+    // Who is a member uses none.
+    one.home.ok(&["daemon", "stop"]);
+    fs::write(&file, founder.invite(&[])).expect("written");
+    assert_eq!(machines.start(&one, &by_file).code, 0);
+    assert!(are_open(&founder, 1));
+    founder.home.ok(&["org", "revoke", "one"]);
+    eventually("it is told", || one.role().starts_with("none"));
+    one.home.ok(&["daemon", "stop"]);
+    let run = ["daemon", "run", "--hostname", "one", "--backbone", &machines.ticket, "--listen", "127.0.0.1:0"];
+    let refused = one.home.run(&[&run[..], &by_file].concat());
+    assert!(refused.code == 5 && refused.stderr.contains("revoked"), "{refused:?}");
+    fs::write(&file, founder.invite(&[])).expect("written");
+    let _running = one.home.spawn(&[&run[..], &by_file].concat(), "Org: my-company-fleet (member)");
+    assert_eq!(founder.members(), ["founder", "one"]);
+}
+
+/// Whether so many invites are open.
+fn are_open(founder: &Machine, count: usize) -> bool {
+    founder.home.json(&["org", "list"])["orgs"][0]["invites"].as_array().map(Vec::len) == Some(count)
 }
 
 #[test]

@@ -263,7 +263,7 @@ fn read_text(path: &Path) -> Result<Option<String>, RulesError> {
     };
     match metadata.len() {
         _ if !metadata.is_file() => return wrong("it is no regular file"),
-        0 => return wrong("there is nothing in it; where no rules are meant, remove it or write a comment"),
+        0 => return wrong("there is nothing in it; where no rules are meant, write a comment: # no rules"),
         len if len > RULES_LEN_MAX => return wrong("it is larger than 1 MiB"),
         _ => {}
     }
@@ -271,6 +271,17 @@ fn read_text(path: &Path) -> Result<Option<String>, RulesError> {
     match File::open(path).and_then(|file| file.take(RULES_LEN_MAX).read_to_string(&mut text)) {
         Ok(_) => Ok(Some(text)),
         Err(error) => wrong(&error.to_string()),
+    }
+}
+
+/// Why there are no rules for a service, if anybody may call it. The daemon serves it itself.
+fn without_rules(port: ServicePort) -> Option<&'static str> {
+    match port {
+        ServicePort::ECHO => Some("echo has no rules: it is open to all"),
+        ServicePort::ORG => Some(
+            "organisations' calls have no rules: they are open to all, and tell members only what they are to know",
+        ),
+        _ => None,
     }
 }
 
@@ -286,6 +297,11 @@ fn by_organisation(standings: &[Standing], service: &str) -> Decision {
 }
 
 impl Decision {
+    /// The decision about a service that has no rules.
+    pub(crate) fn without_rules(port: ServicePort) -> Option<Self> {
+        without_rules(port).map(Self::yes)
+    }
+
     fn yes(reason: impl Into<String>) -> Self {
         Self { allowed: true, reason: reason.into() }
     }
@@ -349,10 +365,10 @@ impl TryFrom<String> for Service {
         if text == ANY_SERVICE {
             return Ok(Self(text));
         }
-        match service_port(&text) {
-            Some(ServicePort::ECHO) => Err("echo has no rules: it is open to all".to_owned()),
+        match service_port(&text).map(|port| (port, without_rules(port))) {
+            Some((_, Some(reason))) => Err(reason.to_owned()),
             // One service has one name here, in whatever way it was written.
-            Some(port) => Ok(Self(service_name(port))),
+            Some((port, None)) => Ok(Self(service_name(port))),
             None => Err(format!("'{text}' is no service: use query, mcp, message, a port number, or * for all")),
         }
     }
@@ -637,7 +653,7 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         says(&mut rules, "the file has gone");
         fs::write(&path, "").expect("emptied");
-        says(&mut rules, "there is nothing in it");
+        says(&mut rules, "there is nothing in it; where no rules are meant, write a comment");
         assert!(Rules::load(path.clone()).is_err(), "nobody starts with that");
         fs::write(&path, vec![b'#'; 1_024 * 1_024 + 1]).expect("filled");
         says(&mut rules, "larger than 1 MiB");

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use pilot_core::ticket::{BackboneTicket, Ticket};
 use pilot_daemon::agent::{Token, check_org};
 use pilot_daemon::api::types::{JoinRequest, Joined, OrgStatus};
 
@@ -14,6 +15,7 @@ use crate::hint::{Failure, Result};
 
 /// The longest file that can be an invite.
 const TOKEN_LEN_MAX: u64 = 4_096;
+const GIVE_INVITE: &str = "give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one";
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -31,17 +33,17 @@ pub(crate) struct JoinArgs {
     name: Option<String>,
 }
 
-/// An invite, wherever it stands.
+/// An invite, wherever it stands. Its variables are looked at when one is wanted and no flag gives it: set for other agents, they hinder nobody.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct TokenArgs {
     /// The organisation to join.
     #[arg(long, value_name = "ORG")]
     pub(crate) org: Option<String>,
-    /// The invite.
-    #[arg(long, value_name = "INVITE", env = env_vars::PILOT_TOKEN, hide_env_values = true)]
+    /// The invite [env: PILOT_TOKEN].
+    #[arg(long, value_name = "INVITE")]
     token: Option<String>,
-    /// A file with the invite.
-    #[arg(long, value_name = "FILE", env = env_vars::PILOT_TOKEN_FILE, conflicts_with = "token", hide_env_values = true)]
+    /// A file with the invite [env: PILOT_TOKEN_FILE].
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
     /// The code that who invites has read out: upper or lower case, with or without the hyphen.
     #[arg(long, value_name = "CODE", conflicts_with_all = ["token", "token_file"])]
@@ -50,11 +52,10 @@ pub(crate) struct TokenArgs {
 
 pub(crate) async fn run(args: &JoinArgs, context: &Context) -> Result<()> {
     let Some(token) = args.token.read(context)? else {
-        return Err(Failure::usage("there is no invite")
-            .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one"));
+        return Err(Failure::usage("there is no invite").hint(GIVE_INVITE));
     };
     let daemon = context.daemon().await?;
-    let request = JoinRequest { token, org: args.token.org.clone(), name: args.name.clone() };
+    let request = JoinRequest { token, org: args.token.org.clone(), name: args.name.clone(), unless_member: false };
     let joined = daemon.join_org(&request).await?;
     context.output.result(&joined, || lines(&joined))
 }
@@ -69,11 +70,7 @@ impl TokenArgs {
     /// Whether an agent that is to be started for an organisation can join it, as far as that shows before it runs; one that `is_new` must.
     pub(crate) fn check(&self, is_new: bool, context: &Context) -> Result<()> {
         let Some(org) = &self.org else {
-            // One of the environment may be meant for other agents.
-            let is_inherited = |variable| std::env::var_os(variable).is_some();
-            let is_given = self.code.is_some()
-                || self.token.is_some() && !is_inherited(env_vars::PILOT_TOKEN)
-                || self.token_file.is_some() && !is_inherited(env_vars::PILOT_TOKEN_FILE);
+            let is_given = self.code.is_some() || self.token.is_some() || self.token_file.is_some();
             let message = "there is an invite, and no organisation to join with it";
             return if is_given { Err(Failure::usage(message).hint("say which: --org ORG")) } else { Ok(()) };
         };
@@ -83,21 +80,49 @@ impl TokenArgs {
         Ok(())
     }
 
-    fn required(&self, org: &str, context: &Context) -> Result<String> {
-        self.read(context)?.ok_or_else(|| {
-            Failure::usage(format!("there is no invite to '{org}'"))
-                .hint("give it with --token, --token-file, --code or PILOT_TOKEN; `pilotctl org invite` makes one")
-        })
+    /// The backbone node that who has made the invite is found at, if there is one.
+    pub(crate) fn backbone_of_issuer(&self, org: &str, context: &Context) -> Result<Option<BackboneTicket>> {
+        match self.required(org, context)?.parse()? {
+            Token::Invite(invite) => Ok(invite.issuer.home),
+            Token::Code(code) => match code.issuer.parse::<Ticket>() {
+                Ok(ticket) => Ok(ticket.home),
+                Err(_) => {
+                    Err(Failure::usage(format!("the code does not say by which backbone '{}' is found", code.issuer))
+                        .hint("name it: --backbone TICKET"))
+                }
+            },
+        }
     }
 
-    /// The invite or the code: of the command line, the environment, the file, or the config file's `token-file`.
+    fn required(&self, org: &str, context: &Context) -> Result<String> {
+        self.read(context)?.ok_or_else(|| no_invite(org))
+    }
+
+    /// The invite or the code: of the command line, else of the environment, else of the config file's `token-file`.
     pub(crate) fn read(&self, context: &Context) -> Result<Option<String>> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(token) = self.code.as_ref().or(self.token.as_ref()) {
             return Ok(Some(token.trim().to_owned()));
         }
-        let file = self.token_file.as_deref().or(context.settings.token_file.as_deref());
-        file.map(read_file).transpose()
+        if let Some(file) = &self.token_file {
+            return read_file(file).map(Some);
+        }
+        if let Some(token) = variable(env_vars::PILOT_TOKEN) {
+            return Ok(Some(token.to_string_lossy().trim().to_owned()));
+        }
+        let file =
+            variable(env_vars::PILOT_TOKEN_FILE).map(PathBuf::from).or_else(|| context.settings.token_file.clone());
+        file.as_deref().map(read_file).transpose()
     }
+}
+
+fn no_invite(org: &str) -> Failure {
+    Failure::usage(format!("there is no invite to '{org}'")).hint(GIVE_INVITE)
+}
+
+fn membership_over(org: &str) -> Failure {
+    Failure::usage(format!("the membership of '{org}' was revoked or has expired, and there is no new invite"))
+        .hint(GIVE_INVITE)
 }
 
 fn read_file(path: &Path) -> Result<String> {
@@ -118,22 +143,28 @@ fn read_file(path: &Path) -> Result<String> {
 pub(crate) enum AtStart {
     /// None was named.
     Nothing,
-    /// It is in already: it has started again.
+    /// It is in already, and has no invite: it has started again.
     IsMember(Joined),
-    /// It joins.
+    /// It joins, unless it is in.
     Join(JoinRequest),
 }
 
 impl TokenArgs {
-    /// What to do, given the organisations that the agent is in.
+    /// What to do, given the organisations that the agent knows.
     pub(crate) fn at_start(&self, known: Vec<OrgStatus>, context: &Context) -> Result<AtStart> {
         let Some(org) = &self.org else { return Ok(AtStart::Nothing) };
-        if let Some(known) = known.into_iter().find(|known| known.name == *org) {
-            let OrgStatus { name, role, members, .. } = known;
-            return Ok(AtStart::IsMember(Joined { org: name, role, members }));
-        }
-        let token = self.required(org, context)?;
-        Ok(AtStart::Join(JoinRequest { token, org: Some(org.clone()), name: None }))
+        let known = known.into_iter().find(|known| known.name == *org);
+        let token = match (self.read(context), known) {
+            (Ok(Some(token)), _) => token,
+            // It needs no invite to start again.
+            (_, Some(OrgStatus { name, role, members, expires_s: Some(_), .. })) => {
+                return Ok(AtStart::IsMember(Joined { org: name, role, members }));
+            }
+            (Ok(None), Some(_)) => return Err(membership_over(org)),
+            (Ok(None), None) => return Err(no_invite(org)),
+            (Err(failure), _) => return Err(failure),
+        };
+        Ok(AtStart::Join(JoinRequest { token, org: Some(org.clone()), name: None, unless_member: true }))
     }
 }
 

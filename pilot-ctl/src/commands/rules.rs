@@ -48,7 +48,19 @@ struct RuleArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  pilotctl rules")]
+#[command(after_help = "Example:
+  pilotctl rules
+
+They stand in PILOT_HOME/agents/NAME/rules.toml, which is read again when it changes:
+  [[allow]]
+  service = \"mcp\"                       query, mcp, message, a port number, or * for all
+  from = \"role:lead@my-company-fleet\"   or public, home, org:ORG, group:GROUP@ORG, agent:KEY
+  [[deny]]
+  service = \"*\"
+  from = \"agent:KEY\"
+  note = \"agent-mallory\"                for people
+
+What is denied is refused whatever else is allowed. Where no rules are meant, there is no file, or nothing but a comment in it.")]
 pub(crate) struct RulesArgs {}
 
 #[derive(Debug, Args)]

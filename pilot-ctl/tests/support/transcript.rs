@@ -7,13 +7,14 @@ use regex::Regex;
 use super::{Home, PILOTCTL, finish};
 
 /// What varies from run to run, and what stands for it.
-const VARYING: [(&str, &str); 27] = [
+const VARYING: [(&str, &str); 28] = [
     (r"pilot-backbone:[a-z2-7]{52}@\S+", "pilot-backbone:KEY@IP:PORT"),
     (r"pilot:[a-z2-7]{52}\.\d+@\S+", "pilot:KEY.MODIFIER@IP:PORT"),
     (r"\b[a-z2-7]{52}\b", "KEY"),
     (r"(pilot-invite:[a-z-]+)\.\S+", "$1.CHARACTERS"),
     (r"(?m)/[0-9A-Z]{4}-[0-9A-Z]{4}$", "/XXXX-XXXX"),
     (r"(?m)^[0-9a-f]{16}  ", "ID  "),
+    (r"uninvite [0-9a-f]{16}", "uninvite ID"),
     // What is left of a day, a year or an hour, in tables.
     (r"\b\d+[dhm] \d+[hms]\b", "LEFT"),
     (r"(?s)-----BEGIN PRIVATE KEY-----.*-----END PRIVATE KEY-----", "PEM"),

@@ -20,7 +20,7 @@ use super::{Agent, COMPARE_CLOCKS};
 use crate::api::types::{self, ApiError, ErrorCode};
 use crate::clock;
 use crate::home::entropy;
-use crate::org::{self, calls, codes};
+use crate::org::{self, Org, calls, codes, directory};
 use crate::services::{service_name, service_port};
 
 /// The name in a membership that is made to see whether one could be.
@@ -115,35 +115,69 @@ impl Agent {
         Ok((read.to_string(), Some(scan.to_string())))
     }
 
-    /// Joins an organisation with an invite, under the agent's own host name unless another is given.
+    /// Joins an organisation with an invite, under the agent's own host name unless another is given; also one that it was in, and is no more.
     ///
     /// # Errors
     /// Why not; nothing has changed then.
     pub async fn join_org(&self, request: &types::JoinRequest) -> Result<types::Joined, ApiError> {
+        if request.unless_member
+            && let Some(org) = &request.org
+            && let Some(joined) = self.membership(org).await
+        {
+            return Ok(joined);
+        }
         let invite = self.invite_of(&request.token).await?;
         request.org.as_ref().map_or(Ok(()), |org| check_org(&invite, org))?;
         let inner = &self.inner;
-        inner.orgs.check_new(&invite.name)?;
-        if let Some(name) = inner.orgs.name_of(&invite.org) {
-            // Who asks under another name wants a word of ours that somebody could use there.
-            let message =
-                format!("this agent is in that organisation already: it is called '{name}', not '{}'", invite.name);
-            return Err(ApiError::new(ErrorCode::Failed, message).hint("ask who made the invite what it is"));
+        let is_again = self.is_over(&invite);
+        if !is_again {
+            self.check_new(&invite)?;
         }
         let issuer = self.resolve(&invite.issuer.to_string()).await?;
         let name = request.name.as_deref().unwrap_or(inner.name());
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         let enrolled = calls::enrol(inner, &invite, way, name).await;
         let org = enrolled.map_err(|error| unreached(error, &format!("this invite to '{}'", invite.name), name))?;
-        inner.orgs.add(org, None).await?;
-        let joined = self.org_status(&invite.name)?;
+        if is_again {
+            inner.orgs.replace(org).await?;
+        } else {
+            inner.orgs.add(org, None).await?;
+        }
+        let joined = joined(self.org_status(&invite.name)?);
         let (weak, name) = (Arc::clone(inner), invite.name);
         // The others hear of us, and we of the rest of them.
         tokio::spawn(async move {
             calls::sync(&weak, &name).await;
             calls::meet(&weak, &name).await;
         });
-        Ok(types::Joined { org: joined.name, role: joined.role, members: joined.members })
+        Ok(joined)
+    }
+
+    /// This agent's membership of an organisation, if it is in it, also by what the directory knows: it may have been off when it was revoked.
+    async fn membership(&self, org: &str) -> Option<types::Joined> {
+        self.org_status(org).ok()?;
+        directory::hear(&self.inner, org).await;
+        self.org_status(org).ok().filter(|status| status.expires_s.is_some()).map(joined)
+    }
+
+    /// Whether this agent was in the organisation of the invite, and is no more: what it has of that is of no use. Of who keeps its key it is.
+    fn is_over(&self, invite: &Invite) -> bool {
+        let (orgs, now) = (&self.inner.orgs, clock::now().unix);
+        let is_over = |known: &mut Org| {
+            let is_member = known.roster.member(&orgs.own_key(), now).is_some();
+            known.roster.org() == invite.org && known.key.is_none() && !is_member
+        };
+        orgs.with(&invite.name, is_over).unwrap_or(false)
+    }
+
+    fn check_new(&self, invite: &Invite) -> Result<(), ApiError> {
+        let orgs = &self.inner.orgs;
+        orgs.check_new(&invite.name)?;
+        let Some(name) = orgs.name_of(&invite.org) else { return Ok(()) };
+        // Who asks under another name wants a word of ours that somebody could use there.
+        let message =
+            format!("this agent is in that organisation already: it is called '{name}', not '{}'", invite.name);
+        Err(ApiError::new(ErrorCode::Failed, message).hint("ask who made the invite what it is"))
     }
 
     /// The invite that a text is, or stands for.
@@ -160,6 +194,10 @@ impl Agent {
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         codes::ask(&self.inner, &code.word, way).await.map_err(|error| unreached(error, "this code", self.inner.name()))
     }
+}
+
+fn joined(status: types::OrgStatus) -> types::Joined {
+    types::Joined { org: status.name, role: status.role, members: status.members }
 }
 
 /// What somebody joins with.

@@ -293,6 +293,9 @@ pub struct JoinRequest {
     /// The name in the organisation; none: the agent's host name.
     #[serde(default)]
     pub name: Option<String>,
+    /// Who is a member of `org` stays it by what it has, and the invite is not used.
+    #[serde(default)]
+    pub unless_member: bool,
 }
 
 /// An organisation that was joined.

@@ -2,6 +2,7 @@
 //! no other member is there, and brings what it lacks.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use pilot_core::org::charter::CHARTERS_MAX;
 use pilot_core::org::revocation::{LISTS_MAX, list_digest};
@@ -18,6 +19,8 @@ use crate::clock;
 
 /// Answers to one question: one of them may not hold all lists, and each that brings nothing new is the last.
 const ANSWERS_MAX: usize = 4;
+/// Somebody who starts an agent waits so long at most for what the directory knows.
+const HEAR_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Compares with the directory whenever the tunnel with it is a new one, and every now and then, until the agent is gone.
 pub(crate) async fn run(agent: Weak<Inner>) {
@@ -42,6 +45,13 @@ pub(crate) async fn compare(inner: &Arc<Inner>, name: &str) {
     {
         tracing::debug!(%error, org = name, "the directory was not asked for lists");
     }
+}
+
+/// The same, before something that depends on it. Where the directory takes long, that goes on with what is known.
+pub(crate) async fn hear(inner: &Arc<Inner>, name: &str) {
+    let (inner, name) = (Arc::clone(inner), name.to_owned());
+    let comparing = tokio::spawn(async move { compare(&inner, &name).await });
+    timeout(HEAR_TIMEOUT, comparing).await.ok();
 }
 
 async fn try_compare(inner: &Arc<Inner>, name: &str) -> Result<(), ApiError> {

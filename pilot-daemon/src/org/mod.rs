@@ -267,6 +267,18 @@ impl Orgs {
         Ok(())
     }
 
+    /// Takes up an organisation that this agent has joined again, in place of what it knew of it, and returns when that is on disk.
+    ///
+    /// # Errors
+    /// If it is not known any more, or cannot be kept.
+    pub(crate) async fn replace(&self, org: Org) -> Result<(), ApiError> {
+        let name = org.roster.charter().name.clone();
+        let _writing = self.writing.lock().await;
+        self.save(&name, org.kept()).await?;
+        self.table().insert(name, org);
+        Ok(())
+    }
+
     /// Whether an organisation of that name could be added.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! `pilotctl daemon` (spec/cli.md §5.1): the agents of this machine.
 
 mod before;
+mod ephemeral;
 mod install;
 mod logs;
 mod run;

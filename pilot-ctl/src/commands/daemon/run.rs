@@ -52,6 +52,7 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let name = hostname(&args.start, context)?;
     let home = Home::at(&context.home);
     ephemeral::make_room(&home, &name).await;
+    let args = &RunArgs { start: args.start.with_backbone_of_invite(&name, context)?, ..*args };
     let settings = checked_settings(&args.start, &name, context)?;
     let agent_home = home.agent(&name)?;
     let before = Before::of(agent_home.clone())?;

@@ -72,8 +72,9 @@ pub(super) async fn run(args: &InviteArgs, daemon: &Daemon, context: &Context) -
     };
     let contents = format!("{}\n", invited.invite);
     pilot_daemon::home::replace_file(file, contents.as_bytes(), 0o600).map_err(|error| {
+        let take_back = format!("pilotctl org uninvite {} --org {}", invited.id, request.org);
         Failure::failed(format!("cannot write {}: {error}", file.display()))
-            .hint("the invite is open all the same: `pilotctl org list --json` shows it until it ends")
+            .hint(format!("the invite is open all the same; take it back: {take_back}"))
     })?;
     context.output.result(&invited, || file.display().to_string())
 }

@@ -42,7 +42,7 @@ async fn code(issuer: &Agent) -> types::Invited {
 }
 
 async fn join(agent: &Agent, token: String) -> Result<types::Joined, ApiError> {
-    patiently(agent.join_org(&types::JoinRequest { token, org: None, name: None })).await
+    patiently(agent.join_org(&types::JoinRequest { token, org: None, name: None, unless_member: false })).await
 }
 
 fn tries_left(issuer: &Agent) -> Vec<Option<usize>> {

@@ -200,7 +200,9 @@ async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers
         code: false,
     };
     let token = patiently(founder.invite(&request)).await.unwrap().invite;
-    patiently(member.join_org(&types::JoinRequest { token, org: None, name: None })).await.unwrap();
+    patiently(member.join_org(&types::JoinRequest { token, org: None, name: None, unless_member: false }))
+        .await
+        .unwrap();
     let org = founder.inner.orgs.with("fleet", |org| org.roster.org()).unwrap();
     let modifier = outsider.inner.identity.modifier();
     let (name, lifetime_max) = ("outsider".into(), None);

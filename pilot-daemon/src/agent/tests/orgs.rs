@@ -49,7 +49,7 @@ async fn invite(issuer: &Agent, generations: u8, lifetime_s: u64) -> String {
 }
 
 async fn join(agent: &Agent, token: String) -> Result<types::Joined, ApiError> {
-    patiently(agent.join_org(&types::JoinRequest { token, org: None, name: None })).await
+    patiently(agent.join_org(&types::JoinRequest { token, org: None, name: None, unless_member: false })).await
 }
 
 /// What `who` is by the roster of `at`.
