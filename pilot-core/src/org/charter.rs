@@ -172,6 +172,11 @@ impl Charters {
         self.chain.iter().map(|(charter, _)| &charter.key)
     }
 
+    /// Whether `key` is one of them.
+    pub fn has_key(&self, key: &IdentityKey) -> bool {
+        self.keys().any(|known| known == key)
+    }
+
     /// The first charter that names `successor`: what that key signs follows this one, and outranks what a thief has signed since, be it a
     /// charter that names the same successor.
     pub fn succeeded_by(&self, successor: &IdentityKey) -> Option<&Charter> {

@@ -11,6 +11,7 @@ use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request};
 use pilot_core::org::charter::Charters;
 use pilot_core::org::invite::Invite;
 use pilot_core::org::membership::{Proof, consent};
+use pilot_core::org::revocation::LIST_LEN_MAX;
 use pilot_core::org::roster::{Learned, Records, Roster};
 use pilot_core::time::{Now, UnixTime};
 use pilot_core::transport::Code;
@@ -341,8 +342,8 @@ async fn tell_one(inner: &Inner, member: PeerInfo, requests: &[Request]) {
     }
 }
 
-/// What tells all charters and lists, a list at a time, and shows each time whose word it is: a member that a thief of the organisation's
-/// key has revoked is to be heard with the charter that ends that.
+/// What tells all charters and lists, the newest first, and shows each time whose word it is: a member that a thief of the organisation's key
+/// has revoked is to be heard with the charter that ends that.
 fn tellings(inner: &Inner, name: &str) -> Result<Vec<Request>, ApiError> {
     let now = clock::now().unix;
     inner.orgs.with(name, |org| {
@@ -351,7 +352,7 @@ fn tellings(inner: &Inner, name: &str) -> Result<Vec<Request>, ApiError> {
             records.proofs.extend(own.clone().map(Into::into));
             Request::Tell { org: org.roster.org(), records }
         };
-        org.roster.rules_apart().into_iter().map(telling).collect()
+        org.roster.rules_in_parts(&[], LIST_LEN_MAX).into_iter().map(telling).collect()
     })
 }
 

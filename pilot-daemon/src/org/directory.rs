@@ -17,7 +17,7 @@ use crate::backbone_link;
 use crate::clock;
 
 /// Answers to one question: one of them may not hold all lists, and each that brings nothing new is the last.
-const ANSWERS_MAX: usize = 4;
+const ANSWERS_MAX: usize = 8;
 
 /// Compares with the directory whenever the tunnel with it is a new one, and every now and then, until the agent is gone.
 pub(crate) async fn run(agent: Weak<Inner>) {
@@ -72,7 +72,7 @@ fn in_bounds(rules: Rules) -> (Records, Vec<RuleDigest>) {
 }
 
 async fn bring(inner: &Arc<Inner>, name: &str, missing: &[RuleDigest]) -> Result<(), ApiError> {
-    let (org, parts) = inner.orgs.with(name, |org| (org.roster.org(), org.roster.rules_apart()))?;
+    let (org, parts) = inner.orgs.with(name, |org| (org.roster.org(), org.roster.rules_in_parts(&[], 0)))?;
     let is_missing = |list: &[u8]| missing.contains(&RuleDigest(list_digest(list)));
     for Records { charters, lists, proofs, .. } in parts {
         let Some(list) = lists.into_iter().next().filter(|list| is_missing(list)) else { continue };
