@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::thread;
+use std::time::Duration;
 
 use pilot_core::org::code::Code;
 use pilot_core::org::invite::Invite;
@@ -592,6 +593,19 @@ fn where_old_revocation_lists_block_nobody_is_trusted_without_a_new_one() {
     eventually("the lists get too old", || one.asks("two").code == 5);
     let why = two.home.ok(&["why", "one", "query"]);
     assert!(why.starts_with("refused: "), "{why}");
+}
+
+#[test]
+fn lists_that_are_too_old_soon_are_signed_anew_in_time_where_the_founder_runs() {
+    let machines = Machines::new();
+    let founder = machines.machine("founder");
+    founder.home.ok(&["org", "create", FLEET, "--list-age", "8s"]);
+    let invite = founder.invite(&["--uses", "2"]);
+    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    let _handler = two.answers();
+    // The first list is too old by then.
+    thread::sleep(Duration::from_secs(10));
+    eventually("there is a newer one", || one.asks("two").code == 0);
 }
 
 #[test]

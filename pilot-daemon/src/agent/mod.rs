@@ -274,6 +274,7 @@ impl Agent {
         }
         agent.join_backbone(registration_sender).await?;
         tokio::spawn(org::keeper::run(Arc::downgrade(&agent.inner)));
+        tokio::spawn(org::keeper::keep_lists(Arc::downgrade(&agent.inner)));
         tokio::spawn(org::keeper::save(Arc::downgrade(&agent.inner)));
         if agent.inner.backbone.is_some() {
             tokio::spawn(org::directory::run(Arc::downgrade(&agent.inner)));
