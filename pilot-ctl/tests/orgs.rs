@@ -609,6 +609,26 @@ fn lists_that_are_too_old_soon_are_signed_anew_in_time_where_the_founder_runs() 
 }
 
 #[test]
+fn whoever_gets_the_files_of_an_organisation_is_heard_by_its_members_also_without_a_backbone() {
+    let machines = Machines::new();
+    let [founder, one, two] = machines.fleet_of_three();
+    let desk = Machine { home: founder.home, name: "desk" };
+    assert_eq!(machines.start(&desk, &[]).code, 0);
+    ["founder", "desk"].iter().for_each(|name| drop(desk.home.ok(&["daemon", "stop", "--as", name])));
+    let [from, to] = ["founder", "desk"].map(|name| desk.home.agent_path(name, "orgs"));
+    fs::create_dir_all(&to).expect("a directory");
+    fs::rename(from.join(FLEET), to.join(FLEET)).expect("moved");
+    fs::remove_dir_all(desk.home.agent_path("founder", "")).expect("removed");
+    let _handler = one.answers();
+    is_answered(&two.asks(&in_fleet("one")));
+    machines.stop_backbone();
+    desk.home.ok(&["daemon", "start", "--hostname", "desk", "--no-backbone", "--listen", "127.0.0.1:0"]);
+    assert_eq!(desk.role(), "admin");
+    desk.home.ok(&["org", "revoke", "two"]);
+    eventually("one has heard of it", || !one.members().contains(&"two".to_owned()));
+}
+
+#[test]
 fn who_leaves_is_a_member_no_more_and_its_name_is_free() {
     let machines = Machines::new();
     let founder = machines.founder();
