@@ -629,6 +629,21 @@ fn whoever_gets_the_files_of_an_organisation_is_heard_by_its_members_also_withou
 }
 
 #[test]
+fn whom_a_delegate_has_enrolled_a_moment_ago_the_founder_can_revoke() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let lead = machines.member("lead", &founder.invite(&["--may-enrol", "1"]));
+    let invite = lead.invite(&[]);
+    let pid = founder.home.pid("founder");
+    signal(pid, "STOP");
+    let by = machines.member("by", &invite);
+    signal(by.home.pid("by"), "KILL");
+    signal(pid, "CONT");
+    eventually("the founder asks who that is", || founder.home.run(&["org", "revoke", "by"]).code == 0);
+    assert_eq!(lead.members(), ["founder", "lead"]);
+}
+
+#[test]
 fn who_leaves_is_a_member_no_more_and_its_name_is_free() {
     let machines = Machines::new();
     let founder = machines.founder();

@@ -92,13 +92,25 @@ impl Agent {
     /// If there is no such member, or it is not this agent's to revoke.
     pub async fn revoke(&self, request: &types::RevokeRequest) -> Result<types::Revoked, ApiError> {
         let (inner, name) = (&self.inner, &request.org);
+        let known = || {
+            let now = clock::now().unix;
+            inner.orgs.with(name, |org| {
+                let found = named_or_keyed(&org.roster, &request.member, now);
+                found.map(|proof| (org.roster.revocation(proof.membership(), now), org.route(&proof.key(), now)))
+            })
+        };
+        let found = match known()? {
+            // Another member may have enrolled it a moment ago.
+            None => {
+                calls::refresh(inner, name).await;
+                known()?
+            }
+            found => found,
+        };
         let now = clock::now().unix;
-        let (revocation, route) = inner.orgs.with(name, |org| {
-            let found = named_or_keyed(&org.roster, &request.member, now);
-            let found =
-                found.map(|proof| (org.roster.revocation(proof.membership(), now), org.route(&proof.key(), now)));
-            found.ok_or_else(|| no_member(&org.roster, &request.member, name, now))
-        })??;
+        let Some((revocation, route)) = found else {
+            return Err(inner.orgs.with(name, |org| no_member(&org.roster, &request.member, name, now))?);
+        };
         let member = revocation.member;
         if member == inner.orgs.own_key() {
             return Err(ApiError::new(ErrorCode::Refused, "an agent cannot revoke itself".to_owned())
