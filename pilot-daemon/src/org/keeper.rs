@@ -33,9 +33,10 @@ pub(crate) async fn run(agent: Weak<Inner>) {
     loop {
         let Some(inner) = agent.upgrade() else { return };
         for name in inner.orgs.names() {
-            calls::sync(&inner, &name).await;
             if is_start {
-                calls::meet(&inner, &name).await;
+                tokio::join!(calls::sync(&inner, &name), calls::meet(&inner, &name));
+            } else {
+                calls::sync(&inner, &name).await;
             }
             if let Err(error) = renew(&inner, &name, clock::now().unix).await {
                 tracing::warn!(%error, org = name, "organisation");
