@@ -579,6 +579,25 @@ fn where_the_machine_of_the_key_was_stolen_a_member_begins_anew_with_the_success
     two.home.ok(&["join", "--token", &one.invite(&[])]);
     let _handler = two.answers();
     is_answered(&one.asks(&in_fleet("two")));
+    let refused = one.home.run(&["org", "rotate", "--stolen", "--successor", &safe]);
+    assert!(refused.code == 5 && refused.stderr.contains("has replaced the key"), "{refused:?}");
+    let left = fs::read_dir(one.home.agent_path("one", "orgs").join(FLEET)).expect("a directory");
+    let mut left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["key", "state", "successor"], "nothing of the attempt is left");
+}
+
+#[test]
+fn a_founder_whose_key_was_replaced_by_the_successor_leaves_like_anybody() {
+    let machines = Machines::new();
+    let [founder, one] = [machines.founder(), machines.machine("one")];
+    one.home.ok(&["join", "--token", &founder.invite(&[])]);
+    let refused = founder.home.run(&["org", "leave"]);
+    assert!(refused.code == 5 && refused.stderr.contains("keeps the key"), "{refused:?}");
+    let safe = founder.home.agent_path("founder", "orgs").join(FLEET).join("successor/identity.pem");
+    one.home.ok(&["org", "rotate", "--successor", safe.to_str().expect("text")]);
+    eventually("it has heard of the new key", || founder.home.run(&["org", "leave"]).code == 0);
+    assert_eq!(founder.home.json(&["org", "list"]), json!({ "orgs": [] }));
 }
 
 #[test]

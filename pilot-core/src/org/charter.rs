@@ -183,6 +183,11 @@ impl Charters {
         self.chain.iter().map(|(charter, _)| charter).find(|charter| charter.successor == *successor)
     }
 
+    /// Whether one of the charters is by that key.
+    pub fn has_signed(&self, key: &IdentityKey) -> bool {
+        self.chain.iter().any(|(charter, _)| charter.signer == *key)
+    }
+
     /// When the last key was cut off of which memberships may have been endorsed, if one was.
     pub fn cut_off_at(&self) -> Option<UnixTime> {
         self.chain.iter().rev().map(|(charter, _)| charter).find(|charter| charter.cuts_off()).map(|cut| cut.issued)

@@ -61,7 +61,9 @@ impl Agent {
         // The new keys are kept before anybody hears of them, and the old ones until the charter is.
         store::keep_next_keys(&inner.agent_home, name, &key, &successor)?;
         let org = inner.orgs.change(name, |org| {
-            org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))?;
+            if !org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))? {
+                return Err(org::failed(&format!("somebody else has just replaced the key of '{name}'")));
+            }
             if request.stolen {
                 endorse(org, &key, now)?;
             }
@@ -122,8 +124,15 @@ impl Agent {
         let missing = |message: String| ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR);
         let successor = successor
             .ok_or_else(|| missing("a stolen key is replaced by its successor, which is not here".to_owned()))?;
-        let charter = |org: &mut Org| org.roster.charters().succeeded_by(&successor.key()).cloned();
-        let before = self.inner.orgs.with(name, charter)?;
+        let (before, is_used) = self.inner.orgs.with(name, |org| {
+            let charters = org.roster.charters();
+            (charters.succeeded_by(&successor.key()).cloned(), charters.has_signed(&successor.key()))
+        })?;
+        if is_used {
+            let message = format!("that successor has replaced the key of '{name}' already");
+            return Err(ApiError::new(ErrorCode::Refused, message)
+                .hint("give the successor that was made with the present key: --successor FILE"));
+        }
         let before = before.ok_or_else(|| missing(format!("that key succeeds no key of '{name}'")))?;
         Ok((successor, before))
     }
