@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
+use std::time::Duration;
 
 use data_encoding::{BASE64, HEXLOWER};
 use pilot_core::org::code::Code;
@@ -659,6 +660,25 @@ fn where_the_machine_of_the_key_was_stolen_a_member_begins_anew_with_the_success
     two.home.ok(&["join", "--token", &one.invite(&[])]);
     let _handler = two.answers();
     is_answered(&one.asks(&in_fleet("two")));
+    let refused = one.home.run(&["org", "rotate", "--stolen", "--successor", &safe]);
+    assert!(refused.code == 5 && refused.stderr.contains("has replaced the key"), "{refused:?}");
+    let left = fs::read_dir(one.home.agent_path("one", "orgs").join(FLEET)).expect("a directory");
+    let mut left: Vec<_> = left.map(|entry| entry.expect("an entry").file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["key", "state", "successor"], "nothing of the attempt is left");
+}
+
+#[test]
+fn a_founder_whose_key_was_replaced_by_the_successor_leaves_like_anybody() {
+    let machines = Machines::new();
+    let [founder, one] = [machines.founder(), machines.machine("one")];
+    one.home.ok(&["join", "--token", &founder.invite(&[])]);
+    let refused = founder.home.run(&["org", "leave"]);
+    assert!(refused.code == 5 && refused.stderr.contains("keeps the key"), "{refused:?}");
+    let safe = founder.home.agent_path("founder", "orgs").join(FLEET).join("successor/identity.pem");
+    one.home.ok(&["org", "rotate", "--successor", safe.to_str().expect("text")]);
+    eventually("it has heard of the new key", || founder.home.run(&["org", "leave"]).code == 0);
+    assert_eq!(founder.home.json(&["org", "list"]), json!({ "orgs": [] }));
 }
 
 #[test]
@@ -673,6 +693,54 @@ fn where_old_revocation_lists_block_nobody_is_trusted_without_a_new_one() {
     eventually("the lists get too old", || one.asks("two").code == 5);
     let why = two.home.ok(&["why", "one", "query"]);
     assert!(why.starts_with("refused: "), "{why}");
+}
+
+#[test]
+fn lists_that_are_too_old_soon_are_signed_anew_in_time_where_the_founder_runs() {
+    let machines = Machines::new();
+    let founder = machines.machine("founder");
+    founder.home.ok(&["org", "create", FLEET, "--list-age", "8s"]);
+    let invite = founder.invite(&["--uses", "2"]);
+    let (one, two) = (machines.member("one", &invite), machines.member("two", &invite));
+    let _handler = two.answers();
+    // The first list is too old by then.
+    thread::sleep(Duration::from_secs(10));
+    eventually("there is a newer one", || one.asks("two").code == 0);
+}
+
+#[test]
+fn whoever_gets_the_files_of_an_organisation_is_heard_by_its_members_also_without_a_backbone() {
+    let machines = Machines::new();
+    let [founder, one, two] = machines.fleet_of_three();
+    let desk = Machine { home: founder.home, name: "desk" };
+    assert_eq!(machines.start(&desk, &[]).code, 0);
+    ["founder", "desk"].iter().for_each(|name| drop(desk.home.ok(&["daemon", "stop", "--as", name])));
+    let [from, to] = ["founder", "desk"].map(|name| desk.home.agent_path(name, "orgs"));
+    fs::create_dir_all(&to).expect("a directory");
+    fs::rename(from.join(FLEET), to.join(FLEET)).expect("moved");
+    fs::remove_dir_all(desk.home.agent_path("founder", "")).expect("removed");
+    let _handler = one.answers();
+    is_answered(&two.asks(&in_fleet("one")));
+    machines.stop_backbone();
+    desk.home.ok(&["daemon", "start", "--hostname", "desk", "--no-backbone", "--listen", "127.0.0.1:0"]);
+    assert_eq!(desk.role(), "admin");
+    desk.home.ok(&["org", "revoke", "two"]);
+    eventually("one has heard of it", || !one.members().contains(&"two".to_owned()));
+}
+
+#[test]
+fn whom_a_delegate_has_enrolled_a_moment_ago_the_founder_can_revoke() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let lead = machines.member("lead", &founder.invite(&["--may-enrol", "1"]));
+    let invite = lead.invite(&[]);
+    let pid = founder.home.pid("founder");
+    signal(pid, "STOP");
+    let by = machines.member("by", &invite);
+    signal(by.home.pid("by"), "KILL");
+    signal(pid, "CONT");
+    eventually("the founder asks who that is", || founder.home.run(&["org", "revoke", "by"]).code == 0);
+    assert_eq!(lead.members(), ["founder", "lead"]);
 }
 
 #[test]

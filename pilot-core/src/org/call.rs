@@ -14,10 +14,11 @@ use crate::id::IdentityKey;
 use crate::time::UnixTime;
 use crate::wire::cbor;
 
-/// The greatest request: a revocation list with all charters, the proof by which it counts, and that of the caller.
+/// The greatest request: a revocation list, or several that take no more, with all charters, the proofs by which these count, and that of
+/// the caller.
 pub const REQUEST_LEN_MAX: usize = LIST_LEN_MAX + 32 * 1_024;
-/// The greatest reply that is read: [`SYNC_MEMBERS_MAX`] members, lists and charters.
-pub const REPLY_LEN_MAX: usize = 6 * 1_024 * 1_024;
+/// The greatest reply that is read: [`SYNC_MEMBERS_MAX`] members, all charters and lists, and the proofs by which these count.
+pub const REPLY_LEN_MAX: usize = 10 * 1_024 * 1_024;
 /// Members told of in one reply.
 pub const SYNC_MEMBERS_MAX: usize = 256;
 

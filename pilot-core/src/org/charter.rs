@@ -172,10 +172,20 @@ impl Charters {
         self.chain.iter().map(|(charter, _)| &charter.key)
     }
 
+    /// Whether `key` is one of them.
+    pub fn has_key(&self, key: &IdentityKey) -> bool {
+        self.keys().any(|known| known == key)
+    }
+
     /// The first charter that names `successor`: what that key signs follows this one, and outranks what a thief has signed since, be it a
     /// charter that names the same successor.
     pub fn succeeded_by(&self, successor: &IdentityKey) -> Option<&Charter> {
         self.chain.iter().map(|(charter, _)| charter).find(|charter| charter.successor == *successor)
+    }
+
+    /// Whether one of the charters is by that key.
+    pub fn has_signed(&self, key: &IdentityKey) -> bool {
+        self.chain.iter().any(|(charter, _)| charter.signer == *key)
     }
 
     /// When the last key was cut off of which memberships may have been endorsed, if one was.

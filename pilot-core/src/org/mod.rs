@@ -59,4 +59,9 @@ pub enum OrgError {
     /// A table is full of what is in use.
     #[error("there are {0} already, which is the most that are kept")]
     Full(usize),
+    /// The lists of other members take all the room there is for those of members.
+    #[error(
+        "the lists of other members leave no room for this one: who has the organisation's key can revoke in its place"
+    )]
+    NoRoomForList,
 }

@@ -25,8 +25,16 @@ pub const ENDORSED_MAX: usize = 4_096;
 pub const LIST_LEN_MAX: usize = (54 + 72) * 1_024;
 /// How long a list may be valid. Its issuer signs a new one long before.
 pub const LIST_VALIDITY_MAX: Duration = MEMBERSHIP_VALIDITY_MAX;
+/// Lists of the organisation's keys that are kept: one of each, while nobody has stolen one.
+const ORG_LISTS_MAX: usize = 16;
+/// Lists of members that are kept: hundreds of those who enrol may revoke, and everything that counts fits in one reply.
+const MEMBER_LISTS_MAX: usize = 256;
+/// Bytes of these together: some 20,000 revocations.
+const MEMBER_LISTS_LEN_MAX: usize = 1_024 * 1_024;
+/// Lists of one member: each takes over what those before it say, so there are several only where two sign at once with one key.
+const LISTS_PER_MEMBER_MAX: usize = 4;
 /// Lists that are kept, of all issuers.
-pub const LISTS_MAX: usize = 16;
+pub const LISTS_MAX: usize = ORG_LISTS_MAX + MEMBER_LISTS_MAX;
 /// Bytes that name a charter or list among those of one organisation.
 pub const LIST_DIGEST_LEN: usize = 8;
 
@@ -109,6 +117,11 @@ impl RevocationList {
             && self.issued >= other.issued
             && other.revocations.iter().all(is_covered)
             && endorsed(other).is_subset(&endorsed(self))
+    }
+
+    /// Whether it revokes nobody any more, and ends nothing by its date that has not ended by its own.
+    fn is_spent(&self, now: UnixTime) -> bool {
+        self.issued + CLOCK_SKEW <= now && self.revocations.iter().all(|revocation| revocation.has_run_out(now))
     }
 }
 
@@ -211,8 +224,8 @@ impl Revocations {
     /// Takes a verified list of this organisation, of an issuer whose word counts for somebody; tells whether it was news.
     ///
     /// # Errors
-    /// [`OrgError::Full`] if more lists are in force than can be kept. Those of the organisation's own key displace others, and those of
-    /// members that are `in_force` those of members that were revoked.
+    /// [`OrgError::Full`] or [`OrgError::NoRoomForList`] if more lists are in force than can be kept. Members take no room from the
+    /// organisation's keys, nor these from members.
     pub fn add(
         &mut self,
         list: RevocationList,
@@ -225,27 +238,60 @@ impl Revocations {
             return Ok(false);
         }
         self.lists.retain(|known| !list.covers(&known.0, now));
-        if self.lists.len() >= LISTS_MAX {
-            let rank = |issuer: &IdentityKey| {
-                (charters.current().key == *issuer, charters.may_issue(issuer, now), in_force(issuer))
-            };
-            let displaced = self.displaced_by(&list.issuer, rank).ok_or(OrgError::Full(LISTS_MAX))?;
-            self.lists.remove(displaced);
+        if charters.has_key(&list.issuer) {
+            self.make_room_for_org(&list.issuer, charters, now)?;
+        } else {
+            self.make_room_for_member(&list.issuer, bytes.len(), charters, in_force, now)?;
         }
         self.lists.push(Arc::new((list, bytes.to_vec())));
         self.said = Arc::new(Said::by(self.all()));
         Ok(true)
     }
 
-    /// The list that makes room for one more of `issuer`: of those whose word counts least the one who has most lists gives one up. So
-    /// who floods, be it with a key that was replaced, displaces nothing but its own.
-    fn displaced_by<R: Ord>(&self, issuer: &IdentityKey, rank: impl Fn(&IdentityKey) -> R) -> Option<usize> {
-        let count = |issuer: &IdentityKey| self.all().filter(|known| known.issuer == *issuer).count();
-        let weight = |issuer: &IdentityKey, count: usize| (rank(issuer), std::cmp::Reverse(count));
-        let issuers = self.issuers().enumerate();
-        let weighed = issuers.map(|(position, known)| (weight(&known, count(&known)), position));
-        let (lightest, position) = weighed.min()?;
-        (lightest < weight(issuer, count(issuer) + 1)).then_some(position)
+    /// Of the lists of keys whose word counts least that key which has most gives one up. So who floods, be it with a key that was
+    /// replaced, displaces nothing but its own.
+    fn make_room_for_org(&mut self, issuer: &IdentityKey, charters: &Charters, now: UnixTime) -> Result<(), OrgError> {
+        let of_org = || self.issuers().enumerate().filter(|(_, known)| charters.has_key(known));
+        if of_org().count() < ORG_LISTS_MAX {
+            return Ok(());
+        }
+        let count = |issuer: &IdentityKey| self.issuers().filter(|known| known == issuer).count();
+        let weight = |issuer: &IdentityKey, count: usize| {
+            (charters.current().key == *issuer, charters.may_issue(issuer, now), std::cmp::Reverse(count))
+        };
+        let lightest = of_org().map(|(position, known)| (weight(&known, count(&known)), position)).min();
+        let displaced = lightest.filter(|(lightest, _)| *lightest < weight(issuer, count(issuer) + 1));
+        let (_, position) = displaced.ok_or(OrgError::Full(ORG_LISTS_MAX))?;
+        self.lists.remove(position);
+        Ok(())
+    }
+
+    /// Whom a member has revoked stays revoked: no list of one that is in force goes, unless it is spent. Who fills the room is to be
+    /// revoked, and the lists of those who were make room for others.
+    fn make_room_for_member(
+        &mut self,
+        issuer: &IdentityKey,
+        len: usize,
+        charters: &Charters,
+        in_force: impl Fn(&IdentityKey) -> bool,
+        now: UnixTime,
+    ) -> Result<(), OrgError> {
+        if self.issuers().filter(|known| known == issuer).count() >= LISTS_PER_MEMBER_MAX {
+            return Err(OrgError::NoRoomForList);
+        }
+        while !self.has_room_for_member(len, charters) {
+            let of_members = self.all().enumerate().filter(|(_, list)| !charters.has_key(&list.issuer));
+            let weighed = of_members.map(|(position, list)| (!list.is_spent(now), in_force(&list.issuer), position));
+            let spare = weighed.min().filter(|(matters, is_by_member, _)| !(*matters && *is_by_member));
+            let (.., position) = spare.filter(|_| in_force(issuer)).ok_or(OrgError::NoRoomForList)?;
+            self.lists.remove(position);
+        }
+        Ok(())
+    }
+
+    fn has_room_for_member(&self, len: usize, charters: &Charters) -> bool {
+        let lens = || self.signed().filter(|(issuer, _)| !charters.has_key(issuer)).map(|(_, bytes)| bytes.len());
+        lens().count() < MEMBER_LISTS_MAX && lens().sum::<usize>() + len <= MEMBER_LISTS_LEN_MAX
     }
 
     /// Whether these bytes are a list that is known.
@@ -291,7 +337,7 @@ impl Revocations {
     /// The date of the newest list of an issuer.
     pub(super) fn newest_of(&self, issuer: &IdentityKey, charters: &Charters, now: UnixTime) -> Option<UnixTime> {
         let newest = |issuer: &IdentityKey| self.said.issued.get(issuer).copied();
-        if charters.keys().any(|key| key == issuer) {
+        if charters.has_key(issuer) {
             return charters.keys().filter(|key| charters.may_issue(key, now)).filter_map(newest).max();
         }
         newest(issuer)
@@ -382,7 +428,7 @@ impl Revocations {
     }
 
     /// The signed lists, and whose they are.
-    pub fn signed(&self) -> impl Iterator<Item = (IdentityKey, &[u8])> {
+    pub fn signed(&self) -> impl DoubleEndedIterator<Item = (IdentityKey, &[u8])> {
         self.lists.iter().map(|list| (list.0.issuer, list.1.as_slice()))
     }
 

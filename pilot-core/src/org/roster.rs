@@ -1,6 +1,6 @@
 //! What one member knows of its organisation, and whom it trusts for that (spec/org.md §2).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use minicbor::bytes::ByteVec;
@@ -115,17 +115,27 @@ impl Roster {
         }
     }
 
-    /// All charters with one list each time, and the proof by which it counts: what fits in one request. Without any list, the charters.
-    pub fn rules_apart(&self) -> Vec<Records> {
-        let charters: Vec<_> = self.charters.chain().map(to_record).collect();
-        let with_list = |(issuer, bytes): (IdentityKey, &[u8])| Records {
-            charters: charters.clone(),
-            lists: vec![to_record(bytes)],
-            proofs: self.listers.get(&issuer).map(|proof| to_record(proof.bytes())).into_iter().collect(),
-            whereabouts: Vec::new(),
-        };
-        let parts: Vec<_> = self.revocations.signed().map(with_list).collect();
-        if parts.is_empty() { vec![Records { charters, ..Records::default() }] } else { parts }
+    /// Charters and lists that are not among those named, the newest list first, in parts: each has all these charters, and of lists and
+    /// the proofs by which these count `len_max` bytes, or a single list.
+    pub fn rules_in_parts(&self, known: &[[u8; LIST_DIGEST_LEN]], len_max: usize) -> Vec<Records> {
+        let unknown = |bytes: &[u8]| !known.contains(&list_digest(bytes));
+        let charters = self.charters.chain().filter(|charter| unknown(charter)).map(to_record).collect();
+        let mut part = Records { charters, ..Records::default() };
+        let without_lists = part.clone();
+        let (mut parts, mut room) = (Vec::new(), len_max);
+        for (issuer, list) in self.revocations.signed().rev().filter(|(_, list)| unknown(list)) {
+            let proof = self.listers.get(&issuer).map(|proof| proof.bytes());
+            let len = list.len() + proof.map_or(0, <[u8]>::len);
+            if room < len && !part.lists.is_empty() {
+                parts.push(std::mem::replace(&mut part, without_lists.clone()));
+                room = len_max;
+            }
+            room = room.saturating_sub(len);
+            part.lists.push(to_record(list));
+            part.proofs.extend(proof.map(to_record));
+        }
+        parts.push(part);
+        parts
     }
 
     /// Takes what another member has told. What is wrong or old among it is left out: a member that lies changes nothing, and one that
@@ -141,7 +151,8 @@ impl Roster {
             count(self.add_charter(bytes, now), &mut learned.rules);
         }
         // The organisation's lists say which proofs count, and by their proofs the lists of members do.
-        let is_of_org = |bytes: &&ByteVec| RevocationList::claimed_issuer(bytes).is_some_and(|key| self.has_key(&key));
+        let is_of_org =
+            |bytes: &&ByteVec| RevocationList::claimed_issuer(bytes).is_some_and(|key| self.charters.has_key(&key));
         let (of_org, of_members): (Vec<_>, Vec<_>) = records.lists.iter().partition(is_of_org);
         for bytes in of_org {
             count(self.add_list(bytes, now), &mut learned.rules);
@@ -178,7 +189,7 @@ impl Roster {
         let proof = Arc::new(Proof::verify(bytes, &self.charters, now)?);
         self.check(&proof, now)?;
         let key = proof.key();
-        let stays = |known: &Known| known.proof.rank() >= proof.rank() && self.is_in_force(known, now);
+        let stays = |known: &Known| known.proof.rank() >= proof.rank() && self.is_in_force(&known.proof, now);
         if self.members.get(&key).is_some_and(stays) {
             return Ok(false);
         }
@@ -229,14 +240,19 @@ impl Roster {
         let lister = if self.charters.may_issue(&issuer, now) {
             None
         } else {
-            Some(self.lister(&issuer, along, now).ok_or(OrgError::Issuer)?)
+            let lister = self.lister(&issuer, along, now).filter(|_| list.endorsed.is_empty());
+            Some(lister.ok_or(OrgError::Issuer)?)
         };
-        let in_force = |key: &IdentityKey| self.member(key, now).is_some();
+        let in_force = |key: &IdentityKey| {
+            let proof = if *key == issuer { lister.as_ref() } else { self.listers.get(key) };
+            proof.is_some_and(|proof| self.is_in_force(proof, now))
+        };
         let mut revocations = self.revocations.clone();
         let is_news = revocations.add(list, bytes, &self.charters, in_force, now)?;
         self.revocations = revocations;
         self.listers.extend(lister.map(|proof| (issuer, proof)));
-        self.listers.retain(|key, _| self.revocations.issuers().any(|issuer| issuer == *key));
+        let issuers: BTreeSet<_> = self.revocations.issuers().collect();
+        self.listers.retain(|key, _| issuers.contains(key));
         Ok(is_news)
     }
 
@@ -280,7 +296,7 @@ impl Roster {
 
     /// The proof of `key`, if it is in force now.
     pub fn proof(&self, key: &IdentityKey, now: UnixTime) -> Option<&Proof> {
-        self.members.get(key).filter(|known| self.is_in_force(known, now)).map(|known| &*known.proof)
+        self.members.get(key).filter(|known| self.is_in_force(&known.proof, now)).map(|known| &*known.proof)
     }
 
     /// The member of that name. None, if there is none or two have equal right to it (§1.6).
@@ -310,12 +326,12 @@ impl Roster {
 
     /// All members of the moment.
     pub fn members(&self, now: UnixTime) -> impl Iterator<Item = &Proof> {
-        self.members.values().filter(move |known| self.is_in_force(known, now)).map(|known| &*known.proof)
+        self.members.values().filter(move |known| self.is_in_force(&known.proof, now)).map(|known| &*known.proof)
     }
 
     /// The members that were known and are in force no more; they are forgotten.
     pub fn take_former(&mut self, now: UnixTime) -> Vec<IdentityKey> {
-        let former = self.members.iter().filter(|(_, known)| !self.is_in_force(known, now)).map(|(key, _)| *key);
+        let former = self.members.iter().filter(|(_, known)| !self.is_in_force(&known.proof, now)).map(|(key, _)| *key);
         let former: Vec<_> = former.collect();
         former.iter().for_each(|key| drop(self.members.remove(key)));
         former
@@ -334,7 +350,7 @@ impl Roster {
 
     /// Whether a membership that `issuer` has issued is over by its date, and nobody has said so: the next list does.
     pub fn is_end_unsaid(&self, issuer: &IdentityKey, now: UnixTime) -> bool {
-        let is_of_org = |key: &IdentityKey| self.has_key(key) && self.has_key(issuer);
+        let is_of_org = |key: &IdentityKey| self.charters.has_key(key) && self.charters.has_key(issuer);
         let is_own = |membership: &Membership| membership.issuer == *issuer || is_of_org(&membership.issuer);
         self.members(now).map(Proof::membership).any(|own| is_own(own) && own.expires.as_secs() <= now.as_secs())
     }
@@ -388,19 +404,15 @@ impl Roster {
         self.arrivals
     }
 
-    fn has_key(&self, key: &IdentityKey) -> bool {
-        self.charters.keys().any(|known| known == key)
-    }
-
-    fn is_in_force(&self, known: &Known, now: UnixTime) -> bool {
-        let proof = &known.proof;
+    fn is_in_force(&self, proof: &Proof, now: UnixTime) -> bool {
         !proof.has_run_out(now) && self.check(proof, now).is_ok()
     }
 
     /// Whether the key that has signed the first membership counts, or another key of the organisation says that this one does (§5).
     fn is_rooted(&self, proof: &Proof, now: UnixTime) -> bool {
         self.charters.may_issue(proof.root_issuer(), now)
-            || self.has_key(proof.root_issuer()) && self.revocations.endorses(proof.root(), &self.charters, now)
+            || self.charters.has_key(proof.root_issuer())
+                && self.revocations.endorses(proof.root(), &self.charters, now)
     }
 
     fn make_room(&mut self, now: UnixTime) -> Result<(), OrgError> {

@@ -145,11 +145,8 @@ impl Agent {
         }
         let joined = joined(self.org_status(&invite.name)?);
         let (weak, name) = (Arc::clone(inner), invite.name);
-        // The others hear of us, and we of the rest of them.
-        tokio::spawn(async move {
-            calls::sync(&weak, &name).await;
-            calls::meet(&weak, &name).await;
-        });
+        // The others hear of us, and we of the rest of them; who of these is off keeps us from neither.
+        tokio::spawn(async move { tokio::join!(calls::sync(&weak, &name), calls::meet(&weak, &name)) });
         Ok(joined)
     }
 

@@ -272,8 +272,10 @@ impl Agent {
             let keeper = Keeper { ticket, home_link, inputs: link_inputs, agent_home, home, report, network };
             tokio::spawn(keeper.run());
         }
+        agent.join_by_own_keys().await;
         agent.join_backbone(registration_sender).await?;
         tokio::spawn(org::keeper::run(Arc::downgrade(&agent.inner)));
+        tokio::spawn(org::keeper::keep_lists(Arc::downgrade(&agent.inner)));
         tokio::spawn(org::keeper::save(Arc::downgrade(&agent.inner)));
         if agent.inner.backbone.is_some() {
             tokio::spawn(org::directory::run(Arc::downgrade(&agent.inner)));

@@ -1,9 +1,11 @@
 //! The keys of an organisation: replaced when they are due, lost or stolen (spec/org.md §1.2, §5).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pilot_core::identity::{CLOCK_SKEW, Identity};
 use pilot_core::org::charter::{CHARTERS_MAX, Charter};
+use pilot_core::org::issuer::{Applicant, Issuer};
 use pilot_core::org::membership::Proof;
 use pilot_core::time::UnixTime;
 
@@ -59,13 +61,14 @@ impl Agent {
         // The new keys are kept before anybody hears of them, and the old ones until the charter is.
         store::keep_next_keys(&inner.agent_home, name, &key, &successor)?;
         let org = inner.orgs.change(name, |org| {
-            org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))?;
+            if !org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))? {
+                return Err(org::failed(&format!("somebody else has just replaced the key of '{name}'")));
+            }
             if request.stolen {
                 endorse(org, &key, now)?;
             }
             if org.roster.member(&own.key, now).is_none() {
-                let proof = found(&org.roster, &key, &own, now)?;
-                org.roster.add_proof(&proof, now).map_err(|error| org::failed(&error))?;
+                join_by_key(org, &key, &own, now)?;
             }
             org.key = Some(key);
             Ok((org.roster.org(), org.roster.charter().clone(), org.roster.members(now).count()))
@@ -79,6 +82,24 @@ impl Agent {
         calls::tell_former(inner, name, former);
         let org = types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file };
         Ok(types::Rotated { org, members })
+    }
+
+    /// Makes this agent a member where it has the key of an organisation and is none: the key was brought here, and whom members do not
+    /// know for one of theirs they do not hear.
+    pub(super) async fn join_by_own_keys(&self) {
+        let orgs = &self.inner.orgs;
+        for name in orgs.names() {
+            let now = clock::now().unix;
+            let key = orgs.with(&name, |org| match orgs.issuer(org, now) {
+                Some(Issuer::Org(key)) if org.roster.member(&orgs.own_key(), now).is_none() => Some(key),
+                _ => None,
+            });
+            let Ok(Some(key)) = key else { continue };
+            let own = self.applicant(self.inner.name());
+            if let Err(error) = orgs.change(&name, |org| join_by_key(org, &key, &own, now)).await {
+                tracing::warn!(%error, org = name, "this agent has the key, and is no member");
+            }
+        }
     }
 
     /// Who signs the next charter, and the charter that it follows.
@@ -103,11 +124,29 @@ impl Agent {
         let missing = |message: String| ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR);
         let successor = successor
             .ok_or_else(|| missing("a stolen key is replaced by its successor, which is not here".to_owned()))?;
-        let charter = |org: &mut Org| org.roster.charters().succeeded_by(&successor.key()).cloned();
-        let before = self.inner.orgs.with(name, charter)?;
+        let (before, is_used) = self.inner.orgs.with(name, |org| {
+            let charters = org.roster.charters();
+            (charters.succeeded_by(&successor.key()).cloned(), charters.has_signed(&successor.key()))
+        })?;
+        if is_used {
+            let message = format!("that successor has replaced the key of '{name}' already");
+            return Err(ApiError::new(ErrorCode::Refused, message)
+                .hint("give the successor that was made with the present key: --successor FILE"));
+        }
         let before = before.ok_or_else(|| missing(format!("that key succeeds no key of '{name}'")))?;
         Ok((successor, before))
     }
+}
+
+/// Makes who holds the organisation's key a member.
+fn join_by_key(org: &mut Org, key: &Identity, own: &Applicant, now: UnixTime) -> Result<(), ApiError> {
+    let proof = found(&org.roster, key, own, now)?;
+    org.roster.add_proof(&proof, now).map_err(|error| org::failed(&error))?;
+    let Org { roster, ledger, .. } = org;
+    if let Some(member) = roster.proof(&own.key, now) {
+        Arc::make_mut(ledger).enrolled(member, now);
+    }
+    Ok(())
 }
 
 /// Lets the members that were enrolled here stay members under the key that takes the place of a stolen one.

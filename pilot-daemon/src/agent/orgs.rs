@@ -92,13 +92,25 @@ impl Agent {
     /// If there is no such member, or it is not this agent's to revoke.
     pub async fn revoke(&self, request: &types::RevokeRequest) -> Result<types::Revoked, ApiError> {
         let (inner, name) = (&self.inner, &request.org);
+        let known = || {
+            let now = clock::now().unix;
+            inner.orgs.with(name, |org| {
+                let found = named_or_keyed(&org.roster, &request.member, now);
+                found.map(|proof| (org.roster.revocation(proof.membership(), now), org.route(&proof.key(), now)))
+            })
+        };
+        let found = match known()? {
+            // Another member may have enrolled it a moment ago.
+            None => {
+                calls::refresh(inner, name).await;
+                known()?
+            }
+            found => found,
+        };
         let now = clock::now().unix;
-        let (revocation, route) = inner.orgs.with(name, |org| {
-            let found = named_or_keyed(&org.roster, &request.member, now);
-            let found =
-                found.map(|proof| (org.roster.revocation(proof.membership(), now), org.route(&proof.key(), now)));
-            found.ok_or_else(|| no_member(&org.roster, &request.member, name, now))
-        })??;
+        let Some((revocation, route)) = found else {
+            return Err(inner.orgs.with(name, |org| no_member(&org.roster, &request.member, name, now))?);
+        };
         let member = revocation.member;
         if member == inner.orgs.own_key() {
             return Err(ApiError::new(ErrorCode::Refused, "an agent cannot revoke itself".to_owned())
@@ -125,7 +137,7 @@ impl Agent {
     pub async fn leave_org(&self, request: &types::LeaveRequest) -> Result<(), ApiError> {
         let (inner, name) = (&self.inner, &request.org);
         let now = clock::now().unix;
-        if inner.orgs.with(name, |org| org.key.is_some())? {
+        if self.keeps_key(name)? {
             let files = inner.agent_home.path().join("orgs").join(name);
             let message = format!("this agent keeps the key of '{name}': nobody could invite or revoke any more");
             return Err(ApiError::new(ErrorCode::Refused, message)
@@ -150,6 +162,17 @@ impl Agent {
             }
         }
         inner.orgs.remove(name).await
+    }
+
+    /// Whether the files here are what the organisation needs to go on: its key, or one that may still replace it.
+    fn keeps_key(&self, name: &str) -> Result<bool, ApiError> {
+        let successor = store::successor(&self.inner.agent_home, name)?.map(|successor| successor.key());
+        self.inner.orgs.with(name, |org| {
+            let charters = org.roster.charters();
+            let may_succeed = |key: &IdentityKey| charters.succeeded_by(key).is_some() && !charters.has_signed(key);
+            org.key.as_ref().is_some_and(|key| key.key() == charters.current().key)
+                || successor.as_ref().is_some_and(may_succeed)
+        })
     }
 
     /// Whether nobody but this agent is out when it leaves, as far as it knows.

@@ -11,6 +11,7 @@ use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request};
 use pilot_core::org::charter::Charters;
 use pilot_core::org::invite::Invite;
 use pilot_core::org::membership::{Proof, consent};
+use pilot_core::org::revocation::LIST_LEN_MAX;
 use pilot_core::org::roster::{Learned, Records, Roster};
 use pilot_core::time::{Now, UnixTime};
 use pilot_core::transport::Code;
@@ -316,33 +317,40 @@ async fn tell(inner: &Arc<Inner>, name: &str, is_told: impl Fn(&IdentityKey) -> 
         members.filter_map(|key| org.route(&key, now)).collect::<Vec<_>>()
     });
     let (Ok(members), Ok(requests)) = (members, tellings(inner, name)) else { return };
-    tell_all(inner, members, requests).await;
+    tell_all(inner, name, members, requests).await;
 }
 
-async fn tell_all(inner: &Arc<Inner>, members: Vec<PeerInfo>, requests: Vec<Request>) {
+async fn tell_all(inner: &Arc<Inner>, name: &str, members: Vec<PeerInfo>, requests: Vec<Request>) {
     let requests = Arc::new(requests);
     let mut calls = JoinSet::new();
     for member in members {
         if calls.len() >= TOLD_AT_ONCE {
             calls.join_next().await;
         }
-        let (inner, requests) = (Arc::clone(inner), Arc::clone(&requests));
-        calls.spawn(async move { tell_one(&inner, member, &requests).await });
+        let (inner, name, requests) = (Arc::clone(inner), name.to_owned(), Arc::clone(&requests));
+        calls.spawn(async move { tell_one(&inner, &name, member, &requests).await });
     }
     calls.join_all().await;
 }
 
-async fn tell_one(inner: &Inner, member: PeerInfo, requests: &[Request]) {
+async fn tell_one(inner: &Inner, name: &str, member: PeerInfo, requests: &[Request]) {
     for request in requests {
-        if let Err(error) = call(inner, member.clone(), request).await {
+        let mut told = call(inner, member.clone(), request).await;
+        // Perhaps it has not heard yet that we are a member.
+        if told.as_ref().is_err_and(|error| error.code == ErrorCode::Refused)
+            && introduce_in(inner, name, member.clone()).await.is_ok()
+        {
+            told = call(inner, member.clone(), request).await;
+        }
+        if let Err(error) = told {
             tracing::debug!(%error, key = ?member.key, "not told");
             return;
         }
     }
 }
 
-/// What tells all charters and lists, a list at a time, and shows each time whose word it is: a member that a thief of the organisation's
-/// key has revoked is to be heard with the charter that ends that.
+/// What tells all charters and lists, the newest first, and shows each time whose word it is: a member that a thief of the organisation's key
+/// has revoked is to be heard with the charter that ends that.
 fn tellings(inner: &Inner, name: &str) -> Result<Vec<Request>, ApiError> {
     let now = clock::now().unix;
     inner.orgs.with(name, |org| {
@@ -351,15 +359,15 @@ fn tellings(inner: &Inner, name: &str) -> Result<Vec<Request>, ApiError> {
             records.proofs.extend(own.clone().map(Into::into));
             Request::Tell { org: org.roster.org(), records }
         };
-        org.roster.rules_apart().into_iter().map(telling).collect()
+        org.roster.rules_in_parts(&[], LIST_LEN_MAX).into_iter().map(telling).collect()
     })
 }
 
 /// Tells former members that they are, if they can be reached.
 pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: Vec<PeerInfo>) {
     let Ok(requests) = tellings(inner, name) else { return };
-    let inner = Arc::clone(inner);
-    tokio::spawn(async move { tell_all(&inner, former, requests).await });
+    let (inner, name) = (Arc::clone(inner), name.to_owned());
+    tokio::spawn(async move { tell_all(&inner, &name, former, requests).await });
 }
 
 /// Ends the tunnels with those who are members no more, unless they are of our own home.

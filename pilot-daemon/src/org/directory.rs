@@ -18,7 +18,7 @@ use crate::backbone_link;
 use crate::clock;
 
 /// Answers to one question: one of them may not hold all lists, and each that brings nothing new is the last.
-const ANSWERS_MAX: usize = 4;
+const ANSWERS_MAX: usize = 8;
 /// Somebody who starts an agent waits so long at most for what the directory knows.
 const HEAR_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -82,7 +82,7 @@ fn in_bounds(rules: Rules) -> (Records, Vec<RuleDigest>) {
 }
 
 async fn bring(inner: &Arc<Inner>, name: &str, missing: &[RuleDigest]) -> Result<(), ApiError> {
-    let (org, parts) = inner.orgs.with(name, |org| (org.roster.org(), org.roster.rules_apart()))?;
+    let (org, parts) = inner.orgs.with(name, |org| (org.roster.org(), org.roster.rules_in_parts(&[], 0)))?;
     let is_missing = |list: &[u8]| missing.contains(&RuleDigest(list_digest(list)));
     for Records { charters, lists, proofs, .. } in parts {
         let Some(list) = lists.into_iter().next().filter(|list| is_missing(list)) else { continue };

@@ -19,6 +19,8 @@ use crate::clock;
 
 /// News are asked for this often by an agent that has no other reason to ask.
 pub(super) const SYNC_INTERVAL: Duration = Duration::from_secs(300);
+/// How old lists are is looked at no more often than this: dates are whole seconds.
+const LIST_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Members that are asked each time whether they have the organisation's key now, where who had it last does not answer or has it no more: a
 /// fleet of 4,096 is asked through in two days, and there is half of a membership's time for that.
 const KEEPERS_ASKED_MAX: usize = 8;
@@ -31,20 +33,44 @@ pub(crate) async fn run(agent: Weak<Inner>) {
     loop {
         let Some(inner) = agent.upgrade() else { return };
         for name in inner.orgs.names() {
-            calls::sync(&inner, &name).await;
             if is_start {
-                calls::meet(&inner, &name).await;
+                tokio::join!(calls::sync(&inner, &name), calls::meet(&inner, &name));
+            } else {
+                calls::sync(&inner, &name).await;
             }
-            let now = clock::now().unix;
-            for result in [renew(&inner, &name, now).await, refresh_list(&inner, &name).await] {
-                if let Err(error) = result {
-                    tracing::warn!(%error, org = name, "organisation");
-                }
+            if let Err(error) = renew(&inner, &name, clock::now().unix).await {
+                tracing::warn!(%error, org = name, "organisation");
             }
         }
         is_start = false;
         drop(inner);
         tokio::time::sleep(SYNC_INTERVAL).await;
+    }
+}
+
+/// Sees that there are lists young enough, also where these are to be younger than news usually are, until the agent is gone.
+pub(crate) async fn keep_lists(agent: Weak<Inner>) {
+    loop {
+        let Some(inner) = agent.upgrade() else { return };
+        let mut interval = SYNC_INTERVAL;
+        for name in inner.orgs.names() {
+            if let Err(error) = refresh_list(&inner, &name).await {
+                tracing::warn!(%error, org = name, "revocation list");
+            }
+            let age_max = inner.orgs.with(&name, |org| org.roster.charter().list_age_max).unwrap_or_default();
+            interval = interval.min(list_interval(age_max));
+        }
+        let orgs = Arc::clone(&inner.orgs);
+        drop(inner);
+        timeout(interval, orgs.added()).await.ok();
+    }
+}
+
+/// How often the age of a list is looked at that may be so old, in seconds: there is time to tell the next one before it is.
+fn list_interval(age_max: u64) -> Duration {
+    match age_max {
+        0 => SYNC_INTERVAL,
+        age_max => (Duration::from_secs(age_max) / 4).clamp(LIST_INTERVAL_MIN, SYNC_INTERVAL),
     }
 }
 
@@ -136,18 +162,22 @@ fn keepers(inner: &Inner, org: &Org, now: UnixTime) -> Vec<IdentityKey> {
     org.enrolled_by.into_iter().chain(next.copied()).collect()
 }
 
-/// Signs the organisation's list anew before it is too old for the members, where its key is kept; and this issuer's when a membership has
-/// ended that nobody has seen off, so that it counts no longer by clocks that are behind.
+/// Signs the organisation's list anew before it is too old for the members, where its key is kept, and asks for it elsewhere when it should
+/// be there; signs this issuer's when a membership has ended that nobody has seen off, so that it counts no longer by clocks that are
+/// behind.
 async fn refresh_list(inner: &Arc<Inner>, name: &str) -> Result<(), ApiError> {
     let now = clock::now().unix;
-    let is_due = inner.orgs.with(name, |org| {
-        let age_max = org.roster.charter().list_age_max;
+    let (age_max, age, has_key) = inner.orgs.with(name, |org| {
         let newest = org.roster.revocations().newest(org.roster.charters());
-        let is_old = newest.is_none_or(|newest| newest.as_secs() + age_max / 2 <= now.as_secs());
-        age_max > 0 && is_old && matches!(inner.orgs.issuer(org, now), Some(Issuer::Org(_)))
+        let age = newest.map_or(u64::MAX, |newest| now.as_secs().saturating_sub(newest.as_secs()));
+        (org.roster.charter().list_age_max, age, matches!(inner.orgs.issuer(org, now), Some(Issuer::Org(_))))
     })?;
-    if is_due {
+    if age_max > 0 && has_key && age >= age_max / 2 {
         return publish_list(inner, name, None, now).await;
+    }
+    if age_max > 0 && !has_key && age >= age_max - age_max / 4 {
+        calls::refresh(inner, name).await;
+        directory::compare(inner, name).await;
     }
     let is_end_unsaid = inner.orgs.with(name, |org| {
         inner.orgs.issuer(org, now).is_some_and(|issuer| org.roster.is_end_unsaid(&issuer.key(), now))

@@ -46,6 +46,8 @@ pub(crate) struct Orgs {
     pub(crate) rotating: tokio::sync::Mutex<()>,
     /// Something has been heard that is not on disk yet.
     unsaved: Notify,
+    /// There is one organisation more.
+    added: Notify,
     /// Held by who makes a code, from the choice of its number until it is kept.
     pub(crate) coding: tokio::sync::Mutex<()>,
     /// The last date at which a membership was asked for, got or not.
@@ -117,9 +119,9 @@ impl Orgs {
         let epoch = u64::from_be_bytes(entropy()?);
         let [writing, rotating, coding] = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
         let asked = home.number(ASKED_FILE).map(UnixTime::from_secs).unwrap_or_default();
-        let (unsaved, asked) = (Notify::new(), Mutex::new(asked));
+        let (unsaved, added, asked) = (Notify::new(), Notify::new(), Mutex::new(asked));
         let (home, identity) = (home.clone(), identity.clone());
-        Ok(Self { home, identity, table, writing, rotating, coding, unsaved, asked, epoch })
+        Ok(Self { home, identity, table, writing, rotating, coding, unsaved, added, asked, epoch })
     }
 
     /// Names this process to those who ask what is new.
@@ -264,6 +266,7 @@ impl Orgs {
         let kept = tokio::task::spawn_blocking(move || store::create(&home, &file, keys, &bytes)).await;
         kept.map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))??;
         self.table().insert(name, org);
+        self.added.notify_one();
         Ok(())
     }
 
@@ -276,7 +279,13 @@ impl Orgs {
         let _writing = self.writing.lock().await;
         self.save(&name, org.kept()).await?;
         self.table().insert(name, org);
+        self.added.notify_one();
         Ok(())
+    }
+
+    /// Returns when the agent has got into an organisation.
+    pub(crate) async fn added(&self) {
+        self.added.notified().await;
     }
 
     /// Whether an organisation of that name could be added.

@@ -17,7 +17,7 @@ use pilot_core::time::UnixTime;
 use super::stored::StoredOrg;
 use super::{KeepRules, RegisterError};
 
-/// Organisations held: a few megabytes as they usually are, 4 GB if each is at the bounds of [`Roster`].
+/// Organisations held: a few megabytes as they usually are, 12 GB if each is at the bounds of [`Roster`].
 pub const ORGS_MAX: usize = 2_048;
 /// Organisations that one agent has brought: as many as it can be in.
 pub const ORGS_PER_KEY_MAX: usize = 16;

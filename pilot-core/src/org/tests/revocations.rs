@@ -402,3 +402,124 @@ fn who_has_left_is_enrolled_again_by_anybody_who_may() {
     let again = lead.enrol(&roster, &applicant_at(NOW + DAY, agent(1), "agent-1"), &terms(), NOW + DAY).unwrap();
     assert_eq!(roster.add_proof(&again, NOW + DAY), Ok(true));
 }
+
+/// Makes somebody a member that may enrol.
+fn enrol_lead(roster: &mut Roster, lead: &Identity) {
+    let name = format!("lead-{}", lead.key().0[0]);
+    let rights = Terms { generations: 1, ..terms() };
+    let proof = by_org().enrol(roster, &applicant(lead, &name), &rights, NOW).unwrap();
+    roster.add_proof(&proof, NOW).unwrap();
+}
+
+/// Whether a lead's [`stray_list`] is known.
+fn knows(roster: &Roster, lead: &Identity, number: u8) -> bool {
+    roster.revocations().revoked_until(&lead.key(), &crate::id::IdentityKey([number; 32])).is_some()
+}
+
+#[test]
+fn whom_a_delegate_has_revoked_stays_out_however_many_others_and_the_organisation_revoke() {
+    let mut roster = founded();
+    let leads: Vec<_> = (40..58).map(|seed| Identity::generate([seed; 32])).collect();
+    leads.iter().for_each(|lead| enrol_lead(&mut roster, lead));
+    let first = Issuer::Member(leads[0].clone());
+    let asked = applicant_to(&leads[0], NOW, agent(1), "worker");
+    let worker = first.enrol(&roster, &asked, &terms(), NOW).unwrap();
+    roster.add_proof(&worker, NOW).unwrap();
+    roster.add_list(&revoke(&roster, &leads[0], agent(1), NOW), NOW).unwrap();
+    for lead in &leads[1..] {
+        assert_eq!(roster.add_list(&stray_list(&roster, lead, 9), NOW), Ok(true));
+    }
+    assert_eq!(roster.add_list(&revoke(&roster, org_key(), agent(0), NOW), NOW), Ok(true));
+    let restored = Roster::from_records(roster.org(), &roster.records(), NOW).unwrap();
+    for mut roster in [roster, restored] {
+        roster.take_former(NOW);
+        assert_eq!(roster.add_proof(&worker, NOW), Err(OrgError::Revoked));
+        assert!(leads[1..].iter().all(|lead| knows(&roster, lead, 9)));
+    }
+}
+
+/// Takes as many lists of this lead as there is room for, each as great as it can be.
+fn fill(roster: &mut Roster, lead: &Identity) {
+    for sequence in 0..100 {
+        let revocation = |number: u16| {
+            let mut member = [0xF0; 32];
+            member[..2].copy_from_slice(&number.to_be_bytes());
+            member[2] = sequence;
+            let member = crate::id::IdentityKey(member);
+            Revocation { member, until: NOW, kept_until: NOW + DAY, has_left: false }
+        };
+        let list = |count| RevocationList {
+            org: roster.org(),
+            issuer: lead.key(),
+            sequence: u64::from(sequence),
+            issued: NOW,
+            expires: NOW + DAY,
+            revocations: (0..count).map(revocation).collect(),
+            endorsed: Vec::new(),
+        };
+        let lists: Vec<_> = (0..11).map(|halvings| list(1_024 >> halvings).sign(lead).unwrap()).collect();
+        if !lists.iter().any(|list| roster.add_list(list, NOW).is_ok()) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn members_that_fill_the_room_displace_nothing_keep_the_organisation_from_nothing_and_are_revoked_for_it() {
+    let mut roster = founded();
+    let leads: Vec<_> = (40..50).map(|seed| Identity::generate([seed; 32])).collect();
+    leads.iter().for_each(|lead| enrol_lead(&mut roster, lead));
+    let [early, late, evil @ ..] = &leads[..] else { panic!("there are ten") };
+    roster.add_list(&stray_list(&roster, early, 1), NOW).unwrap();
+    evil.iter().for_each(|lead| fill(&mut roster, lead));
+    let list = stray_list(&roster, late, 2);
+    assert_eq!(roster.add_list(&list, NOW), Err(OrgError::NoRoomForList));
+    assert!(knows(&roster, early, 1), "what has been said before stays");
+    let held: usize = roster.revocations().lists().map(<[u8]>::len).sum();
+    assert!(held < 2 * 1_024 * 1_024, "{held}");
+    assert_eq!(roster.add_list(&revoke(&roster, org_key(), &evil[0], NOW), NOW), Ok(true));
+    assert_eq!(roster.add_list(&list, NOW), Ok(true), "who is a member no more makes room");
+    assert!(knows(&roster, early, 1) && knows(&roster, late, 2));
+}
+
+#[test]
+fn lists_of_members_that_say_nothing_any_more_make_room() {
+    let mut roster = founded();
+    let leads: Vec<_> = (40..49).map(|seed| Identity::generate([seed; 32])).collect();
+    leads.iter().for_each(|lead| enrol_lead(&mut roster, lead));
+    leads[1..].iter().for_each(|lead| fill(&mut roster, lead));
+    let list = stray_list(&roster, &leads[0], 1);
+    assert_eq!(roster.add_list(&list, NOW), Err(OrgError::NoRoomForList));
+    let list =
+        RevocationList { issued: NOW + 2 * DAY, expires: NOW + 3 * DAY, ..RevocationList::verify(&list, NOW).unwrap() };
+    assert_eq!(roster.add_list(&list.sign(&leads[0]).unwrap(), NOW + 2 * DAY), Ok(true));
+}
+
+#[test]
+fn a_member_endorses_nobody() {
+    let mut roster = founded();
+    enrol(&mut roster, 0, &Terms { generations: 1, ..terms() }, NOW);
+    let root = *roster.proof(&agent(0).key(), NOW).unwrap().root();
+    let list = RevocationList { issuer: agent(0).key(), endorsed: vec![root], ..next_list(&roster) };
+    assert_eq!(roster.add_list(&list.sign(agent(0)).unwrap(), NOW), Err(OrgError::Issuer));
+}
+
+#[test]
+fn rules_are_told_in_parts_the_newest_first_and_each_with_the_proofs_that_it_takes() {
+    let mut roster = founded();
+    (0..3).for_each(|index| drop(enrol(&mut roster, index, &Terms { generations: 1, ..terms() }, NOW)));
+    assert_eq!(roster.rules_in_parts(&[], 0).len(), 1, "the charter alone");
+    (0..3).for_each(|index| drop(roster.add_list(&stray_list(&roster, agent(index), 1), NOW)));
+    let apart = roster.rules_in_parts(&[], 0);
+    let issuers: Vec<_> = apart.iter().map(|part| RevocationList::claimed_issuer(&part.lists[0]).unwrap()).collect();
+    assert_eq!(issuers, [2, 1, 0].map(|index| agent(index).key()));
+    let together = roster.rules_in_parts(&[], 10_000);
+    assert_eq!((together.len(), together[0].lists.len(), together[0].charters.len()), (1, 3, 1));
+    for part in apart.iter().chain(&together) {
+        let mut member = Roster::new(roster.charters().clone());
+        assert_eq!(member.learn(part, NOW).rules, part.lists.len());
+    }
+    let known: Vec<_> = roster.rule_digests().take(2).collect();
+    let rest = &roster.rules_in_parts(&known, 10_000)[0];
+    assert_eq!((rest.charters.len(), rest.lists.len()), (0, 2));
+}
