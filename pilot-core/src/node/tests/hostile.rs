@@ -620,7 +620,53 @@ fn a_record_changes_nothing_about_other_nodes() {
     }
     let slot = |pair: &Pair, key| pair.hosts[0].node.index_of(key).expect("known") as usize;
     let peers = &pair.hosts[0].node.peers;
-    assert_eq!(peers[slot(&pair, &own_home)].addresses[0], pair.hosts[1].address, "the way home stays");
+    assert_eq!(peers[slot(&pair, &own_home)].addresses, [pair.hosts[1].address], "the way home stays the only one");
     assert!(!peers[slot(&pair, &agent)].is_backbone);
     assert!(peers[slot(&pair, &agent)].addresses.is_empty());
+}
+
+/// Whether a record named the node before it became our home, or after: what is dialled there, and asked what our NAT is like, we have chosen.
+#[test]
+fn a_record_adds_no_address_to_our_home_node() {
+    let key = IdentityKey([0xBB; 32]);
+    for ours in [vec![], vec!["192.0.2.7:4000".parse().expect("an address")]] {
+        let mut node = host(0, 1, START, Config::new(Role::Agent)).node;
+        let lie = || Home { key, addresses: vec![VICTIM] };
+        let slot = node.learn_backbone(START.mono, lie()).expect("room") as usize;
+        node.set_home(START, Some(PeerInfo { key, certificate: None, addresses: ours.clone(), homes: Vec::new() }));
+        assert_eq!(node.peers[slot].addresses, ours);
+        node.learn_backbone(START.mono, lie());
+        assert_eq!(node.peers[slot].addresses, ours);
+    }
+}
+
+/// A node at `home`, and what it takes from a record that names these addresses of another backbone node.
+fn taken_from_a_record(home: &str, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut node = host(0, 1, START, Config::new(Role::Agent)).node;
+    let home = vec![home.parse().expect("an address")];
+    let info = PeerInfo { key: IdentityKey([0xBB; 32]), certificate: None, addresses: home, homes: Vec::new() };
+    node.set_home(START, Some(info));
+    let slot = node.learn_backbone(START.mono, Home { key: IdentityKey([0xCC; 32]), addresses }).expect("room");
+    node.peers[slot as usize].addresses.clone()
+}
+
+/// A handshake is 1,152 bytes: a record does not choose many places for it, and none that is no node's.
+#[test]
+fn few_addresses_of_a_record_are_dialled_and_none_that_is_no_host() {
+    let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    let nowhere = [
+        "127.0.0.5:1",
+        "[::ffff:127.0.0.5]:1",
+        "[::1]:1",
+        "224.0.0.1:1",
+        "[::ffff:224.0.0.1]:1",
+        "255.255.255.255:1",
+        "0.0.0.0:1",
+        "203.0.113.1:0",
+    ];
+    assert_eq!(taken_from_a_record("192.0.2.7:4000", nowhere.map(parse).to_vec()), []);
+    let many: Vec<_> = (1..=8).map(|host| SocketAddr::from(([203, 0, 113, host], 1))).collect();
+    assert_eq!(taken_from_a_record("192.0.2.7:4000", many.clone()), many[..4]);
+    let neighbour = parse("127.0.0.1:4001");
+    assert_eq!(taken_from_a_record("127.0.0.1:4000", vec![neighbour]), [neighbour], "beside our own home");
 }
