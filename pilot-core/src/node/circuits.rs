@@ -281,10 +281,13 @@ impl Node {
         addresses
     }
 
-    /// Notes where a backbone node sees a peer. Only the home node is believed: we have chosen it.
+    /// Notes where a backbone node sees a peer. Only the home node is believed: we have chosen it. What would be no candidate is no attested
+    /// address either.
     pub(super) fn attest(&mut self, index: u32, backbone: u32, address: &str) {
         if self.home == Some(backbone) {
-            self.peers[index as usize].attested = circuit::attested_address(address);
+            let is_same_host = self.is_home_on_this_host();
+            let attested = circuit::attested_address(address).filter(|address| is_probeable(address, is_same_host));
+            self.peers[index as usize].attested = attested;
         }
     }
 

@@ -670,3 +670,38 @@ fn few_addresses_of_a_record_are_dialled_and_none_that_is_no_host() {
     let neighbour = parse("127.0.0.1:4001");
     assert_eq!(taken_from_a_record("127.0.0.1:4000", vec![neighbour]), [neighbour], "beside our own home");
 }
+
+/// The IPv6 form of an IPv4 address is that address: it is no way round the rule, and no second count of one host.
+#[test]
+fn a_candidate_in_ipv6_form_is_the_ipv4_address_that_it_names() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    let mapped = ["[::ffff:127.0.0.1]:9", "[::ffff:224.0.0.1]:9", "[::ffff:198.51.100.9]:9", "198.51.100.9:9"];
+    let candidates = mapped.map(|text| Candidate { kind: CandidateKind::Host, address: text.parse().expect("good") });
+    let packet = pair.forge(0, 1, FORGED, |buf| frame::put_candidates(buf, FORGED, &candidates));
+    pair.deliver(1, pair.hosts[0].address, &packet);
+    let slot = pair.slot(1, 0) as usize;
+    assert_eq!(pair.hosts[1].node.peers[slot].paths.iter().count(), 2, "the peer's, and one to the victim");
+    pair.run_for(Duration::from_secs(5));
+    assert!(!pair.astray.is_empty());
+    assert!(pair.astray.iter().all(|(to, _)| *to == VICTIM), "{:?}", pair.astray);
+}
+
+/// Volleys go to the attested address, so that it is held to the same rule as candidates.
+#[test]
+fn a_home_node_attests_no_address_that_would_not_be_probed() {
+    let mut pair = Pair::by_relay();
+    let (slot, home) = (pair.slot(1, 0), pair.slot(1, 2));
+    let node = &mut pair.hosts[1].node;
+    for text in
+        ["224.0.0.1:9", "[::ffff:224.0.0.1]:9", "127.0.0.1:9", "[::ffff:127.0.0.1]:9", "0.0.0.0:9", "198.51.100.9:0"]
+    {
+        node.attest(slot, home, text);
+        assert_eq!(node.peers[slot as usize].attested, None, "{text}");
+    }
+    node.attest(slot, home, "[::ffff:198.51.100.9]:9");
+    assert_eq!(node.peers[slot as usize].attested, Some(VICTIM));
+    node.peers[home as usize].addresses = vec!["127.0.0.1:4000".parse().expect("an address")];
+    node.attest(slot, home, "127.0.0.1:9");
+    assert!(node.peers[slot as usize].attested.is_some(), "our home is on this host");
+}
