@@ -10,11 +10,11 @@ use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, InstanceId, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
-    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HEARSAY_ADDRESSES_MAX,
-    HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER, MAPPING_SETTLES_AFTER, MOVE_CONFIRMED_AFTER,
-    MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    ADDRESSES_MAX, EARLY_ANSWER_PACKETS_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING,
+    HEARSAY_ADDRESSES_MAX, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER, MAPPING_SETTLES_AFTER,
+    MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
-use crate::path::{Hop, Path, Paths};
+use crate::path::{Hop, PROBE_BYTES_PER_BYTE, Path, Paths};
 pub use crate::record::Home;
 use crate::route::{Route, SocketId};
 use crate::time::{Mono, Now, UnixTime};
@@ -156,6 +156,13 @@ impl Unconfirmed {
     /// Notes that a duplicate of message 1 is answered, too.
     pub(crate) fn answer_again(&mut self, hop: &Hop) {
         self.answered_by = self.answered_by.filter(|first| first.is_same_way(hop));
+    }
+
+    /// Bytes of message 1 that its answer, and the packets that have answered its early data, leave for probes.
+    pub(crate) fn unspent(&self, response: &[u8]) -> usize {
+        let packets = self.early.as_ref().map_or(0, |early| EARLY_ANSWER_PACKETS_MAX - early.packets_left);
+        let spent = response.len() + packets as usize * wire::INNER;
+        wire::INNER.saturating_sub(spent.div_ceil(PROBE_BYTES_PER_BYTE))
     }
 
     /// Whether a packet of the session proves the way it has come by. Its source address alone can be forged.

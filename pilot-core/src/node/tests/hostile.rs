@@ -705,3 +705,46 @@ fn a_home_node_attests_no_address_that_would_not_be_probed() {
     node.attest(slot, home, "127.0.0.1:9");
     assert!(node.peers[slot as usize].attested.is_some(), "our home is on this host");
 }
+
+impl Pair {
+    /// Uses up what `which` may send to addresses of `other` that are not proved. Returns how many probes that was.
+    fn spend_credit(&mut self, which: usize, other: usize) -> usize {
+        let slot = self.slot(which, other) as usize;
+        let (paths, now) = (&mut self.hosts[which].node.peers[slot].paths, self.now.mono);
+        std::iter::repeat_with(|| paths.spend_probe(now, VICTIM.ip(), false)).take_while(|&may| may).count()
+    }
+}
+
+/// What a challenge draws, its answer and our own challenges there, comes out of one account.
+#[test]
+fn challenges_from_a_victims_address_draw_no_more_than_three_times_their_bytes() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    pair.cut_ways.extend([(0, 1), (1, 0)]);
+    pair.request(1, 0, b"in use");
+    pair.spend_credit(1, 0);
+    let mut spent = 0;
+    for number in 0..2 {
+        let packet = pair.forge(0, 1, FORGED + number, |buf| frame::put_path_challenge(buf, [number as u8; 8]));
+        spent += packet.len();
+        pair.deliver(1, VICTIM, &packet);
+        pair.run_for(Duration::from_millis(1));
+    }
+    pair.run_for(Duration::from_secs(10));
+    assert!(pair.astray.len() >= 2, "both are answered");
+    assert!(pair.astray_bytes() <= spent * AMPLIFICATION_MAX, "{} for {spent}", pair.astray_bytes());
+}
+
+/// Message 1 is paid back in part by the answer to it, which may have gone to an address that is not the peer's.
+#[test]
+fn what_the_answer_to_message_1_has_used_up_is_no_credit_for_probes() {
+    let mut pair = Pair::with_certificates();
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.step_until(|pair| pair.has(1, is_connected));
+    let answer = pair.log.iter().find(|(which, _)| *which == 1).expect("message 2").1.len();
+    let probes = pair.spend_credit(1, 0) * 38;
+    let allowed = (wire::INNER + pair.heard_from(1, 0)) * AMPLIFICATION_MAX;
+    assert!(probes + answer <= allowed, "{probes} and {answer} of {allowed}");
+    assert!(probes > 0);
+}
