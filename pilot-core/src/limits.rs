@@ -81,6 +81,8 @@ pub const REPROBE_MAX: Duration = Duration::from_secs(60);
 pub const CANDIDATES_MAX: usize = 16;
 /// Addresses kept from a ticket or a record.
 pub const ADDRESSES_MAX: usize = 8;
+/// Addresses of a backbone node taken from one record of another agent: each is sent handshakes.
+pub const HEARSAY_ADDRESSES_MAX: usize = 4;
 /// Backbone nodes kept per peer.
 pub const HOMES_MAX: usize = 4;
 /// Peers known at once; beyond it a stranger takes the place of one whose keys have run out. An idle peer costs a few kilobytes.

@@ -41,7 +41,7 @@ pub(crate) enum Hop {
 const PROBE_LEN: usize = 38;
 
 /// Bytes of probes per byte that the peer has sent (RFC 9000 §8.1): whoever names or forges addresses gains nothing by it.
-const PROBE_BYTES_PER_BYTE: usize = 3;
+pub(crate) const PROBE_BYTES_PER_BYTE: usize = 3;
 
 /// Credit for probes that a peer can save up: a full round on each of its paths.
 const PROBE_CREDIT_MAX: usize = PATHS_MAX * PROBES_PER_PATH_MAX as usize * PROBE_LEN;
@@ -90,7 +90,7 @@ pub(crate) struct Paths {
     active_since: Mono,
     /// When a peer that had moved was followed last.
     followed: Option<Mono>,
-    /// Bytes of probes that may be sent.
+    /// Bytes of probes, and of answers to the peer's, that may be sent.
     probe_credit: usize,
     /// Probes that have no answer yet, for each address.
     unanswered: Vec<Unanswered>,
@@ -254,6 +254,12 @@ impl Paths {
             self.probe_credit = rest;
         }
         may
+    }
+
+    /// Takes the credit for the answer to a challenge. Where the peer is proved to be, or by a way that needs no proof, it costs none.
+    pub(crate) fn spend_response(&mut self, now: Mono, id: PathId) -> bool {
+        let target = self.path(id).filter(|path| !path.proved).and_then(|path| path.hop.target());
+        target.is_none_or(|ip| self.spend_probe(now, ip, false))
     }
 
     /// Counts a probe to an address, if it may be sent.

@@ -10,11 +10,11 @@ use crate::handshake::NO_PSK;
 use crate::id::{IdentityKey, InstanceId, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
-    ADDRESSES_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING, HOME_KEEPALIVE, HOMES_MAX,
-    LIVENESS_PROBE_AFTER, MAPPING_SETTLES_AFTER, MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX,
-    UNCONFIRMED_SESSION_LIFETIME,
+    ADDRESSES_MAX, EARLY_ANSWER_PACKETS_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING,
+    HEARSAY_ADDRESSES_MAX, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER, MAPPING_SETTLES_AFTER,
+    MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
-use crate::path::{Hop, Path, Paths};
+use crate::path::{Hop, PROBE_BYTES_PER_BYTE, Path, Paths};
 pub use crate::record::Home;
 use crate::route::{Route, SocketId};
 use crate::time::{Mono, Now, UnixTime};
@@ -105,6 +105,8 @@ pub(crate) struct Peer {
     pub(crate) was_tried: bool,
     pub(crate) certificate: Option<Certificate>,
     pub(crate) addresses: Vec<SocketAddr>,
+    /// The addresses come from a ticket or our configuration; else, those of a backbone node, from other agents' records.
+    pub(crate) has_own_addresses: bool,
     pub(crate) homes: Vec<Home>,
     pub(crate) is_backbone: bool,
     pub(crate) dial: Option<Dial>,
@@ -156,6 +158,13 @@ impl Unconfirmed {
         self.answered_by = self.answered_by.filter(|first| first.is_same_way(hop));
     }
 
+    /// Bytes of message 1 that its answer, and the packets that have answered its early data, leave for probes.
+    pub(crate) fn unspent(&self, response: &[u8]) -> usize {
+        let packets = self.early.as_ref().map_or(0, |early| EARLY_ANSWER_PACKETS_MAX - early.packets_left);
+        let spent = response.len() + packets as usize * wire::INNER;
+        wire::INNER.saturating_sub(spent.div_ceil(PROBE_BYTES_PER_BYTE))
+    }
+
     /// Whether a packet of the session proves the way it has come by. Its source address alone can be forged.
     pub(crate) fn is_proof_of(&self, hop: &Hop) -> bool {
         self.answered_by.is_some_and(|answered_by| answered_by.is_same_way(hop))
@@ -170,6 +179,7 @@ impl Peer {
             was_tried: false,
             certificate: None,
             addresses: Vec::new(),
+            has_own_addresses: false,
             homes: Vec::new(),
             is_backbone: false,
             dial: None,
@@ -207,12 +217,30 @@ impl Peer {
                 self.certificate = Some(certificate);
             }
         }
+        if !info.addresses.is_empty() {
+            self.forget_hearsay();
+            self.has_own_addresses = true;
+        }
         for address in info.addresses {
             push_front_bounded(&mut self.addresses, address, ADDRESSES_MAX);
         }
         for home in info.homes {
             self.homes.retain(|known| known.key != home.key);
             push_front_bounded(&mut self.homes, home, HOMES_MAX);
+        }
+    }
+
+    /// Takes addresses from another agent's record, the latest first: an earlier record that lies keeps no later one from being tried.
+    pub(crate) fn learn_hearsay(&mut self, addresses: &[SocketAddr]) {
+        for &address in addresses.iter().take(HEARSAY_ADDRESSES_MAX).rev() {
+            push_front_bounded(&mut self.addresses, address, ADDRESSES_MAX);
+        }
+    }
+
+    /// Forgets addresses that only other agents' records have named.
+    pub(crate) fn forget_hearsay(&mut self) {
+        if !self.has_own_addresses {
+            self.addresses.clear();
         }
     }
 
@@ -277,6 +305,7 @@ impl Peer {
     /// Lets them change the ways by which these are reached. Paths lead to the old ones.
     pub(crate) fn swap_ways(&mut self, other: &mut Self) {
         std::mem::swap(&mut self.addresses, &mut other.addresses);
+        std::mem::swap(&mut self.has_own_addresses, &mut other.has_own_addresses);
         std::mem::swap(&mut self.homes, &mut other.homes);
         std::mem::swap(&mut self.attested, &mut other.attested);
         for peer in [self, other] {
@@ -288,6 +317,7 @@ impl Peer {
 
     /// Adds the ways by which another instance was looked for.
     pub(crate) fn share_ways_of(&mut self, other: &Self) {
+        self.has_own_addresses |= other.has_own_addresses;
         for &address in &other.addresses {
             push_front_bounded(&mut self.addresses, address, ADDRESSES_MAX);
         }

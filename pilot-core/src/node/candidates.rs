@@ -137,10 +137,16 @@ impl Node {
         let is_loopback = |address: Option<SocketAddr>| address.is_some_and(|address| address.ip().is_loopback());
         is_loopback(self.observed) && is_loopback(self.peers[index as usize].attested)
     }
+
+    /// Whether our home node is on this very host, by the address that we were given for it.
+    pub(super) fn is_home_on_this_host(&self) -> bool {
+        let is_loopback = |address: &SocketAddr| address.ip().is_loopback();
+        self.home.is_some_and(|home| self.peers[home as usize].addresses.iter().any(is_loopback))
+    }
 }
 
 /// Nobody can make us send to a multicast, broadcast or unspecified address, nor to a loopback that is not shared.
-fn is_probeable(address: &SocketAddr, is_same_host: bool) -> bool {
+pub(super) fn is_probeable(address: &SocketAddr, is_same_host: bool) -> bool {
     let ip = address.ip();
     let is_broadcast = matches!(ip, std::net::IpAddr::V4(v4) if v4.is_broadcast());
     address.port() != 0

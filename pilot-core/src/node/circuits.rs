@@ -1,11 +1,14 @@
 //! Circuits at backbone nodes, and the control streams on which they are asked for and offered (spec/relay.md §2).
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 
 use super::Node;
+use super::candidates::is_probeable;
 use crate::event::{ConnectError, StreamHandle};
 use crate::id::{CircuitId, IdentityKey, InstanceId, PathId, ServicePort};
-use crate::limits::{ADDRESSES_MAX, HOMES_MAX};
+use crate::limits::HOMES_MAX;
 use crate::path::Hop;
 use crate::peer::{Home, Peer};
 use crate::route::Ecn;
@@ -253,27 +256,38 @@ impl Node {
         }
     }
 
-    /// Takes a backbone node from another agent's record. What such a record says takes nothing away from what is known of the node, and
-    /// makes no agent a backbone node.
+    /// Takes a backbone node from another agent's record. What such a record says makes no agent a backbone node, and changes nothing about
+    /// a node that we have chosen, have addresses for from elsewhere, or have a tunnel with.
     pub(super) fn learn_backbone(&mut self, now: Mono, home: Home) -> Option<u32> {
         let index = self.slot(now, home.key)?;
-        let peer = &mut self.peers[index as usize];
+        let peer = &self.peers[index as usize];
         if !peer.is_backbone && (peer.is_connected() || !peer.homes.is_empty()) {
             return None;
         }
-        for address in home.addresses {
-            if peer.addresses.len() < ADDRESSES_MAX && !peer.addresses.contains(&address) {
-                peer.addresses.push(address);
-            }
+        if self.home != Some(index) && !peer.has_own_addresses && !peer.is_connected() {
+            let addresses = self.dialable(home.addresses);
+            self.peers[index as usize].learn_hearsay(&addresses);
         }
         self.mark_backbone(index);
         Some(index)
     }
 
-    /// Notes where a backbone node sees a peer. Only the home node is believed: we have chosen it.
-    fn attest(&mut self, index: u32, backbone: u32, address: &str) {
+    /// Those addresses from a record at which a backbone node could be. On this host it is if our home node is here too, or if we have none,
+    /// and so no directory: who tells of nodes then is a ticket, or our own organisation.
+    fn dialable(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let may_be_here = self.home.is_none() || self.is_home_on_this_host();
+        addresses.iter_mut().for_each(|address| address.set_ip(address.ip().to_canonical()));
+        addresses.retain(|address| is_probeable(address, may_be_here));
+        addresses
+    }
+
+    /// Notes where a backbone node sees a peer. Only the home node is believed: we have chosen it. What would be no candidate is no attested
+    /// address either.
+    pub(super) fn attest(&mut self, index: u32, backbone: u32, address: &str) {
         if self.home == Some(backbone) {
-            self.peers[index as usize].attested = circuit::attested_address(address);
+            let is_same_host = self.is_home_on_this_host();
+            let attested = circuit::attested_address(address).filter(|address| is_probeable(address, is_same_host));
+            self.peers[index as usize].attested = attested;
         }
     }
 

@@ -18,7 +18,6 @@ use crate::route::Route;
 use crate::time::{Mono, Now, UnixTime};
 use crate::transport::Code;
 use crate::tunnel::{Agreed, LiveSession, Tunnel};
-use crate::wire;
 
 /// A session that a handshake has made.
 pub(super) struct Made {
@@ -31,6 +30,8 @@ pub(super) struct Made {
     pub(super) is_proved: bool,
     /// What its early data has begun.
     pub(super) early: Option<EarlyTunnel>,
+    /// Bytes of the peer's handshake that nothing was sent for yet: its address may have been forged.
+    pub(super) unspent: usize,
 }
 
 impl Node {
@@ -249,7 +250,7 @@ impl Node {
 
     /// Puts a new session in charge.
     pub(super) fn establish(&mut self, now: Now, index: u32, made: Made) {
-        let Made { agreed, continues, hop, is_proved, early } = made;
+        let Made { agreed, continues, hop, is_proved, early, unspent } = made;
         let peer = &self.peers[index as usize];
         let was_connected = peer.is_connected();
         let is_unheard = peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_unheard(now.mono));
@@ -277,7 +278,7 @@ impl Node {
         if let Some(dial) = peer.dial.take() {
             self.by_index.remove(&dial.index());
         }
-        peer.paths.earn_probes(wire::INNER);
+        peer.paths.earn_probes(unspent);
         let path = self.heard_by(now.mono, index, hop);
         let peer = &mut self.peers[index as usize];
         if is_proved {

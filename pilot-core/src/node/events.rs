@@ -175,7 +175,9 @@ impl Node {
         let peer = &mut self.peers[index as usize];
         match frame {
             PathFrame::Challenge { data, .. } => {
-                if let Some(tunnel) = &mut peer.tunnel {
+                if let Some(tunnel) = &mut peer.tunnel
+                    && peer.paths.spend_response(now.mono, path)
+                {
                     tunnel.transport.queue_frame(path, PathFrame::Response { data, pad: false });
                 }
             }

@@ -259,6 +259,7 @@ impl Node {
     pub fn set_home(&mut self, now: Now, home: Option<PeerInfo>) {
         let home = home.and_then(|info| {
             let index = self.learn(now.mono, info)?;
+            self.peers[index as usize].forget_hearsay();
             self.mark_backbone(index);
             Some(index)
         });

@@ -149,8 +149,9 @@ impl Node {
         unconfirmed.agreed.live.open(&mut copy).map_err(|_| DropReason::Authentication)?;
         let unconfirmed = peer.unconfirmed.take().expect("found above");
         let is_proved = unconfirmed.is_proof_of(&hop);
+        let unspent = peer.answered.as_ref().map_or(0, |answered| unconfirmed.unspent(&answered.response));
         let Unconfirmed { agreed, continues, early, held, .. } = *unconfirmed;
-        self.establish(now, index, Made { agreed, continues, hop, is_proved, early });
+        self.establish(now, index, Made { agreed, continues, hop, is_proved, early, unspent });
         if let Some(held) = held {
             let path = self.peers[index as usize].add_path(now.mono, hop);
             self.receive_early(now, index, path, &held);
@@ -283,7 +284,7 @@ impl Node {
             return self.begin_anew(now, index, local_index);
         }
         let is_proved = self.dial_hops(index).iter().any(|asked| asked.is_same_way(&hop));
-        self.establish(now, index, Made { agreed, continues, hop, is_proved, early: None });
+        self.establish(now, index, Made { agreed, continues, hop, is_proved, early: None, unspent: wire::INNER });
         // A session that the peer began before goes: it has answered us since, and will use ours.
         self.drop_unconfirmed(index);
         let peer = &mut self.peers[index as usize];

@@ -130,9 +130,11 @@ pub fn decode<'b, M: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<M, CircuitMessag
     Ok(message)
 }
 
-/// Reads an attested address; a node that sends anything else has attested nothing.
+/// Reads an attested address; a node that sends anything else has attested nothing. The IPv6 form of an IPv4 address becomes that.
 pub fn attested_address(text: &str) -> Option<SocketAddr> {
-    text.parse().ok()
+    let mut address: SocketAddr = text.parse().ok()?;
+    address.set_ip(address.ip().to_canonical());
+    Some(address)
 }
 
 #[cfg(test)]

@@ -620,7 +620,131 @@ fn a_record_changes_nothing_about_other_nodes() {
     }
     let slot = |pair: &Pair, key| pair.hosts[0].node.index_of(key).expect("known") as usize;
     let peers = &pair.hosts[0].node.peers;
-    assert_eq!(peers[slot(&pair, &own_home)].addresses[0], pair.hosts[1].address, "the way home stays");
+    assert_eq!(peers[slot(&pair, &own_home)].addresses, [pair.hosts[1].address], "the way home stays the only one");
     assert!(!peers[slot(&pair, &agent)].is_backbone);
     assert!(peers[slot(&pair, &agent)].addresses.is_empty());
+}
+
+/// Whether a record named the node before it became our home, or after: what is dialled there, and asked what our NAT is like, we have chosen.
+#[test]
+fn a_record_adds_no_address_to_our_home_node() {
+    let key = IdentityKey([0xBB; 32]);
+    for ours in [vec![], vec!["192.0.2.7:4000".parse().expect("an address")]] {
+        let mut node = host(0, 1, START, Config::new(Role::Agent)).node;
+        let lie = || Home { key, addresses: vec![VICTIM] };
+        let slot = node.learn_backbone(START.mono, lie()).expect("room") as usize;
+        node.set_home(START, Some(PeerInfo { key, certificate: None, addresses: ours.clone(), homes: Vec::new() }));
+        assert_eq!(node.peers[slot].addresses, ours);
+        node.learn_backbone(START.mono, lie());
+        assert_eq!(node.peers[slot].addresses, ours);
+    }
+}
+
+/// A node at `home`, and what it takes from a record that names these addresses of another backbone node.
+fn taken_from_a_record(home: &str, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let mut node = host(0, 1, START, Config::new(Role::Agent)).node;
+    let home = vec![home.parse().expect("an address")];
+    let info = PeerInfo { key: IdentityKey([0xBB; 32]), certificate: None, addresses: home, homes: Vec::new() };
+    node.set_home(START, Some(info));
+    let slot = node.learn_backbone(START.mono, Home { key: IdentityKey([0xCC; 32]), addresses }).expect("room");
+    node.peers[slot as usize].addresses.clone()
+}
+
+/// A handshake is 1,152 bytes: a record does not choose many places for it, and none that is no node's.
+#[test]
+fn few_addresses_of_a_record_are_dialled_and_none_that_is_no_host() {
+    let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    let nowhere = [
+        "127.0.0.5:1",
+        "[::ffff:127.0.0.5]:1",
+        "[::1]:1",
+        "224.0.0.1:1",
+        "[::ffff:224.0.0.1]:1",
+        "255.255.255.255:1",
+        "0.0.0.0:1",
+        "203.0.113.1:0",
+    ];
+    assert_eq!(taken_from_a_record("192.0.2.7:4000", nowhere.map(parse).to_vec()), []);
+    let many: Vec<_> = (1..=8).map(|host| SocketAddr::from(([203, 0, 113, host], 1))).collect();
+    assert_eq!(taken_from_a_record("192.0.2.7:4000", many.clone()), many[..4]);
+    let neighbour = parse("127.0.0.1:4001");
+    assert_eq!(taken_from_a_record("127.0.0.1:4000", vec![neighbour]), [neighbour], "beside our own home");
+}
+
+/// The IPv6 form of an IPv4 address is that address: it is no way round the rule, and no second count of one host.
+#[test]
+fn a_candidate_in_ipv6_form_is_the_ipv4_address_that_it_names() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    let mapped = ["[::ffff:127.0.0.1]:9", "[::ffff:224.0.0.1]:9", "[::ffff:198.51.100.9]:9", "198.51.100.9:9"];
+    let candidates = mapped.map(|text| Candidate { kind: CandidateKind::Host, address: text.parse().expect("good") });
+    let packet = pair.forge(0, 1, FORGED, |buf| frame::put_candidates(buf, FORGED, &candidates));
+    pair.deliver(1, pair.hosts[0].address, &packet);
+    let slot = pair.slot(1, 0) as usize;
+    assert_eq!(pair.hosts[1].node.peers[slot].paths.iter().count(), 2, "the peer's, and one to the victim");
+    pair.run_for(Duration::from_secs(5));
+    assert!(!pair.astray.is_empty());
+    assert!(pair.astray.iter().all(|(to, _)| *to == VICTIM), "{:?}", pair.astray);
+}
+
+/// Volleys go to the attested address, so that it is held to the same rule as candidates.
+#[test]
+fn a_home_node_attests_no_address_that_would_not_be_probed() {
+    let mut pair = Pair::by_relay();
+    let (slot, home) = (pair.slot(1, 0), pair.slot(1, 2));
+    let node = &mut pair.hosts[1].node;
+    for text in
+        ["224.0.0.1:9", "[::ffff:224.0.0.1]:9", "127.0.0.1:9", "[::ffff:127.0.0.1]:9", "0.0.0.0:9", "198.51.100.9:0"]
+    {
+        node.attest(slot, home, text);
+        assert_eq!(node.peers[slot as usize].attested, None, "{text}");
+    }
+    node.attest(slot, home, "[::ffff:198.51.100.9]:9");
+    assert_eq!(node.peers[slot as usize].attested, Some(VICTIM));
+    node.peers[home as usize].addresses = vec!["127.0.0.1:4000".parse().expect("an address")];
+    node.attest(slot, home, "127.0.0.1:9");
+    assert!(node.peers[slot as usize].attested.is_some(), "our home is on this host");
+}
+
+impl Pair {
+    /// Uses up what `which` may send to addresses of `other` that are not proved. Returns how many probes that was.
+    fn spend_credit(&mut self, which: usize, other: usize) -> usize {
+        let slot = self.slot(which, other) as usize;
+        let (paths, now) = (&mut self.hosts[which].node.peers[slot].paths, self.now.mono);
+        std::iter::repeat_with(|| paths.spend_probe(now, VICTIM.ip(), false)).take_while(|&may| may).count()
+    }
+}
+
+/// What a challenge draws, its answer and our own challenges there, comes out of one account.
+#[test]
+fn challenges_from_a_victims_address_draw_no_more_than_three_times_their_bytes() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    pair.cut_ways.extend([(0, 1), (1, 0)]);
+    pair.request(1, 0, b"in use");
+    pair.spend_credit(1, 0);
+    let mut spent = 0;
+    for number in 0..2 {
+        let packet = pair.forge(0, 1, FORGED + number, |buf| frame::put_path_challenge(buf, [number as u8; 8]));
+        spent += packet.len();
+        pair.deliver(1, VICTIM, &packet);
+        pair.run_for(Duration::from_millis(1));
+    }
+    pair.run_for(Duration::from_secs(10));
+    assert!(pair.astray.len() >= 2, "both are answered");
+    assert!(pair.astray_bytes() <= spent * AMPLIFICATION_MAX, "{} for {spent}", pair.astray_bytes());
+}
+
+/// Message 1 is paid back in part by the answer to it, which may have gone to an address that is not the peer's.
+#[test]
+fn what_the_answer_to_message_1_has_used_up_is_no_credit_for_probes() {
+    let mut pair = Pair::with_certificates();
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("known");
+    pair.step_until(|pair| pair.has(1, is_connected));
+    let answer = pair.log.iter().find(|(which, _)| *which == 1).expect("message 2").1.len();
+    let probes = pair.spend_credit(1, 0) * 38;
+    let allowed = (wire::INNER + pair.heard_from(1, 0)) * AMPLIFICATION_MAX;
+    assert!(probes + answer <= allowed, "{probes} and {answer} of {allowed}");
+    assert!(probes > 0);
 }

@@ -69,13 +69,14 @@ fn decode_candidate(reader: &mut Reader<'_>) -> Result<Candidate, DecodeError> {
     Ok(Candidate { kind: CandidateKind::from_code(reader.u8()?)?, address: decode_address(reader)? })
 }
 
+/// Reads an address. The IPv6 form of an IPv4 address becomes that: two forms of one address would count as two.
 pub(super) fn decode_address(reader: &mut Reader<'_>) -> Result<SocketAddr, DecodeError> {
     let ip = match reader.u8()? {
         4 => IpAddr::from(reader.array::<4>()?),
         6 => IpAddr::from(reader.array::<16>()?),
         _ => return Err(DecodeError::Invalid("address family")),
     };
-    Ok(SocketAddr::new(ip, reader.u16()?))
+    Ok(SocketAddr::new(ip.to_canonical(), reader.u16()?))
 }
 
 /// Appends CANDIDATES with the first [`CANDIDATES_MAX`] of the list.
