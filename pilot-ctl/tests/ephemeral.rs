@@ -56,6 +56,15 @@ impl Fleet {
         self.machine.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
+    /// Waits until the worker knows that it is a member: what it does not know yet it cannot give back.
+    fn wait_for_member(&self) {
+        let is_member = || {
+            let said = self.machine.run(&["org", "list", "--as", WORKER]);
+            said.code == 0 && said.stdout.contains(FLEET)
+        };
+        eventually("it is a member", is_member);
+    }
+
     /// Ends the worker as nobody can see it coming.
     fn kill(&self) {
         signal(self.machine.pid(WORKER), "KILL");
@@ -107,7 +116,7 @@ fn an_ephemeral_agent_in_the_foreground_is_gone_with_its_process() {
     let arguments = fleet.ephemeral(&["daemon", "run"]);
     let mut running =
         support::Running::start(fleet.machine.command(&arguments.iter().map(String::as_str).collect::<Vec<_>>()));
-    eventually("it is a member", || fleet.traces().0 == ["founder", WORKER]);
+    fleet.wait_for_member();
     running.signal("TERM");
     assert_eq!(running.wait(), Some(0));
     assert_eq!(fleet.traces(), before);
@@ -130,7 +139,7 @@ fn with_no_backbone_named_it_goes_to_the_one_of_who_invites_it_and_leaves_none_o
     assert!(is_untouched());
 
     let mut running = support::Running::start(fleet.machine.command(&by_file("run")));
-    eventually("it is a member", || fleet.traces().0 == ["founder", WORKER]);
+    fleet.wait_for_member();
     running.signal("TERM");
     assert_eq!(running.wait(), Some(0));
     assert!(is_untouched());
