@@ -58,6 +58,21 @@ fn two_agents_that_hold_tickets_talk_with_no_backbone_at_all() {
     assert_eq!(right.pilotctl(&["query", alpha_ticket.trim(), "no broker?"]).trim_end(), "NO BROKER?");
 }
 
+/// As when a VPN comes up, or a cable beside a radio: what leaves by the new way from the old address is thrown away there.
+#[test]
+fn where_the_route_changes_and_the_old_address_stays_two_agents_without_a_backbone_go_on() {
+    let Some(lab) = Lab::new("route") else { return };
+    let [left, right] = &lab.machines;
+    lab.second_cable().expect("the lab was built");
+    left.start_agent("alpha", &["--no-backbone"]);
+    let beta = right.start_agent("beta", &["--no-backbone", "--listen", "192.0.2.200:0"]);
+    let ticket = right.pilotctl(&["ticket"]);
+    assert_reply(&left.pilotctl(&["ping", ticket.trim()]), &beta);
+
+    left.ip("route replace default via", "10.78.0.2").expect("a route");
+    assert_reply(&left.pilotctl(&["ping", ticket.trim()]), &beta);
+}
+
 /// The cable carries TCP alone, as behind the firewall of a hotel. `daemon start` waits 2 s for the directory's word, and here it has it.
 #[test]
 fn behind_a_firewall_without_udp_an_agent_is_ready_at_once_and_leaves_tls_when_udp_works() {
@@ -213,6 +228,31 @@ impl Lab {
             ip(&["-n", namespace, "link", "set", "eth0", "up"])?;
         }
         Ok(())
+    }
+
+    /// Lays another cable, and gives the right machine an address behind both. It takes by each what has that cable's addresses, as routers of
+    /// providers do (RFC 2827).
+    fn second_cable(&self) -> Result<(), String> {
+        let [left, right] = &self.machines;
+        ip(&[
+            "-n",
+            &left.namespace,
+            "link",
+            "add",
+            "eth1",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth1",
+            "netns",
+            &right.namespace,
+        ])?;
+        left.address("10.78.0.1/24", "eth1")?;
+        right.address("10.78.0.2/24", "eth1")?;
+        right.ip("address add 192.0.2.200/32 dev", "lo")?;
+        right.run("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/conf/eth1/rp_filter"])?;
+        left.ip("route add default via", "10.77.0.2")
     }
 
     /// Lets no UDP from the left machine reach the right one, or lets it through again.
