@@ -1,0 +1,89 @@
+//! Rules of a service, and what says why.
+
+use std::fs;
+
+use crate::machines::{FLEET, Machines, is_answered};
+
+#[test]
+fn rules_decide_who_may_call_what_and_why_says_so() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let lead = machines.member("lead", &founder.invite(&["--role", "lead"]));
+    let worker = machines.member("worker", &founder.invite(&["--groups", "research"]));
+    let stranger = machines.machine("stranger");
+    let _handler = founder.answers();
+    let rules = |arguments: &[&str]| founder.home.ok(arguments);
+    let codes = || [lead.asks("founder").code, worker.asks("founder").code, stranger.asks("founder").code];
+    assert_eq!(codes(), [0, 0, 5]);
+
+    rules(&["allow", "query", &format!("role:lead@{FLEET}")]);
+    assert_eq!(codes(), [0, 5, 5]);
+    assert!(rules(&["why", "worker", "query"]).starts_with("refused: no rule for 'query' names it"));
+    rules(&["allow", "query", "stranger"]);
+    assert_eq!(codes(), [0, 5, 0]);
+    assert!(rules(&["why", "stranger", "query"]).starts_with("allowed: the rule 'query agent:"));
+    rules(&["deny", "*", "stranger"]);
+    assert_eq!(codes(), [0, 5, 5]);
+    for (who, what) in [("stranger", "keeps it out"), ("org:another-fleet", "in no organisation 'another-fleet'")] {
+        let allowed = founder.home.run(&["allow", "query", who]);
+        assert!(allowed.code == 0 && allowed.stderr.contains(what), "{allowed:?}");
+    }
+    rules(&["allow", "query", "org:another-fleet", "--remove"]);
+    let list = founder.home.json(&["rules"]);
+    assert_eq!(list["rules"].as_array().map(Vec::len), Some(3), "{list}");
+    rules(&["deny", "*", "stranger", "--remove"]);
+    assert_eq!(codes(), [0, 5, 0]);
+    // By whatever name the service goes.
+    assert!(rules(&["deny", "0100", "stranger"]).starts_with("deny query "));
+    assert_eq!(codes(), [0, 5, 5]);
+    rules(&["deny", "100", "stranger", "--remove"]);
+    for (service, why) in
+        [("echo", "allowed: echo has no rules"), ("55", "allowed: organisations' calls have no rules")]
+    {
+        for verb in ["deny", "allow"] {
+            let refused = founder.home.run(&[verb, service, "public"]);
+            assert!(
+                refused.code == 2 && refused.stderr.contains("no rules"),
+                "it would say what is not so: {refused:?}"
+            );
+        }
+        assert!(rules(&["why", "stranger", service]).starts_with(why));
+    }
+    rules(&["allow", "query", "public"]);
+    assert_eq!(codes(), [0, 0, 0]);
+    let missing = founder.home.run(&["deny", "mcp", "public", "--remove"]);
+    assert_eq!(missing.code, 4, "{missing:?}");
+}
+
+#[test]
+fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
+    let machines = Machines::new();
+    let (one, two) = (machines.machine("one"), machines.machine("two"));
+    let _handler = two.answers();
+    two.home.ok(&["allow", "query", "public"]);
+    is_answered(&one.asks("two"));
+    let file = two.home.agent_path("two", "rules.toml");
+    let before = fs::read_to_string(&file).expect("rules");
+    fs::write(&file, format!("{before}\n[[deny]]\nservice = \"query\"\nfrom = \"everybody\"\n")).expect("written");
+    is_answered(&one.asks("two"));
+    let said = two.home.run(&["rules"]);
+    assert!(said.stderr.contains("line 7, column 8: 'everybody' names nobody"), "{said:?}");
+    let status = two.home.ok(&["daemon", "status"]);
+    assert!(status.contains("line 7, column 8: 'everybody' names nobody"), "{status}");
+    let edit = two.home.run(&["deny", "query", "one"]);
+    assert_eq!(edit.code, 1, "an edit loses nothing that a person has written: {edit:?}");
+    let restart = two.home.run(&["daemon", "restart", "--as", "two"]);
+    assert!(restart.code == 1 && restart.stderr.contains("line 7, column 8"), "{restart:?}");
+    is_answered(&one.asks("two"));
+    two.home.ok(&["daemon", "stop"]);
+    let start = machines.start(&two, &[]);
+    assert!(start.code == 1 && start.stderr.contains("line 7, column 8"), "{start:?}");
+    assert!(start.stderr.contains("`pilotctl man rules` tells what it may say"), "{start:?}");
+    let page = two.home.ok(&["man", "rules"]);
+    assert!(
+        ["[[allow]]", "[[deny]]", "service", "from", "ORG", "agent:KEY"].iter().all(|word| page.contains(word)),
+        "{page}"
+    );
+    fs::write(&file, before).expect("written");
+    assert_eq!(machines.start(&two, &[]).code, 0);
+}
