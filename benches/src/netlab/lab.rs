@@ -295,6 +295,12 @@ impl Host {
         self.set_addresses_of(SPARE, addresses)
     }
 
+    /// Lets the host route by its interface again, with these addresses there. The spare one stays as it is.
+    pub(crate) fn route_back(&self, addresses: &[IpAddr]) -> Result<(), BenchError> {
+        self.ip(&["link", "set", INTERFACE, "up"])?;
+        self.set_addresses(addresses)
+    }
+
     /// Gives the host's interface another MTU.
     pub(crate) fn set_mtu(&self, mtu: u16) -> Result<(), BenchError> {
         self.ip(&["link", "set", INTERFACE, "mtu", &mtu.to_string()])

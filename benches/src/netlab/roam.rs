@@ -28,6 +28,8 @@ use crate::exchange::on_this_thread;
 /// Addresses of the caller's host.
 const V4: &str = "192.168.1.2";
 const V6: &str = "2001:db8:1::2";
+/// That in another network.
+const ELSEWHERE: &str = "10.0.0.5";
 /// Between two numbers.
 const TICK: Duration = Duration::from_millis(10);
 /// How long the stream is watched after a change.
@@ -67,6 +69,8 @@ enum Change {
     Sleep,
     /// The caller's host changes to another interface, which leads to another network.
     Interface,
+    /// It changes back, and the interface that it leaves stays up with its address.
+    Route,
     /// The caller's host has no IPv4 address any more.
     OnlyIpv6,
     /// It has no IPv6 address any more.
@@ -77,7 +81,7 @@ enum Change {
 
 impl Change {
     /// What happens to agents behind NATs.
-    const BEHIND_NATS: [Self; 11] = [
+    const BEHIND_NATS: [Self; 12] = [
         Self::Nothing,
         Self::Rebinding,
         Self::OftenRebinding,
@@ -89,6 +93,7 @@ impl Change {
         Self::DeafFor,
         Self::Sleep,
         Self::Interface,
+        Self::Route,
     ];
     /// What happens to agents that have both families.
     const OF_FAMILY: [Self; 6] =
@@ -107,6 +112,7 @@ impl Change {
             Self::DeafFor => "the same, inwards only",
             Self::Sleep => "the caller's machine sleeps, and its NAT forgets",
             Self::Interface => "the caller's host changes to another interface",
+            Self::Route => "its route goes back to the first, and the other stays up",
             Self::OnlyIpv6 => "the caller's host has IPv6 only",
             Self::OnlyIpv4 => "it has IPv4 only",
             Self::BothFamilies => "it has both again",
@@ -193,12 +199,13 @@ async fn apply(agents: &Agents, ticker: &mut Ticker, change: Change, sleep: Dura
         Change::HostAddress => agents.move_caller(caller, &["192.168.1.77"])?,
         Change::Network => {
             let elsewhere = engine.with(move |router| nats::another_home(router, "198.51.100.3", &access()));
-            agents.move_caller(elsewhere, &["10.0.0.5"])?;
+            agents.move_caller(elsewhere, &[ELSEWHERE])?;
         }
         Change::Cut => return agents.cut_off(ticker, &[Way::Up, Way::Down]).await,
         Change::DeafFor => return agents.cut_off(ticker, &[Way::Down]).await,
         Change::Sleep => return agents.sleep(ticker, sleep).await,
         Change::Interface => agents.caller.host.change_interface(&[address(nats::SPARE)])?,
+        Change::Route => agents.caller.host.route_back(&[address(ELSEWHERE)])?,
         Change::OnlyIpv6 => agents.move_caller(caller, &[V6])?,
         Change::OnlyIpv4 => agents.move_caller(caller, &[V4])?,
         Change::BothFamilies => agents.move_caller(caller, &[V4, V6])?,

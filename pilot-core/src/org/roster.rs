@@ -100,6 +100,12 @@ impl Roster {
         self.charters.chain().chain(self.revocations.lists()).map(list_digest)
     }
 
+    /// Bytes of the charters, the lists, and the proofs by which lists of members count.
+    pub fn rules_len(&self) -> usize {
+        let proofs = self.listers.values().map(|proof| proof.bytes());
+        self.charters.chain().chain(self.revocations.lists()).chain(proofs).map(<[u8]>::len).sum()
+    }
+
     /// Charters and lists that are not among those named, and the proofs by which lists of members count. Charters are not counted: of two
     /// of one sequence the other may be known.
     pub fn rules_except(&self, known: &[[u8; LIST_DIGEST_LEN]]) -> Records {

@@ -17,8 +17,12 @@ use pilot_core::time::UnixTime;
 use super::stored::StoredOrg;
 use super::{KeepRules, RegisterError};
 
-/// Organisations held: a few megabytes as they usually are, 12 GB if each is at the bounds of [`Roster`].
+/// Organisations held: a few megabytes as they usually are.
 pub const ORGS_MAX: usize = 2_048;
+/// Bytes of records that each of them has room for, whatever others take: some 600 revocations.
+const OWN_LEN: usize = 32 * 1_024;
+/// Bytes that all of them may have beyond that, together. In memory they take a few times as much.
+const SHARED_LEN_MAX: usize = 128 * 1_024 * 1_024;
 /// Organisations that one agent has brought: as many as it can be in.
 pub const ORGS_PER_KEY_MAX: usize = 16;
 
@@ -28,6 +32,8 @@ pub(super) struct Orgs {
     held: BTreeMap<IdentityKey, Held>,
     /// How many each agent has brought.
     brought: BTreeMap<IdentityKey, usize>,
+    /// What is taken of [`SHARED_LEN_MAX`].
+    shared: usize,
 }
 
 /// One organisation, of which the roster has no members but those who have issued a list.
@@ -41,6 +47,11 @@ impl Held {
     /// When the last of its lists ends, and with it what there is to hold.
     pub(super) fn until(&self) -> UnixTime {
         self.roster.revocations().expires().map_or(UnixTime::default(), |expires| expires + CLOCK_SKEW)
+    }
+
+    /// What it takes beyond its own room.
+    fn shared(&self) -> usize {
+        self.roster.rules_len().saturating_sub(OWN_LEN)
     }
 
     /// As it is on disk.
@@ -67,6 +78,10 @@ impl Orgs {
         };
         let is_new = !self.held.contains_key(&keep.org);
         let (held, is_news) = held.with(now, keep).map_err(|_| RegisterError::NotBelieved)?;
+        let (before, after) = (self.held.get(&keep.org).map_or(0, Held::shared), held.shared());
+        if after > before && self.shared - before + after > SHARED_LEN_MAX {
+            return Err(RegisterError::Full);
+        }
         Ok(Some(held).filter(|_| is_new || is_news))
     }
 
@@ -74,12 +89,14 @@ impl Orgs {
     pub(super) fn insert(&mut self, org: IdentityKey, held: Held) {
         self.remove(&org);
         *self.brought.entry(held.by).or_default() += 1;
+        self.shared += held.shared();
         self.held.insert(org, held);
     }
 
     /// Forgets an organisation.
     pub(super) fn remove(&mut self, org: &IdentityKey) -> Option<Held> {
         let held = self.held.remove(org)?;
+        self.shared -= held.shared();
         if let Some(count) = self.brought.get_mut(&held.by) {
             *count -= 1;
             if *count == 0 {
@@ -115,5 +132,60 @@ impl Held {
         let along: Vec<ByteVec> = keep.proof.iter().cloned().collect();
         is_news |= self.roster.add_list_with(&keep.list, &along, now)?;
         Ok((self, is_news))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pilot_core::identity::Identity;
+    use pilot_core::org::issuer::Issuer;
+    use pilot_core::org::revocation::{REVOCATIONS_MAX, Revocation, RevocationList};
+
+    use super::super::tests::NOW;
+    use super::*;
+
+    const KEPT_UNTIL: Duration = Duration::from_secs(90 * 86_400);
+
+    /// What an organisation brings that has revoked so many.
+    fn rules(seed: u8, sequence: u64, count: usize) -> KeepRules {
+        let (key, founder) = (Identity::generate([seed; 32]), Identity::generate([seed + 1; 32]));
+        let charters = Issuer::found(&key, founder.key(), "fleet", Duration::ZERO, NOW).unwrap();
+        let revocation = |number: usize| {
+            let mut member = [7; 32];
+            member[..8].copy_from_slice(&number.to_be_bytes());
+            Revocation { member: IdentityKey(member), until: NOW, kept_until: NOW + KEPT_UNTIL, has_left: false }
+        };
+        let list = RevocationList {
+            org: key.key(),
+            issuer: key.key(),
+            sequence,
+            issued: NOW + Duration::from_secs(sequence),
+            expires: NOW + KEPT_UNTIL,
+            revocations: (0..count).map(revocation).collect(),
+            endorsed: vec![],
+        };
+        let charters = charters.chain().map(|charter| charter.to_vec().into()).collect();
+        KeepRules { org: key.key(), by: founder.key(), charters, list: list.sign(&key).unwrap().into(), proof: None }
+    }
+
+    #[test]
+    fn where_the_common_room_is_taken_every_organisation_still_has_its_own() {
+        let mut orgs = Orgs::default();
+        let later = NOW + Duration::from_secs(60);
+        let [small, great] = [rules(1, 1, 500), rules(1, 2, REVOCATIONS_MAX)];
+        let bring = |orgs: &mut Orgs, keep: &KeepRules| {
+            let held = orgs.plan(later, keep)?;
+            held.map(|held| orgs.insert(keep.org, held)).ok_or(RegisterError::NotBelieved)
+        };
+        orgs.shared = SHARED_LEN_MAX;
+        assert_eq!(bring(&mut orgs, &small), Ok(()));
+        assert_eq!(bring(&mut orgs, &great), Err(RegisterError::Full));
+        orgs.shared = 0;
+        assert_eq!(bring(&mut orgs, &great), Ok(()));
+        assert!(orgs.shared > 0);
+        orgs.remove(&great.org);
+        assert_eq!(orgs.shared, 0, "what goes gives its room back");
     }
 }
