@@ -57,8 +57,10 @@ impl System for Pilot {
             tokio::spawn(async move {
                 let options = ServiceOptions { public: true, ..ServiceOptions::default() };
                 while let Ok(Incoming { stream, .. }) = agent.accept(port, options.clone()).await {
-                    // A stream that ends early is the client's to report.
-                    let _ended = pipe::serve(&mut Stream { stream, chunk: Bytes::new() }).await;
+                    tokio::spawn(async move {
+                        // A stream that ends early is the client's to report.
+                        let _ended = pipe::serve(&mut Stream { stream, chunk: Bytes::new() }).await;
+                    });
                 }
             });
         }
