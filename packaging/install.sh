@@ -188,13 +188,13 @@ remove() {
     if [ -n "$agents" ] && [ -z "$stop" ]; then
         fail "agents are running: $agents" "stop them with \`pilotctl daemon stop --all\`, or say --uninstall --stop"
     fi
+    others=$(processes_elsewhere | one_line)
+    [ -z "$others" ] || fail "processes of other homes run $target: $others" "stop them with \`kill $others\`, then again"
     remove_units
     if [ -n "$stop" ]; then
         "$target" daemon stop --all
     fi
     "$target" backbone stop 2>/dev/null || true
-    others=$(processes | one_line)
-    [ -z "$others" ] || fail "processes of other homes run $target: $others" "stop them with \`kill $others\`, then again"
     rm "$target"
     say "Removed $target"
     home=${PILOT_HOME:-${HOME:-}/.pilot}
@@ -228,6 +228,18 @@ processes() {
     for process in /proc/[0-9]*; do
         case $(readlink "$process/exe" 2>/dev/null) in
         "$real" | "$real (deleted)") printf '%s\n' "${process#/proc/}" ;;
+        esac
+    done
+}
+
+# Those that are not this home's.
+processes_elsewhere() {
+    own=$({ "$target" daemon status --json || true; "$target" backbone status --json || true; } 2>/dev/null |
+        sed -n 's/.*"pid":\([0-9]*\).*/\1/p' | one_line)
+    for process in $(processes); do
+        case " $own " in
+        *" $process "*) ;;
+        *) printf '%s\n' "$process" ;;
         esac
     done
 }

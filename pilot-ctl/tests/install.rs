@@ -282,12 +282,16 @@ fn an_uninstall_sees_agents_of_other_homes_too() {
     let archive = machine.archive(Path::new(PILOTCTL));
     assert_eq!(machine.install_from(&archive, &[]).code, 0);
     let other = elsewhere.path().to_str().expect("text");
-    let started = machine.pilotctl(&["--home", other, "daemon", "start", "--hostname", "beta", "--no-backbone"]);
-    assert_eq!(started.code, 0, "{started:?}");
+    for (home, name) in [(other, "beta"), (machine.home.path().to_str().expect("text"), "alpha")] {
+        let started = machine.pilotctl(&["--home", home, "daemon", "start", "--hostname", name, "--no-backbone"]);
+        assert_eq!(started.code, 0, "{started:?}");
+    }
+    let own = machine.home.json(&["daemon", "status"])["pid"].clone();
     let is_refused = || {
         let said = machine.run(&["--uninstall", "--stop"]);
         assert!(said.code == 1 && said.stderr.contains("error: processes of other homes run "), "{said:?}");
         assert!(machine.installed().exists());
+        assert_eq!(machine.home.json(&["daemon", "status"])["pid"], own, "nothing was stopped");
     };
     is_refused();
     // After an upgrade they run a file that has no name any more.

@@ -95,6 +95,20 @@ fn behind_a_firewall_without_udp_an_agent_is_ready_at_once_and_leaves_tls_when_u
     assert_reply(&left.pilotctl(&["ping", "beta"]), &beta);
 }
 
+/// TLS looks the name up again much sooner than UDP does; that it works is not the end of it.
+#[test]
+fn a_backbone_whose_name_is_known_late_is_reached_by_udp_in_the_end() {
+    let Some(lab) = Lab::new("late") else { return };
+    let [left, right] = &lab.machines;
+    let (_backbone, ticket) = left.spawn(&["backbone", "start", "--listen", "0.0.0.0:3478"], Speaks::Stdout);
+    let (key, _) = ticket.trim().split_once('@').expect("a ticket");
+    right.know("");
+    right.start_agent("beta", &["--backbone", &format!("{key}@backbone.test:3478")]);
+    right.know("10.77.0.1 backbone.test\n");
+    right.wait_for("TLS", |status| status["backbone"]["transport"] == "tls");
+    right.wait_for("UDP", |status| status["backbone"]["transport"] == "udp");
+}
+
 #[test]
 fn a_fresh_agent_sends_nothing_to_anybody_but_its_backbone() {
     let Some(lab) = Lab::new("quiet") else { return };
@@ -204,6 +218,7 @@ read -r _
 for namespace in "$@"; do
     ip netns pids "$namespace" | xargs -r kill -9
     ip netns delete "$namespace"
+    rm -rf "/etc/netns/$namespace"
 done
 "#;
 
@@ -456,6 +471,14 @@ impl Machine {
     fn address(&self, address: &str, interface: &str) -> Result<(), String> {
         self.ip(&format!("address add {address} dev"), interface)?;
         self.ip("link set up dev", interface)
+    }
+
+    /// Has the machine's only directory of names say this.
+    fn know(&self, names: &str) {
+        let etc = std::path::Path::new("/etc/netns").join(&self.namespace);
+        std::fs::create_dir_all(&etc)
+            .and_then(|()| std::fs::write(etc.join("hosts"), names))
+            .expect("a directory of names");
     }
 
     /// Runs a program of the system, which may be missing.

@@ -106,6 +106,23 @@ fn what_policy_keeps_on_the_relay_has_its_reason_here_and_there() {
 }
 
 #[test]
+fn who_forbids_direct_paths_tells_nobody_its_addresses() {
+    let home = pair();
+    let listen = home.json(&["daemon", "status", "--as", "beta"])["listen"].as_str().expect("an address").to_owned();
+    let (_, port) = listen.rsplit_once(':').expect("a port");
+    assert!(home.ok(&["ticket", "--as", "beta"]).contains(port));
+    home.ok(&["daemon", "set", "--direct", "off", "--as", "beta"]);
+    let ticket = home.ok(&["ticket", "--as", "beta"]);
+    assert!(!ticket.contains(port), "{ticket}");
+    home.ok(&["ping", ticket.trim(), "--as", "alpha"]);
+
+    let alone = Home::new();
+    alone.start("gamma", &["--no-backbone", "--direct", "off"]);
+    let said = alone.run(&["ticket"]);
+    assert!(said.code == 1 && said.stderr.contains("hint: `pilotctl daemon set --direct on`"), "{said:?}");
+}
+
+#[test]
 fn doctor_finds_a_pair_that_is_direct_well_and_keys_that_others_can_read_not() {
     let home = pair();
     let diagnosis = home.json(&["doctor", "beta", "--as", "alpha"]);

@@ -13,10 +13,10 @@ use pilot_core::time::UnixTime;
 use pilot_core::wire::directory::{REPLY_LEN_MAX, Reply, Request};
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::agent::{Inner, Profile};
-use crate::api::types::{ApiError, ErrorCode};
+use crate::api::types::{ApiError, ErrorCode, Transport};
 use crate::clock;
 
 /// A look-up that nobody answers fails after this, whatever the reason: who asked is told within 3 s, the way to here and back included.
@@ -144,8 +144,7 @@ pub(crate) async fn keep_registered(agent: Weak<Inner>, state: watch::Sender<Reg
             *known = registration;
             is_new
         });
-        // Either way it is time again: something has changed, or the pause is over.
-        if let Ok(false) = timeout(pause, news.changed()).await {
+        if !pause_until_news(&agent, &mut news, pause).await {
             return;
         }
     }
@@ -194,18 +193,42 @@ impl News {
     }
 }
 
+/// Waits for something to say anew, for so long at most. False if the agent has ended.
+async fn pause_until_news(agent: &Weak<Inner>, news: &mut News, pause: Duration) -> bool {
+    let looking_up = async {
+        // A node that TLS reaches may be at another address by now, where UDP reaches it too.
+        loop {
+            sleep(LOOKUP_INTERVAL).await;
+            if agent.upgrade().is_some_and(|inner| inner.home_link.borrow().transport == Some(Transport::Tls)) {
+                look_up_again(agent).await;
+            }
+        }
+    };
+    tokio::select! {
+        is_change = news.changed() => is_change,
+        () = sleep(pause) => true,
+        () = looking_up => true,
+    }
+}
+
 /// Waits until the tunnel to the home node is up; looks its host name up again meanwhile. False if the agent has ended.
 async fn wait_for_home(agent: &Weak<Inner>, news: &mut News) -> bool {
     match timeout(LOOKUP_INTERVAL, news.link.wait_for(|link| link.connected)).await {
         Ok(result) => return result.is_ok(),
         Err(_) => tracing::debug!("home node does not answer"),
     }
-    let Some(inner) = agent.upgrade() else { return false };
-    let Some(backbone) = inner.backbone.clone() else { return false };
-    if let Ok(home) = look_up(&backbone).await {
+    look_up_again(agent).await;
+    agent.strong_count() > 0
+}
+
+/// Tells the node where its home node is now.
+async fn look_up_again(agent: &Weak<Inner>) {
+    let Some(inner) = agent.upgrade() else { return };
+    let Some(backbone) = &inner.backbone else { return };
+    if let Ok(home) = look_up(backbone).await {
+        // It fails only with the agent.
         inner.apply(move |core, now| core.node.set_home(now, Some(home))).await.ok();
     }
-    true
 }
 
 /// The identity record that the directory has.

@@ -65,7 +65,8 @@ impl Node {
     fn own_candidates(&self) -> Vec<Candidate> {
         let mapped = self.mapped.filter(|mapped| Some(*mapped) != self.observed);
         let mapped = mapped.map(|address| Candidate { kind: CandidateKind::Mapped, address });
-        let reflexive = self.observed.map(|address| Candidate { kind: CandidateKind::ServerReflexive, address });
+        let reflexive = self.observed_address();
+        let reflexive = reflexive.map(|address| Candidate { kind: CandidateKind::ServerReflexive, address });
         let host = self.local_addresses.iter().map(|&address| Candidate { kind: CandidateKind::Host, address });
         mapped.into_iter().chain(reflexive).chain(host).take(CANDIDATES_MAX).collect()
     }

@@ -479,9 +479,9 @@ impl Node {
         }
     }
 
-    /// Our address as the home node sees it.
+    /// Our address as the home node sees it; none while that is reached by a TLS link, which says nothing of UDP.
     pub fn observed_address(&self) -> Option<SocketAddr> {
-        self.observed
+        self.observed.filter(|_| !self.is_home_by_link())
     }
 
     /// Whether the tunnel to the home node is up.

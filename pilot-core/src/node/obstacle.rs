@@ -4,6 +4,7 @@ use super::Node;
 use crate::event::ConnectError;
 use crate::id::IdentityKey;
 use crate::mapping::NatMapping;
+use crate::path::Hop;
 use crate::peer::Peer;
 use crate::transport::Ports;
 
@@ -71,7 +72,7 @@ impl Node {
             Obstacle::NoCandidates
         } else if is_telling || peer.paths.is_probing(is_in_use) || peer.effort.is_under_way() {
             Obstacle::Trying
-        } else if peer.attested.is_none() && self.home.is_some() {
+        } else if peer.attested.is_none() && self.is_relayed_by_home(peer) {
             Obstacle::NoUdpThere
         } else {
             match peer.effort.peer {
@@ -81,7 +82,13 @@ impl Node {
         }
     }
 
-    fn is_home_by_link(&self) -> bool {
+    /// Nobody else says where a peer is seen.
+    fn is_relayed_by_home(&self, peer: &Peer) -> bool {
+        let by = peer.paths.active().map(|path| path.hop);
+        matches!(by, Some(Hop::Relay { backbone, .. }) if Some(backbone) == self.home)
+    }
+
+    pub(super) fn is_home_by_link(&self) -> bool {
         let home = self.home.map(|home| &self.peers[home as usize]);
         home.and_then(|home| home.paths.active()).is_some_and(|path| path.hop.is_link())
     }

@@ -8,7 +8,7 @@ use pilot_core::org::code::Code;
 use pilot_core::org::invite::Invite;
 use serde_json::json;
 
-use crate::machines::{FLEET, Machine, Machines, in_fleet, is_answered};
+use crate::machines::{FLEET, Machine, Machines, are_open, in_fleet, is_answered};
 use crate::support::{Home, eventually, finish, signal};
 
 #[test]

@@ -123,3 +123,8 @@ pub(crate) fn is_answered(said: &Said) {
 pub(crate) fn in_fleet(name: &str) -> String {
     format!("{name}@{FLEET}")
 }
+
+/// Whether so many invites are open.
+pub(crate) fn are_open(founder: &Machine, count: usize) -> bool {
+    founder.home.json(&["org", "list"])["orgs"][0]["invites"].as_array().map(Vec::len) == Some(count)
+}

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::machines::{FLEET, Machine, Machines};
+use crate::machines::{FLEET, Machine, Machines, are_open};
 use crate::support::{Home, Running, Said, eventually, signal};
 
 #[test]
@@ -114,11 +114,6 @@ fn who_was_revoked_starts_as_a_member_by_a_new_invite_and_does_not_run_without()
     fs::write(&file, founder.invite(&[])).expect("written");
     let _running = one.home.spawn(&[&run[..], &by_file].concat(), "Org: my-company-fleet (member)");
     assert_eq!(founder.members(), ["founder", "one"]);
-}
-
-/// Whether so many invites are open.
-fn are_open(founder: &Machine, count: usize) -> bool {
-    founder.home.json(&["org", "list"])["orgs"][0]["invites"].as_array().map(Vec::len) == Some(count)
 }
 
 #[test]

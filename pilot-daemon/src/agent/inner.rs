@@ -196,12 +196,18 @@ impl Inner {
     /// If the agent has shut down.
     pub(crate) async fn ticket(&self) -> Result<Ticket, ApiError> {
         let addresses = self.addresses(ADDRESSES_MAX).await?;
-        Ticket::new(self.identity.key(), self.identity.modifier(), addresses, self.backbone.clone())
-            .map_err(|error| ApiError::new(ErrorCode::Failed, error.to_string()))
+        Ticket::new(self.identity.key(), self.identity.modifier(), addresses, self.backbone.clone()).map_err(|error| {
+            ApiError::new(ErrorCode::Failed, error.to_string())
+                .hint("`pilotctl daemon set --direct on` allows its own addresses in it, a backbone node needs none")
+        })
     }
 
-    /// Where this agent can be sent to: its interfaces, what the router has mapped, and the address that the backbone sees.
+    /// Where this agent can be sent to: its interfaces, what the router has mapped, and the address that the backbone sees; nowhere, if all is
+    /// to go by the backbone.
     async fn addresses(&self, count_max: usize) -> Result<Vec<SocketAddr>, ApiError> {
+        if !self.profile.borrow().direct {
+            return Ok(Vec::new());
+        }
         let observed = self.ask(|core, _| core.node.observed_address()).await?;
         let mut addresses = host_addresses(self.listen);
         let mapped = self.port_mapper.mapped();

@@ -59,6 +59,12 @@ pub enum HomeError {
         /// What is wrong with it.
         what: String,
     },
+    /// A file has contents of a day that is to come.
+    #[error("this machine's clock is behind: {} is of a day that it says is to come", path.display())]
+    Clock {
+        /// The file.
+        path: PathBuf,
+    },
     /// The rules make no sense.
     #[error("{0}")]
     Rules(String),
@@ -96,6 +102,7 @@ impl HomeError {
             Self::Damaged { path, .. } => {
                 format!("restore it from a backup; without one, move it away: mv {0} {0}.damaged", path.display())
             }
+            Self::Clock { .. } => "set the clock, and start again; the file is as it should be".into(),
             Self::Rules(_) => "correct the file; `pilotctl man rules` tells what it may say".into(),
             Self::SocketPath { .. } => "set XDG_RUNTIME_DIR, or PILOT_HOME to a shorter path".into(),
             Self::Entropy(_) => "the system is not usable for keys; check /dev/urandom".into(),

@@ -19,10 +19,11 @@ use std::sync::Arc;
 use minicbor::{Decode, Encode};
 use pilot_core::id::IdentityKey;
 use pilot_core::identity::Identity;
+use pilot_core::org::OrgError;
 use pilot_core::org::charter::{Charter, Charters};
 use pilot_core::org::issuer::{Invites, Ledger};
 use pilot_core::org::roster::{Records, Roster};
-use pilot_core::record::is_name;
+use pilot_core::record::{RecordError, is_name};
 use pilot_core::time::UnixTime;
 use pilot_core::wire::cbor;
 
@@ -82,7 +83,7 @@ pub(crate) fn check(home: &AgentHome, now: UnixTime) -> Result<(), HomeError> {
     for name in names(home)? {
         if let Some(state) = read_state(home, &name)? {
             let charters = Charters::from_chain(state.org, &state.records.charters, now);
-            charters.map_err(|error| damaged(home, &name, &error))?;
+            charters.map_err(|error| unusable(home, &name, &error))?;
         }
     }
     Ok(())
@@ -108,9 +109,17 @@ fn damaged(home: &AgentHome, name: &str, what: &dyn Display) -> HomeError {
     HomeError::Damaged { path: dir_of(home, name).join(STATE_FILE), what: what.to_string() }
 }
 
+/// Why charters are none: what was good when it was kept is bad by a clock that was set back.
+fn unusable(home: &AgentHome, name: &str, error: &OrgError) -> HomeError {
+    match error {
+        OrgError::Record(RecordError::NotYetValid) => HomeError::Clock { path: dir_of(home, name).join(STATE_FILE) },
+        error => damaged(home, name, error),
+    }
+}
+
 fn load_one(home: &AgentHome, name: &str, now: UnixTime) -> Result<Option<Org>, HomeError> {
     let Some(state) = read_state(home, name)? else { return Ok(None) };
-    let roster = Roster::from_records(state.org, &state.records, now).map_err(|error| damaged(home, name, &error))?;
+    let roster = Roster::from_records(state.org, &state.records, now).map_err(|error| unusable(home, name, &error))?;
     promote_keys(home, name, roster.charter())?;
     let key = key_home(home, name, KEY_DIR).stored_identity()?;
     let ledger = Arc::new(state.ledger);

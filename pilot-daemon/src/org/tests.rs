@@ -23,7 +23,7 @@ const FLEET: &str = "fleet";
 
 /// An agent in an organisation whose key somebody else has, with one other member.
 struct Desk {
-    _home: TempDir,
+    home: TempDir,
     orgs: Orgs,
     key: Identity,
     other: Identity,
@@ -43,7 +43,7 @@ impl Desk {
         let orgs = Orgs::load(&home, &own, NOW).unwrap();
         orgs.add(Org::new(roster, None, None), None).await.unwrap();
         let state = directory.path().join("orgs").join(FLEET).join("state");
-        Self { _home: directory, orgs, key, other, state }
+        Self { home: directory, orgs, key, other, state }
     }
 
     fn roster(&self) -> Roster {
@@ -87,6 +87,16 @@ fn enrol_at(key: &Identity, roster: &Roster, name: &str, member: &Identity, now:
     let modifier = member.modifier();
     let applicant = Applicant { key: member.key(), modifier, name, lifetime_max, consented: now, consent: None };
     Issuer::Org(key.clone()).enrol(roster, &applicant, &terms, now).unwrap()
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_is_named_and_no_file_is_called_damaged() {
+    let desk = Desk::new().await;
+    let home = AgentHome::at(desk.home.path());
+    let behind = UnixTime::from_secs(NOW.as_secs() - 2 * DAY.as_secs());
+    let found = Orgs::load(&home, &desk.other, behind);
+    assert!(matches!(found, Err(HomeError::Clock { .. })));
+    assert!(Orgs::load(&home, &desk.other, NOW).is_ok());
 }
 
 #[tokio::test]

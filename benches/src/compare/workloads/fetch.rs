@@ -21,12 +21,17 @@ const COLD: &str = "50 objects of 10 KiB at once until the last is there, handsh
 const WARM: &str = "the same once more over the same connection, a second later";
 
 /// A loss in percent, and what is measured with it.
-const CELLS: [(u32, Quantity, Quantity); 3] = [
+const CELLS: [(u32, Quantity, Quantity); 4] = [
     (0, time("fetch-cold-0", COLD), time("fetch-warm-0", WARM)),
     (
         1,
         time("fetch-cold-1", "as fetch-cold-0, with 1 % loss each way"),
         time("fetch-warm-1", "as fetch-warm-0, with 1 % loss each way"),
+    ),
+    (
+        2,
+        time("fetch-cold-2", "as fetch-cold-0, with 2 % loss each way"),
+        time("fetch-warm-2", "as fetch-warm-0, with 2 % loss each way"),
     ),
     (
         5,

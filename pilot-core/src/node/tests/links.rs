@@ -145,7 +145,9 @@ fn when_udp_dies_beside_a_link_three_probe_timeouts_bring_the_link_back() {
     pair.udp_blocked.insert(0);
     pair.hosts[0].events.clear();
     pair.request(0, 1, b"is anybody there?");
+    assert!(pair.hosts[0].node.observed_address().is_some());
     pair.run_until(Duration::from_secs(2), |pair| pair.is_by_link(0));
+    assert_eq!(pair.hosts[0].node.observed_address(), None, "nobody sees it by UDP any more");
     pair.run_for(Duration::from_secs(1));
     assert!(!pair.has(0, |event| matches!(event, Event::HomeLost)));
     pair.arrives(1, 0, Duration::from_secs(1));

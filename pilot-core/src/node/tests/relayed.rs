@@ -382,6 +382,22 @@ fn what_keeps_a_pair_on_the_relay_has_a_name() {
     assert!(matches!(pair.path(0, 1), Some(PathKind::Direct(_))));
 }
 
+/// Where another node relays, ours says nothing of the peer, and that means nothing.
+#[test]
+fn a_peer_at_another_home_is_not_said_to_have_no_udp() {
+    let mut pair = Pair::at_homes([2, 3]);
+    let other = pair.key(1);
+    for which in [0, 1] {
+        pair.hosts[which].node.set_direct(pair.now, true);
+    }
+    pair.introduce_by(0, 1, &[3]);
+    pair.cut_ways.extend([(0, 1), (1, 0)]);
+    pair.exchange(0, 1, Duration::from_secs(1));
+    pair.request(0, 1, b"keeps the tunnel in use");
+    pair.run_for(Duration::from_secs(10));
+    assert_eq!(pair.hosts[0].node.obstacle(&other), Some(Obstacle::Unanswered { theirs: None }));
+}
+
 #[test]
 fn a_mapped_address_is_a_candidate_that_counts_once_it_is_proved() {
     let mut pair = Pair::by_relay();
