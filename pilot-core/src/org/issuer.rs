@@ -196,6 +196,15 @@ impl Issuer {
         }
     }
 
+    /// Whether a revocation by this issuer ends that membership: the organisation's key ends all, a member those of whom it has enrolled,
+    /// and of whom they have.
+    pub fn may_revoke(&self, proof: &Proof) -> bool {
+        match self {
+            Self::Org(_) => true,
+            Self::Member(identity) => proof.links().iter().skip(1).any(|link| link.issuer == identity.key()),
+        }
+    }
+
     /// Makes a new organisation: its charter 0.
     ///
     /// # Errors

@@ -214,3 +214,18 @@ async fn who_has_a_clock_that_is_behind_renews_before_its_issuer_says_that_its_t
         assert_eq!(renewed, is_due, "{passed:?}");
     }
 }
+
+#[tokio::test]
+async fn a_revocation_that_is_refused_has_revoked_nobody() {
+    let line = Line::new().await;
+    let [_, lead, worker] = &line.all;
+    let lists = || lead.inner.orgs.with(FLEET, |org| org.roster.revocations().lists().count()).unwrap();
+    let revoke = |member: &str| types::RevokeRequest { org: FLEET.into(), member: member.into() };
+    let error = patiently(lead.revoke(&revoke("founder"))).await.unwrap_err();
+    assert_eq!((error.code, &*error.message), (ErrorCode::Refused, "this agent has not enrolled 'founder'"));
+    assert_eq!(lists(), 0, "nothing was signed");
+    let error = patiently(worker.revoke(&revoke("lead"))).await.unwrap_err();
+    assert!(error.message.contains("nor may enrol others"), "{error:?}");
+    patiently(lead.revoke(&revoke("worker"))).await.unwrap();
+    assert_eq!(lists(), 1);
+}
