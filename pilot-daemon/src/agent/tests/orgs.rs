@@ -229,3 +229,27 @@ async fn a_revocation_that_is_refused_has_revoked_nobody() {
     patiently(lead.revoke(&revoke("worker"))).await.unwrap();
     assert_eq!(lists(), 1);
 }
+
+#[tokio::test]
+async fn a_member_that_starts_with_an_invite_to_another_organisation_of_that_name_is_told_so() {
+    let homes: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let [old, new, worker] = [
+        agent(&homes[0], "old", None).await,
+        agent(&homes[1], "new", None).await,
+        agent(&homes[2], "worker", None).await,
+    ];
+    for founder in [&old, &new] {
+        founder.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
+    }
+    join(&worker, invite(&old, 0, 3_600).await).await.unwrap();
+    let start = async |token: String| {
+        let request = types::JoinRequest { token, org: Some(FLEET.into()), name: None, unless_member: true };
+        patiently(worker.join_org(&request)).await
+    };
+    let error = start(invite(&new, 0, 3_600).await).await.unwrap_err();
+    assert_eq!((error.code, &*error.message), (ErrorCode::Failed, "this agent is in another organisation 'fleet'"));
+    for token in [invite(&old, 0, 3_600).await, "rubbish".into()] {
+        assert_eq!(start(token).await.unwrap().org, FLEET, "it needs none");
+    }
+    assert_eq!((old.orgs()[0].invites.len(), new.orgs()[0].invites.len()), (1, 1), "and uses none");
+}
