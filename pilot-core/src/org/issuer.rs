@@ -288,7 +288,8 @@ impl Issuer {
 }
 
 impl Invites {
-    /// Opens an invite.
+    /// Opens an invite. Where there is no room, it takes that of the oldest one that is used up, whose users may not ask for a lost answer any
+    /// more.
     ///
     /// # Errors
     /// [`OrgError::Full`] if there are too many that can still be used.
@@ -304,7 +305,8 @@ impl Invites {
         self.open.retain(|invite| now < invite.expires);
         let expires = expires.min(now + INVITE_VALIDITY_MAX);
         if self.open.len() >= INVITES_MAX {
-            return Err(OrgError::Full(INVITES_MAX));
+            let used_up = self.open.iter().position(|invite| invite.uses_left == 0);
+            self.open.remove(used_up.ok_or(OrgError::Full(INVITES_MAX))?);
         }
         let (secret_hash, uses_left) = (crypto::sha256(&[secret]), uses.min(INVITE_USES_MAX));
         let revoked =

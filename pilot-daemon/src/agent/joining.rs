@@ -68,7 +68,7 @@ impl Agent {
                 }
                 None => org.invites.open((id, &secret), terms.clone(), request.uses, expires, &org.roster, now),
             };
-            opened.map_err(|error| org::failed(&error))?;
+            opened.map_err(|error| no_room(&error))?;
             Ok(org.roster.org())
         });
         let org = org.await?;
@@ -202,6 +202,12 @@ impl Agent {
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         codes::ask(&self.inner, &code.word, way).await.map_err(|error| unreached(error, "this code", self.inner.name()))
     }
+}
+
+/// Why no invite is opened, and what makes room for one.
+fn no_room(error: &OrgError) -> ApiError {
+    ApiError::new(ErrorCode::Failed, format!("of open invites {error}"))
+        .hint("take one back by its number: pilotctl org list, pilotctl org uninvite ID")
 }
 
 fn joined(status: types::OrgStatus) -> types::Joined {

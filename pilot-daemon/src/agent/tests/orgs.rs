@@ -2,6 +2,7 @@
 
 use pilot_core::id::IdentityKey;
 use pilot_core::org::call::Reply;
+use pilot_core::org::issuer::{INVITES_MAX, Terms};
 use pilot_core::org::membership::Membership;
 use pilot_core::org::revocation::{Revocation, RevocationList};
 use pilot_core::org::roster::Roster;
@@ -145,19 +146,24 @@ async fn a_member_renews_at_whoever_has_the_key_of_the_organisation_by_now() {
 
 /// Has as many leave an organisation as a list of its founder names.
 async fn let_many_leave(founder: &Agent) {
-    let gone = founder.inner.orgs.change(FLEET, |org| {
+    fill_list(founder, 512, true).await;
+}
+
+/// Has the list of a founder name so many who are nobody.
+async fn fill_list(founder: &Agent, count: u16, has_left: bool) {
+    let filled = founder.inner.orgs.change(FLEET, |org| {
         let (key, now) = (org.key.clone().unwrap(), clock::now().unix);
-        let departure = |number: u16| {
+        let named = |number: u16| {
             let mut member = IdentityKey([9; 32]);
             member.0[..2].copy_from_slice(&number.to_be_bytes());
-            Revocation { member, until: now, kept_until: now + DAY, has_left: true }
+            Revocation { member, until: now, kept_until: now + DAY, has_left }
         };
         let list = org.roster.revocations().next_list(org.roster.charters(), key.key(), None, now).unwrap();
-        let list = RevocationList { revocations: (0..512).map(departure).collect(), ..list };
+        let list = RevocationList { revocations: (0..count).map(named).collect(), ..list };
         org.roster.add_list(&list.sign(&key).unwrap(), now).unwrap();
         Ok(())
     });
-    gone.await.unwrap();
+    filled.await.unwrap();
 }
 
 #[tokio::test]
@@ -252,4 +258,36 @@ async fn a_member_that_starts_with_an_invite_to_another_organisation_of_that_nam
         assert_eq!(start(token).await.unwrap().org, FLEET, "it needs none");
     }
     assert_eq!((old.orgs()[0].invites.len(), new.orgs()[0].invites.len()), (1, 1), "and uses none");
+}
+
+#[tokio::test]
+async fn where_there_is_no_room_for_an_invite_or_a_revocation_the_error_says_what_makes_some() {
+    let line = Line::new().await;
+    let [founder, ..] = &line.all;
+    let filled = founder.inner.orgs.change(FLEET, |org| {
+        let now = clock::now().unix;
+        let terms = Terms { role: "member".into(), groups: vec![], services: vec![], generations: 0, lifetime: 3_600 };
+        while org.invites.list(now).count() < INVITES_MAX {
+            org.invites.open((entropy()?, &entropy()?), terms.clone(), 1, now + DAY, &org.roster, now).unwrap();
+        }
+        Ok(())
+    });
+    filled.await.unwrap();
+    let request = types::InviteRequest {
+        org: FLEET.into(),
+        uses: 1,
+        expires_s: 3_600,
+        role: "member".into(),
+        groups: vec![],
+        services: vec![],
+        generations: 0,
+        lifetime_s: 3_600,
+        code: false,
+    };
+    let error = patiently(founder.invite(&request)).await.unwrap_err();
+    assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("org uninvite")), "{error:?}");
+    fill_list(founder, 1_024, false).await;
+    let error = patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "lead".into() })).await;
+    let error = error.unwrap_err();
+    assert!(error.message.contains("1024 members") && error.hint.is_some(), "{error:?}");
 }
