@@ -291,3 +291,33 @@ async fn where_there_is_no_room_for_an_invite_or_a_revocation_the_error_says_wha
     let error = error.unwrap_err();
     assert!(error.message.contains("1024 members") && error.hint.is_some(), "{error:?}");
 }
+
+/// Streams to `callee` that ask for nothing, as many as it takes until one is refused; all that were before it have arrived.
+async fn hold_calls(silent: &Agent, callee: &Agent) -> Vec<Stream> {
+    let ticket = callee.ticket().await.unwrap().to_string();
+    let found = patiently(silent.resolve(&ticket)).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        let mut stream = patiently(silent.open(&found, StreamHeader::new(ServicePort::ORG))).await.unwrap();
+        // One that was refused already takes nothing.
+        drop(stream.write_chunk("x".into()).await);
+        held.push(stream);
+    }
+    let refused = patiently(held.last_mut().unwrap().read_chunk()).await.unwrap_err();
+    assert_eq!(refused.code, Code::BUSY);
+    held
+}
+
+#[tokio::test]
+async fn who_keeps_many_calls_open_keeps_nobody_else_from_being_heard() {
+    let line = Line::new().await;
+    let [founder, lead, _] = &line.all;
+    let homes: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let [stranger, other] = [agent(&homes[0], "stranger", None).await, agent(&homes[1], "other", None).await];
+    let _held = [hold_calls(&stranger, founder).await, hold_calls(lead, founder).await];
+    join(&other, invite(founder, 0, 3_600).await).await.unwrap();
+    let org = membership(founder, &other).org;
+    let request = Request::Sync { org, after: 0, epoch: 0, known: Vec::new() };
+    let reply = patiently(org::calls::call(&other.inner, org::calls::way_unknown(founder.key()), &request)).await;
+    assert!(matches!(reply, Ok(Reply::News { .. })), "{reply:?}");
+}
