@@ -24,6 +24,7 @@ use crate::agent::Inner;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
 use crate::services::{Incoming, Refused};
+use crate::stream::Stream;
 
 /// Calls that have come in between two turns: as many as four callers may have open.
 pub(crate) const CALLS_MAX: usize = 4_096;
@@ -37,6 +38,8 @@ const OF_MEMBERS: Room = Room { all: 512, one: 64 };
 const OF_STRANGERS: Room = Room { all: 256, one: 16 };
 /// A request must be here after this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A reply must have arrived after this; its caller waits for half of it.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const TOO_MANY_CALLS: &str = "too many calls of members wait";
 /// Members told of with a new membership; the others come with the first sync.
 const FIRST_MEMBERS_MAX: usize = SYNC_MEMBERS_MAX;
@@ -163,8 +166,21 @@ async fn answer(inner: &Arc<Inner>, mut incoming: Incoming, slots: &Semaphore) {
     let reply = handle(inner, incoming.peer, request).await;
     drop(slot);
     let reply = reply.unwrap_or_else(|error| Reply::Refused { reason: error.message });
-    if incoming.stream.write_chunk(Bytes::from(reply.encode())).await.is_ok() {
-        incoming.stream.finish();
+    say(&mut incoming.stream, Bytes::from(reply.encode()), REPLY_TIMEOUT).await;
+}
+
+/// Says all that there is to say, and returns when it has arrived. What is not taken in that time is given up: nobody has its replies kept
+/// here.
+pub(crate) async fn say(stream: &mut Stream, reply: Bytes, time: Duration) {
+    let watch = stream.watch();
+    let said = async {
+        if stream.write_chunk(reply).await.is_ok() {
+            stream.finish();
+            watch.closed().await;
+        }
+    };
+    if timeout(time, said).await.is_err() {
+        stream.reset(Code::DEADLINE_EXCEEDED, "the reply was not taken");
     }
 }
 

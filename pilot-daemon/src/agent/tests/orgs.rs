@@ -321,3 +321,39 @@ async fn who_keeps_many_calls_open_keeps_nobody_else_from_being_heard() {
     let reply = patiently(org::calls::call(&other.inner, org::calls::way_unknown(founder.key()), &request)).await;
     assert!(matches!(reply, Ok(Reply::News { .. })), "{reply:?}");
 }
+
+/// All that comes on a stream.
+async fn hear_out(stream: &mut Stream) -> Result<usize, StreamError> {
+    let mut len = 0;
+    while let Some(chunk) = stream.read_chunk().await? {
+        len += chunk.len();
+    }
+    Ok(len)
+}
+
+#[tokio::test]
+async fn a_reply_that_its_caller_does_not_take_is_given_up() {
+    let homes: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let [caller, callee] = [agent(&homes[0], "caller", None).await, agent(&homes[1], "callee", None).await];
+    let (sender, mut calls) = mpsc::channel(1);
+    callee.inner.apply(move |core, _| core.org_calls = sender).await.unwrap();
+    let found = patiently(caller.resolve(&callee.ticket().await.unwrap().to_string())).await.unwrap();
+    let mut call = async || {
+        let mut stream = patiently(caller.open(&found, StreamHeader::new(ServicePort::ORG))).await.unwrap();
+        stream.finish();
+        (stream, patiently(calls.recv()).await.unwrap().stream)
+    };
+    // More than queues and windows take.
+    let reply = Bytes::from(vec![7; 64 * 1_024 * 1_024]);
+
+    let (mut asking, mut answering) = call().await;
+    patiently(org::serve::say(&mut answering, reply.clone(), Duration::from_millis(500))).await;
+    let given_up = patiently(hear_out(&mut asking)).await.unwrap_err();
+    assert_eq!((given_up.code, given_up.by), (Code::DEADLINE_EXCEEDED, EndedBy::Peer));
+
+    let (mut asking, mut answering) = call().await;
+    let said = org::serve::say(&mut answering, reply.clone(), PATIENCE);
+    let ((), heard) = patiently(async { tokio::join!(said, hear_out(&mut asking)) }).await;
+    assert_eq!(heard, Ok(reply.len()));
+    assert!(answering.watch().outcome().closed, "it is over when it has arrived");
+}
