@@ -196,6 +196,15 @@ impl Issuer {
         }
     }
 
+    /// Whether a revocation by this issuer ends that membership: the organisation's key ends all, a member those of whom it has enrolled,
+    /// and of whom they have.
+    pub fn may_revoke(&self, proof: &Proof) -> bool {
+        match self {
+            Self::Org(_) => true,
+            Self::Member(identity) => proof.links().iter().skip(1).any(|link| link.issuer == identity.key()),
+        }
+    }
+
     /// Makes a new organisation: its charter 0.
     ///
     /// # Errors
@@ -279,7 +288,8 @@ impl Issuer {
 }
 
 impl Invites {
-    /// Opens an invite.
+    /// Opens an invite. Where there is no room, it takes that of the oldest one that is used up, whose users may not ask for a lost answer any
+    /// more.
     ///
     /// # Errors
     /// [`OrgError::Full`] if there are too many that can still be used.
@@ -295,7 +305,8 @@ impl Invites {
         self.open.retain(|invite| now < invite.expires);
         let expires = expires.min(now + INVITE_VALIDITY_MAX);
         if self.open.len() >= INVITES_MAX {
-            return Err(OrgError::Full(INVITES_MAX));
+            let used_up = self.open.iter().position(|invite| invite.uses_left == 0);
+            self.open.remove(used_up.ok_or(OrgError::Full(INVITES_MAX))?);
         }
         let (secret_hash, uses_left) = (crypto::sha256(&[secret]), uses.min(INVITE_USES_MAX));
         let revoked =

@@ -68,7 +68,7 @@ impl Agent {
                 }
                 None => org.invites.open((id, &secret), terms.clone(), request.uses, expires, &org.roster, now),
             };
-            opened.map_err(|error| org::failed(&error))?;
+            opened.map_err(|error| no_room(&error))?;
             Ok(org.roster.org())
         });
         let org = org.await?;
@@ -124,7 +124,7 @@ impl Agent {
             && let Some(org) = &request.org
             && let Some(joined) = self.membership(org).await
         {
-            return Ok(joined);
+            return self.check_meant(&request.token, org).map(|()| joined);
         }
         let invite = self.invite_of(&request.token).await?;
         request.org.as_ref().map_or(Ok(()), |org| check_org(&invite, org))?;
@@ -155,6 +155,17 @@ impl Agent {
         self.org_status(org).ok()?;
         directory::hear(&self.inner, org).await;
         self.org_status(org).ok().filter(|status| status.expires_s.is_some()).map(joined)
+    }
+
+    /// Whether a member of `org` may stay it by what it has: not with an invite to something else. What is no invite any more hinders nobody.
+    fn check_meant(&self, token: &str, org: &str) -> Result<(), ApiError> {
+        let Ok(Token::Invite(invite)) = token.parse() else { return Ok(()) };
+        check_org(&invite, org)?;
+        if self.inner.orgs.with(org, |known| known.roster.org())? == invite.org {
+            return Ok(());
+        }
+        Err(ApiError::new(ErrorCode::Failed, format!("this agent is in another organisation '{org}'"))
+            .hint(format!("leave that first: pilotctl org leave {org}")))
     }
 
     /// Whether this agent was in the organisation of the invite, and is no more: what it has of that is of no use. Of who keeps its key it is.
@@ -191,6 +202,12 @@ impl Agent {
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         codes::ask(&self.inner, &code.word, way).await.map_err(|error| unreached(error, "this code", self.inner.name()))
     }
+}
+
+/// Why no invite is opened, and what makes room for one.
+fn no_room(error: &OrgError) -> ApiError {
+    ApiError::new(ErrorCode::Failed, format!("of open invites {error}"))
+        .hint("take one back by its number: pilotctl org list, pilotctl org uninvite ID")
 }
 
 fn joined(status: types::OrgStatus) -> types::Joined {

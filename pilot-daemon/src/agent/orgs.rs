@@ -95,8 +95,9 @@ impl Agent {
         let known = || {
             let now = clock::now().unix;
             inner.orgs.with(name, |org| {
-                let found = named_or_keyed(&org.roster, &request.member, now);
-                found.map(|proof| (org.roster.revocation(proof.membership(), now), org.route(&proof.key(), now)))
+                let found = named_or_keyed(&org.roster, &request.member, now)?;
+                let is_ours = inner.orgs.issuer(org, now).map(|issuer| issuer.may_revoke(found));
+                Some((org.roster.revocation(found.membership(), now), org.route(&found.key(), now), is_ours))
             })
         };
         let found = match known()? {
@@ -108,7 +109,7 @@ impl Agent {
             found => found,
         };
         let now = clock::now().unix;
-        let Some((revocation, route)) = found else {
+        let Some((revocation, route, is_ours)) = found else {
             return Err(inner.orgs.with(name, |org| no_member(&org.roster, &request.member, name, now))?);
         };
         let member = revocation.member;
@@ -116,14 +117,22 @@ impl Agent {
             return Err(ApiError::new(ErrorCode::Refused, "an agent cannot revoke itself".to_owned())
                 .hint(format!("to end its own membership: pilotctl org leave {name}")));
         }
+        let not_ours = || {
+            ApiError::new(ErrorCode::Refused, format!("this agent has not enrolled '{}'", request.member))
+                .hint("revoke it at the agent that has, or at the one that has the organisation's key")
+        };
+        // Nothing is signed that is to be refused: a revocation also says who is not to be enrolled by others.
+        if !is_ours.ok_or_else(org::no_issuer)? {
+            return Err(not_ours());
+        }
         keeper::publish_list(inner, name, Some(revocation), now).await?;
         let (still, invites) = inner.orgs.with(name, |org| {
             let invites = org.invites.used_by(&member, now).map(|id| HEXLOWER.encode(id)).collect();
             (org.roster.member(&member, now).is_some(), invites)
         })?;
+        // It may have joined anew meanwhile, by another member.
         if still {
-            return Err(ApiError::new(ErrorCode::Refused, format!("this agent has not enrolled '{}'", request.member))
-                .hint("revoke it at the agent that has, or at the one that has the organisation's key"));
+            return Err(not_ours());
         }
         calls::tell_former(inner, name, route.into_iter().collect());
         Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key: member.to_string(), invites })

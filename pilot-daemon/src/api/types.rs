@@ -293,7 +293,7 @@ pub struct JoinRequest {
     /// The name in the organisation; none: the agent's host name.
     #[serde(default)]
     pub name: Option<String>,
-    /// Who is a member of `org` stays it by what it has, and the invite is not used.
+    /// Who is a member of `org` stays it by what it has, and the invite is not used; one to something else is an error.
     #[serde(default)]
     pub unless_member: bool,
 }

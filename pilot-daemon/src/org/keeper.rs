@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pilot_core::id::IdentityKey;
 use pilot_core::node::PeerInfo;
+use pilot_core::org::OrgError;
 use pilot_core::org::call::{Reply, Request};
 use pilot_core::org::issuer::Issuer;
 use pilot_core::org::membership::{Membership, Proof, consent};
@@ -14,7 +15,7 @@ use tokio::time::timeout;
 
 use super::{Org, calls, directory, serve};
 use crate::agent::Inner;
-use crate::api::types::ApiError;
+use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
 
 /// News are asked for this often by an agent that has no other reason to ask.
@@ -218,9 +219,9 @@ pub(super) async fn sign_list(
     let issuer = inner.orgs.with(name, |org| inner.orgs.issuer(org, now))?;
     let issuer = issuer.ok_or_else(super::no_issuer)?;
     let signed = inner.orgs.change(name, |org| {
-        let failed = |error: pilot_core::org::OrgError| super::failed(&error);
-        let list =
-            org.roster.revocations().next_list(org.roster.charters(), issuer.key(), more, now).map_err(failed)?;
+        let failed = |error: OrgError| super::failed(&error);
+        let list = org.roster.revocations().next_list(org.roster.charters(), issuer.key(), more, now);
+        let list = list.map_err(|error| list_full(&error, &issuer))?;
         let bytes = list.sign(issuer.identity()).map_err(|error| super::failed(&error))?;
         org.roster.add_list(&bytes, now).map_err(failed)?;
         if let (Issuer::Org(_), Some(revocation)) = (&issuer, more) {
@@ -229,4 +230,16 @@ pub(super) async fn sign_list(
         Ok(())
     });
     signed.await
+}
+
+/// Why there is no next list, and who can revoke all the same.
+fn list_full(error: &OrgError, issuer: &Issuer) -> ApiError {
+    let OrgError::Full(count) = error else { return super::failed(error) };
+    let message = format!("the revocation list is full: it names {count} members whose memberships have not run out");
+    ApiError::new(ErrorCode::Failed, message).hint(match issuer {
+        Issuer::Org(_) => {
+            "a member that has enrolled it can revoke it; what makes room is time, and sooner where memberships are short: pilotctl org invite --membership 30d"
+        }
+        Issuer::Member(_) => "revoke it at the agent that has the organisation's key",
+    })
 }

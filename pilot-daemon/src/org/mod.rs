@@ -164,6 +164,11 @@ impl Orgs {
         table.iter().filter_map(standing).collect()
     }
 
+    /// Whether `key` is a member of an organisation that the agent is in.
+    pub(crate) fn is_member_of_any(&self, key: &IdentityKey, now: UnixTime) -> bool {
+        self.table().values().any(|org| org.roster.member(key, now).is_some())
+    }
+
     /// Whether there is any organisation that the agent is in.
     pub(crate) fn is_in_any(&self) -> bool {
         !self.table().is_empty()

@@ -1,6 +1,7 @@
 //! What an agent answers other members (spec/org.md §3).
 
-use std::sync::{Arc, Weak};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,38 +23,164 @@ use super::{Org, calls, codes, directory, keeper};
 use crate::agent::Inner;
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
-use crate::services::Incoming;
+use crate::services::{Incoming, Refused};
+use crate::stream::Stream;
 
-/// Calls that wait to be answered.
-pub(crate) const CALLS_MAX: usize = 256;
-/// Calls that are answered at once: each may wait for the disk.
+/// Calls that have come in between two turns: as many as four callers may have open.
+pub(crate) const CALLS_MAX: usize = 4_096;
+/// Requests that are answered at once: each may wait for the disk. One that is still to come, or a reply that is to arrive, holds up nobody.
 const ANSWERED_AT_ONCE: usize = 16;
+/// Calls of one caller that are read, answered and replied to at once; its others wait, unread.
+const CALLER_AT_ONCE: usize = 8;
+/// Calls of members: of a whole fleet at once, and of one that has much to tell.
+const OF_MEMBERS: Room = Room { all: 512, one: 64 };
+/// Calls of anybody else, who wants to join, or to show that it is a member: whoever has many keys takes no room from members.
+const OF_STRANGERS: Room = Room { all: 256, one: 16 };
 /// A request must be here after this.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A reply must have arrived after this; its caller waits for half of it.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+const TOO_MANY_CALLS: &str = "too many calls of members wait";
 /// Members told of with a new membership; the others come with the first sync.
 const FIRST_MEMBERS_MAX: usize = SYNC_MEMBERS_MAX;
+
+/// How many calls there may be.
+struct Room {
+    all: usize,
+    /// Of one caller.
+    one: usize,
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Caller {
+    /// Whether it was a member when it called.
+    is_member: bool,
+    key: IdentityKey,
+}
+
+/// The calls that are here: nobody's keep those of others from being answered.
+#[derive(Debug)]
+struct Desk<T>(BTreeMap<Caller, Calls<T>>);
+
+/// Those of one caller.
+#[derive(Debug)]
+struct Calls<T> {
+    at_work: usize,
+    waiting: VecDeque<T>,
+}
+
+/// What becomes of a call.
+#[derive(Debug, PartialEq, Eq)]
+enum Taken<T> {
+    /// It is to be answered now.
+    Now(T),
+    /// When another one of its caller is done.
+    Later,
+    /// There is no room for it.
+    Refused(T),
+}
+
+impl<T> Desk<T> {
+    fn take(&mut self, caller: Caller, call: T) -> Taken<T> {
+        let Self(callers) = self;
+        let room = if caller.is_member { OF_MEMBERS } else { OF_STRANGERS };
+        let of_its_kind = callers.iter().filter(|(other, _)| other.is_member == caller.is_member);
+        let all: usize = of_its_kind.map(|(_, calls)| calls.len()).sum();
+        if all >= room.all || callers.get(&caller).is_some_and(|calls| calls.len() >= room.one) {
+            return Taken::Refused(call);
+        }
+        let calls = callers.entry(caller).or_insert_with(|| Calls { at_work: 0, waiting: VecDeque::new() });
+        if calls.at_work < CALLER_AT_ONCE {
+            calls.at_work += 1;
+            return Taken::Now(call);
+        }
+        calls.waiting.push_back(call);
+        Taken::Later
+    }
+
+    /// Tells which call of that caller comes in place of one that is done.
+    fn next(&mut self, caller: &Caller) -> Option<T> {
+        let calls = self.0.get_mut(caller)?;
+        let next = calls.waiting.pop_front();
+        if next.is_none() {
+            calls.at_work -= 1;
+            if calls.at_work == 0 {
+                self.0.remove(caller);
+            }
+        }
+        next
+    }
+}
+
+impl<T> Calls<T> {
+    fn len(&self) -> usize {
+        self.at_work + self.waiting.len()
+    }
+}
 
 /// Answers calls until the agent is gone.
 pub(crate) async fn run(agent: Weak<Inner>, mut calls: mpsc::Receiver<Incoming>) {
     let slots = Arc::new(Semaphore::new(ANSWERED_AT_ONCE));
+    // A leaf, never held across an await.
+    let desk = Arc::new(Mutex::new(Desk(BTreeMap::new())));
     while let Some(incoming) = calls.recv().await {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let Some(inner) = agent.upgrade() else { return };
-        tokio::spawn(async move {
-            answer(&inner, incoming).await;
-            drop(slot);
-        });
+        let key = incoming.peer;
+        let caller = Caller { is_member: inner.orgs.is_member_of_any(&key, clock::now().unix), key };
+        let taken = lock(&desk).take(caller, incoming);
+        match taken {
+            Taken::Now(incoming) => {
+                tokio::spawn(answer_all(inner, caller, incoming, Arc::clone(&desk), Arc::clone(&slots)));
+            }
+            Taken::Later => {}
+            Taken::Refused(incoming) => Refused::new(incoming, Code::BUSY, TOO_MANY_CALLS.into()).send(),
+        }
     }
 }
 
-async fn answer(inner: &Arc<Inner>, mut incoming: Incoming) {
+fn lock<T>(desk: &Mutex<Desk<T>>) -> MutexGuard<'_, Desk<T>> {
+    desk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Answers a call, and then those of the same caller that wait.
+async fn answer_all(
+    inner: Arc<Inner>,
+    caller: Caller,
+    first: Incoming,
+    desk: Arc<Mutex<Desk<Incoming>>>,
+    slots: Arc<Semaphore>,
+) {
+    let mut next = Some(first);
+    while let Some(incoming) = next {
+        answer(&inner, incoming, &slots).await;
+        next = lock(&desk).next(&caller);
+    }
+}
+
+async fn answer(inner: &Arc<Inner>, mut incoming: Incoming, slots: &Semaphore) {
     let Ok(Some(request)) = timeout(REQUEST_TIMEOUT, read(&mut incoming)).await else {
         return incoming.stream.reset(Code::BAD_REQUEST, "no call between members");
     };
+    let slot = slots.acquire().await;
     let reply = handle(inner, incoming.peer, request).await;
+    drop(slot);
     let reply = reply.unwrap_or_else(|error| Reply::Refused { reason: error.message });
-    if incoming.stream.write_chunk(Bytes::from(reply.encode())).await.is_ok() {
-        incoming.stream.finish();
+    say(&mut incoming.stream, Bytes::from(reply.encode()), REPLY_TIMEOUT).await;
+}
+
+/// Says all that there is to say, and returns when it has arrived. What is not taken in that time is given up: nobody has its replies kept
+/// here.
+pub(crate) async fn say(stream: &mut Stream, reply: Bytes, time: Duration) {
+    let watch = stream.watch();
+    let said = async {
+        if stream.write_chunk(reply).await.is_ok() {
+            stream.finish();
+            watch.closed().await;
+        }
+    };
+    if timeout(time, said).await.is_err() {
+        stream.reset(Code::DEADLINE_EXCEEDED, "the reply was not taken");
     }
 }
 
@@ -290,4 +417,49 @@ fn not_a_member() -> ApiError {
 
 fn refused(reason: String) -> ApiError {
     ApiError::new(ErrorCode::Refused, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(number: u16, is_member: bool) -> Caller {
+        let mut key = IdentityKey([0; 32]);
+        key.0[..2].copy_from_slice(&number.to_be_bytes());
+        Caller { is_member, key }
+    }
+
+    #[test]
+    fn of_one_caller_few_calls_are_answered_at_once_some_wait_in_turn_and_no_more() {
+        let mut desk = Desk(BTreeMap::new());
+        for is_member in [true, false] {
+            let (one, room) = (caller(1, is_member), if is_member { 64 } else { 16 });
+            for call in 0..8 {
+                assert_eq!(desk.take(one, call), Taken::Now(call));
+            }
+            for call in 8..room {
+                assert_eq!(desk.take(one, call), Taken::Later);
+            }
+            assert_eq!(desk.take(one, room), Taken::Refused(room));
+            assert_eq!(desk.take(caller(2, is_member), 0), Taken::Now(0), "that is nobody else's concern");
+            let in_turn: Vec<_> = std::iter::from_fn(|| desk.next(&one)).collect();
+            assert_eq!(in_turn, (8..room).collect::<Vec<_>>());
+            assert_eq!(desk.take(one, room), Taken::Now(room), "one is done");
+        }
+    }
+
+    #[test]
+    fn strangers_take_no_room_from_members_and_who_is_done_leaves_nothing() {
+        let mut desk = Desk(BTreeMap::new());
+        let fill = |desk: &mut Desk<()>, is_member| {
+            let is_taken = |number: &u16| !matches!(desk.take(caller(*number, is_member), ()), Taken::Refused(()));
+            (0..1_000).filter(is_taken).count()
+        };
+        assert_eq!(fill(&mut desk, false), 256);
+        assert_eq!(fill(&mut desk, true), 512);
+        for (number, is_member) in (0..1_000).flat_map(|number| [(number, true), (number, false)]) {
+            assert_eq!(desk.next(&caller(number, is_member)), None);
+        }
+        assert!(desk.0.is_empty());
+    }
 }

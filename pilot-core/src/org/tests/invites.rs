@@ -27,6 +27,29 @@ fn of_two_who_want_the_last_use_of_an_invite_one_gets_it() {
 }
 
 #[test]
+fn invites_that_are_used_up_make_room_the_oldest_first() {
+    let (roster, mut invites) = (founded(), Invites::default());
+    let id = |number: u16| [number.to_be_bytes(); 4].concat().try_into().unwrap();
+    let open =
+        |invites: &mut Invites, number: u16| invites.open((id(number), &INVITE.1), terms(), 1, NOW + DAY, &roster, NOW);
+    let redeem = |invites: &mut Invites, number: u16| {
+        invites.redeem((&id(number), &INVITE.1), &by_org(), &roster, &applicant(agent(0), "agent-0"), NOW)
+    };
+    for number in 0..256 {
+        open(&mut invites, number).unwrap();
+    }
+    assert_eq!(open(&mut invites, 256), Err(OrgError::Full(256)), "each can still be used");
+    for number in [5, 3] {
+        redeem(&mut invites, number).unwrap();
+    }
+    open(&mut invites, 256).unwrap();
+    assert_eq!(redeem(&mut invites, 3), Err(EnrolError::NoSuchInvite), "it is gone");
+    assert!(redeem(&mut invites, 5).is_ok(), "a lost answer still costs nothing where there was room");
+    open(&mut invites, 257).unwrap();
+    assert_eq!(open(&mut invites, 258), Err(OrgError::Full(256)));
+}
+
+#[test]
 fn an_expired_closed_or_guessed_invite_makes_nobody_a_member() {
     let (roster, mut invites) = (founded(), with_invite(5));
     let applicant = applicant(agent(0), "agent-0");
