@@ -158,16 +158,24 @@ pub const EFFORT_REST_MAX: Duration = Duration::from_secs(600);
 pub const EFFORT_PATIENCE: Duration = Duration::from_secs(3);
 /// Sockets that have not met the peer are closed so long after the last challenge.
 pub const EFFORT_AFTERMATH: Duration = Duration::from_secs(2);
+/// A peer that says that it has moved ends a rest between efforts once in this time: it may say so with every packet.
+pub const MOVES_BELIEVED_INTERVAL: Duration = Duration::from_secs(120);
 /// Sockets of one effort: with as many ports as a volley tries, they meet in 99.4 of 100 cases.
 pub const BIRTHDAY_SOCKETS: u32 = 256;
-/// Part of a NAT's port set that the sockets of an effort may take: the rest is for everybody else behind it.
+/// Part of a NAT's port set that the sockets of all efforts may take: the rest is for everybody else behind it.
 pub const BIRTHDAY_SHARE: u32 = 4;
+/// Fewer sockets than one on so many ports are no effort: a volley meets one of as many in 92 of 100 cases.
+pub const BIRTHDAY_PORTS_PER_SOCKET_MAX: u32 = 512;
+/// Ports that all efforts may take of however large a set: half of the flows that the smallest home routers can keep.
+pub const EFFORT_MAPPINGS_MAX: u32 = 2_048;
+/// So long a NAT may keep the port of a socket that is closed: RFC 4787 REQ-5 asks for that much.
+pub const MAPPING_COUNTED_FOR: Duration = Duration::from_secs(120);
 /// Sockets that a node has besides the main one.
 pub const SOCKETS_MAX: usize = 512;
 /// Volleys at one address are counted for so long.
 pub const VOLLEYS_COUNTED_FOR: Duration = Duration::from_secs(60);
-/// Volleys at one address in that time, whichever peers it is attested for: what a home node that lies can aim at a victim, 200 KB a minute. A
-/// peer causes one in [`EFFORT_REST_MIN`], and one more after each change of network.
+/// Volleys at one address in that time, whichever peers it is attested for: what a home node that lies can aim at a victim, with as many times
+/// the challenges of [`BIRTHDAY_SOCKETS`] 233 kB a minute. A peer causes one in [`EFFORT_REST_MIN`], and one more after each change of network.
 pub const VOLLEYS_PER_ADDRESS_MAX: usize = 4;
 /// Probes to one address of one peer that are unanswered at a time: two rounds of challenges.
 pub const PROBES_PER_ADDRESS_MAX: usize = 16;

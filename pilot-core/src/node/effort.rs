@@ -10,9 +10,7 @@ use super::Node;
 use super::send::Outgoing;
 use super::sockets::Purpose;
 use crate::effort::{Effort, Stage};
-use crate::limits::{
-    BIRTHDAY_SHARE, BIRTHDAY_SOCKETS, EFFORT_AFTER, EFFORT_AFTERMATH, EFFORT_ROUND_TRIPS, SEQUENCE_PROBES,
-};
+use crate::limits::{EFFORT_AFTER, EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_ROUND_TRIPS, SEQUENCE_PROBES};
 use crate::mapping::{NatMapping, Volley};
 use crate::path::Hop;
 use crate::route::{Route, SocketId};
@@ -82,7 +80,7 @@ impl Node {
             }
             Stage::Spread { due, has_challenged } => {
                 (*due, *has_challenged) = (now.mono + EFFORT_AFTERMATH, true);
-                self.challenge_from_sockets(index);
+                self.challenge_from_sockets(now, index);
             }
             Stage::Met(_) => {
                 peer.effort.stage = Stage::Idle;
@@ -106,16 +104,20 @@ impl Node {
         let count = match (self.survey.mapping(), peer.effort.peer) {
             (NatMapping::PortIndependent { .. }, _) if is_neighbour => return,
             (NatMapping::Random { set } | NatMapping::PortIndependent { set }, None) => {
-                (set.ports_len() / BIRTHDAY_SHARE).min(BIRTHDAY_SOCKETS)
+                self.sockets.share_of(now.mono, set)
             }
             (NatMapping::Sequence { .. }, None | Some(Ports::Sequence { .. })) => 1,
             _ => return,
         };
         self.close_useless_sockets(index);
-        let sockets = self.want_sockets(Purpose::Effort(index), count as usize);
+        let sockets = self.want_sockets(Purpose::Effort(index), count);
         let effort = &mut self.peers[index as usize].effort;
-        effort.stage = Stage::Preparing(Effort::patience(now.mono));
-        (effort.sockets, effort.open) = (sockets, 0);
+        if sockets.is_empty() {
+            // Others have them all, and give them back soon.
+            return effort.give_time(now.mono, EFFORT_PATIENCE);
+        }
+        self.sockets.note_mappings(now.mono, &sockets);
+        effort.begin(now.mono, sockets);
     }
 
     /// The driver has opened a socket. With the last of them the effort goes on.
@@ -253,10 +255,11 @@ impl Node {
         self.touch(index);
     }
 
-    /// Sends one challenge from each waiting socket: those whose opener got through no router but the first.
-    fn challenge_from_sockets(&mut self, index: u32) {
+    /// Sends one challenge from each waiting socket: those whose opener got through no router but the first. Where the home node says that
+    /// the peer is, few of these arrive, as of volleys.
+    fn challenge_from_sockets(&mut self, now: Now, index: u32) {
         let peer = &self.peers[index as usize];
-        let Some(attested) = peer.attested else { return };
+        let Some(attested) = peer.attested.filter(|at| self.sockets.may_challenge(now.mono, at.ip())) else { return };
         for socket in peer.effort.sockets.clone() {
             self.queue(Hop::Direct(Route { socket, ..Route::to(attested) }), Outgoing::Challenge(index));
         }
