@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::limits::{EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_REST_MAX, EFFORT_REST_MIN, MOVES_BELIEVED_INTERVAL};
+use crate::limits::{
+    EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_REST_MAX, EFFORT_REST_MIN, MOVES_BELIEVED_INTERVAL, SOCKETS_KEPT_FOR,
+};
 use crate::mapping::Volley;
 use crate::route::SocketId;
 use crate::time::Mono;
@@ -21,6 +23,8 @@ pub(crate) struct Effort {
     pub(crate) sockets: Vec<SocketId>,
     /// Of those, how many are open.
     pub(crate) open: usize,
+    /// When those that are of no use any more are closed, whatever has become of the stage and of the tunnel.
+    pub(crate) tidied: Option<Mono>,
     rest: Duration,
     /// Before that none begins, whatever the peer says.
     rests_until: Mono,
@@ -55,6 +59,7 @@ impl Default for Effort {
             peer: None,
             sockets: Vec::new(),
             open: 0,
+            tidied: None,
             rest: EFFORT_REST_MIN,
             rests_until: Mono(0),
             last_volley: None,
@@ -93,6 +98,12 @@ impl Effort {
             self.rests_until = now + EFFORT_REST_MIN;
         }
         (self.sockets, self.open) = (sockets, 0);
+        self.tidied = Some(now + SOCKETS_KEPT_FOR);
+    }
+
+    /// The tunnel has ended: as soon as its last packet has gone, no socket is of use.
+    pub(crate) fn end(&mut self, now: Mono) {
+        self.tidied = self.tidied.map(|_| now + EFFORT_AFTERMATH);
     }
 
     /// It was in vain: the next one after a pause, which doubles.
@@ -134,7 +145,7 @@ impl Effort {
     /// When something is due.
     pub(crate) fn timeout(&self, is_in_use: bool) -> Option<Mono> {
         let volley = self.volley.as_ref().and_then(|(_, volley)| volley.timeout());
-        self.stage_timeout(is_in_use).into_iter().chain(volley).min()
+        self.stage_timeout(is_in_use).into_iter().chain(volley).chain(self.tidied).min()
     }
 
     /// When the next stage is due.

@@ -172,6 +172,8 @@ pub const EFFORT_MAPPINGS_MAX: u32 = 2_048;
 pub const MAPPING_COUNTED_FOR: Duration = Duration::from_secs(120);
 /// Sockets that a node has besides the main one.
 pub const SOCKETS_MAX: usize = 512;
+/// A socket by which the peer was met and is not heard any more is kept for so long: by then the keys have run out, and most mappings have too.
+pub const SOCKETS_KEPT_FOR: Duration = REJECT_AFTER_TIME;
 /// Volleys at one address are counted for so long.
 pub const VOLLEYS_COUNTED_FOR: Duration = Duration::from_secs(60);
 /// Volleys at one address in that time, whichever peers it is attested for: what a home node that lies can aim at a victim, with as many times

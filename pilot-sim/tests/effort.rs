@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pilot_core::config::{Config, Role};
 use pilot_core::mapping::NatMapping;
+use pilot_core::transport::Code;
 use pilot_sim::application::Plan;
 use pilot_sim::invariants::Failure;
 use pilot_sim::link::{Chance, LinkConfig};
@@ -296,6 +297,34 @@ fn a_peer_that_claims_to_move_without_end_draws_few_efforts() -> Result<(), Fail
     }
     assert!((1..=4).contains(&efforts), "{efforts} efforts in a minute");
     Ok(())
+}
+
+/// A way that was found is kept while there is something to say. Nobody comes back by it after long silence.
+#[test]
+fn the_sockets_of_a_way_that_was_found_are_closed_after_long_silence() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let (mut meeting, outcome) = meet(seed, Random, PortRestricted)?;
+        assert!(outcome.direct.is_some());
+        let alice = meeting.alice;
+        meeting.world.run_until("no sockets", Duration::from_secs(600), |world| world.sockets_len(alice) == 0)
+    })
+}
+
+#[test]
+fn the_sockets_of_an_effort_are_closed_with_the_tunnel() -> Result<(), Failure> {
+    let mut meeting = Meeting::new(1, link(), Pair::Apart(Random, PortRestricted), true)?;
+    meeting.ping()?;
+    let (alice, bob) = (meeting.alice, meeting.world.key(meeting.bob));
+    for _ in 0..20 {
+        meeting.ping()?;
+        meeting.world.run_for(Duration::from_millis(50))?;
+        if meeting.world.sockets_len(alice) > 100 {
+            break;
+        }
+    }
+    assert!(meeting.world.sockets_len(alice) > 100, "an effort is under way");
+    meeting.world.call(alice, |node, now| node.close_peer(now, &bob, Code::SHUTDOWN, "enough"))?;
+    meeting.world.run_until("no sockets", Duration::from_secs(10), |world| world.sockets_len(alice) <= 1)
 }
 
 #[test]
