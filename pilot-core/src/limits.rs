@@ -137,10 +137,14 @@ pub const SAMPLES: usize = 8;
 pub const SEQUENCE_STEP_MAX: u16 = 16;
 /// Ports challenged of a sequence: so many new flows may others behind the NAT begin in between.
 pub const SEQUENCE_PROBES: u16 = 8;
-/// A STUN question is asked again after this, as RFC 8489 §6.2.1 says.
+/// A STUN question is asked again after this, doubling, as RFC 8489 §6.2.1 says.
 pub const STUN_RETRY: Duration = Duration::from_millis(500);
-/// Then it was asked in vain.
+/// Then it was asked in vain: an answer may take 3.5 s.
 pub const STUN_TRIES: u32 = 3;
+/// What our NAT is like is asked again after this if nobody has told, doubling.
+pub const SURVEY_AGAIN_MIN: Duration = Duration::from_secs(30);
+/// Longest pause between such questions: an idle agent sends next to nothing.
+pub const SURVEY_AGAIN_MAX: Duration = Duration::from_secs(3_600);
 /// STUN questions under way at once: one for each socket that learns its port.
 pub const STUN_QUESTIONS_MAX: usize = 64;
 /// STUN servers asked besides the home node: the first that answers tells enough.

@@ -327,6 +327,20 @@ fn the_sockets_of_an_effort_are_closed_with_the_tunnel() -> Result<(), Failure> 
     meeting.world.run_until("no sockets", Duration::from_secs(10), |world| world.sockets_len(alice) <= 1)
 }
 
+/// Answers take longer than the time after which a question is repeated: they are answers all the same.
+#[test]
+fn a_long_line_hides_no_nat() -> Result<(), Failure> {
+    for network in [Random, Sequential] {
+        let link = LinkConfig::default().delay(Duration::from_millis(350));
+        let mut meeting = Meeting::new(1, link, Pair::Apart(network, PortRestricted), true)?;
+        meeting.world.run_for(Duration::from_secs(30))?;
+        let mapping = meeting.world.node(meeting.alice).map(|node| node.nat_mapping());
+        let is_known = matches!(mapping, Some(NatMapping::Random { .. } | NatMapping::Sequence { .. }));
+        assert!(is_known, "{network}: {mapping:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn sockets_that_met_nobody_are_closed() -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {

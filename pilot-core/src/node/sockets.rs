@@ -113,6 +113,18 @@ impl Node {
         Some(transaction)
     }
 
+    /// Sends the questions for this purpose that have no answer yet once more, each as it was: an answer to any of its copies counts.
+    pub(super) fn repeat_questions(&mut self, purpose: Purpose) {
+        let unanswered = self.sockets.questions.iter().filter(|(_, question)| question.purpose == purpose);
+        let requests: Vec<_> = unanswered
+            .map(|(transaction, Question { server, socket, .. })| {
+                let hop = Hop::Direct(Route { socket: *socket, ..Route::to(*server) });
+                (hop, Outgoing::Datagram(stun::request(transaction)))
+            })
+            .collect();
+        requests.into_iter().for_each(|(hop, request)| self.queue(hop, request));
+    }
+
     /// Whether any question for this purpose has no answer yet.
     pub(super) fn has_questions(&self, purpose: Purpose) -> bool {
         self.sockets.questions.values().any(|question| question.purpose == purpose)
