@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::limits::{EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_REST_MAX, EFFORT_REST_MIN};
+use crate::limits::{
+    EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_REST_MAX, EFFORT_REST_MIN, MOVES_BELIEVED_INTERVAL, SOCKETS_KEPT_FOR,
+};
 use crate::mapping::Volley;
 use crate::route::SocketId;
 use crate::time::Mono;
@@ -21,8 +23,14 @@ pub(crate) struct Effort {
     pub(crate) sockets: Vec<SocketId>,
     /// Of those, how many are open.
     pub(crate) open: usize,
+    /// When those that are of no use any more are closed, whatever has become of the stage and of the tunnel.
+    pub(crate) tidied: Option<Mono>,
     rest: Duration,
+    /// Before that none begins, whatever the peer says.
+    rests_until: Mono,
     last_volley: Option<Mono>,
+    /// When the peer's word that it has moved has ended a rest last.
+    believed: Option<Mono>,
 }
 
 /// Where an effort stands.
@@ -51,8 +59,11 @@ impl Default for Effort {
             peer: None,
             sockets: Vec::new(),
             open: 0,
+            tidied: None,
             rest: EFFORT_REST_MIN,
+            rests_until: Mono(0),
             last_volley: None,
+            believed: None,
         }
     }
 }
@@ -61,18 +72,44 @@ impl Effort {
     /// Both sides have the other's candidates: simple challenges go out now, and have so much time.
     pub(crate) fn give_time(&mut self, now: Mono, time: Duration) {
         if matches!(self.stage, Stage::Idle | Stage::Waiting(_)) {
-            self.stage = Stage::Waiting(now + time);
+            self.stage = Stage::Waiting((now + time).max(self.rests_until));
         }
     }
 
     /// One of the two is in another network than before: what was in vain there says nothing of here.
     pub(crate) fn begin_anew(&mut self) {
-        (self.rest, self.last_volley) = (EFFORT_REST_MIN, None);
+        (self.rest, self.rests_until, self.last_volley) = (EFFORT_REST_MIN, Mono(0), None);
+    }
+
+    /// The same on the peer's word, which is believed once in a while: to name another address costs it nothing.
+    pub(crate) fn begin_anew_if_told_rarely(&mut self, now: Mono) {
+        let has_volleyed = self.last_volley.is_some_and(|last| now.since(last) < EFFORT_REST_MIN);
+        let may = self.believed.is_none_or(|last| now.since(last) >= MOVES_BELIEVED_INTERVAL);
+        if may && (now < self.rests_until || has_volleyed) {
+            self.believed = Some(now);
+            self.begin_anew();
+        }
+    }
+
+    /// Sockets are asked for. Many are not followed by as many soon, even if they meet the peer, and that path fails at once.
+    pub(crate) fn begin(&mut self, now: Mono, sockets: Vec<SocketId>) {
+        self.stage = Stage::Preparing(Self::patience(now));
+        if sockets.len() > 1 {
+            self.rests_until = now + EFFORT_REST_MIN;
+        }
+        (self.sockets, self.open) = (sockets, 0);
+        self.tidied = Some(now + SOCKETS_KEPT_FOR);
+    }
+
+    /// The tunnel has ended: as soon as its last packet has gone, no socket is of use.
+    pub(crate) fn end(&mut self, now: Mono) {
+        self.tidied = self.tidied.map(|_| now + EFFORT_AFTERMATH);
     }
 
     /// It was in vain: the next one after a pause, which doubles.
     pub(crate) fn rest(&mut self, now: Mono) {
-        self.stage = Stage::Waiting(now + self.rest);
+        self.rests_until = now + self.rest;
+        self.stage = Stage::Waiting(self.rests_until);
         self.rest = (self.rest * 2).min(EFFORT_REST_MAX);
     }
 
@@ -83,6 +120,7 @@ impl Effort {
             self.stage = if has_sockets { Stage::Met(now + EFFORT_AFTERMATH) } else { Stage::Idle };
         }
         (self.rest, self.volley) = (EFFORT_REST_MIN, None);
+        self.rests_until = self.rests_until.min(now + EFFORT_REST_MIN);
     }
 
     /// A step that the driver, a server or the peer has to answer in time.
@@ -107,7 +145,7 @@ impl Effort {
     /// When something is due.
     pub(crate) fn timeout(&self, is_in_use: bool) -> Option<Mono> {
         let volley = self.volley.as_ref().and_then(|(_, volley)| volley.timeout());
-        self.stage_timeout(is_in_use).into_iter().chain(volley).min()
+        self.stage_timeout(is_in_use).into_iter().chain(volley).chain(self.tidied).min()
     }
 
     /// When the next stage is due.

@@ -137,10 +137,14 @@ pub const SAMPLES: usize = 8;
 pub const SEQUENCE_STEP_MAX: u16 = 16;
 /// Ports challenged of a sequence: so many new flows may others behind the NAT begin in between.
 pub const SEQUENCE_PROBES: u16 = 8;
-/// A STUN question is asked again after this, as RFC 8489 §6.2.1 says.
+/// A STUN question is asked again after this, doubling, as RFC 8489 §6.2.1 says.
 pub const STUN_RETRY: Duration = Duration::from_millis(500);
-/// Then it was asked in vain.
+/// Then it was asked in vain: an answer may take 3.5 s.
 pub const STUN_TRIES: u32 = 3;
+/// What our NAT is like is asked again after this if nobody has told, doubling.
+pub const SURVEY_AGAIN_MIN: Duration = Duration::from_secs(30);
+/// Longest pause between such questions: an idle agent sends next to nothing.
+pub const SURVEY_AGAIN_MAX: Duration = Duration::from_secs(3_600);
 /// STUN questions under way at once: one for each socket that learns its port.
 pub const STUN_QUESTIONS_MAX: usize = 64;
 /// STUN servers asked besides the home node: the first that answers tells enough.
@@ -158,16 +162,26 @@ pub const EFFORT_REST_MAX: Duration = Duration::from_secs(600);
 pub const EFFORT_PATIENCE: Duration = Duration::from_secs(3);
 /// Sockets that have not met the peer are closed so long after the last challenge.
 pub const EFFORT_AFTERMATH: Duration = Duration::from_secs(2);
+/// A peer that says that it has moved ends a rest between efforts once in this time: it may say so with every packet.
+pub const MOVES_BELIEVED_INTERVAL: Duration = Duration::from_secs(120);
 /// Sockets of one effort: with as many ports as a volley tries, they meet in 99.4 of 100 cases.
 pub const BIRTHDAY_SOCKETS: u32 = 256;
-/// Part of a NAT's port set that the sockets of an effort may take: the rest is for everybody else behind it.
+/// Part of a NAT's port set that the sockets of all efforts may take: the rest is for everybody else behind it.
 pub const BIRTHDAY_SHARE: u32 = 4;
+/// Fewer sockets than one on so many ports are no effort: a volley meets one of as many in 92 of 100 cases.
+pub const BIRTHDAY_PORTS_PER_SOCKET_MAX: u32 = 512;
+/// Ports that all efforts may take of however large a set: half of the flows that the smallest home routers can keep.
+pub const EFFORT_MAPPINGS_MAX: u32 = 2_048;
+/// So long a NAT may keep the port of a socket that is closed: RFC 4787 REQ-5 asks for that much.
+pub const MAPPING_COUNTED_FOR: Duration = Duration::from_secs(120);
 /// Sockets that a node has besides the main one.
 pub const SOCKETS_MAX: usize = 512;
+/// A socket by which the peer was met and is not heard any more is kept for so long: by then the keys have run out, and most mappings have too.
+pub const SOCKETS_KEPT_FOR: Duration = REJECT_AFTER_TIME;
 /// Volleys at one address are counted for so long.
 pub const VOLLEYS_COUNTED_FOR: Duration = Duration::from_secs(60);
-/// Volleys at one address in that time, whichever peers it is attested for: what a home node that lies can aim at a victim, 200 KB a minute. A
-/// peer causes one in [`EFFORT_REST_MIN`], and one more after each change of network.
+/// Volleys at one address in that time, whichever peers it is attested for: what a home node that lies can aim at a victim, with as many times
+/// the challenges of [`BIRTHDAY_SOCKETS`] 233 kB a minute. A peer causes one in [`EFFORT_REST_MIN`], and one more after each change of network.
 pub const VOLLEYS_PER_ADDRESS_MAX: usize = 4;
 /// Probes to one address of one peer that are unanswered at a time: two rounds of challenges.
 pub const PROBES_PER_ADDRESS_MAX: usize = 16;

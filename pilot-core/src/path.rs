@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::id::{CircuitId, PathId};
 use crate::limits::{
     DIRECT_FRESH, PATHS_MAX, PROBE_COUNTED_FOR, PROBED_ADDRESSES_MAX, PROBES_PER_ADDRESS_MAX, PROBES_PER_PATH_MAX,
-    PROBES_WHILE_IDLE_MAX, REPROBE_MAX, REPROBE_MIN,
+    PROBES_WHILE_IDLE_MAX, REPROBE_MAX, REPROBE_MIN, SOCKETS_KEPT_FOR,
 };
 use crate::rng::Rng;
 use crate::route::{Route, SocketId};
@@ -486,6 +486,11 @@ impl Path {
     /// Whether it was heard of within the life of the most impatient NAT mapping.
     pub(crate) fn is_fresh(&self, now: Mono) -> bool {
         self.last_received.is_some_and(|at| now.since(at) < DIRECT_FRESH)
+    }
+
+    /// Whether it was heard of while a socket of its own may be kept for it.
+    pub(crate) fn is_heard(&self, now: Mono) -> bool {
+        self.last_received.is_some_and(|at| now.since(at) < SOCKETS_KEPT_FOR)
     }
 
     fn score(&self, now: Mono, is_relay_up: impl Fn(u32) -> bool) -> PathScore {

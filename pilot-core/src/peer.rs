@@ -518,7 +518,7 @@ impl Peer {
             self.dial_due(),
             self.unconfirmed.as_ref().map(|session| session.since + UNCONFIRMED_SESSION_LIFETIME),
             self.paths.timeout(self.wants_probes()),
-            self.effort.timeout(self.is_in_use()).filter(|_| tunnel.is_some()),
+            self.effort.timeout(tunnel.is_some() && self.is_in_use()),
             self.liveness_timeout(keepalive),
         ];
         timers.into_iter().flatten().min()

@@ -94,7 +94,7 @@ impl Node {
         // What the peer's NAT is like it tells anew, behind its addresses.
         self.peers[index as usize].effort.peer = None;
         if has_moved {
-            self.peers[index as usize].effort.begin_anew();
+            self.peers[index as usize].effort.begin_anew_if_told_rarely(now.mono);
             self.leave_path_of_old(now, index);
         }
         self.send_candidates(index);

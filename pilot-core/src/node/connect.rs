@@ -360,6 +360,8 @@ impl Node {
             tunnel.transport.close(code, reason);
             self.queue_last_packet(now, index);
             self.end_tunnel(index, code, reason);
+            self.peers[index as usize].effort.end(now.mono);
+            self.touch(index);
         }
     }
 }

@@ -11,10 +11,10 @@ use super::send::Outgoing;
 use super::sockets::Purpose;
 use crate::effort::{Effort, Stage};
 use crate::limits::{
-    BIRTHDAY_SHARE, BIRTHDAY_SOCKETS, EFFORT_AFTER, EFFORT_AFTERMATH, EFFORT_ROUND_TRIPS, SEQUENCE_PROBES,
+    EFFORT_AFTER, EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_ROUND_TRIPS, SEQUENCE_PROBES, SOCKETS_KEPT_FOR,
 };
 use crate::mapping::{NatMapping, Volley};
-use crate::path::Hop;
+use crate::path::{Hop, Path};
 use crate::route::{Route, SocketId};
 use crate::time::Now;
 use crate::transport::{PathFrame, PortSet, Ports};
@@ -69,6 +69,9 @@ impl Node {
         if burst_due.is_some_and(|due| due <= now.mono) {
             self.fire_burst(now, index);
         }
+        if self.peers[index as usize].effort.tidied.is_some_and(|due| due <= now.mono) {
+            self.close_useless_sockets(now, index);
+        }
         let peer = &mut self.peers[index as usize];
         if peer.effort.stage_timeout(is_in_use).is_none_or(|due| now.mono < due) {
             return;
@@ -78,15 +81,15 @@ impl Node {
             Stage::Waiting(_) => self.begin_effort(now, index),
             Stage::Preparing(_) | Stage::Foretold(_) | Stage::Spread { has_challenged: true, .. } => {
                 peer.effort.rest(now.mono);
-                self.close_useless_sockets(index);
+                self.close_useless_sockets(now, index);
             }
             Stage::Spread { due, has_challenged } => {
                 (*due, *has_challenged) = (now.mono + EFFORT_AFTERMATH, true);
-                self.challenge_from_sockets(index);
+                self.challenge_from_sockets(now, index);
             }
             Stage::Met(_) => {
                 peer.effort.stage = Stage::Idle;
-                self.close_useless_sockets(index);
+                self.close_useless_sockets(now, index);
                 // The way on which it was met may have failed meanwhile.
                 self.give_challenges_time(now, index);
             }
@@ -106,16 +109,20 @@ impl Node {
         let count = match (self.survey.mapping(), peer.effort.peer) {
             (NatMapping::PortIndependent { .. }, _) if is_neighbour => return,
             (NatMapping::Random { set } | NatMapping::PortIndependent { set }, None) => {
-                (set.ports_len() / BIRTHDAY_SHARE).min(BIRTHDAY_SOCKETS)
+                self.sockets.share_of(now.mono, set)
             }
             (NatMapping::Sequence { .. }, None | Some(Ports::Sequence { .. })) => 1,
             _ => return,
         };
-        self.close_useless_sockets(index);
-        let sockets = self.want_sockets(Purpose::Effort(index), count as usize);
+        self.close_useless_sockets(now, index);
+        let sockets = self.want_sockets(Purpose::Effort(index), count);
         let effort = &mut self.peers[index as usize].effort;
-        effort.stage = Stage::Preparing(Effort::patience(now.mono));
-        (effort.sockets, effort.open) = (sockets, 0);
+        if sockets.is_empty() {
+            // Others have them all, and give them back soon.
+            return effort.give_time(now.mono, EFFORT_PATIENCE);
+        }
+        self.sockets.note_mappings(now.mono, &sockets);
+        effort.begin(now.mono, sockets);
     }
 
     /// The driver has opened a socket. With the last of them the effort goes on.
@@ -253,10 +260,11 @@ impl Node {
         self.touch(index);
     }
 
-    /// Sends one challenge from each waiting socket: those whose opener got through no router but the first.
-    fn challenge_from_sockets(&mut self, index: u32) {
+    /// Sends one challenge from each waiting socket: those whose opener got through no router but the first. Where the home node says that
+    /// the peer is, few of these arrive, as of volleys.
+    fn challenge_from_sockets(&mut self, now: Now, index: u32) {
         let peer = &self.peers[index as usize];
-        let Some(attested) = peer.attested else { return };
+        let Some(attested) = peer.attested.filter(|at| self.sockets.may_challenge(now.mono, at.ip())) else { return };
         for socket in peer.effort.sockets.clone() {
             self.queue(Hop::Direct(Route { socket, ..Route::to(attested) }), Outgoing::Challenge(index));
         }
@@ -281,21 +289,24 @@ impl Node {
         self.forget_questions(Purpose::Effort(index));
     }
 
-    /// Closes the sockets by which the peer was not met.
-    pub(super) fn close_useless_sockets(&mut self, index: u32) {
+    /// Closes the sockets by which the peer was not met, or was not heard for long, or all if the tunnel has ended.
+    pub(super) fn close_useless_sockets(&mut self, now: Now, index: u32) {
         let peer = &mut self.peers[index as usize];
-        let is_of_socket = |hop: &Hop, socket| matches!(hop, Hop::Direct(route) if route.socket == socket);
-        let (kept, useless): (Vec<_>, Vec<_>) = peer
-            .effort
-            .sockets
-            .iter()
-            .copied()
-            .partition(|&socket| peer.paths.iter().any(|path| path.is_proved() && is_of_socket(&path.hop, socket)));
-        for path in peer.paths.ids_where(|hop| useless.iter().any(|&socket| is_of_socket(hop, socket))) {
+        let is_met_by = |socket| {
+            let is_way = |path: &Path| path.hop.is_by(socket) && path.is_proved() && path.is_heard(now.mono);
+            peer.tunnel.is_some() && peer.paths.iter().any(is_way)
+        };
+        let (kept, useless): (Vec<_>, Vec<_>) =
+            peer.effort.sockets.iter().copied().partition(|&socket| is_met_by(socket));
+        for path in peer.paths.ids_where(|hop| useless.iter().any(|&socket| hop.is_by(socket))) {
             peer.remove_path(path);
         }
+        peer.effort.tidied = (!kept.is_empty()).then(|| now.mono + SOCKETS_KEPT_FOR);
         peer.effort.sockets = kept;
         self.close_sockets(&useless);
+        if self.peers[index as usize].paths.active().is_none() {
+            self.choose_path(now, index);
+        }
     }
 }
 

@@ -120,7 +120,7 @@ impl Node {
             TransportEvent::MtuProved { mtu, .. } => tracing::debug!(mtu, "path MTU"),
             TransportEvent::Closed { code, reason } => {
                 let Instance { key: peer, id: instance } = self.instance_at(index);
-                self.peer_gone(index, code, &reason);
+                self.peer_gone(now, index, code, &reason);
                 self.events.push_back(Event::PeerClosed { peer, instance, code, reason });
                 if self.home == Some(index) {
                     self.lose_home(now);
@@ -140,13 +140,13 @@ impl Node {
     }
 
     /// The peer has ended the tunnel: where it was reached says nothing about where it will be.
-    fn peer_gone(&mut self, index: u32, code: crate::transport::Code, reason: &str) {
+    fn peer_gone(&mut self, now: Now, index: u32, code: crate::transport::Code, reason: &str) {
         self.end_tunnel(index, code, reason);
         let peer = &mut self.peers[index as usize];
         for id in peer.paths.ids_where(|_| true) {
             peer.remove_path(id);
         }
-        self.close_useless_sockets(index);
+        self.close_useless_sockets(now, index);
     }
 
     fn is_control(&self, stream: StreamHandle) -> bool {

@@ -7,13 +7,17 @@ use std::net::{IpAddr, SocketAddr};
 use super::Node;
 use super::send::Outgoing;
 use crate::event::Event;
-use crate::limits::{SOCKETS_MAX, STUN_QUESTIONS_MAX, VOLLEYS_COUNTED_FOR, VOLLEYS_PER_ADDRESS_MAX};
+use crate::limits::{
+    BIRTHDAY_PORTS_PER_SOCKET_MAX, BIRTHDAY_SHARE, BIRTHDAY_SOCKETS, EFFORT_MAPPINGS_MAX, MAPPING_COUNTED_FOR,
+    SOCKETS_MAX, STUN_QUESTIONS_MAX, VOLLEYS_COUNTED_FOR, VOLLEYS_PER_ADDRESS_MAX,
+};
 use crate::mapping::Volley;
 use crate::path::Hop;
 use crate::route::{Route, SocketId};
 use crate::stats::DropReason;
 use crate::stun::{self, TransactionId};
 use crate::time::{Mono, Now};
+use crate::transport::PortSet;
 
 /// What a socket, or a question, is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +43,17 @@ pub(super) struct Sockets {
     purposes: BTreeMap<SocketId, Purpose>,
     last: u16,
     questions: BTreeMap<TransactionId, Question>,
-    /// The volleys of the last minute: when each began, and at which address.
-    volleys: Vec<(Mono, IpAddr)>,
+    /// The volleys of the last minute.
+    volleys: Aimed,
+    /// The same of the challenges out of many sockets.
+    challenges: Aimed,
+    /// Ports of our NAT that efforts have taken: when, and for which socket.
+    mappings: Vec<(Mono, SocketId)>,
 }
+
+/// What went to addresses in the last minute that nobody but the home node has named: when it began, and where.
+#[derive(Default)]
+struct Aimed(Vec<(Mono, IpAddr)>);
 
 impl Node {
     /// Tells that sockets which were asked for by [`Event::OpenSockets`] are open.
@@ -101,6 +113,18 @@ impl Node {
         Some(transaction)
     }
 
+    /// Sends the questions for this purpose that have no answer yet once more, each as it was: an answer to any of its copies counts.
+    pub(super) fn repeat_questions(&mut self, purpose: Purpose) {
+        let unanswered = self.sockets.questions.iter().filter(|(_, question)| question.purpose == purpose);
+        let requests: Vec<_> = unanswered
+            .map(|(transaction, Question { server, socket, .. })| {
+                let hop = Hop::Direct(Route { socket: *socket, ..Route::to(*server) });
+                (hop, Outgoing::Datagram(stun::request(transaction)))
+            })
+            .collect();
+        requests.into_iter().for_each(|(hop, request)| self.queue(hop, request));
+    }
+
     /// Whether any question for this purpose has no answer yet.
     pub(super) fn has_questions(&self, purpose: Purpose) -> bool {
         self.sockets.questions.values().any(|question| question.purpose == purpose)
@@ -131,14 +155,43 @@ impl Node {
 impl Sockets {
     /// Whether a volley may begin: there is one at a time, whomever it is for, and few in a minute at one address, whoever is said to be there.
     pub(super) fn may_volley(&mut self, now: Mono, target: IpAddr) -> bool {
-        self.volleys.retain(|(begun, _)| now.since(*begun) < VOLLEYS_COUNTED_FOR);
         let goes_on = |begun: Mono| now.since(begun) < Volley::duration();
-        let at_target = self.volleys.iter().filter(|(_, ip)| *ip == target).count();
-        at_target < VOLLEYS_PER_ADDRESS_MAX && !self.volleys.iter().any(|(begun, _)| goes_on(*begun))
+        self.volleys.is_rare(now, target) && !self.volleys.0.iter().any(|(begun, _)| goes_on(*begun))
     }
 
     pub(super) fn volley_begins(&mut self, now: Mono, target: IpAddr) {
-        self.volleys.push((now, target));
+        self.volleys.0.push((now, target));
+    }
+
+    /// Whether the sockets of an effort may send challenges to an address now: they are as few in a minute as volleys. Notes that they do.
+    pub(super) fn may_challenge(&mut self, now: Mono, target: IpAddr) -> bool {
+        let may = self.challenges.is_rare(now, target);
+        if may {
+            self.challenges.0.push((now, target));
+        }
+        may
+    }
+
+    /// How many sockets the next effort may open: half of what others have left of the part of a NAT's ports that is for efforts. None
+    /// where a volley would too often miss so few.
+    pub(super) fn share_of(&mut self, now: Mono, set: PortSet) -> usize {
+        self.expire_mappings(now);
+        let all = (set.ports_len() / BIRTHDAY_SHARE).min(EFFORT_MAPPINGS_MAX) as usize;
+        let left = all.saturating_sub(self.mappings.len());
+        let share =
+            left.div_ceil(2).min(BIRTHDAY_SOCKETS as usize).min(SOCKETS_MAX.saturating_sub(self.purposes.len()));
+        if share < (set.ports_len() / BIRTHDAY_PORTS_PER_SOCKET_MAX) as usize { 0 } else { share }
+    }
+
+    /// Counts the ports that these sockets will take.
+    pub(super) fn note_mappings(&mut self, now: Mono, sockets: &[SocketId]) {
+        self.expire_mappings(now);
+        self.mappings.extend(sockets.iter().map(|&socket| (now, socket)));
+    }
+
+    fn expire_mappings(&mut self, now: Mono) {
+        let is_open = |socket: &SocketId| self.purposes.contains_key(socket);
+        self.mappings.retain(|(made, socket)| now.since(*made) < MAPPING_COUNTED_FOR || is_open(socket));
     }
 
     /// Names a new socket. There are fewer of them than names.
@@ -151,5 +204,13 @@ impl Sockets {
                 return socket;
             }
         }
+    }
+}
+
+impl Aimed {
+    /// Whether so little went to an address that more may.
+    fn is_rare(&mut self, now: Mono, target: IpAddr) -> bool {
+        self.0.retain(|(begun, _)| now.since(*begun) < VOLLEYS_COUNTED_FOR);
+        self.0.iter().filter(|(_, ip)| *ip == target).count() < VOLLEYS_PER_ADDRESS_MAX
     }
 }

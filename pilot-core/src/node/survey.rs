@@ -5,10 +5,13 @@
 //! fresh sockets ask the home node, one after the other, and their ports tell.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::Node;
 use super::sockets::Purpose;
-use crate::limits::{SAMPLES, STUN_RETRY, STUN_SERVERS_MAX, STUN_TRIES};
+use crate::limits::{
+    EFFORT_PATIENCE, SAMPLES, STUN_RETRY, STUN_SERVERS_MAX, STUN_TRIES, SURVEY_AGAIN_MAX, SURVEY_AGAIN_MIN,
+};
 use crate::mapping::NatMapping;
 use crate::route::SocketId;
 use crate::time::{Mono, Now};
@@ -21,6 +24,10 @@ pub(super) struct Survey {
     stage: Stage,
     /// How often the question under way was asked, and when it is asked again.
     asked: Option<(u32, Mono)>,
+    /// When all is asked again, if nobody has told.
+    again: Option<Mono>,
+    /// The pause before that.
+    pause: Duration,
 }
 
 /// How far it has got.
@@ -51,7 +58,13 @@ impl Survey {
     }
 
     pub(super) fn timeout(&self) -> Option<Mono> {
-        self.asked.map(|(_, again)| again)
+        self.asked.map(|(_, again)| again).or(self.again)
+    }
+
+    /// Takes it for known what the NAT is like.
+    #[cfg(test)]
+    pub(super) fn suppose(&mut self, mapping: NatMapping) {
+        self.mapping = mapping;
     }
 }
 
@@ -74,22 +87,30 @@ impl Node {
 
     /// Begins anew: the home node sees us elsewhere, or there are other servers.
     pub(super) fn begin_survey(&mut self, now: Now) {
+        self.survey.pause = SURVEY_AGAIN_MIN;
+        self.ask_servers(now);
+    }
+
+    fn ask_servers(&mut self, now: Now) {
         self.end_survey(NatMapping::Unknown);
         let Some(observed) = self.observed else { return };
         if self.local_addresses.contains(&observed) {
             return self.end_survey(NatMapping::Independent);
         }
         self.survey.stage = Stage::Main(Alike::Nobody);
-        self.ask_for_survey(now, 1);
+        self.ask_for_survey(now);
     }
 
     /// Does what is due.
     pub(super) fn survey_timeout(&mut self, now: Now) {
+        if self.survey.again.is_some_and(|again| again <= now.mono) {
+            return self.ask_servers(now);
+        }
         let Some((tries, _)) = self.survey.asked.filter(|(_, again)| *again <= now.mono) else { return };
         match &self.survey.stage {
             Stage::Main(Alike::OtherAddress) => self.conclude_survey(now, NatMapping::Independent),
-            _ if tries < STUN_TRIES => self.ask_for_survey(now, tries + 1),
-            Stage::Main(Alike::SameAddress) => self.take_samples(true),
+            _ if tries < STUN_TRIES => self.repeat_survey(now, tries + 1),
+            Stage::Main(Alike::SameAddress) => self.take_samples(now, true),
             Stage::Main(Alike::Nobody) | Stage::Samples { .. } | Stage::Rest => {
                 self.conclude_survey(now, NatMapping::Unknown);
             }
@@ -100,7 +121,7 @@ impl Node {
     pub(super) fn survey_socket_opened(&mut self, now: Now, socket: SocketId) {
         let Stage::Samples { sockets, ports, .. } = &self.survey.stage else { return };
         if ports.is_empty() && sockets.last() == Some(&socket) {
-            self.ask_for_survey(now, 1);
+            self.ask_for_survey(now);
         }
     }
 
@@ -114,35 +135,40 @@ impl Node {
                 if !self.has_questions(Purpose::Survey) {
                     match alike {
                         Alike::OtherAddress => self.conclude_survey(now, NatMapping::Independent),
-                        Alike::SameAddress | Alike::Nobody => self.take_samples(true),
+                        Alike::SameAddress | Alike::Nobody => self.take_samples(now, true),
                     }
                 }
             }
-            Stage::Main(_) => self.take_samples(false),
+            Stage::Main(_) => self.take_samples(now, false),
             Stage::Samples { sockets, ports, of_one_address } if sockets.get(ports.len()) == Some(&socket) => {
                 ports.push(mapped.port());
                 let of_one_address = *of_one_address;
                 match <[u16; SAMPLES]>::try_from(&ports[..]) {
                     Ok(ports) if of_one_address => self.conclude_survey(now, NatMapping::of_one_address(&ports)),
                     Ok(ports) => self.conclude_survey(now, NatMapping::of_samples(&ports)),
-                    Err(_) => self.ask_for_survey(now, 1),
+                    Err(_) => self.ask_for_survey(now),
                 }
             }
             Stage::Samples { .. } | Stage::Rest => {}
         }
     }
 
-    /// Asks the driver for fresh sockets.
-    fn take_samples(&mut self, of_one_address: bool) {
+    /// Asks the driver for fresh sockets. Where the system has none left, nothing is learned.
+    fn take_samples(&mut self, now: Now, of_one_address: bool) {
         self.forget_questions(Purpose::Survey);
-        self.survey.asked = None;
+        self.survey.asked = Some((STUN_TRIES, now.mono + EFFORT_PATIENCE));
         let sockets = self.want_sockets(Purpose::Survey, SAMPLES);
         self.survey.stage = Stage::Samples { sockets, ports: Vec::new(), of_one_address };
     }
 
-    fn ask_for_survey(&mut self, now: Now, tries: u32) {
-        self.forget_questions(Purpose::Survey);
-        self.survey.asked = Some((tries, now.mono + STUN_RETRY));
+    /// Asks those once more that have not answered.
+    fn repeat_survey(&mut self, now: Now, tries: u32) {
+        self.survey.asked = Some((tries, now.mono + STUN_RETRY * 2u32.pow(tries - 1)));
+        self.repeat_questions(Purpose::Survey);
+    }
+
+    fn ask_for_survey(&mut self, now: Now) {
+        self.survey.asked = Some((1, now.mono + STUN_RETRY));
         match &self.survey.stage {
             Stage::Rest => self.survey.asked = None,
             Stage::Main(_) => {
@@ -182,6 +208,10 @@ impl Node {
     /// What is known now may be what an effort has waited for, and what peers have to be told.
     fn conclude_survey(&mut self, now: Now, mapping: NatMapping) {
         self.end_survey(mapping);
+        if mapping == NatMapping::Unknown {
+            self.survey.again = Some(now.mono + self.survey.pause);
+            self.survey.pause = (self.survey.pause * 2).min(SURVEY_AGAIN_MAX);
+        }
         for index in 0..self.peers.len() as u32 {
             let peer = &self.peers[index as usize];
             let is_by_relay = peer.paths.active().is_some_and(|path| !path.hop.is_direct());
@@ -198,7 +228,7 @@ impl Node {
         if let Stage::Samples { sockets, .. } = std::mem::take(&mut self.survey.stage) {
             self.close_sockets(&sockets);
         }
-        self.survey.asked = None;
+        (self.survey.asked, self.survey.again) = (None, None);
         self.survey.mapping = mapping;
     }
 

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use super::*;
 use crate::id::PacketNumber;
 use crate::limits::{
-    CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, PROBE_COUNTED_FOR, PROBED_ADDRESSES_MAX, PROBES_PER_ADDRESS_MAX,
-    REKEY_AFTER_TIME, SLOTS_LOOKED_AT, VOLLEY_PROBES, VOLLEYS_PER_ADDRESS_MAX,
+    BIRTHDAY_SOCKETS, CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, PROBE_COUNTED_FOR, PROBED_ADDRESSES_MAX,
+    PROBES_PER_ADDRESS_MAX, REKEY_AFTER_TIME, SLOTS_LOOKED_AT, VOLLEY_PROBES, VOLLEYS_PER_ADDRESS_MAX,
 };
+use crate::mapping::NatMapping;
 use crate::path::Paths;
 use crate::transport::{Candidate, CandidateKind, PathFrame, PortSet, Ports};
 use crate::wire::{self, PacketKind, frame};
@@ -343,6 +344,35 @@ fn a_lying_home_node_aims_few_volleys_at_a_victim() {
     let sent = pair.astray.iter().filter(|(to, _)| to.ip() == VICTIM.ip()).count();
     assert!(sent >= VOLLEY_PROBES as usize, "a volley: {sent}");
     assert!(sent <= VOLLEYS_PER_ADDRESS_MAX * VOLLEY_PROBES as usize, "{sent}");
+}
+
+/// The same for what goes there out of the many sockets of an effort.
+#[test]
+fn a_lying_home_node_aims_few_challenges_of_many_sockets_at_a_victim() {
+    let mut pair = Pair::by_relay();
+    pair.cut_ways.extend([(0, 1), (1, 0)]);
+    pair.exchange(0, 1, Duration::from_secs(1));
+    let (slot, peer) = (pair.slot(1, 0), pair.key(0));
+    let header = StreamHeader::new(ServicePort::ECHO);
+    pair.hosts[1].node.open_stream(pair.now, &peer, &header).expect("a stream: the tunnel is in use");
+    for _ in 0..60 {
+        let now = pair.at(1);
+        let node = &mut pair.hosts[1].node;
+        node.survey.suppose(NatMapping::Random { set: PortSet::default() });
+        node.peers[slot as usize].attested = Some(VICTIM);
+        // As after each move that the home node claims.
+        node.peers[slot as usize].effort.begin_anew();
+        node.give_challenges_time(now, slot);
+        pair.run_for(Duration::from_secs(1));
+        for event in std::mem::take(&mut pair.hosts[1].events) {
+            if let Event::OpenSockets(sockets) = event {
+                pair.hosts[1].node.sockets_opened(pair.now, &sockets);
+            }
+        }
+    }
+    let sent = pair.astray.iter().filter(|(to, packet)| to.ip() == VICTIM.ip() && packet.len() > 1).count();
+    assert!(sent >= BIRTHDAY_SOCKETS as usize, "from each socket: {sent}");
+    assert!(sent <= VOLLEYS_PER_ADDRESS_MAX * BIRTHDAY_SOCKETS as usize, "{sent}");
 }
 
 /// What a probe or a list of candidates looks like to those who have no keys, from an address each time another: sealed by nobody, for a

@@ -113,3 +113,21 @@ fn a_lying_stun_server_costs_a_few_questions_and_no_more() {
         assert!(!node.is_surveying() && !matches!(node.nat_mapping(), NatMapping::Sequence { .. }), "{what}");
     }
 }
+
+/// A system that has no more sockets keeps nobody from asking again later.
+#[test]
+fn a_survey_whose_sockets_are_refused_ends_and_is_tried_again() {
+    let mut pair = Pair::by_relay();
+    pair.hosts[0].node.set_stun_servers(pair.now, &[address(LIAR)]);
+    pair.run_for(ONE_WAY);
+    let asked = |pair: &Pair| pair.astray.iter().filter(|(to, _)| *to == address(LIAR)).cloned().collect::<Vec<_>>();
+    let request = asked(&pair).pop().expect("asked").1;
+    pair.deliver(0, address(LIAR), &success(&request, address(VICTIM), &[]));
+    pair.run_for(Duration::from_millis(10));
+    assert!(pair.has(0, |event| matches!(event, Event::OpenSockets(_))), "to see what the NAT does with them");
+    pair.run_for(SURVEYED);
+    assert!(!pair.hosts[0].node.is_surveying());
+    let before = asked(&pair).len();
+    pair.run_for(Duration::from_secs(60));
+    assert!(asked(&pair).len() > before);
+}
