@@ -56,6 +56,14 @@ pub struct Terms {
     pub lifetime: u64,
 }
 
+impl Terms {
+    /// What a membership gives, for the next one.
+    pub fn of(membership: &Membership) -> Self {
+        let Membership { role, groups, services, generations, lifetime, .. } = membership.clone();
+        Self { role, groups, services, generations, lifetime }
+    }
+}
+
 /// An invite as its issuer keeps it: without the secret.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

@@ -9,8 +9,8 @@ use pilot_core::org::issuer::{Applicant, Issuer};
 use pilot_core::org::membership::Proof;
 use pilot_core::time::UnixTime;
 
-use super::Agent;
 use super::orgs::found;
+use super::{Agent, Inner};
 use crate::api::types::{self, ApiError, ErrorCode};
 use crate::clock;
 use crate::home::entropy;
@@ -84,19 +84,10 @@ impl Agent {
         Ok(types::Rotated { org, members })
     }
 
-    /// Makes this agent a member where it has the key of an organisation and is none: the key was brought here, and whom members do not
-    /// know for one of theirs they do not hear.
+    /// Makes this agent a member of each organisation of which it has the key.
     pub(super) async fn join_by_own_keys(&self) {
-        let orgs = &self.inner.orgs;
-        for name in orgs.names() {
-            let now = clock::now().unix;
-            let key = orgs.with(&name, |org| match orgs.issuer(org, now) {
-                Some(Issuer::Org(key)) if org.roster.member(&orgs.own_key(), now).is_none() => Some(key),
-                _ => None,
-            });
-            let Ok(Some(key)) = key else { continue };
-            let own = self.applicant(self.inner.name());
-            if let Err(error) = orgs.change(&name, |org| join_by_key(org, &key, &own, now)).await {
+        for name in self.inner.orgs.names() {
+            if let Err(error) = join_by_own_key(&self.inner, &name, clock::now().unix).await {
                 tracing::warn!(%error, org = name, "this agent has the key, and is no member");
             }
         }
@@ -136,6 +127,23 @@ impl Agent {
         let before = before.ok_or_else(|| missing(format!("that key succeeds no key of '{name}'")))?;
         Ok((successor, before))
     }
+}
+
+/// Makes this agent a member where it has the key of an organisation and is none: the key was brought here, or nobody was there to renew in
+/// time, and whom members do not know for one of theirs they do not hear.
+///
+/// # Errors
+/// If it is in no organisation of that name, or that cannot be kept.
+pub(crate) async fn join_by_own_key(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Result<(), ApiError> {
+    let orgs = &inner.orgs;
+    let key = orgs.with(name, |org| match orgs.issuer(org, now) {
+        Some(Issuer::Org(key)) if org.roster.member(&orgs.own_key(), now).is_none() => Some(key),
+        _ => None,
+    })?;
+    let Some(key) = key else { return Ok(()) };
+    let own = Agent { inner: Arc::clone(inner) }.applicant(inner.name());
+    let own = Applicant { consented: now, ..own };
+    orgs.change(name, |org| join_by_key(org, &key, &own, now)).await
 }
 
 /// Makes who holds the organisation's key a member.

@@ -2,6 +2,7 @@
 
 use pilot_core::id::IdentityKey;
 use pilot_core::org::call::Reply;
+use pilot_core::org::charter::Charter;
 use pilot_core::org::membership::Membership;
 use pilot_core::org::revocation::{Revocation, RevocationList};
 use pilot_core::org::roster::Roster;
@@ -10,6 +11,7 @@ use super::*;
 use crate::org::keeper;
 
 const FLEET: &str = "fleet";
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A founder, a lead that it lets enrol, and a worker of the lead, each in a home of its own.
 struct Line {
@@ -213,4 +215,97 @@ async fn who_has_a_clock_that_is_behind_renews_before_its_issuer_says_that_its_t
         let renewed = membership(&founder, &late).consented.as_secs() == (asked + passed).as_secs();
         assert_eq!(renewed, is_due, "{passed:?}");
     }
+}
+
+/// Members of one organisation, each in a home of its own and each enrolled by the first, which has the key.
+struct Circle {
+    _homes: Vec<TempDir>,
+    all: Vec<Agent>,
+}
+
+impl Circle {
+    async fn new(names: &[&str], lifetime: Duration) -> Self {
+        let (mut homes, mut all): (Vec<_>, Vec<Agent>) = (Vec::new(), Vec::new());
+        for name in names {
+            let home = tempfile::tempdir().unwrap();
+            let agent = agent(&home, name, None).await;
+            match all.first() {
+                None => drop(
+                    agent.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap(),
+                ),
+                Some(founder) => drop(join(&agent, invite(founder, 0, lifetime.as_secs()).await).await.unwrap()),
+            }
+            homes.push(home);
+            all.push(agent);
+        }
+        for member in &all {
+            patiently(org::calls::sync(&member.inner, FLEET)).await;
+            patiently(org::calls::meet(&member.inner, FLEET)).await;
+        }
+        Self { _homes: homes, all }
+    }
+}
+
+/// Replaces the organisation's key, in whose place `seed` makes one, and tells nobody. What it has signed counts for ten hours more.
+async fn replace_key(holder: &Agent, seed: u8) -> IdentityKey {
+    let [key, successor] = [seed, seed + 1].map(|seed| Identity::generate([seed; 32]));
+    let replaced = holder.inner.orgs.change(FLEET, |org| {
+        let now = clock::now().unix;
+        let signer = org.key.replace(key.clone()).unwrap();
+        let charter = Charter {
+            sequence: 1,
+            key: key.key(),
+            successor: successor.key(),
+            previous_until: now + HOUR * 10,
+            issued: now,
+            ..org.roster.charter().clone()
+        };
+        org.roster.add_charter(&charter.sign(&signer).unwrap(), now).unwrap();
+        Ok(key.key())
+    });
+    replaced.await.unwrap()
+}
+
+/// Brings the organisation's key from one agent to another.
+async fn bring_key(from: &Agent, to: &Agent) {
+    let key = from.inner.orgs.with(FLEET, |org| org.key.clone()).unwrap();
+    to.inner.orgs.with(FLEET, |org| org.key = key).unwrap();
+}
+
+fn charter(at: &Agent) -> Charter {
+    at.inner.orgs.with(FLEET, |org| org.roster.charter().clone()).unwrap()
+}
+
+#[tokio::test]
+async fn who_is_a_member_by_a_key_that_was_replaced_renews_before_that_ones_word_ends() {
+    let circle = Circle::new(&["founder", "worker"], DAY * 400).await;
+    let key = replace_key(&circle.all[0], 21).await;
+    patiently(org::calls::sync(&circle.all[1].inner, FLEET)).await;
+    let now = clock::now().unix;
+    for (hours, is_due) in [(4, false), (6, true)] {
+        for member in &circle.all {
+            patiently(keeper::renew(&member.inner, FLEET, now + HOUR * hours)).await.unwrap();
+            assert_eq!(membership(member, member).issuer == key, is_due, "{} after {hours} hours", member.name());
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_has_the_key_and_is_a_member_no_more_makes_itself_one_while_it_runs() {
+    let circle = Circle::new(&["founder"], DAY).await;
+    let key = replace_key(&circle.all[0], 21).await;
+    let later = clock::now().unix + HOUR * 11;
+    patiently(keeper::renew(&circle.all[0].inner, FLEET, later)).await.unwrap();
+    assert_eq!(membership(&circle.all[0], &circle.all[0]).issuer, key);
+}
+
+#[tokio::test]
+async fn who_has_the_key_gives_itself_its_membership_anew_also_where_a_delegate_has_made_it_a_member() {
+    let line = Line::new().await;
+    let [founder, _, worker] = &line.all;
+    bring_key(founder, worker).await;
+    let later = clock::now().unix + DAY * 3 / 4;
+    patiently(keeper::renew(&worker.inner, FLEET, later)).await.unwrap();
+    let renewed = membership(worker, worker);
+    assert_eq!((renewed.issuer, renewed.role.as_str()), (charter(worker).key, "member"));
 }
