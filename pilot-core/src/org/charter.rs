@@ -207,6 +207,11 @@ impl Charters {
         later.filter(|later| !later.cuts_off()).map(half_time).min()
     }
 
+    /// The keys that count no more where another charter takes the place of the one after `before`.
+    pub fn keys_after(&self, before: &Charter) -> impl Iterator<Item = &IdentityKey> {
+        self.chain.iter().filter(|(charter, _)| charter.sequence > before.sequence).map(|(charter, _)| &charter.key)
+    }
+
     /// Whether memberships and lists that `key` has signed count.
     pub fn may_issue(&self, key: &IdentityKey, now: UnixTime) -> bool {
         let Some(position) = self.chain.iter().rposition(|(charter, _)| charter.key == *key) else { return false };

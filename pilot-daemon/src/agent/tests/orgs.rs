@@ -309,3 +309,45 @@ async fn who_has_the_key_gives_itself_its_membership_anew_also_where_a_delegate_
     let renewed = membership(worker, worker);
     assert_eq!((renewed.issuer, renewed.role.as_str()), (charter(worker).key, "member"));
 }
+
+#[tokio::test]
+async fn where_two_have_replaced_the_key_at_once_the_successor_that_is_given_decides() {
+    let circle = Circle::new(&["founder", "heir", "worker"], DAY).await;
+    let [founder, heir, worker] = &circle.all[..] else { unreachable!() };
+    let file = org::store::successor_file(founder.home(), FLEET);
+    let safe = std::fs::read_to_string(file).unwrap();
+    bring_key(founder, heir).await;
+    replace_key(founder, 21).await;
+    replace_key(heir, 31).await;
+    patiently(org::calls::sync(&worker.inner, FLEET)).await;
+    assert_ne!(charter(founder), charter(heir));
+
+    let request = types::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(safe) };
+    patiently(founder.rotate_org_key(&request)).await.unwrap();
+    for member in [heir, worker] {
+        patiently(org::calls::sync(&member.inner, FLEET)).await;
+        assert_eq!(charter(member), charter(founder), "{}", member.name());
+        assert_eq!(member.org_members(FLEET).await.unwrap().len(), 3);
+    }
+    let again = patiently(founder.rotate_org_key(&request)).await.unwrap_err();
+    assert_eq!(again.code, ErrorCode::Refused, "it is used up: {again:?}");
+}
+
+#[tokio::test]
+async fn a_successor_of_an_earlier_key_does_not_take_the_membership_of_those_whom_the_present_one_has_enrolled() {
+    let circle = Circle::new(&["founder"], DAY).await;
+    let founder = &circle.all[0];
+    let safe = std::fs::read_to_string(org::store::successor_file(founder.home(), FLEET)).unwrap();
+    replace_key(founder, 21).await;
+    let home = tempfile::tempdir().unwrap();
+    let late = agent(&home, "late", None).await;
+    join(&late, invite(founder, 0, DAY.as_secs()).await).await.unwrap();
+    let before = charter(founder);
+    let request = types::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(safe) };
+    let refused = patiently(founder.rotate_org_key(&request)).await.unwrap_err();
+    assert!(refused.code == ErrorCode::Refused && refused.message.contains("late"), "{refused:?}");
+    assert_eq!(charter(founder), before);
+    patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "late".into() })).await.unwrap();
+    patiently(founder.rotate_org_key(&request)).await.unwrap();
+    assert_eq!(charter(founder).sequence, 1);
+}
