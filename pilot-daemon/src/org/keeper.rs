@@ -110,7 +110,8 @@ pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Resu
     for (issuer, request) in asked {
         let key = issuer.key;
         match calls::call(inner, issuer, &request).await {
-            Ok(Reply::Enrolled { proof, mut records }) => {
+            Ok(Reply::Enrolled { proof, records }) => {
+                let mut records = calls::in_bounds(records);
                 records.proofs.push(proof.into());
                 inner.orgs.learn(name, &records, now).await?;
                 let note = |org: &mut Org| {

@@ -1,14 +1,17 @@
 //! What members ask of each other while nobody looks (spec/org.md §3): the date is moved, the network is real.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use pilot_core::id::IdentityKey;
 use pilot_core::org::call::Reply;
 use pilot_core::org::charter::Charter;
 use pilot_core::org::membership::Membership;
 use pilot_core::org::revocation::{Revocation, RevocationList};
-use pilot_core::org::roster::Roster;
+use pilot_core::org::roster::{Records, Roster};
 
 use super::*;
 use crate::org::keeper;
+use crate::services::Incoming;
 
 const FLEET: &str = "fleet";
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -350,4 +353,59 @@ async fn a_successor_of_an_earlier_key_does_not_take_the_membership_of_those_who
     patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "late".into() })).await.unwrap();
     patiently(founder.rotate_org_key(&request)).await.unwrap();
     assert_eq!(charter(founder).sequence, 1);
+}
+
+/// Has an agent answer members with what `lie` says, or not at all.
+async fn let_lie(liar: &Agent, mut lie: impl FnMut(&Request) -> Option<Reply> + Send + 'static) {
+    let (sender, mut calls) = mpsc::channel::<Incoming>(16);
+    liar.inner.apply(move |core, _| core.org_calls = sender).await.unwrap();
+    tokio::spawn(async move {
+        let mut unanswered = Vec::new();
+        while let Some(mut incoming) = calls.recv().await {
+            let mut request = Vec::new();
+            while let Ok(Some(chunk)) = incoming.stream.read_chunk().await {
+                request.extend_from_slice(&chunk);
+            }
+            if let Some(reply) = lie(&Request::decode(&request).unwrap()) {
+                incoming.stream.write_chunk(reply.encode().into()).await.unwrap();
+                incoming.stream.finish();
+            } else {
+                unanswered.push(incoming);
+            }
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_member_that_always_has_more_to_tell_is_not_heard_for_ever() {
+    let circle = Circle::new(&["founder", "liar"], DAY).await;
+    let [founder, liar] = &circle.all[..] else { unreachable!() };
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let_lie(liar, move |_| {
+        let epoch = count.fetch_add(1, Ordering::Relaxed) as u64;
+        Some(Reply::News { epoch, after: 1, more: true, records: Records::default() })
+    })
+    .await;
+    patiently(org::calls::sync(&founder.inner, FLEET)).await;
+    assert!((2..100).contains(&asked.load(Ordering::Relaxed)), "{asked:?}");
+}
+
+#[tokio::test]
+async fn of_look_ups_one_asks_for_news_at_a_time() {
+    let circle = Circle::new(&["founder", "silent"], DAY).await;
+    let [founder, silent] = &circle.all[..] else { unreachable!() };
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let_lie(silent, move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        None
+    })
+    .await;
+    for _ in 0..2 {
+        org::calls::refresh(&founder.inner, FLEET).await;
+        // Longer than look-ups wait for each other's news, and shorter than a call for its reply.
+        tokio::time::sleep(Duration::from_millis(2_200)).await;
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
