@@ -113,7 +113,8 @@ pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Resu
             Ok(Reply::Enrolled { proof, records }) => {
                 let mut records = calls::in_bounds(records);
                 records.proofs.push(proof.into());
-                inner.orgs.learn(name, &records, now).await?;
+                let learned = inner.orgs.learn(name, &records, now).await?;
+                calls::announce(inner, name, learned, Some(key)).await;
                 let note = |org: &mut Org| {
                     org.enrolled_by = Some(key);
                     Ok(())

@@ -409,3 +409,27 @@ async fn of_look_ups_one_asks_for_news_at_a_time() {
     }
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
+
+#[tokio::test]
+async fn the_tunnel_with_a_revoked_member_ends_also_when_the_list_arrives_with_a_renewal() {
+    let circle = Circle::new(&["founder", "gone", "worker"], DAY).await;
+    let [founder, gone, worker] = &circle.all[..] else { unreachable!() };
+    let is_connected = async || worker.peer_status(gone.key()).await.is_some_and(|status| status.connected);
+    assert!(is_connected().await);
+    // Signed, and told to nobody.
+    let signed = founder.inner.orgs.change(FLEET, |org| {
+        let (key, now) = (org.key.clone().unwrap(), clock::now().unix);
+        let revocation = org.roster.revocation(org.roster.member(&gone.key(), now).unwrap(), now);
+        let list = org.roster.revocations().next_list(org.roster.charters(), key.key(), Some(revocation), now).unwrap();
+        org.roster.add_list(&list.sign(&key).unwrap(), now).unwrap();
+        Ok(())
+    });
+    signed.await.unwrap();
+    patiently(keeper::renew(&worker.inner, FLEET, clock::now().unix + DAY * 3 / 4)).await.unwrap();
+    patiently(async {
+        while is_connected().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
