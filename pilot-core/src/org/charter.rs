@@ -1,5 +1,7 @@
 //! Charters: which key speaks for an organisation (spec/org.md §1).
 
+use std::time::Duration;
+
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
@@ -191,6 +193,23 @@ impl Charters {
     /// When the last key was cut off of which memberships may have been endorsed, if one was.
     pub fn cut_off_at(&self) -> Option<UnixTime> {
         self.chain.iter().rev().map(|(charter, _)| charter).find(|charter| charter.cuts_off()).map(|cut| cut.issued)
+    }
+
+    /// From when on members by `key`, which another has replaced, are to renew: half of the time is over then for which its word counts. One
+    /// that was cut off counts no more, and whom it has enrolled is a member by another's word.
+    pub fn renew_from(&self, key: &IdentityKey) -> Option<UnixTime> {
+        let half_time = |later: &Charter| {
+            let overlap = later.previous_until.as_secs().saturating_sub(later.issued.as_secs());
+            later.issued + Duration::from_secs(overlap / 2)
+        };
+        let position = self.chain.iter().rposition(|(charter, _)| charter.key == *key)?;
+        let later = self.chain[position + 1..].iter().map(|(later, _)| later);
+        later.filter(|later| !later.cuts_off()).map(half_time).min()
+    }
+
+    /// The keys that count no more where another charter takes the place of the one after `before`.
+    pub fn keys_after(&self, before: &Charter) -> impl Iterator<Item = &IdentityKey> {
+        self.chain.iter().filter(|(charter, _)| charter.sequence > before.sequence).map(|(charter, _)| &charter.key)
     }
 
     /// Whether memberships and lists that `key` has signed count.

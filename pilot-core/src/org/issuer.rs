@@ -13,7 +13,7 @@ use super::charter::{Charter, Charters};
 use super::code::{Answer, Block, CODE_SEED_LEN, Ends, OpenCode, Word, WrongCode};
 use super::invite::{INVITE_ID_LEN, INVITE_SECRET_LEN};
 use super::membership::{MEMBERSHIP_VALIDITY_MAX, Membership, MembershipDigest, Proof, is_of_the_day};
-use super::revocation::{LIST_VALIDITY_MAX, REVOCATIONS_MAX, Revocation, RevocationList};
+use super::revocation::{ENDORSED_MAX, LIST_VALIDITY_MAX, REVOCATIONS_MAX, Revocation, RevocationList};
 use super::roster::{MEMBERS_MAX, Roster};
 use crate::crypto::{self, SIGNATURE_LEN};
 use crate::id::IdentityKey;
@@ -30,6 +30,10 @@ pub const INVITE_VALIDITY_MAX: Duration = Duration::from_secs(90 * 86_400);
 pub const INVITE_USES_MAX: u32 = 4_096;
 /// Wrong secrets for one invite before it ends: somebody is guessing at 128 bits, or has half of an invite.
 const WRONG_SECRETS_MAX: u32 = 10;
+
+/// Memberships of a delegate that are kept in mind beside its last: it renews when half of the time is over, so that two of them have not
+/// ended. Who asks more often harms those whom it has enrolled, and nobody else.
+const EARLIER_MAX: usize = 8;
 
 /// What those who use an invite get.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -50,6 +54,14 @@ pub struct Terms {
     /// Seconds that each membership lasts.
     #[n(4)]
     pub lifetime: u64,
+}
+
+impl Terms {
+    /// What a membership gives, for the next one.
+    pub fn of(membership: &Membership) -> Self {
+        let Membership { role, groups, services, generations, lifetime, .. } = membership.clone();
+        Self { role, groups, services, generations, lifetime }
+    }
 }
 
 /// An invite as its issuer keeps it: without the secret.
@@ -121,6 +133,18 @@ struct Enrolled {
     #[n(1)]
     digest: MembershipDigest,
     #[n(2)]
+    expires: UnixTime,
+    /// Those before it of a member that may enrol: whom it has enrolled by one of these has that in its proof.
+    #[cbor(n(3), skip_if = "Vec::is_empty")]
+    earlier: Vec<Earlier>,
+}
+
+/// A membership of which there is a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+struct Earlier {
+    #[n(0)]
+    digest: MembershipDigest,
+    #[n(1)]
     expires: UnixTime,
 }
 
@@ -467,13 +491,30 @@ impl OpenInvite {
     }
 }
 
+impl Enrolled {
+    /// What is kept in mind of those before the one that `digest` names: none that has ended, and of more than there is room for the last.
+    fn earlier_than(self, digest: MembershipDigest, now: UnixTime) -> Vec<Earlier> {
+        let mut earlier = self.earlier;
+        earlier.push(Earlier { digest: self.digest, expires: self.expires });
+        earlier.retain(|known| now < known.expires && known.digest != digest);
+        let excess = earlier.len().saturating_sub(EARLIER_MAX);
+        earlier.drain(..excess);
+        earlier
+    }
+}
+
 impl Ledger {
     /// Notes a member that the organisation's key has enrolled. What a member has enrolled rests on that one's membership.
     pub fn enrolled(&mut self, proof: &Proof, now: UnixTime) {
         self.enrolled.retain(|_, enrolled| now < enrolled.expires + CLOCK_SKEW);
         if proof.links().len() == 1 && (self.enrolled.len() < MEMBERS_MAX || self.enrolled.contains_key(&proof.key())) {
             let (digest, expires) = (*proof.root(), proof.membership().expires);
-            self.enrolled.insert(proof.key(), Enrolled { proof: proof.bytes().to_vec().into(), digest, expires });
+            let earlier = match self.enrolled.remove(&proof.key()) {
+                Some(before) if proof.membership().generations > 0 => before.earlier_than(digest, now),
+                _ => Vec::new(),
+            };
+            let enrolled = Enrolled { proof: proof.bytes().to_vec().into(), digest, expires, earlier };
+            self.enrolled.insert(proof.key(), enrolled);
         }
     }
 
@@ -496,7 +537,11 @@ impl Ledger {
     pub fn first_list(&self, charters: &Charters, now: UnixTime) -> RevocationList {
         let mut revocations: Vec<_> = self.revoked.iter().map(|revoked| revoked.within(now)).collect();
         revocations.sort();
-        let mut endorsed: Vec<_> = self.enrolled.values().map(|enrolled| enrolled.digest).collect();
+        // What has ended by the date of a list, that list ends.
+        let alive = |earlier: &&Earlier| now < earlier.expires;
+        let earlier = self.enrolled.values().flat_map(|enrolled| enrolled.earlier.iter().filter(alive));
+        let last = self.enrolled.values().map(|enrolled| enrolled.digest);
+        let mut endorsed: Vec<_> = last.chain(earlier.map(|earlier| earlier.digest)).take(ENDORSED_MAX).collect();
         endorsed.sort();
         RevocationList {
             org: charters.org(),

@@ -57,6 +57,7 @@ use self::error::{connect_failed, has_ended, is_itself, timed_out};
 pub use self::examine::DIRECT_PATIENCE;
 pub(crate) use self::inner::Inner;
 pub use self::joining::{Token, check_org};
+pub(crate) use self::org_keys::join_by_own_key;
 pub use self::orgs::check_kept;
 pub use self::resolve::Resolved;
 pub(crate) use self::settings::Profile;

@@ -9,8 +9,8 @@ use pilot_core::org::issuer::{Applicant, Issuer};
 use pilot_core::org::membership::Proof;
 use pilot_core::time::UnixTime;
 
-use super::Agent;
-use super::orgs::found;
+use super::orgs::{found, listed};
+use super::{Agent, Inner};
 use crate::api::types::{self, ApiError, ErrorCode};
 use crate::clock;
 use crate::home::entropy;
@@ -36,9 +36,11 @@ impl Agent {
         let given = request.successor.as_deref().map(Identity::from_pem).transpose();
         let given = given.map_err(|error| ApiError::new(ErrorCode::Usage, format!("the successor: {error}")))?;
         let kept = || store::successor(&inner.agent_home, name);
-        let successor = if given.is_some() { given } else { kept()? };
-        let (signer, before) =
-            if request.stolen { self.rescuer(name, successor)? } else { self.rotator(name, successor)? };
+        let (signer, before) = match (given, request.stolen) {
+            (given, true) => self.rescuer(name, given.map_or_else(kept, |given| Ok(Some(given)))?)?,
+            (Some(given), false) => self.decider(name, given, now)?,
+            (None, false) => self.rotator(name, kept()?)?,
+        };
         // Clocks that are behind by a day cut the stolen key off at once, too.
         let previous_until = if request.stolen { now - CLOCK_SKEW } else { now + KEY_OVERLAP };
         let (key, successor) = (Identity::generate(entropy()?), Identity::generate(entropy()?));
@@ -84,34 +86,52 @@ impl Agent {
         Ok(types::Rotated { org, members })
     }
 
-    /// Makes this agent a member where it has the key of an organisation and is none: the key was brought here, and whom members do not
-    /// know for one of theirs they do not hear.
+    /// Makes this agent a member of each organisation of which it has the key.
     pub(super) async fn join_by_own_keys(&self) {
-        let orgs = &self.inner.orgs;
-        for name in orgs.names() {
-            let now = clock::now().unix;
-            let key = orgs.with(&name, |org| match orgs.issuer(org, now) {
-                Some(Issuer::Org(key)) if org.roster.member(&orgs.own_key(), now).is_none() => Some(key),
-                _ => None,
-            });
-            let Ok(Some(key)) = key else { continue };
-            let own = self.applicant(self.inner.name());
-            if let Err(error) = orgs.change(&name, |org| join_by_key(org, &key, &own, now)).await {
+        for name in self.inner.orgs.names() {
+            if let Err(error) = join_by_own_key(&self.inner, &name, clock::now().unix).await {
                 tracing::warn!(%error, org = name, "this agent has the key, and is no member");
             }
         }
     }
 
-    /// Who signs the next charter, and the charter that it follows.
+    /// The successor that was given signs, and outranks what the key has signed since: where two have replaced the key at once, it decides. It
+    /// takes the membership of nobody whom keys have enrolled that count no more then.
+    fn decider(&self, name: &str, given: Identity, now: UnixTime) -> Result<(Identity, Charter), ApiError> {
+        let current = self.inner.orgs.with(name, |org| org.roster.charter().clone())?;
+        // The key itself is good, too.
+        if given.key() == current.key {
+            return self.rotator(name, Some(given));
+        }
+        let (successor, before) = self.rescuer(name, Some(given))?;
+        check_room_for_key(name, &before)?;
+        let own = self.inner.identity.key();
+        let mut out = self.inner.orgs.with(name, |org| {
+            let is_out = |proof: &&Proof| {
+                proof.key() != own && org.roster.charters().keys_after(&before).any(|key| key == proof.root_issuer())
+            };
+            let out = org.roster.members(now).filter(is_out);
+            out.map(|proof| proof.membership().name.clone()).collect::<Vec<_>>()
+        })?;
+        if out.is_empty() {
+            return Ok((successor, before));
+        }
+        out.sort();
+        let message = format!(
+            "that successor takes the place of a later key too, and who is a member by that one would be out: {}",
+            listed(&out)
+        );
+        Err(ApiError::new(ErrorCode::Refused, message).hint(
+            "give the successor that was made with the present key; where the key was replaced twice at once, revoke these first (pilotctl org revoke MEMBER) and invite them again afterwards",
+        ))
+    }
+
+    /// Who signs the next charter, the key or the successor that are kept here, and the charter that it follows.
     fn rotator(&self, name: &str, successor: Option<Identity>) -> Result<(Identity, Charter), ApiError> {
         let (before, key) = self.inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
         let candidates = key.into_iter().chain(successor);
         let mut signers = candidates.filter(|key| key.key() == before.key || key.key() == before.successor);
-        if before.sequence + 1 >= KEYS_MAX {
-            let message = format!("'{name}' has had {KEYS_MAX} keys, and needs what is left for the case of theft");
-            return Err(ApiError::new(ErrorCode::Refused, message)
-                .hint("if somebody else has the key: pilotctl org rotate --stolen; else found another organisation"));
-        }
+        check_room_for_key(name, &before)?;
         let neither = || {
             let message = format!("neither the key of '{name}' nor its successor is here");
             ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR)
@@ -136,6 +156,32 @@ impl Agent {
         let before = before.ok_or_else(|| missing(format!("that key succeeds no key of '{name}'")))?;
         Ok((successor, before))
     }
+}
+
+fn check_room_for_key(name: &str, before: &Charter) -> Result<(), ApiError> {
+    if before.sequence + 1 < KEYS_MAX {
+        return Ok(());
+    }
+    let message = format!("'{name}' has had {KEYS_MAX} keys, and needs what is left for the case of theft");
+    Err(ApiError::new(ErrorCode::Refused, message)
+        .hint("if somebody else has the key: pilotctl org rotate --stolen; else found another organisation"))
+}
+
+/// Makes this agent a member where it has the key of an organisation and is none: the key was brought here, or nobody was there to renew in
+/// time, and whom members do not know for one of theirs they do not hear.
+///
+/// # Errors
+/// If it is in no organisation of that name, or that cannot be kept.
+pub(crate) async fn join_by_own_key(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Result<(), ApiError> {
+    let orgs = &inner.orgs;
+    let key = orgs.with(name, |org| match orgs.issuer(org, now) {
+        Some(Issuer::Org(key)) if org.roster.member(&orgs.own_key(), now).is_none() => Some(key),
+        _ => None,
+    })?;
+    let Some(key) = key else { return Ok(()) };
+    let own = Agent { inner: Arc::clone(inner) }.applicant(inner.name());
+    let own = Applicant { consented: now, ..own };
+    orgs.change(name, |org| join_by_key(org, &key, &own, now)).await
 }
 
 /// Makes who holds the organisation's key a member.

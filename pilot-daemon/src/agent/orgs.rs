@@ -320,7 +320,7 @@ pub(super) fn found(roster: &Roster, key: &Identity, founder: &Applicant, now: U
 }
 
 /// The first of these names, and how many more there are.
-fn listed(names: &[String]) -> String {
+pub(super) fn listed(names: &[String]) -> String {
     let (named, more) = names.split_at(names.len().min(NAMED_MAX));
     let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
     named.join(", ") + &more

@@ -7,12 +7,12 @@ use pilot_core::event::ConnectError;
 use pilot_core::id::{IdentityKey, ServicePort};
 use pilot_core::node::PeerInfo;
 use pilot_core::org::OrgError;
-use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request};
-use pilot_core::org::charter::Charters;
+use pilot_core::org::call::{ListDigest, REPLY_LEN_MAX, Reply, Request, SYNC_MEMBERS_MAX};
+use pilot_core::org::charter::{CHARTERS_MAX, Charters};
 use pilot_core::org::invite::Invite;
 use pilot_core::org::membership::{Proof, consent};
-use pilot_core::org::revocation::LIST_LEN_MAX;
-use pilot_core::org::roster::{Learned, Records, Roster};
+use pilot_core::org::revocation::{LIST_LEN_MAX, LISTS_MAX};
+use pilot_core::org::roster::{Learned, MEMBERS_MAX, Records, Roster};
 use pilot_core::time::{Now, UnixTime};
 use pilot_core::transport::Code;
 use pilot_core::wire::stream_header::StreamHeader;
@@ -44,6 +44,10 @@ const EPHEMERAL_LIFETIME: Duration = Duration::from_secs(3_600);
 const ANSWERS_WANTED: usize = 2;
 /// Members asked one after another for news, when the first do not answer.
 const ASKED_MAX: usize = 3;
+/// Replies with news that are heard of one member in a row: twice what tells of all members.
+const NEWS_MAX: usize = 2 * MEMBERS_MAX / SYNC_MEMBERS_MAX;
+/// One member is heard for so long; what it has not told then it tells the next time.
+const NEWS_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// One call to another agent, by a way that is known or this one.
 ///
@@ -111,7 +115,7 @@ pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name
     };
     let Reply::Enrolled { proof, records } = call(inner, issuer, &request).await? else { return Err(unexpected()) };
     let now = clock::now().unix;
-    let believed = believe(invite, &records, &proof, identity.key(), now);
+    let believed = believe(invite, &in_bounds(records), &proof, identity.key(), now);
     let roster = believed.map_err(|error| {
         if error == OrgError::Superseded {
             return ApiError::new(ErrorCode::Refused, format!("not a member by this invite: {error}"));
@@ -139,6 +143,16 @@ pub(super) fn believe(
     roster.add_proof(proof, now)?;
     let is_in_force = roster.proof(&own, now).is_some_and(|counts| counts.bytes() == proof);
     if is_in_force { Ok(roster) } else { Err(OrgError::Superseded) }
+}
+
+/// No more than an honest member tells at once: each record costs a signature.
+pub(super) fn in_bounds(records: Records) -> Records {
+    let Records { mut charters, mut lists, mut proofs, mut whereabouts } = records;
+    charters.truncate(CHARTERS_MAX);
+    lists.truncate(LISTS_MAX);
+    proofs.truncate(LISTS_MAX + SYNC_MEMBERS_MAX);
+    whereabouts.truncate(SYNC_MEMBERS_MAX);
+    Records { charters, lists, proofs, whereabouts }
 }
 
 /// Makes sure that a member whom we call knows us for one (spec/org.md §2.2). Whatever goes wrong: the call itself will tell.
@@ -185,20 +199,22 @@ async fn introduce_in(inner: &Inner, name: &str, peer: PeerInfo) -> Result<(), A
     Ok(())
 }
 
-/// Asks for news of members before a look-up, unless that was done a moment ago.
+/// Asks for news of members before a look-up, unless that was done a moment ago, or is still being done.
 pub(crate) async fn refresh(inner: &Arc<Inner>, name: &str) {
     let now = clock::now().mono;
-    let is_due = inner.orgs.with(name, |org| {
+    let turn = inner.orgs.with(name, |org| {
         let is_due = org.asked_at.is_none_or(|asked_at| now.since(asked_at) >= NEWS_INTERVAL);
-        if is_due {
-            org.asked_at = Some(now);
-        }
-        is_due
+        let turn = Arc::clone(&org.asking).try_lock_owned().ok().filter(|_| is_due)?;
+        org.asked_at = Some(now);
+        Some(turn)
     });
-    if is_due.unwrap_or(false) {
+    if let Ok(Some(turn)) = turn {
         // The look-up goes on with what is known; the news still arrive for the next one.
         let (inner, name) = (Arc::clone(inner), name.to_owned());
-        let asking = tokio::spawn(async move { sync(&inner, &name).await });
+        let asking = tokio::spawn(async move {
+            sync(&inner, &name).await;
+            drop(turn);
+        });
         timeout(NEWS_TIMEOUT, asking).await.ok();
     }
 }
@@ -208,10 +224,7 @@ pub(crate) async fn sync(inner: &Arc<Inner>, name: &str) {
     let mut answered = 0;
     for peer in candidates(inner, name).await {
         match sync_with(inner, name, peer).await {
-            Ok(learned) => {
-                announce(inner, name, learned, None).await;
-                answered += 1;
-            }
+            Ok(()) => answered += 1,
             Err(error) => tracing::debug!(%error, org = name, "no news"),
         }
         if answered == ANSWERS_WANTED {
@@ -220,11 +233,11 @@ pub(crate) async fn sync(inner: &Arc<Inner>, name: &str) {
     }
 }
 
-async fn sync_with(inner: &Inner, name: &str, peer: PeerInfo) -> Result<Learned, ApiError> {
+async fn sync_with(inner: &Arc<Inner>, name: &str, peer: PeerInfo) -> Result<(), ApiError> {
     // A stranger is told nothing.
     introduce_in(inner, name, peer.clone()).await?;
-    let mut learned = Learned::default();
-    loop {
+    let began = clock::now().mono;
+    for _ in 0..NEWS_MAX {
         let request = inner.orgs.with(name, |org| {
             let Heard { epoch, after } = org.heard.get(&peer.key).copied().unwrap_or_default();
             let known = org.roster.rule_digests().map(ListDigest).collect();
@@ -233,16 +246,18 @@ async fn sync_with(inner: &Inner, name: &str, peer: PeerInfo) -> Result<Learned,
         let Reply::News { epoch, after, more, records } = call(inner, peer.clone(), &request).await? else {
             return Err(unexpected());
         };
-        let news = inner.orgs.learn(name, &records, clock::now().unix).await?;
-        learned.rules += news.rules;
+        let news = inner.orgs.learn(name, &in_bounds(records), clock::now().unix).await?;
+        // Whatever becomes of the rest.
+        announce(inner, name, news, None).await;
         let is_progress = inner.orgs.with(name, |org| {
             let heard = org.heard.insert(peer.key, Heard { epoch, after }).unwrap_or_default();
             heard.epoch != epoch || heard.after < after
         })?;
-        if !more || !is_progress {
-            return Ok(learned);
+        if !more || !is_progress || clock::now().mono.since(began) >= NEWS_TIME_MAX {
+            break;
         }
     }
+    Ok(())
 }
 
 /// Shows itself to a few members, whoever they are: so that others hear of this agent from them while its issuer is away.

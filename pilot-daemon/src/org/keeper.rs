@@ -14,7 +14,7 @@ use pilot_core::time::UnixTime;
 use tokio::time::timeout;
 
 use super::{Org, calls, directory, serve};
-use crate::agent::Inner;
+use crate::agent::{self, Inner};
 use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
 
@@ -90,14 +90,17 @@ pub(crate) async fn save(agent: Weak<Inner>) {
     }
 }
 
-/// Renews this agent's own membership when half of its time is over; by itself, where it has the organisation's key.
+/// Renews this agent's own membership when half of its time is over, or half of the time for which the word of the key counts that it rests
+/// on; by itself, where it has the organisation's key, and also where the time is over altogether.
 pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Result<(), ApiError> {
+    agent::join_by_own_key(inner, name, now).await?;
     let own = inner.orgs.own_key();
     let due = inner.orgs.with(name, |org| {
-        let membership = org.roster.member(&own, now)?;
+        let proof = org.roster.proof(&own, now)?;
+        let membership = proof.membership();
         let half = (membership.expires.as_secs() - membership.issued.as_secs()) / 2;
         // By our own clock, as it was when we asked: that of the issuer may be another.
-        let is_due = now.as_secs() >= membership.consented.as_secs() + half;
+        let is_due = is_key_due(org, proof, now) || now.as_secs() >= membership.consented.as_secs() + half;
         is_due.then(|| due_renewal(inner, org, membership, now))
     })?;
     let Some(DueRenewal { consented, asked, is_own_issuer }) = due else { return Ok(()) };
@@ -108,20 +111,38 @@ pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Resu
     for (issuer, request) in asked {
         let key = issuer.key;
         match calls::call(inner, issuer, &request).await {
-            Ok(Reply::Enrolled { proof, mut records }) => {
+            Ok(Reply::Enrolled { proof, records }) => {
+                let mut records = calls::in_bounds(records);
                 records.proofs.push(proof.into());
-                inner.orgs.learn(name, &records, now).await?;
-                let note = |org: &mut Org| {
-                    org.enrolled_by = Some(key);
-                    Ok(())
-                };
-                return inner.orgs.change(name, note).await;
+                let learned = inner.orgs.learn(name, &records, now).await?;
+                calls::announce(inner, name, learned, Some(key)).await;
+                if inner.orgs.with(name, |org| is_renewed(org, &own, consented, now))? {
+                    let note = |org: &mut Org| {
+                        org.enrolled_by = Some(key);
+                        Ok(())
+                    };
+                    return inner.orgs.change(name, note).await;
+                }
+                result = Err(calls::unexpected());
             }
             Ok(_) => result = Err(calls::unexpected()),
             Err(error) => result = Err(error),
         }
     }
     result
+}
+
+/// Whether this agent has the membership that it has asked for, and not only a word that it had.
+fn is_renewed(org: &Org, own: &IdentityKey, consented: UnixTime, now: UnixTime) -> bool {
+    org.roster.proof(own, now).is_some_and(|proof| proof.membership().consented >= consented)
+}
+
+/// Whether a proof is to be made anew since the key that it begins with was replaced. One by a delegate is when that one's own was.
+fn is_key_due(org: &Org, proof: &Proof, now: UnixTime) -> bool {
+    let key = proof.root_issuer();
+    let above = || org.roster.proof(&proof.membership().issuer, now);
+    let is_due = org.roster.charters().renew_from(key).is_some_and(|from| from <= now);
+    is_due && (proof.links().len() == 1 || above().is_some_and(|above| above.root_issuer() != key))
 }
 
 /// What a renewal that is due takes.

@@ -72,6 +72,8 @@ pub(crate) struct Org {
     /// The tunnel by which each member was shown our proof, by its beginning.
     introduced: BTreeMap<IdentityKey, Mono>,
     asked_at: Option<Mono>,
+    /// Held by the look-up that asks for news: of members that take long, one look-up waits for all.
+    asking: Arc<tokio::sync::Mutex<()>>,
     is_unsaved: bool,
 }
 
@@ -384,6 +386,7 @@ impl Org {
             heard: BTreeMap::new(),
             introduced: BTreeMap::new(),
             asked_at: None,
+            asking: Arc::default(),
             is_unsaved: false,
         }
     }

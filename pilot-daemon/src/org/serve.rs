@@ -327,18 +327,13 @@ pub(super) async fn renew(
     let issuer = issuer(inner, name, now)?;
     let renewed = inner.orgs.change(name, |org| {
         let membership = org.roster.member(&caller, now).ok_or_else(not_a_member)?.clone();
-        let is_ours =
-            membership.issuer == issuer.key() || org.roster.charters().keys().any(|key| *key == membership.issuer);
+        // Who has the key needs nobody else, whoever has enrolled it before the key was there.
+        let is_own = caller == inner.orgs.own_key();
+        let is_ours = is_own || membership.issuer == issuer.key() || org.roster.charters().has_key(&membership.issuer);
         if !is_ours || (membership.issuer != issuer.key() && matches!(issuer, Issuer::Member(_))) {
             return Err(refused("another member has enrolled you: ask that one".to_owned()));
         }
-        let terms = Terms {
-            role: membership.role.clone(),
-            groups: membership.groups.clone(),
-            services: membership.services.clone(),
-            generations: membership.generations,
-            lifetime: membership.lifetime,
-        };
+        let terms = Terms::of(&membership);
         let applicant = Applicant {
             key: caller,
             modifier: membership.modifier,

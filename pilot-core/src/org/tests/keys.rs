@@ -113,6 +113,44 @@ fn when_a_stolen_key_is_cut_off_nobody_has_to_join_again() {
     assert!(next.endorsed.is_empty(), "nothing is carried on for ever");
 }
 
+/// Gives agent 0, which may enrol, a membership of its own anew, as its founder does.
+fn renew_lead(theft: &mut Theft, now: UnixTime) {
+    enrol(&mut theft.roster, 0, &Terms { generations: 1, ..terms() }, now);
+    theft.ledger.enrolled(theft.roster.proof(&agent(0).key(), now).unwrap(), now);
+}
+
+#[test]
+fn when_a_stolen_key_is_cut_off_who_was_enrolled_before_a_delegate_has_renewed_stays_a_member() {
+    let mut theft = Theft::before();
+    let now = NOW + 46 * DAY;
+    renew_lead(&mut theft, now);
+    let rescue = theft.rescue(now);
+    theft.roster.learn(&rescue, now);
+    assert!((0..3).all(|index| theft.is_member(index, now)));
+    let lead = Issuer::Member(agent(0).clone());
+    let renewed = lead.enrol(&theft.roster, &applicant_at(now, agent(1), "agent-1"), &terms(), now).unwrap();
+    assert_eq!(theft.roster.add_proof(&renewed, now), Ok(true), "and renews");
+}
+
+#[test]
+fn of_a_delegates_earlier_memberships_a_few_are_endorsed_and_none_that_has_ended_or_was_revoked() {
+    let mut theft = Theft::before();
+    let endorsed = |theft: &Theft, now: UnixTime| theft.ledger.first_list(theft.roster.charters(), now).endorsed.len();
+    let now = NOW + DAY;
+    for second in 0..100 {
+        renew_lead(&mut theft, now + Duration::from_secs(second));
+    }
+    assert_eq!(endorsed(&theft, now + DAY), 2 + 8, "that of agent 2, and of agent 0 the last and some before it");
+    let ended = now + 91 * DAY;
+    renew_lead(&mut theft, ended);
+    assert_eq!(endorsed(&theft, ended), 1);
+    renew_lead(&mut theft, ended + DAY);
+    assert_eq!(endorsed(&theft, ended + DAY), 2);
+    let revocation = Revocation { member: agent(0).key(), until: ended, kept_until: ended + 90 * DAY, has_left: false };
+    theft.ledger.revoked(revocation, ended + DAY);
+    assert_eq!(endorsed(&theft, ended + DAY), 0);
+}
+
 #[test]
 fn who_holds_a_key_that_was_cut_off_neither_enrols_nor_revokes_nor_renews_nor_makes_a_charter() {
     let mut theft = Theft::before();

@@ -1,16 +1,21 @@
 //! What members ask of each other while nobody looks (spec/org.md §3): the date is moved, the network is real.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use pilot_core::id::IdentityKey;
 use pilot_core::org::call::Reply;
+use pilot_core::org::charter::Charter;
 use pilot_core::org::issuer::{INVITES_MAX, Terms};
 use pilot_core::org::membership::Membership;
 use pilot_core::org::revocation::{Revocation, RevocationList};
-use pilot_core::org::roster::Roster;
+use pilot_core::org::roster::{Records, Roster};
 
 use super::*;
 use crate::org::keeper;
+use crate::services::Incoming;
 
 const FLEET: &str = "fleet";
+const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A founder, a lead that it lets enrol, and a worker of the lead, each in a home of its own.
 struct Line {
@@ -356,4 +361,235 @@ async fn a_reply_that_its_caller_does_not_take_is_given_up() {
     let ((), heard) = patiently(async { tokio::join!(said, hear_out(&mut asking)) }).await;
     assert_eq!(heard, Ok(reply.len()));
     assert!(answering.watch().outcome().closed, "it is over when it has arrived");
+}
+
+/// Members of one organisation, each in a home of its own and each enrolled by the first, which has the key.
+struct Circle {
+    _homes: Vec<TempDir>,
+    all: Vec<Agent>,
+}
+
+impl Circle {
+    async fn new(names: &[&str], lifetime: Duration) -> Self {
+        let (mut homes, mut all): (Vec<_>, Vec<Agent>) = (Vec::new(), Vec::new());
+        for name in names {
+            let home = tempfile::tempdir().unwrap();
+            let agent = agent(&home, name, None).await;
+            match all.first() {
+                None => drop(
+                    agent.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap(),
+                ),
+                Some(founder) => drop(join(&agent, invite(founder, 0, lifetime.as_secs()).await).await.unwrap()),
+            }
+            homes.push(home);
+            all.push(agent);
+        }
+        for member in &all {
+            patiently(org::calls::sync(&member.inner, FLEET)).await;
+            patiently(org::calls::meet(&member.inner, FLEET)).await;
+        }
+        Self { _homes: homes, all }
+    }
+}
+
+/// Replaces the organisation's key, in whose place `seed` makes one, and tells nobody. What it has signed counts for ten hours more.
+async fn replace_key(holder: &Agent, seed: u8) -> IdentityKey {
+    let [key, successor] = [seed, seed + 1].map(|seed| Identity::generate([seed; 32]));
+    let replaced = holder.inner.orgs.change(FLEET, |org| {
+        let now = clock::now().unix;
+        let signer = org.key.replace(key.clone()).unwrap();
+        let charter = Charter {
+            sequence: 1,
+            key: key.key(),
+            successor: successor.key(),
+            previous_until: now + HOUR * 10,
+            issued: now,
+            ..org.roster.charter().clone()
+        };
+        org.roster.add_charter(&charter.sign(&signer).unwrap(), now).unwrap();
+        Ok(key.key())
+    });
+    replaced.await.unwrap()
+}
+
+/// Brings the organisation's key from one agent to another.
+async fn bring_key(from: &Agent, to: &Agent) {
+    let key = from.inner.orgs.with(FLEET, |org| org.key.clone()).unwrap();
+    to.inner.orgs.with(FLEET, |org| org.key = key).unwrap();
+}
+
+fn charter(at: &Agent) -> Charter {
+    at.inner.orgs.with(FLEET, |org| org.roster.charter().clone()).unwrap()
+}
+
+#[tokio::test]
+async fn who_is_a_member_by_a_key_that_was_replaced_renews_before_that_ones_word_ends() {
+    let circle = Circle::new(&["founder", "worker"], DAY * 400).await;
+    let key = replace_key(&circle.all[0], 21).await;
+    patiently(org::calls::sync(&circle.all[1].inner, FLEET)).await;
+    let now = clock::now().unix;
+    for (hours, is_due) in [(4, false), (6, true)] {
+        for member in &circle.all {
+            patiently(keeper::renew(&member.inner, FLEET, now + HOUR * hours)).await.unwrap();
+            assert_eq!(membership(member, member).issuer == key, is_due, "{} after {hours} hours", member.name());
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_has_the_key_and_is_a_member_no_more_makes_itself_one_while_it_runs() {
+    let circle = Circle::new(&["founder"], DAY).await;
+    let key = replace_key(&circle.all[0], 21).await;
+    let later = clock::now().unix + HOUR * 11;
+    patiently(keeper::renew(&circle.all[0].inner, FLEET, later)).await.unwrap();
+    assert_eq!(membership(&circle.all[0], &circle.all[0]).issuer, key);
+}
+
+#[tokio::test]
+async fn who_has_the_key_gives_itself_its_membership_anew_also_where_a_delegate_has_made_it_a_member() {
+    let line = Line::new().await;
+    let [founder, _, worker] = &line.all;
+    bring_key(founder, worker).await;
+    let later = clock::now().unix + DAY * 3 / 4;
+    patiently(keeper::renew(&worker.inner, FLEET, later)).await.unwrap();
+    let renewed = membership(worker, worker);
+    assert_eq!((renewed.issuer, renewed.role.as_str()), (charter(worker).key, "member"));
+}
+
+#[tokio::test]
+async fn where_two_have_replaced_the_key_at_once_the_successor_that_is_given_decides() {
+    let circle = Circle::new(&["founder", "heir", "worker"], DAY).await;
+    let [founder, heir, worker] = &circle.all[..] else { unreachable!() };
+    let file = org::store::successor_file(founder.home(), FLEET);
+    let safe = std::fs::read_to_string(file).unwrap();
+    bring_key(founder, heir).await;
+    replace_key(founder, 21).await;
+    replace_key(heir, 31).await;
+    patiently(org::calls::sync(&worker.inner, FLEET)).await;
+    assert_ne!(charter(founder), charter(heir));
+
+    let request = types::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(safe) };
+    patiently(founder.rotate_org_key(&request)).await.unwrap();
+    for member in [heir, worker] {
+        patiently(org::calls::sync(&member.inner, FLEET)).await;
+        assert_eq!(charter(member), charter(founder), "{}", member.name());
+        assert_eq!(member.org_members(FLEET).await.unwrap().len(), 3);
+    }
+    let again = patiently(founder.rotate_org_key(&request)).await.unwrap_err();
+    assert_eq!(again.code, ErrorCode::Refused, "it is used up: {again:?}");
+}
+
+#[tokio::test]
+async fn a_successor_of_an_earlier_key_does_not_take_the_membership_of_those_whom_the_present_one_has_enrolled() {
+    let circle = Circle::new(&["founder"], DAY).await;
+    let founder = &circle.all[0];
+    let safe = std::fs::read_to_string(org::store::successor_file(founder.home(), FLEET)).unwrap();
+    replace_key(founder, 21).await;
+    let home = tempfile::tempdir().unwrap();
+    let late = agent(&home, "late", None).await;
+    join(&late, invite(founder, 0, DAY.as_secs()).await).await.unwrap();
+    let before = charter(founder);
+    let request = types::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(safe) };
+    let refused = patiently(founder.rotate_org_key(&request)).await.unwrap_err();
+    assert!(refused.code == ErrorCode::Refused && refused.message.contains("late"), "{refused:?}");
+    assert_eq!(charter(founder), before);
+    patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "late".into() })).await.unwrap();
+    patiently(founder.rotate_org_key(&request)).await.unwrap();
+    assert_eq!(charter(founder).sequence, 1);
+}
+
+/// Has an agent answer members with what `lie` says, or not at all.
+async fn let_lie(liar: &Agent, mut lie: impl FnMut(&Request) -> Option<Reply> + Send + 'static) {
+    let (sender, mut calls) = mpsc::channel::<Incoming>(16);
+    liar.inner.apply(move |core, _| core.org_calls = sender).await.unwrap();
+    tokio::spawn(async move {
+        let mut unanswered = Vec::new();
+        while let Some(mut incoming) = calls.recv().await {
+            let mut request = Vec::new();
+            while let Ok(Some(chunk)) = incoming.stream.read_chunk().await {
+                request.extend_from_slice(&chunk);
+            }
+            if let Some(reply) = lie(&Request::decode(&request).unwrap()) {
+                incoming.stream.write_chunk(reply.encode().into()).await.unwrap();
+                incoming.stream.finish();
+            } else {
+                unanswered.push(incoming);
+            }
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_member_that_always_has_more_to_tell_is_not_heard_for_ever() {
+    let circle = Circle::new(&["founder", "liar"], DAY).await;
+    let [founder, liar] = &circle.all[..] else { unreachable!() };
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let_lie(liar, move |_| {
+        let epoch = count.fetch_add(1, Ordering::Relaxed) as u64;
+        Some(Reply::News { epoch, after: 1, more: true, records: Records::default() })
+    })
+    .await;
+    patiently(org::calls::sync(&founder.inner, FLEET)).await;
+    assert!((2..100).contains(&asked.load(Ordering::Relaxed)), "{asked:?}");
+}
+
+#[tokio::test]
+async fn of_look_ups_one_asks_for_news_at_a_time() {
+    let circle = Circle::new(&["founder", "silent"], DAY).await;
+    let [founder, silent] = &circle.all[..] else { unreachable!() };
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let_lie(silent, move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        None
+    })
+    .await;
+    for _ in 0..2 {
+        org::calls::refresh(&founder.inner, FLEET).await;
+        // Longer than look-ups wait for each other's news, and shorter than a call for its reply.
+        tokio::time::sleep(Duration::from_millis(2_200)).await;
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn the_tunnel_with_a_revoked_member_ends_also_when_the_list_arrives_with_a_renewal() {
+    let circle = Circle::new(&["founder", "gone", "worker"], DAY).await;
+    let [founder, gone, worker] = &circle.all[..] else { unreachable!() };
+    let is_connected = async || worker.peer_status(gone.key()).await.is_some_and(|status| status.connected);
+    assert!(is_connected().await);
+    // Signed, and told to nobody.
+    let signed = founder.inner.orgs.change(FLEET, |org| {
+        let (key, now) = (org.key.clone().unwrap(), clock::now().unix);
+        let revocation = org.roster.revocation(org.roster.member(&gone.key(), now).unwrap(), now);
+        let list = org.roster.revocations().next_list(org.roster.charters(), key.key(), Some(revocation), now).unwrap();
+        org.roster.add_list(&list.sign(&key).unwrap(), now).unwrap();
+        Ok(())
+    });
+    signed.await.unwrap();
+    patiently(keeper::renew(&worker.inner, FLEET, clock::now().unix + DAY * 3 / 4)).await.unwrap();
+    patiently(async {
+        while is_connected().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_member_that_only_says_that_it_has_renewed_somebody_keeps_nobody_from_renewing() {
+    let circle = Circle::new(&["founder", "liar", "worker"], DAY).await;
+    let [founder, liar, worker] = &circle.all[..] else { unreachable!() };
+    let now = clock::now().unix;
+    let proof = |org: &mut org::Org| org.roster.proof(&worker.key(), now).unwrap().bytes().to_vec();
+    let known = worker.inner.orgs.with(FLEET, proof).unwrap();
+    worker.inner.orgs.with(FLEET, |org| org.enrolled_by = Some(liar.key())).unwrap();
+    let_lie(liar, move |_| Some(Reply::Enrolled { proof: known.clone(), records: Records::default() })).await;
+
+    let later = now + DAY * 3 / 4;
+    patiently(keeper::renew(&worker.inner, FLEET, later)).await.unwrap();
+    assert_eq!(membership(worker, worker).consented.as_secs(), later.as_secs());
+    let asked_first = worker.inner.orgs.with(FLEET, |org| org.enrolled_by).unwrap();
+    assert_eq!(asked_first, Some(founder.key()));
 }
