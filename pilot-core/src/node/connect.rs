@@ -56,6 +56,7 @@ impl Node {
         if let Some(active) = peer.paths.active().filter(|active| active.hop.is_direct()) {
             let id = active.id;
             peer.paths.probe(now.mono, id, &mut self.rng);
+            self.probe_paths(now, index);
         }
         if !self.has_usable_path(now.mono, index) {
             self.open_circuit(now, index);
