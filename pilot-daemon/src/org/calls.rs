@@ -45,13 +45,13 @@ const ANSWERS_WANTED: usize = 2;
 /// Members asked one after another for news, when the first do not answer.
 const ASKED_MAX: usize = 3;
 
-/// One call to another agent, by a way that is known or this one.
+/// One call to another agent, by a way that is known or this one, from its whereabouts.
 ///
 /// # Errors
 /// If it does not answer, or says no.
 pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Result<Reply, ApiError> {
     let key = peer.key;
-    inner.apply(move |core, now| core.node.learn_peer(now, peer)).await?;
+    inner.apply(move |core, now| core.node.learn_recorded_peer(now, peer)).await?;
     let exchanges = async {
         match exchange(inner, key, request).await? {
             // It restarted before we noticed; the new tunnel stands. A call that is repeated does no more than once.
@@ -92,7 +92,7 @@ async fn exchange(inner: &Inner, peer: IdentityKey, request: &Request) -> Result
     }
 }
 
-/// Becomes a member with an invite: the organisation as it is told by who made the invite, verified.
+/// Becomes a member with an invite: the organisation as it is told by who made the invite, verified. The way to it, the user has named.
 ///
 /// # Errors
 /// Why not.
@@ -109,7 +109,9 @@ pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name
         consent: consent(identity, &invite.org, &enrolled_by, name, consented),
         lifetime_max: inner.is_ephemeral.then_some(EPHEMERAL_LIFETIME.as_secs()),
     };
-    let Reply::Enrolled { proof, records } = call(inner, issuer, &request).await? else { return Err(unexpected()) };
+    inner.apply(move |core, now| core.node.learn_peer(now, issuer)).await?;
+    let reply = call(inner, way_unknown(enrolled_by), &request).await?;
+    let Reply::Enrolled { proof, records } = reply else { return Err(unexpected()) };
     let now = clock::now().unix;
     let believed = believe(invite, &records, &proof, identity.key(), now);
     let roster = believed.map_err(|error| {
