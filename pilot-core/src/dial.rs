@@ -34,6 +34,8 @@ pub(crate) struct Dial {
     pub(crate) obstacle: Option<ConnectError>,
     /// Another instance of the peer has answered.
     pub(crate) has_met_other: bool,
+    /// The way by which its certificate has come: somebody is there.
+    answered_by: Option<Hop>,
     /// What the responder has answered under load, and by which way.
     cookies: Vec<(Hop, [u8; MAC_LEN])>,
 }
@@ -49,8 +51,18 @@ impl Dial {
             retries: 0,
             obstacle: None,
             has_met_other: false,
+            answered_by: None,
             cookies: Vec::new(),
         }
+    }
+
+    /// Notes by which way the question before this attempt was answered.
+    pub(crate) fn note_answer(&mut self, hop: Hop) {
+        self.answered_by = Some(hop);
+    }
+
+    pub(crate) fn has_answered_by(&self, hop: &Hop) -> bool {
+        self.answered_by.is_some_and(|answered| answered.is_same_way(hop))
     }
 
     /// The datagram for one way, with the proof of the cookie that has come by it.

@@ -12,6 +12,7 @@ pub mod directory;
 mod effort;
 pub mod event;
 pub mod handshake;
+mod hearsay;
 pub mod id;
 pub mod identity;
 mod keepalive;

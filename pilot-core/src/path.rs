@@ -352,6 +352,18 @@ impl Paths {
         path.start_probe(now + path.reprobe_after, true, rng);
     }
 
+    /// Takes the proof from the direct paths that were silent for so long that nobody knows whether they lead anywhere, and challenges
+    /// them at once. Returns whether there are any.
+    pub(crate) fn doubt_silent(&mut self, now: Mono, rng: &mut Rng) -> bool {
+        let is_silent = |path: &&mut Path| path.proved && path.hop.target().is_some() && !path.is_fresh(now);
+        let mut silent: Vec<_> = self.paths.iter_mut().filter(is_silent).collect();
+        for path in &mut silent {
+            path.proved = false;
+            path.start_probe(now, false, rng);
+        }
+        !silent.is_empty()
+    }
+
     /// Begins a round of probes on a direct path, unless one is under way; one that only waits begins now. The token names the round.
     pub(crate) fn probe(&mut self, now: Mono, id: PathId, rng: &mut Rng) {
         let Some(path) = self.path_mut(id) else { return };

@@ -7,12 +7,13 @@ use crate::dial::Dial;
 use crate::effort::Effort;
 use crate::event::PathKind;
 use crate::handshake::NO_PSK;
+use crate::hearsay::Hearsay;
 use crate::id::{IdentityKey, InstanceId, PathId};
 use crate::identity::Certificate;
 use crate::limits::{
     ADDRESSES_MAX, EARLY_ANSWER_PACKETS_MAX, FOLLOW_AFTER_GREATER, FOLLOW_AFTER_SMALLER, HANDSHAKE_CROSSING,
-    HEARSAY_ADDRESSES_MAX, HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER, MAPPING_SETTLES_AFTER,
-    MOVE_CONFIRMED_AFTER, MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
+    HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER, MAPPING_SETTLES_AFTER, MOVE_CONFIRMED_AFTER,
+    MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
 use crate::path::{Hop, PROBE_BYTES_PER_BYTE, Path, Paths};
 pub use crate::record::Home;
@@ -104,9 +105,10 @@ pub(crate) struct Peer {
     /// It was not reached by the attempt that is now at another instance.
     pub(crate) was_tried: bool,
     pub(crate) certificate: Option<Certificate>,
+    /// Addresses from a ticket or our configuration.
     pub(crate) addresses: Vec<SocketAddr>,
-    /// The addresses come from a ticket or our configuration; else, those of a backbone node, from other agents' records.
-    pub(crate) has_own_addresses: bool,
+    /// Those that only records name.
+    pub(crate) hearsay: Hearsay,
     pub(crate) homes: Vec<Home>,
     pub(crate) is_backbone: bool,
     pub(crate) dial: Option<Dial>,
@@ -179,7 +181,7 @@ impl Peer {
             was_tried: false,
             certificate: None,
             addresses: Vec::new(),
-            has_own_addresses: false,
+            hearsay: Hearsay::default(),
             homes: Vec::new(),
             is_backbone: false,
             dial: None,
@@ -218,8 +220,7 @@ impl Peer {
             }
         }
         if !info.addresses.is_empty() {
-            self.forget_hearsay();
-            self.has_own_addresses = true;
+            self.hearsay.forget();
         }
         for address in info.addresses {
             push_front_bounded(&mut self.addresses, address, ADDRESSES_MAX);
@@ -230,17 +231,24 @@ impl Peer {
         }
     }
 
-    /// Takes addresses from another agent's record, the latest first: an earlier record that lies keeps no later one from being tried.
+    /// Takes addresses from a record.
     pub(crate) fn learn_hearsay(&mut self, addresses: &[SocketAddr]) {
-        for &address in addresses.iter().take(HEARSAY_ADDRESSES_MAX).rev() {
-            push_front_bounded(&mut self.addresses, address, ADDRESSES_MAX);
-        }
+        let unknown = addresses.iter().copied().filter(|address| !self.addresses.contains(address));
+        self.hearsay.learn(unknown);
     }
 
-    /// Forgets addresses that only other agents' records have named.
-    pub(crate) fn forget_hearsay(&mut self) {
-        if !self.has_own_addresses {
-            self.addresses.clear();
+    /// All addresses at which it is said to be, the most certain first.
+    pub(crate) fn all_addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.addresses.iter().chain(self.hearsay.addresses()).copied()
+    }
+
+    /// Whether a message of the attempt may go by a way now. Of those to an address that only a record names, and that has not answered, few may.
+    pub(crate) fn may_dial_by(&mut self, now: Mono, hop: &Hop) -> bool {
+        let was_proved = self.paths.iter().any(|path| path.was_proved() && path.hop.is_same_way(hop));
+        let has_answered = self.dial.as_ref().is_some_and(|dial| dial.has_answered_by(hop));
+        match hop {
+            Hop::Direct(route) if !was_proved && !has_answered => self.hearsay.may_send(now, &route.remote),
+            Hop::Direct(_) | Hop::Relay { .. } => true,
         }
     }
 
@@ -272,7 +280,7 @@ impl Peer {
 
     /// Whether nothing is lost if another peer takes this place: a stranger that came to us, and whose keys have run out since.
     pub(crate) fn is_forgettable(&self, now: Mono) -> bool {
-        let is_stranger = self.addresses.is_empty() && !self.is_backbone;
+        let is_stranger = self.all_addresses().next().is_none() && !self.is_backbone;
         is_stranger && self.is_resting(now)
     }
 
@@ -305,7 +313,7 @@ impl Peer {
     /// Lets them change the ways by which these are reached. Paths lead to the old ones.
     pub(crate) fn swap_ways(&mut self, other: &mut Self) {
         std::mem::swap(&mut self.addresses, &mut other.addresses);
-        std::mem::swap(&mut self.has_own_addresses, &mut other.has_own_addresses);
+        std::mem::swap(&mut self.hearsay, &mut other.hearsay);
         std::mem::swap(&mut self.homes, &mut other.homes);
         std::mem::swap(&mut self.attested, &mut other.attested);
         for peer in [self, other] {
@@ -317,10 +325,10 @@ impl Peer {
 
     /// Adds the ways by which another instance was looked for.
     pub(crate) fn share_ways_of(&mut self, other: &Self) {
-        self.has_own_addresses |= other.has_own_addresses;
         for &address in &other.addresses {
             push_front_bounded(&mut self.addresses, address, ADDRESSES_MAX);
         }
+        self.learn_hearsay(other.hearsay.addresses());
         for home in &other.homes {
             self.homes.retain(|known| known.key != home.key);
             push_front_bounded(&mut self.homes, home.clone(), HOMES_MAX);

@@ -78,6 +78,36 @@ fn an_address_dependent_mapping_meets_whom_it_can_by_default() -> Result<(), Fai
     Ok(())
 }
 
+/// Within the life of a Linux router's mappings, behind that, and when keys have run out too.
+const SILENCES: [Duration; 3] = [Duration::from_secs(40), Duration::from_secs(150), Duration::from_secs(600)];
+/// Whom theory lets meet, by each of the ways to do so. Not those behind routers that answer: the first packet to one that has forgotten the flow
+/// spoils it for the next.
+const FRIENDS: [Pair; 6] = [
+    Pair::Apart(Network::Open, Network::PortRestricted),
+    Pair::Apart(Network::PortRestricted, Network::Open),
+    Pair::Apart(Network::PortRestricted, Network::PortRestricted),
+    Pair::Apart(Network::AddressDependent, Network::PortRestricted),
+    Pair::Apart(Network::Sequential, Network::PortRestricted),
+    Pair::Apart(Network::PortRestricted, Network::Random),
+];
+
+#[test]
+fn a_pair_that_was_silent_goes_on_directly() -> Result<(), Failure> {
+    let mut broken = Vec::new();
+    for pair in FRIENDS {
+        let mut meeting = Meeting::new(1, link(), pair, true)?;
+        meeting.run()?;
+        for silence in SILENCES {
+            meeting.world.run_for(silence)?;
+            let outcome = meeting.run()?;
+            println!("{pair:?}, {silence:?}: direct {} ms", millis(outcome.direct));
+            broken.extend(judge(pair, outcome)?.into_iter().map(|what| format!("after {silence:?}: {what}")));
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+    Ok(())
+}
+
 #[test]
 fn neighbours_meet() -> Result<(), Failure> {
     let mut broken = Vec::new();

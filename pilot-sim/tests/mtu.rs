@@ -60,6 +60,32 @@ fn bytes_in_each(seed: u64, mtu: usize) -> Result<u64, Failure> {
     Ok(4 * MIB / (world.link_stats(alice, bob).offered - before))
 }
 
+/// Silence says nothing about sizes: what fitted before a cut is found again after it.
+#[test]
+fn a_line_that_was_cut_carries_large_packets_again() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let Pair { mut world, alice, bob } = pair(seed, LinkConfig::default().mtu(9_000).rate(5_000_000, 256 * 1024));
+        let job = world.start_job(alice, bob, Plan::transfer(12 * MIB, 0))?;
+        world.run_for(Duration::from_secs(1))?;
+        for _ in 0..3 {
+            world.change_link(alice, bob, |link| link.cut(true));
+            world.run_for(Duration::from_secs(5))?;
+            world.change_link(alice, bob, |link| link.cut(false));
+            world.run_for(Duration::from_millis(200))?;
+        }
+        world.complete(&[job], PATIENCE)?;
+        world.run_for(Duration::from_secs(60))?;
+        let search = world.start_job(alice, bob, Plan::transfer(4 * MIB, 0))?;
+        world.complete(&[search], PATIENCE)?;
+        let before = world.link_stats(alice, bob).offered;
+        let job = world.start_job(alice, bob, Plan::transfer(4 * MIB, 0))?;
+        world.complete(&[job], PATIENCE)?;
+        let bytes = 4 * MIB / (world.link_stats(alice, bob).offered - before);
+        assert!(bytes > 7_000, "{bytes} in each datagram");
+        Ok(())
+    })
+}
+
 /// Whoever asks little, now and then, has a probe in most of his trains.
 #[test]
 fn a_probe_that_does_not_fit_takes_no_request_with_it() -> Result<(), Failure> {

@@ -8,9 +8,9 @@ use super::Node;
 use super::candidates::is_probeable;
 use crate::event::{ConnectError, StreamHandle};
 use crate::id::{CircuitId, IdentityKey, InstanceId, PathId, ServicePort};
-use crate::limits::HOMES_MAX;
+use crate::limits::{HEARSAY_ADDRESSES_MAX, HOMES_MAX};
 use crate::path::Hop;
-use crate::peer::{Home, Peer};
+use crate::peer::Home;
 use crate::route::Ecn;
 use crate::time::{Mono, Now};
 use crate::transport::{Code, Read};
@@ -181,7 +181,7 @@ impl Node {
             CircuitStatus::Ok | CircuitStatus::NotFound => ConnectError::Offline(opened.reason),
         };
         let peer = &self.peers[index as usize];
-        let has_direct = self.config.direct && !peer.addresses.is_empty();
+        let has_direct = self.config.direct && peer.all_addresses().next().is_some();
         if peer.dial.is_some() && !peer.is_connected() && !has_direct {
             self.fail_dial(now, index, error);
         }
@@ -264,17 +264,18 @@ impl Node {
         if !peer.is_backbone && (peer.is_connected() || !peer.homes.is_empty()) {
             return None;
         }
-        if self.home != Some(index) && !peer.has_own_addresses && !peer.is_connected() {
-            let addresses = self.dialable(home.addresses);
+        if self.home != Some(index) && peer.addresses.is_empty() && !peer.is_connected() {
+            let mut addresses = self.dialable(home.addresses);
+            addresses.truncate(HEARSAY_ADDRESSES_MAX);
             self.peers[index as usize].learn_hearsay(&addresses);
         }
         self.mark_backbone(index);
         Some(index)
     }
 
-    /// Those addresses from a record at which a backbone node could be. On this host it is if our home node is here too, or if we have none,
+    /// Those addresses from a record at which somebody could be. On this host it is if our home node is here too, or if we have none,
     /// and so no directory: who tells of nodes then is a ticket, or our own organisation.
-    fn dialable(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    pub(super) fn dialable(&self, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let may_be_here = self.home.is_none() || self.is_home_on_this_host();
         addresses.iter_mut().for_each(|address| address.set_ip(address.ip().to_canonical()));
         addresses.retain(|address| is_probeable(address, may_be_here));
@@ -297,10 +298,10 @@ impl Node {
         self.note_link_user(index, &hop);
         let path = self.peers[index as usize].received_by(now, hop);
         if let Hop::Relay { backbone, .. } = hop {
-            let Peer { key, addresses, .. } = &self.peers[backbone as usize];
-            let (key, homes) = (*key, &self.peers[index as usize].homes);
+            let node = &self.peers[backbone as usize];
+            let (key, homes) = (node.key, &self.peers[index as usize].homes);
             if homes.len() < HOMES_MAX && !homes.iter().any(|home| home.key == key) {
-                let home = Home { key, addresses: addresses.clone() };
+                let home = Home { key, addresses: node.all_addresses().collect() };
                 self.peers[index as usize].homes.push(home);
             }
         }

@@ -56,6 +56,7 @@ impl Node {
         if let Some(active) = peer.paths.active().filter(|active| active.hop.is_direct()) {
             let id = active.id;
             peer.paths.probe(now.mono, id, &mut self.rng);
+            self.probe_paths(now, index);
         }
         if !self.has_usable_path(now.mono, index) {
             self.open_circuit(now, index);
@@ -75,23 +76,27 @@ impl Node {
         self.peers[index as usize].refused_by.clear();
         self.dial_since(now, index, now.mono);
         let peer = &self.peers[index as usize];
-        if peer.addresses.is_empty() && peer.homes.is_empty() && peer.paths.active().is_none() && peer.link.is_none() {
+        let has_address = peer.all_addresses().next().is_some() || peer.link.is_some();
+        if !has_address && peer.homes.is_empty() && peer.paths.active().is_none() {
             self.fail_dial(now, index, ConnectError::NoRoute);
             return;
         }
-        self.send_dial(index);
+        self.send_dial(now.mono, index);
         if !self.has_usable_relay(index) {
             self.queue_circuit(index);
         }
         self.touch(index);
     }
 
-    /// Goes on with an attempt after the peer's certificate has come.
-    pub(super) fn dial_again(&mut self, now: Now, index: u32) {
+    /// Goes on with an attempt after the peer's certificate has come by this way, or without.
+    pub(super) fn dial_again(&mut self, now: Now, index: u32, answered_by: Option<Hop>) {
         let Some(dial) = &self.peers[index as usize].dial else { return };
         let started = dial.started;
         self.dial_since(now, index, started);
-        self.send_dial(index);
+        if let (Some(dial), Some(hop)) = (&mut self.peers[index as usize].dial, answered_by) {
+            dial.note_answer(hop);
+        }
+        self.send_dial(now.mono, index);
         self.touch(index);
     }
 
@@ -157,14 +162,16 @@ impl Node {
         self.last_init.1
     }
 
-    /// Sends the attempt's datagram by every way that is known; the first answer counts.
-    fn send_dial(&mut self, index: u32) {
+    /// Sends the attempt's datagram by every way that is known, and by few that are only said to be; the first answer counts.
+    fn send_dial(&mut self, now: Mono, index: u32) {
         let mut hops = self.dial_hops(index);
         if self.prefers_ipv4(index) && hops.iter().any(is_ipv4) {
             hops.retain(|hop| is_ipv4(hop) || hop.is_link());
         }
         for hop in hops {
-            self.send_dial_by(index, hop);
+            if self.peers[index as usize].may_dial_by(now, &hop) {
+                self.send_dial_by(index, hop);
+            }
         }
     }
 
@@ -184,7 +191,7 @@ impl Node {
         let allows_direct = self.config.direct || peer.is_backbone;
         let known = peer.paths.iter().filter(|path| path.was_proved()).map(|path| path.hop);
         let known = known.filter(|hop| allows_direct || !hop.is_direct());
-        let addresses = peer.addresses.iter().filter(|_| allows_direct).map(|&address| Hop::Direct(Route::to(address)));
+        let addresses = peer.all_addresses().filter(|_| allows_direct).map(|address| Hop::Direct(Route::to(address)));
         let mut hops: Vec<Hop> = known.collect();
         let link = peer.link.map(Hop::Direct);
         for hop in addresses.chain(link) {
@@ -223,7 +230,7 @@ impl Node {
             if is_home_silent && peer.is_connected() && !peer.tunnel.as_ref().is_some_and(|it| it.can_seal(now.mono)) {
                 self.lose_home(now);
             }
-            self.send_dial(index);
+            self.send_dial(now.mono, index);
             if is_unheard || !self.has_usable_relay(index) {
                 self.open_circuit(now, index);
             }

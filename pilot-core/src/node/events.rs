@@ -328,12 +328,34 @@ impl Node {
         let own = self.key();
         let peer = &mut self.peers[index as usize];
         let Some(hop) = peer.choose_path(now.mono, &own, |backbone| relays.contains(&backbone)) else { return };
+        self.tell_path_change(index, &hop);
+        if !hop.is_direct() {
+            self.seek_silent_paths(now, index);
+        }
+    }
+
+    fn tell_path_change(&mut self, index: u32, hop: &Hop) {
+        let peer = &self.peers[index as usize];
         if peer.is_connected() {
-            let (peer, path) = (peer.key, self.path_kind(&hop));
+            let (peer, path) = (peer.key, self.path_kind(hop));
             self.events.push_back(Event::PathChanged { peer, path });
             // A client that has moved was proved at its new address some time ago.
             self.tell_observed_address(index);
         }
+    }
+
+    /// The relay leads because the direct paths were silent for long. NATs may have forgotten them, so that they are looked for as in the
+    /// beginning: by challenges, by the addresses of today, and with effort if these fail.
+    fn seek_silent_paths(&mut self, now: Now, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        if peer.is_backbone || !peer.paths.doubt_silent(now.mono, &mut self.rng) {
+            return;
+        }
+        peer.has_sent_candidates = false;
+        self.probe_paths(now, index);
+        self.send_candidates(index);
+        self.give_challenges_time(now, index);
+        self.touch(index);
     }
 
     pub(super) fn has_usable_path(&self, now: Mono, index: u32) -> bool {

@@ -100,7 +100,7 @@ impl Node {
     /// A handshake that went by UDP too was answered by a link: UDP has to show anew that it works, and is asked to at once.
     pub(super) fn doubt_udp(&mut self, now: Now, index: u32) {
         let peer = &mut self.peers[index as usize];
-        for address in peer.addresses.clone() {
+        for address in peer.all_addresses().collect::<Vec<_>>() {
             peer.add_path(now.mono, Hop::Direct(Route::to(address)));
         }
         for path in peer.paths.ids_where(|hop| hop.is_direct() && !hop.is_link()) {

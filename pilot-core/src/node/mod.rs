@@ -259,7 +259,7 @@ impl Node {
     pub fn set_home(&mut self, now: Now, home: Option<PeerInfo>) {
         let home = home.and_then(|info| {
             let index = self.learn(now.mono, info)?;
-            self.peers[index as usize].forget_hearsay();
+            self.peers[index as usize].hearsay.forget();
             self.mark_backbone(index);
             Some(index)
         });
@@ -301,12 +301,25 @@ impl Node {
     /// Adds what is known about a peer. The certificate was verified when it was made. Who has a home node is an agent, whatever
     /// another agent's record may have called it.
     pub fn learn_peer(&mut self, now: Now, info: PeerInfo) {
+        self.learn_agent(now.mono, info);
+    }
+
+    /// The same from a record of the peer's own. Where it says that it is, others may be: the addresses are used with care.
+    pub fn learn_recorded_peer(&mut self, now: Now, mut info: PeerInfo) {
+        let addresses = self.dialable(std::mem::take(&mut info.addresses));
+        if let Some(index) = self.learn_agent(now.mono, info).filter(|&index| self.home != Some(index)) {
+            self.peers[index as usize].learn_hearsay(&addresses);
+        }
+    }
+
+    fn learn_agent(&mut self, now: Mono, info: PeerInfo) -> Option<u32> {
         let has_home = !info.homes.is_empty();
-        let Some(index) = self.learn(now.mono, info).filter(|&index| has_home && self.home != Some(index)) else {
-            return;
-        };
-        self.peers[index as usize].is_backbone = false;
-        self.backbones.retain(|&backbone| backbone != index);
+        let index = self.learn(now, info)?;
+        if has_home && self.home != Some(index) {
+            self.peers[index as usize].is_backbone = false;
+            self.backbones.retain(|&backbone| backbone != index);
+        }
+        Some(index)
     }
 
     /// When this node has last sent a message of a handshake that is to be answered: in a moment, once the peer has computed its keys.

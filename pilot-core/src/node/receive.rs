@@ -76,7 +76,7 @@ impl Node {
             PacketKind::Init => self.handle_init(now, hop, packet),
             PacketKind::Resp => self.handle_resp(now, hop, packet),
             PacketKind::CertRequest => self.handle_cert_request(now, hop, packet),
-            PacketKind::Cert => self.handle_cert(now, packet),
+            PacketKind::Cert => self.handle_cert(now, hop, packet),
             PacketKind::Unknown => self.handle_unknown(now, packet),
             PacketKind::Stun => Err(DropReason::UnexpectedStun),
             PacketKind::Cookie => self.handle_cookie(hop, packet),
@@ -313,7 +313,7 @@ impl Node {
     }
 
     /// Takes a certificate that an attempt of ours waits for: asked for outright, or because the one it had is stale.
-    fn handle_cert(&mut self, now: Now, packet: &[u8]) -> Result<(), DropReason> {
+    fn handle_cert(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
         let nonce = Cert::decode(packet).map_err(|_| DropReason::Malformed)?.nonce;
         let index = self.dial_with_nonce(&nonce).ok_or(DropReason::Unsolicited)?;
         let peer = &mut self.peers[index as usize];
@@ -333,7 +333,7 @@ impl Node {
         if !self.meet(now.mono, index, certificate) {
             return Err(DropReason::OtherInstance);
         }
-        self.dial_again(now, index);
+        self.dial_again(now, index, Some(hop));
         Ok(())
     }
 

@@ -36,7 +36,7 @@ impl Node {
                 tunnel.distrust_keys();
             }
             if peer.dial.is_some() {
-                self.dial_again(now, index);
+                self.dial_again(now, index, None);
             } else if peer.is_in_use() || (is_home && peer.is_connected()) {
                 self.start_dial(now, index);
             }

@@ -1,7 +1,10 @@
 //! Search for the largest packet of a path (RFC 8899), by probes that are not counted as congestion when lost: first sizes that are common,
 //! upward, and from the first that does not fit by halving what is between it and the last that does.
 
+use std::time::Duration;
+
 use crate::id::PacketNumber;
+use crate::time::Mono;
 
 /// Sizes worth trying, as UDP payloads: Ethernet, jumbo frames, and what loopback and tunnels of data centres carry. Upward, one at
 /// a time: each step of the search costs a probe, each byte saved a part of every packet.
@@ -18,6 +21,12 @@ const GAP_MIN: usize = 32;
 /// Probe timeouts in a row after which a raised size is suspected of a black hole (RFC 8899 §4.3).
 pub(super) const BLACK_HOLE_PTO_COUNT: u32 = 3;
 
+/// Pause before the search that follows a black hole: a line that was cut carries what it did before, but where probes pass and full packets do
+/// not, each search ends in another black hole. It doubles while one follows the other.
+const BLACK_HOLE_REST_MIN: Duration = Duration::from_secs(5);
+/// Longest pause (RFC 8899 §5.1.1, PMTU_RAISE_TIMER). A size that has held for so long was right.
+const BLACK_HOLE_REST_MAX: Duration = Duration::from_secs(600);
+
 /// The packet size of one path and the search for a larger one.
 #[derive(Clone, Debug)]
 pub(super) struct MtuDiscovery {
@@ -26,8 +35,12 @@ pub(super) struct MtuDiscovery {
     max: usize,
     /// The smallest size that was found not to fit.
     too_large: Option<usize>,
-    /// What fitted before the path was left: tried first.
+    /// What fitted before the path was left, or fell silent: tried first.
     fitted: Option<usize>,
+    /// No search before this, and an answer after it.
+    rests_until: Option<Mono>,
+    /// When the rest after the last black hole ended, or ends, and how long it is.
+    last_rest: Option<(Mono, Duration)>,
     in_flight: Option<PacketNumber>,
     lost_probes: u32,
 }
@@ -40,6 +53,8 @@ impl MtuDiscovery {
             max: max.unwrap_or(base),
             too_large: None,
             fitted: None,
+            rests_until: None,
+            last_rest: None,
             in_flight: None,
             lost_probes: 0,
         }
@@ -61,6 +76,9 @@ impl MtuDiscovery {
     }
 
     fn next_size(&self) -> Option<usize> {
+        if self.rests_until.is_some() {
+            return None;
+        }
         let is_open =
             |size: &usize| *size > self.current && *size <= self.max && self.too_large.is_none_or(|bad| *size < bad);
         let halved = || {
@@ -103,11 +121,21 @@ impl MtuDiscovery {
         was_raised
     }
 
-    /// Gives up a raised size and ends the search. Says whether the size was raised.
-    pub(super) fn on_black_hole(&mut self) -> bool {
-        let was_raised = self.current > self.base;
-        (self.current, self.max, self.too_large) = (self.base, self.base, None);
+    /// Gives up a raised size, and searches anew after a pause, once the path has answered. Says whether the size was raised.
+    pub(super) fn on_black_hole(&mut self, now: Mono) -> bool {
+        let was_raised = self.on_path_left();
+        if was_raised {
+            let before = self.last_rest.filter(|(end, _)| now.since(*end) < BLACK_HOLE_REST_MAX);
+            let rest = before.map_or(BLACK_HOLE_REST_MIN, |(_, rest)| (rest * 2).min(BLACK_HOLE_REST_MAX));
+            (self.rests_until, self.last_rest) = (Some(now + rest), Some((now + rest, rest)));
+            self.too_large = None;
+        }
         was_raised
+    }
+
+    /// The path has answered: a search that has rested long enough goes on.
+    pub(super) fn on_answer(&mut self, now: Mono) {
+        self.rests_until.take_if(|until| *until <= now);
     }
 }
 
@@ -188,10 +216,43 @@ mod tests {
     #[test]
     fn a_black_hole_falls_back_to_the_base() {
         let mut mtu = MtuDiscovery::new(1_152, Some(2_000));
-        assert!(!mtu.clone().on_black_hole());
-        mtu.on_probe_sent(PacketNumber(1));
-        mtu.on_probe_acked(PacketNumber(1), 1_452);
-        assert!(mtu.on_black_hole());
+        assert!(!mtu.clone().on_black_hole(Mono(0)));
+        search(&mut mtu, 1_452);
+        assert!(mtu.on_black_hole(Mono(0)));
         assert_eq!((mtu.current(), mtu.next_probe()), (1_152, None));
+    }
+
+    #[test]
+    fn a_path_that_answers_after_a_black_hole_is_searched_anew() {
+        let mut mtu = MtuDiscovery::new(1_200, Some(65_000));
+        search(&mut mtu, 9_000);
+        let found = mtu.current();
+        mtu.on_black_hole(Mono(0));
+        mtu.on_answer(Mono(0));
+        assert_eq!(mtu.next_probe(), None, "it rests");
+        mtu.on_answer(Mono(0) + BLACK_HOLE_REST_MIN);
+        assert_eq!(mtu.next_probe(), Some(found));
+        search(&mut mtu, 1_452);
+        assert_eq!(mtu.current(), 1_452);
+    }
+
+    #[test]
+    fn black_holes_that_follow_each_other_are_searched_ever_more_rarely() {
+        let mut mtu = MtuDiscovery::new(1_200, Some(9_000));
+        let mut now = Mono(0);
+        let mut rest_after = |held: Duration| {
+            search(&mut mtu, 9_000);
+            now = now + held;
+            mtu.on_black_hole(now);
+            let began = now;
+            while mtu.next_probe().is_none() {
+                now = now + Duration::from_secs(1);
+                mtu.on_answer(now);
+            }
+            now.since(began)
+        };
+        let rests: Vec<_> = (0..9).map(|_| rest_after(Duration::from_secs(1)).as_secs()).collect();
+        assert_eq!(rests, [5, 10, 20, 40, 80, 160, 320, 600, 600]);
+        assert_eq!(rest_after(BLACK_HOLE_REST_MAX), BLACK_HOLE_REST_MIN, "it had held for long");
     }
 }

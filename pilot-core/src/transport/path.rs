@@ -150,6 +150,7 @@ impl Path {
         self.largest_acked_seq = self.largest_acked_seq.max(Some(packet.path_seq));
         self.pto_count = 0;
         self.probes = 0;
+        self.mtu.on_answer(now);
         let bytes = u64::from(packet.size);
         self.delivery.on_packet_acked(now, packet.path_seq, packet.sent_at, packet.departure, bytes);
         // RFC 9002 §7.8: a window of which not even half was used is not the bottleneck.

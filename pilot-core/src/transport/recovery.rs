@@ -217,7 +217,7 @@ impl Transport {
             return self.abandon_in_flight(id);
         }
         if count >= BLACK_HOLE_PTO_COUNT {
-            self.suspect_black_hole(id);
+            self.suspect_black_hole(now, id);
         }
         let oldest = self.path(id).and_then(|path| path.list.oldest());
         let probed: Vec<_> = std::iter::successors(oldest, |pn| self.sent.newer(*pn)).take(PROBED_PACKETS).collect();
@@ -229,9 +229,9 @@ impl Transport {
         self.sent.newer(oldest).is_none() && self.sent.get(oldest).is_some_and(|packet| packet.is_mtu_probe)
     }
 
-    fn suspect_black_hole(&mut self, id: PathId) {
+    fn suspect_black_hole(&mut self, now: Mono, id: PathId) {
         let Some(path) = self.path_mut(id) else { return };
-        if path.mtu.on_black_hole() {
+        if path.mtu.on_black_hole(now) {
             self.announce_mtu(id);
         }
     }

@@ -277,14 +277,16 @@ impl Agent {
         let Some((proof, route)) = found else {
             return Err(orgs.with(org, |known| no_member(&known.roster, name, org, clock::now().unix))?);
         };
-        let key = proof.key();
-        let route = route.unwrap_or_else(|| calls::way_unknown(key));
-        Ok(self.resolved_member(&proof, org, route).await)
+        if let Some(route) = route {
+            self.inner.apply(move |core, now| core.node.learn_recorded_peer(now, route)).await?;
+        }
+        Ok(self.resolved_member(&proof, org).await)
     }
 
-    async fn resolved_member(&self, proof: &Proof, org: &str, route: PeerInfo) -> Resolved {
+    async fn resolved_member(&self, proof: &Proof, org: &str) -> Resolved {
         let membership = proof.membership();
-        let mut routes = vec![route];
+        // What the organisation knows of its way, the node has learned.
+        let mut routes = vec![calls::way_unknown(proof.key())];
         let is_connected = self.peer_status(proof.key()).await.is_some_and(|status| status.connected);
         // The directory knows better where it is now, if it can be asked; the organisation knows who it is.
         if !is_connected

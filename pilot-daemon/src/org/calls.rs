@@ -49,13 +49,13 @@ const NEWS_MAX: usize = 2 * MEMBERS_MAX / SYNC_MEMBERS_MAX;
 /// One member is heard for so long; what it has not told then it tells the next time.
 const NEWS_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// One call to another agent, by a way that is known or this one.
+/// One call to another agent, by a way that is known or this one, from its whereabouts.
 ///
 /// # Errors
 /// If it does not answer, or says no.
 pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Result<Reply, ApiError> {
     let key = peer.key;
-    inner.apply(move |core, now| core.node.learn_peer(now, peer)).await?;
+    inner.apply(move |core, now| core.node.learn_recorded_peer(now, peer)).await?;
     let exchanges = async {
         match exchange(inner, key, request).await? {
             // It restarted before we noticed; the new tunnel stands. A call that is repeated does no more than once.
@@ -96,7 +96,7 @@ async fn exchange(inner: &Inner, peer: IdentityKey, request: &Request) -> Result
     }
 }
 
-/// Becomes a member with an invite: the organisation as it is told by who made the invite, verified.
+/// Becomes a member with an invite: the organisation as it is told by who made the invite, verified. The way to it, the user has named.
 ///
 /// # Errors
 /// Why not.
@@ -113,7 +113,9 @@ pub(crate) async fn enrol(inner: &Inner, invite: &Invite, issuer: PeerInfo, name
         consent: consent(identity, &invite.org, &enrolled_by, name, consented),
         lifetime_max: inner.is_ephemeral.then_some(EPHEMERAL_LIFETIME.as_secs()),
     };
-    let Reply::Enrolled { proof, records } = call(inner, issuer, &request).await? else { return Err(unexpected()) };
+    inner.apply(move |core, now| core.node.learn_peer(now, issuer)).await?;
+    let reply = call(inner, way_unknown(enrolled_by), &request).await?;
+    let Reply::Enrolled { proof, records } = reply else { return Err(unexpected()) };
     let now = clock::now().unix;
     let believed = believe(invite, &in_bounds(records), &proof, identity.key(), now);
     let roster = believed.map_err(|error| {

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use super::*;
 use crate::id::PacketNumber;
 use crate::limits::{
-    BIRTHDAY_SOCKETS, CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, PROBE_COUNTED_FOR, PROBED_ADDRESSES_MAX,
-    PROBES_PER_ADDRESS_MAX, REKEY_AFTER_TIME, SLOTS_LOOKED_AT, VOLLEY_PROBES, VOLLEYS_PER_ADDRESS_MAX,
+    ADDRESSES_MAX, BIRTHDAY_SOCKETS, CANDIDATES_MAX, CONNECT_TIMEOUT, HANDSHAKE_RETRY_MIN, HEARSAY_MESSAGES_MAX,
+    PEERS_MAX, PROBE_COUNTED_FOR, PROBED_ADDRESSES_MAX, PROBES_PER_ADDRESS_MAX, REKEY_AFTER_TIME, SLOTS_LOOKED_AT,
+    VOLLEY_PROBES, VOLLEYS_PER_ADDRESS_MAX,
 };
 use crate::mapping::NatMapping;
 use crate::path::Paths;
@@ -650,9 +651,10 @@ fn a_record_changes_nothing_about_other_nodes() {
     }
     let slot = |pair: &Pair, key| pair.hosts[0].node.index_of(key).expect("known") as usize;
     let peers = &pair.hosts[0].node.peers;
-    assert_eq!(peers[slot(&pair, &own_home)].addresses, [pair.hosts[1].address], "the way home stays the only one");
+    let addresses = |key| peers[slot(&pair, key)].all_addresses().collect::<Vec<_>>();
+    assert_eq!(addresses(&own_home), [pair.hosts[1].address], "the way home stays the only one");
     assert!(!peers[slot(&pair, &agent)].is_backbone);
-    assert!(peers[slot(&pair, &agent)].addresses.is_empty());
+    assert_eq!(addresses(&agent), []);
 }
 
 /// Whether a record named the node before it became our home, or after: what is dialled there, and asked what our NAT is like, we have chosen.
@@ -664,10 +666,95 @@ fn a_record_adds_no_address_to_our_home_node() {
         let lie = || Home { key, addresses: vec![VICTIM] };
         let slot = node.learn_backbone(START.mono, lie()).expect("room") as usize;
         node.set_home(START, Some(PeerInfo { key, certificate: None, addresses: ours.clone(), homes: Vec::new() }));
-        assert_eq!(node.peers[slot].addresses, ours);
+        let addresses = |node: &Node| node.peers[slot].all_addresses().collect::<Vec<_>>();
+        assert_eq!(addresses(&node), ours);
         node.learn_backbone(START.mono, lie());
-        assert_eq!(node.peers[slot].addresses, ours);
+        assert_eq!(addresses(&node), ours);
     }
+}
+
+impl Pair {
+    /// Handshake messages that went to ports of the victim.
+    fn handshakes_astray(&self) -> usize {
+        self.astray.iter().filter(|(to, datagram)| to.ip() == VICTIM.ip() && datagram.len() > PROBE_LEN_MAX).count()
+    }
+
+    /// Lets host 0 hear of host 1 by a record of its own, with these addresses.
+    fn tell_by_record(&mut self, addresses: Vec<SocketAddr>, certificate: Option<Certificate>) {
+        let info = PeerInfo { key: self.key(1), certificate, addresses, homes: Vec::new() };
+        self.hosts[0].node.learn_recorded_peer(self.now, info);
+    }
+}
+
+/// As many as a record holds.
+fn ports_of_the_victim() -> Vec<SocketAddr> {
+    (1..=ADDRESSES_MAX as u16).map(|port| SocketAddr::new(VICTIM.ip(), port)).collect()
+}
+
+#[test]
+fn addresses_that_only_a_record_names_get_few_handshakes() {
+    for lies in 1..=ADDRESSES_MAX {
+        let mut pair = Pair::strangers();
+        pair.tell_by_record(ports_of_the_victim()[..lies].to_vec(), Some(keys(1, START).certificate));
+        let peer = pair.key(1);
+        pair.hosts[0].node.connect(pair.now, &peer).expect("it is known");
+        pair.run_for(CONNECT_TIMEOUT + Duration::from_secs(1));
+        assert!(pair.has(0, |event| matches!(event, Event::ConnectFailed { .. })));
+        assert_eq!(pair.handshakes_astray(), HEARSAY_MESSAGES_MAX, "{lies} addresses");
+    }
+}
+
+#[test]
+fn homes_that_only_a_record_names_get_few_handshakes() {
+    let mut pair = Pair::strangers();
+    let home = Home { key: IdentityKey([0xCC; 32]), addresses: ports_of_the_victim() };
+    let (key, certificate) = (pair.key(1), Some(keys(1, START).certificate));
+    let info = PeerInfo { key, certificate, addresses: Vec::new(), homes: vec![home] };
+    pair.hosts[0].node.learn_peer(pair.now, info);
+    pair.hosts[0].node.connect(pair.now, &key).expect("it is known");
+    pair.run_for(CONNECT_TIMEOUT - Duration::from_secs(1));
+    assert_eq!(pair.handshakes_astray(), HEARSAY_MESSAGES_MAX);
+}
+
+/// Whichever of the addresses it is, and whether the record came with a certificate: what answers is asked on.
+#[test]
+fn a_peer_at_any_address_of_its_record_is_met_at_once() {
+    for place in 0..ADDRESSES_MAX {
+        for certificate in [None, Some(keys(1, START).certificate)] {
+            let mut pair = Pair::strangers();
+            let mut addresses = ports_of_the_victim();
+            addresses[place] = pair.hosts[1].address;
+            pair.tell_by_record(addresses, certificate);
+            pair.request(0, 1, b"are you there");
+            pair.run_until(Duration::from_millis(50), |pair| pair.incoming(1).is_some());
+            assert!(pair.handshakes_astray() <= HEARSAY_MESSAGES_MAX);
+        }
+    }
+}
+
+/// A line that loses what is sent at first.
+#[test]
+fn a_peer_that_only_a_record_names_is_asked_again() {
+    let mut pair = Pair::strangers();
+    pair.tell_by_record(vec![pair.hosts[1].address, VICTIM], None);
+    pair.cut = true;
+    pair.request(0, 1, b"are you there");
+    pair.run_for(Duration::from_secs(1));
+    pair.cut = false;
+    pair.run_until(Duration::from_secs(2), |pair| pair.incoming(1).is_some());
+}
+
+#[test]
+fn a_record_of_a_peer_names_no_address_that_is_no_host() {
+    let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+    let mut pair = Pair::strangers();
+    let home = IdentityKey([0xBB; 32]);
+    let info = PeerInfo { key: home, certificate: None, addresses: vec![VICTIM], homes: Vec::new() };
+    pair.hosts[0].node.set_home(pair.now, Some(info));
+    let nowhere = ["127.0.0.1:1", "[::ffff:127.0.0.1]:1", "224.0.0.1:1", "255.255.255.255:1", "0.0.0.0:1", "[::1]:1"];
+    pair.tell_by_record(nowhere.into_iter().map(parse).collect(), None);
+    let slot = pair.slot(0, 1);
+    assert_eq!(pair.hosts[0].node.peers[slot as usize].all_addresses().count(), 0);
 }
 
 /// A node at `home`, and what it takes from a record that names these addresses of another backbone node.
@@ -677,7 +764,7 @@ fn taken_from_a_record(home: &str, addresses: Vec<SocketAddr>) -> Vec<SocketAddr
     let info = PeerInfo { key: IdentityKey([0xBB; 32]), certificate: None, addresses: home, homes: Vec::new() };
     node.set_home(START, Some(info));
     let slot = node.learn_backbone(START.mono, Home { key: IdentityKey([0xCC; 32]), addresses }).expect("room");
-    node.peers[slot as usize].addresses.clone()
+    node.peers[slot as usize].hearsay.addresses().to_vec()
 }
 
 /// A handshake is 1,152 bytes: a record does not choose many places for it, and none that is no node's.
