@@ -132,9 +132,9 @@ pub(crate) async fn renew(inner: &Arc<Inner>, name: &str, now: UnixTime) -> Resu
     result
 }
 
-/// Whether this agent has the membership that it has asked for, and not only a word that it had.
+/// Whether this agent has the membership that it has asked for, and not only the word for it. Dates of records are whole seconds.
 fn is_renewed(org: &Org, own: &IdentityKey, consented: UnixTime, now: UnixTime) -> bool {
-    org.roster.proof(own, now).is_some_and(|proof| proof.membership().consented >= consented)
+    org.roster.proof(own, now).is_some_and(|proof| proof.membership().consented.as_secs() >= consented.as_secs())
 }
 
 /// Whether a proof is to be made anew since the key that it begins with was replaced. One by a delegate is when that one's own was.
