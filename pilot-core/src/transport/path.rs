@@ -134,7 +134,10 @@ impl Path {
         }
         self.bytes_in_flight += size;
         self.probes = self.probes.saturating_sub(1);
-        self.pacer.on_packet_sent(size);
+        // A probe of the packet size goes alone, once in a round trip, and may be longer than the rate has tokens for in seconds.
+        if !packet.is_mtu_probe {
+            self.pacer.on_packet_sent(size);
+        }
         self.next_seq += 1;
         packet
     }

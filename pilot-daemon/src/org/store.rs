@@ -111,10 +111,10 @@ fn damaged(home: &AgentHome, name: &str, what: &dyn Display) -> HomeError {
 
 /// Why charters are none: what was good when it was kept is bad by a clock that was set back.
 fn unusable(home: &AgentHome, name: &str, error: &OrgError) -> HomeError {
-    match error {
-        OrgError::Record(RecordError::NotYetValid) => HomeError::Clock { path: dir_of(home, name).join(STATE_FILE) },
-        error => damaged(home, name, error),
+    if *error == OrgError::Record(RecordError::NotYetValid) {
+        return HomeError::Clock { path: dir_of(home, name).join(STATE_FILE) };
     }
+    damaged(home, name, error)
 }
 
 fn load_one(home: &AgentHome, name: &str, now: UnixTime) -> Result<Option<Org>, HomeError> {
