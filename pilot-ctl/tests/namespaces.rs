@@ -97,6 +97,7 @@ fn behind_a_firewall_without_udp_an_agent_is_ready_at_once_and_leaves_tls_when_u
 
 /// TLS looks the name up again much sooner than UDP does; that it works is not the end of it.
 #[test]
+#[ignore = "a name is looked up again after half a minute, and UDP tried again once a minute: `.ci/run patience`"]
 fn a_backbone_whose_name_is_known_late_is_reached_by_udp_in_the_end() {
     let Some(lab) = Lab::new("late") else { return };
     let [left, right] = &lab.machines;
