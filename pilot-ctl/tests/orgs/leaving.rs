@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::machines::{FLEET, Machines, in_fleet, is_answered};
+use crate::machines::{FLEET, Machine, Machines, in_fleet, is_answered};
 use crate::support::{eventually, signal};
 
 #[test]
@@ -63,15 +63,20 @@ fn a_revoked_member_that_nobody_was_there_to_be_told_of_is_refused_after_the_nex
     assert_eq!(refused.code, 5, "{refused:?}");
 }
 
-#[test]
-fn a_revoked_member_behind_another_backbone_node_is_out_where_ones_own_holds_the_list() {
-    let (here, there) = (Machines::new(), Machines::new());
+/// A founder and a member here, who has answered one there.
+fn fleet_at_two_backbones(here: &Machines, there: &Machines) -> [Machine; 3] {
     let founder = here.founder();
     let invite = founder.invite(&["--uses", "2"]);
     let (two, mallory) = (here.member("two", &invite), there.member("mallory", &invite));
-    let handler = two.answers();
+    let _handler = two.answers();
     is_answered(&mallory.asks(&in_fleet("two")));
-    drop(handler);
+    [founder, two, mallory]
+}
+
+#[test]
+fn a_revoked_member_behind_another_backbone_node_is_out_where_ones_own_holds_the_list() {
+    let (here, there) = (Machines::new(), Machines::new());
+    let [founder, two, mallory] = fleet_at_two_backbones(&here, &there);
     two.home.ok(&["daemon", "stop"]);
     founder.home.ok(&["org", "revoke", "mallory"]);
     founder.home.ok(&["daemon", "stop"]);
@@ -86,12 +91,7 @@ fn a_revoked_member_behind_another_backbone_node_is_out_where_ones_own_holds_the
 #[test]
 fn the_tunnel_with_a_revoked_member_ends_when_the_backbone_that_holds_the_list_comes_back() {
     let (here, there) = (Machines::new(), Machines::new());
-    let founder = here.founder();
-    let invite = founder.invite(&["--uses", "2"]);
-    let (two, mallory) = (here.member("two", &invite), there.member("mallory", &invite));
-    let handler = two.answers();
-    is_answered(&mallory.asks(&in_fleet("two")));
-    drop(handler);
+    let [founder, two, mallory] = fleet_at_two_backbones(&here, &there);
     for machine in [&two, &mallory] {
         machine.home.ok(&["daemon", "stop"]);
     }

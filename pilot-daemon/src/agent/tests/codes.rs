@@ -27,17 +27,7 @@ async fn agents<const N: usize>(names: [&str; N]) -> Agents {
 }
 
 async fn code(issuer: &Agent) -> types::Invited {
-    let request = types::InviteRequest {
-        org: FLEET.into(),
-        uses: 1,
-        expires_s: 600,
-        role: "member".into(),
-        groups: Vec::new(),
-        services: Vec::new(),
-        generations: 0,
-        lifetime_s: 86_400,
-        code: true,
-    };
+    let request = types::InviteRequest { code: true, ..invite_to(FLEET, 0, 86_400) };
     issuer.invite(&request).await.unwrap()
 }
 

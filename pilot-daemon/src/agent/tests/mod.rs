@@ -44,6 +44,21 @@ async fn agent(home: &TempDir, name: &str, backbone: Option<&BackboneTicket>) ->
 }
 
 /// What the agent does hourly, some days from now; returns the certificates before and after.
+/// What is asked for an invite of one use.
+fn invite_to(org: &str, generations: u8, lifetime_s: u64) -> types::InviteRequest {
+    types::InviteRequest {
+        org: org.into(),
+        uses: 1,
+        expires_s: 600,
+        role: "member".into(),
+        groups: vec![],
+        services: vec![],
+        generations,
+        lifetime_s,
+        code: false,
+    }
+}
+
 async fn renew(agent: &Agent, later: Duration) -> (Certificate, Certificate) {
     let inner = &agent.inner;
     let now = clock::now().unix;
@@ -188,18 +203,7 @@ async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers
     ];
     let create = types::CreateOrg { name: "fleet".into(), list_age_max_s: None };
     patiently(founder.create_org(&create)).await.unwrap();
-    let request = types::InviteRequest {
-        org: "fleet".into(),
-        uses: 1,
-        expires_s: 3_600,
-        role: "member".into(),
-        groups: vec![],
-        services: vec![],
-        generations: 0,
-        lifetime_s: 86_400,
-        code: false,
-    };
-    let token = patiently(founder.invite(&request)).await.unwrap().invite;
+    let token = patiently(founder.invite(&invite_to("fleet", 0, 86_400))).await.unwrap().invite;
     patiently(member.join_org(&types::JoinRequest { token, org: None, name: None, unless_member: false }))
         .await
         .unwrap();

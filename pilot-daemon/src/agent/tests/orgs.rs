@@ -40,18 +40,7 @@ impl Line {
 }
 
 async fn invite(issuer: &Agent, generations: u8, lifetime_s: u64) -> String {
-    let request = types::InviteRequest {
-        org: FLEET.into(),
-        uses: 1,
-        expires_s: 3_600,
-        role: "member".into(),
-        groups: vec![],
-        services: vec![],
-        generations,
-        lifetime_s,
-        code: false,
-    };
-    patiently(issuer.invite(&request)).await.unwrap().invite
+    patiently(issuer.invite(&invite_to(FLEET, generations, lifetime_s))).await.unwrap().invite
 }
 
 async fn join(agent: &Agent, token: String) -> Result<types::Joined, ApiError> {
@@ -278,18 +267,7 @@ async fn where_there_is_no_room_for_an_invite_or_a_revocation_the_error_says_wha
         Ok(())
     });
     filled.await.unwrap();
-    let request = types::InviteRequest {
-        org: FLEET.into(),
-        uses: 1,
-        expires_s: 3_600,
-        role: "member".into(),
-        groups: vec![],
-        services: vec![],
-        generations: 0,
-        lifetime_s: 3_600,
-        code: false,
-    };
-    let error = patiently(founder.invite(&request)).await.unwrap_err();
+    let error = patiently(founder.invite(&invite_to(FLEET, 0, 3_600))).await.unwrap_err();
     assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("org uninvite")), "{error:?}");
     fill_list(founder, 1_024, false).await;
     let error = patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "lead".into() })).await;

@@ -36,6 +36,10 @@ const SWIFT_GROWTH: u64 = 2;
 /// Part of the smallest round trip time that a queue takes when it begins to show.
 const FIRST_QUEUE_PART: u32 = 8;
 
+/// Packets in flight from which on a round trip that takes longer tells of a queue: with fewer it is the jitter of a radio link, or a processor
+/// that was busy.
+const LOAD_PACKETS: u64 = INITIAL_WINDOW_PACKETS / 2;
+
 /// Pacing in Drain: what Startup has queued is gone after a round trip or two (DrainPacingGain).
 const DRAIN_GAIN: u64 = 50;
 
@@ -335,7 +339,7 @@ impl Bbr {
         if finished.is_loss_excess {
             let fits = self.model.in_flight_at(self.model.rate()).unwrap_or(0);
             self.bounds.long = Some(fits.max(finished.round.in_flight).max(self.minimum()));
-        } else if !finished.has_queue && !self.has_stopped_to_grow(finished) {
+        } else if !self.has_filled_queue(finished) && !self.has_stopped_to_grow(finished) {
             return;
         }
         self.is_full = true;
@@ -345,6 +349,14 @@ impl Bbr {
     /// Whether Startup may grow faster than the rate is measured.
     fn is_swift(&self) -> bool {
         self.phase == Phase::Startup && !self.has_met_queue
+    }
+
+    fn is_load(&self, in_flight: u64) -> bool {
+        in_flight >= LOAD_PACKETS * self.mtu
+    }
+
+    fn has_filled_queue(&self, finished: &Finished) -> bool {
+        finished.has_queue && self.is_load(finished.round.in_flight)
     }
 
     fn has_stopped_to_grow(&mut self, finished: &Finished) -> bool {
@@ -533,7 +545,7 @@ impl Controller for Bbr {
         self.acked_at = now;
         self.model.update_rate(sample);
         let is_min_rtt_old = self.model.update_min_rtt(now, sample.rtt);
-        self.has_met_queue |= self.model.has_queue(sample.rtt, FIRST_QUEUE_PART);
+        self.has_met_queue |= self.is_load(sample.sent_in_flight) && self.model.has_queue(sample.rtt, FIRST_QUEUE_PART);
         let finished = self.count_round(sample);
         if let Some(finished) = &finished {
             self.on_round(now, finished, sample);

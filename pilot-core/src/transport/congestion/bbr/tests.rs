@@ -113,6 +113,14 @@ impl Net {
         }
     }
 
+    /// One packet there and back, and so much time more.
+    fn ping(&mut self, late: Duration) {
+        self.delivery.on_app_limited(self.in_flight());
+        self.send();
+        self.now = self.now + RTT + late;
+        self.receive();
+    }
+
     /// Runs until a phase is entered again.
     fn run_to(&mut self, phase: Phase) {
         while self.bbr.phase == phase {
@@ -147,6 +155,18 @@ fn the_window_more_than_doubles_each_round_trip_until_a_queue_shows() {
     let mut net = Net::new();
     net.run_for(RTT * 7 / 2);
     assert!(net.bbr.window() < 5 * INITIAL_WINDOW_PACKETS * MTU, "{}", net.bbr.window());
+}
+
+#[test]
+fn a_single_packet_that_is_late_says_nothing_about_the_path() {
+    let mut net = Net::new();
+    net.rate = 10_000 * RATE;
+    for late in [0, 0, 15, 0, 40, 40, 0] {
+        net.ping(late * MS);
+    }
+    net.run_for(RTT * 7 / 2);
+    assert_eq!(net.bbr.phase, Phase::Startup);
+    assert!(net.bbr.window() >= 16 * INITIAL_WINDOW_PACKETS * MTU, "{}", net.bbr.window());
 }
 
 #[test]
