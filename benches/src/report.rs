@@ -57,7 +57,7 @@ impl Run {
     pub(crate) fn json(&self) -> Value {
         json!({
             "run": {
-                "date": self.date, "command": self.command, "rounds": self.rounds, "cpu": self.cpu,
+                "date": self.date, "commit": commit(), "command": self.command, "rounds": self.rounds, "cpu": self.cpu,
                 "cores": self.cores, "cpu_flags": self.flags, "kernel": self.kernel, "load_average": self.load,
             }
         })
@@ -80,7 +80,7 @@ impl Run {
     /// The run as the head of a page.
     pub(crate) fn markdown(&self) -> String {
         format!(
-            "{}- {} rounds after one to warm up, contestants in turn; median, ± half the interquartile range; \
+            "{}- {} rounds that are kept, contestants in turn; median, ± half the interquartile range; \
              the last column is the median of the ratios within a round\n",
             self.head(),
             self.rounds
@@ -90,9 +90,10 @@ impl Run {
     /// The same without how figures are compared.
     fn head(&self) -> String {
         format!(
-            "- command: `{}`\n- date: {}\n- machine: {}, {} cores, flags {}; Linux {}; load average before: {}\n",
+            "- command: `{}`\n- date: {}; commit {}\n- machine: {}, {} cores, flags {}; Linux {}; load average before: {}\n",
             self.command,
             self.date,
+            commit(),
             self.cpu,
             self.cores,
             self.flags.join(" "),
@@ -189,15 +190,20 @@ pub(crate) fn flood_page(run: &Run, outcome: &Outcome, tallies: &BTreeMap<Flood,
     page
 }
 
-/// The commit that is checked out here, and whether more than that was measured.
-#[cfg(target_os = "linux")]
+/// The commit that is checked out here, and whether more than that was measured. What was measured before is none of it.
 fn commit() -> String {
     let git = |args: &[&str]| {
         let output = std::process::Command::new("git").args(args).output().ok();
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
     };
     let changes =
-        if git(&["status", "--porcelain", "--untracked-files=no"]).is_empty() { "" } else { ", with changes" };
+        if git(&["status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benches/results"])
+            .is_empty()
+        {
+            ""
+        } else {
+            ", with changes"
+        };
     format!("{}{changes}", git(&["rev-parse", "--short", "HEAD"]))
 }
 

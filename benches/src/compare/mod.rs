@@ -71,7 +71,8 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), BenchError> {
     } else {
         println!("{}", run.markdown());
     }
-    let mut stage = Stage::new(args.pilotctl.clone().map_or_else(crate::beside_this_program, Ok)?, systems);
+    let pilotctl = args.pilotctl.clone().map_or_else(crate::beside_this_program, Ok)?;
+    let mut stage = Stage::new(pilotctl, systems.clone());
     let mut all = Vec::new();
     for (name, make) in WORKLOADS {
         if !args.only.is_empty() && !args.only.iter().any(|only| only == name) {
@@ -93,7 +94,7 @@ pub(crate) fn run(args: &CompareArgs) -> Result<(), BenchError> {
         }
         all.extend(outcomes);
     }
-    let missed = anchors::missed(&all);
+    let missed = anchors::missed(&all, &systems);
     if missed.is_empty() || args.rounds < ROUNDS_MIN { Ok(()) } else { Err(BenchError::Wrong(missed.join("\n"))) }
 }
 

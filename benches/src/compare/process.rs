@@ -78,7 +78,11 @@ impl Server {
         let program = self.pilotctl.display().to_string();
         let end = ["end", "call", self.kind.name(), "--listen", &ip, "--streams", &streams, "--pilotctl", &program];
         let args = [end.as_slice(), &["--contact", &contact, "--task", &task]].concat();
-        Ok(Client { end: End::start(place, &args)? })
+        let end = End::start(place, &args)?;
+        if self.kind == Kind::PilotDaemons {
+            eprintln!("{}: processes {:?}, and this client's {}", self.kind.name(), self.pids(), end.pid());
+        }
+        Ok(Client { end })
     }
 
     /// Resident memory of the server's own process, in bytes.

@@ -100,9 +100,7 @@ impl Stage {
     fn server(&mut self, kind: Kind, streams: u32) -> Result<&Server, BenchError> {
         let which = (kind, streams);
         if !self.servers.contains_key(&which) {
-            let server = Server::start(kind, streams, &self.pilotctl, HERE)?;
-            eprintln!("{}: processes {:?}, and one for each measurement", kind.name(), server.pids());
-            self.servers.insert(which, server);
+            self.servers.insert(which, Server::start(kind, streams, &self.pilotctl, HERE)?);
         }
         self.servers.get(&which).ok_or_else(|| BenchError::wrong("a server that was just started is gone"))
     }

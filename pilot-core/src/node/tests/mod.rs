@@ -31,7 +31,7 @@ use crate::time::UnixTime;
 use crate::wire::stream_header::StreamHeader;
 
 const START: Now = Now { mono: Mono(1_000_000_000), unix: UnixTime(1_790_000_000_000_000_000) };
-const ONE_WAY: Duration = Duration::from_millis(5);
+const ONE_WAY: Duration = Duration::from_millis(20);
 
 /// A node, where it is, and what it has reported.
 struct Host {

@@ -10,6 +10,7 @@ mod frames;
 mod lives;
 mod paths;
 mod recovery;
+mod scale;
 mod streams;
 
 const MS: Duration = Duration::from_millis(1);
