@@ -11,13 +11,15 @@ use chacha20::ChaCha20Rng;
 use chacha20::rand_core::{Rng as _, SeedableRng};
 use zeroize::Zeroizing;
 
-use crate::crypto::{Secret, hkdf};
+use crate::crypto::{Secret, X25519Key, hkdf};
 
 /// A seeded generator with labelled children.
 pub struct Rng {
     public: Secret,
     secret: Secret,
     children: Secret,
+    /// The next ephemeral key, where there was time to make it ahead.
+    ephemeral: Option<X25519Key>,
 }
 
 impl Rng {
@@ -25,13 +27,13 @@ impl Rng {
     pub fn new(seed: [u8; 32]) -> Self {
         let seed = Zeroizing::new(seed);
         let [public, secret, children] = hkdf(b"pilot/1 rng", &*seed, b"root");
-        Self { public, secret, children }
+        Self { public, secret, children, ephemeral: None }
     }
 
     /// The child of this name. It follows from the seed and the name alone, not from what was drawn before: one name, one child.
     pub fn child(&self, label: &str) -> Self {
         let [public, secret, children] = hkdf(&*self.children, label.as_bytes(), b"child");
-        Self { public, secret, children }
+        Self { public, secret, children, ephemeral: None }
     }
 
     /// Fills `out` with bytes that others will see: indexes, tunnel ids, challenges.
@@ -58,8 +60,23 @@ impl Rng {
         out
     }
 
-    /// Mixes fresh entropy into all that this generator, and children made from now on, will give. It cannot make output weaker.
+    /// A key for one handshake.
+    pub fn ephemeral(&mut self) -> X25519Key {
+        self.make_ahead();
+        self.ephemeral.take().expect("made if there was none")
+    }
+
+    /// Makes the key that [`Rng::ephemeral`] gives next, if there is none: for when nobody waits.
+    pub fn make_ahead(&mut self) {
+        if self.ephemeral.is_none() {
+            self.ephemeral = Some(X25519Key::new(&self.secret_key()));
+        }
+    }
+
+    /// Mixes fresh entropy into all that this generator, and children made from now on, will give. It cannot make output weaker. A key that was
+    /// made ahead is forgotten: a copy of this process may have it too.
     pub fn reseed(&mut self, entropy: &[u8]) {
+        self.ephemeral = None;
         for key in [&mut self.public, &mut self.secret, &mut self.children] {
             let [mixed] = hkdf(&**key, entropy, b"reseed");
             *key = mixed;
@@ -109,6 +126,18 @@ mod tests {
         let mut key = Zeroizing::new([5; 32]);
         draw(&mut key, &mut [0; 16]);
         assert_ne!(*key, [5; 32]);
+    }
+
+    #[test]
+    fn a_key_that_was_made_ahead_is_the_one_that_is_made_when_it_is_needed_and_goes_with_a_reseed() {
+        let (mut plain, mut ahead) = (Rng::new([1; 32]), Rng::new([1; 32]));
+        ahead.make_ahead();
+        let first = *plain.ephemeral().public();
+        assert_eq!(*ahead.ephemeral().public(), first);
+        [&mut plain, &mut ahead].map(Rng::make_ahead);
+        ahead.reseed(b"entropy");
+        assert_ne!(plain.ephemeral().public(), ahead.ephemeral().public());
+        assert_ne!(*plain.ephemeral().public(), first, "a key serves once");
     }
 
     #[test]

@@ -266,6 +266,7 @@ impl Driver {
             }
         }
         self.core.net = self.socket.counters();
+        self.core.node.make_ahead();
     }
 
     /// Opens and closes the sockets that the node has asked for.

@@ -46,7 +46,7 @@ impl Initiator {
         now: UnixTime,
         rng: &mut Rng,
     ) -> Result<(Self, Vec<u8>), HandshakeError> {
-        let ephemeral = X25519Key::new(&rng.secret_key());
+        let ephemeral = rng.ephemeral();
         let mut state = Symmetric::new(&prologue(remote.key_id, index, &remote.identity), &remote.transport_public);
         state.mix_ephemeral(ephemeral.public());
         state.mix_key(&*ephemeral.agree(&remote.transport_public)?);

@@ -2,7 +2,7 @@
 
 use bytes::BufMut;
 
-use crate::crypto::{X25519Key, sha256};
+use crate::crypto::sha256;
 use crate::handshake::symmetric::Symmetric;
 use crate::handshake::{Acquaintances, Established, HandshakeError, Local, Parameters, copy_of, prologue};
 use crate::id::{IdentityKey, KeyId, SessionIndex, TunnelId};
@@ -112,7 +112,7 @@ impl Incoming {
         rng: &mut Rng,
     ) -> (Established, Vec<u8>) {
         let mut state = self.state;
-        let ephemeral = X25519Key::new(&rng.secret_key());
+        let ephemeral = rng.ephemeral();
         state.mix_ephemeral(ephemeral.public());
         state.mix_key(&ephemeral.agree(&self.ephemeral).expect(CHECKED_BY_OPEN));
         state.mix_key(&ephemeral.agree(&self.certificate.transport_public).expect(CHECKED_BY_OPEN));

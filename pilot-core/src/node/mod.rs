@@ -196,6 +196,11 @@ impl Node {
         self.rng.reseed(entropy);
     }
 
+    /// Computes what the next handshake will need, for when everything has been sent and nobody waits.
+    pub fn make_ahead(&mut self) {
+        self.rng.make_ahead();
+    }
+
     /// Does what has become due. Harmless when nothing has.
     pub fn handle_timeout(&mut self, now: Now) {
         self.look_at_clocks(now);
