@@ -24,6 +24,7 @@ pub(crate) struct Run {
     flags: Vec<&'static str>,
     kernel: String,
     load: String,
+    ticks: Ticks,
     date: String,
     command: String,
     rounds: usize,
@@ -47,6 +48,7 @@ impl Run {
             flags: CPU_FLAGS.into_iter().filter(has).collect(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: read("/proc/loadavg").split(' ').take(3).collect::<Vec<_>>().join(" "),
+            ticks: Ticks::now(),
             date: date(clock::now().unix),
             command: format!("cargo run --release -p pilot-bench {features}-- {}", args.join(" ")),
             rounds,
@@ -59,6 +61,7 @@ impl Run {
             "run": {
                 "date": self.date, "commit": commit(), "command": self.command, "rounds": self.rounds, "cpu": self.cpu,
                 "cores": self.cores, "cpu_flags": self.flags, "kernel": self.kernel, "load_average": self.load,
+                "stolen_percent": self.ticks.stolen_percent(),
             }
         })
     }
@@ -67,13 +70,14 @@ impl Run {
     #[cfg(target_os = "linux")]
     pub(crate) fn lab_markdown(&self, seed: u64) -> String {
         format!(
-            "- command: `{}`\n- date: {}; commit {}; seed {seed}\n- machine: {} cores; Linux {}; load average before: {}\n\n",
+            "- command: `{}`\n- date: {}; commit {}; seed {seed}\n- machine: {} cores; Linux {}; load average before: {}; {}\n\n",
             self.command,
             self.date,
             commit(),
             self.cores,
             self.kernel,
-            self.load
+            self.load,
+            self.stolen()
         )
     }
 
@@ -90,7 +94,7 @@ impl Run {
     /// The same without how figures are compared.
     fn head(&self) -> String {
         format!(
-            "- command: `{}`\n- date: {}; commit {}\n- machine: {}, {} cores, flags {}; Linux {}; load average before: {}\n",
+            "- command: `{}`\n- date: {}; commit {}\n- machine: {}, {} cores, flags {}; Linux {}; load average before: {}; {}\n",
             self.command,
             self.date,
             commit(),
@@ -98,8 +102,37 @@ impl Run {
             self.cores,
             self.flags.join(" "),
             self.kernel,
-            self.load
+            self.load,
+            self.stolen()
         )
+    }
+
+    /// What a virtual machine's host has given to others, since the run began.
+    fn stolen(&self) -> String {
+        format!("the host took {:.0} % of the processors since", self.ticks.stolen_percent())
+    }
+}
+
+/// How the processors have spent their time, in ticks (proc_stat(5)).
+#[derive(Clone, Copy, Debug)]
+struct Ticks {
+    all: u64,
+    stolen: u64,
+}
+
+impl Ticks {
+    /// Those since the machine started. The eighth number is what was stolen; what follows that is in the first two already.
+    fn now() -> Self {
+        let stat = read("/proc/stat");
+        let first = stat.lines().next().unwrap_or_default();
+        let ticks: Vec<u64> = first.split_whitespace().skip(1).take(8).filter_map(|ticks| ticks.parse().ok()).collect();
+        Self { all: ticks.iter().sum(), stolen: ticks.get(7).copied().unwrap_or(0) }
+    }
+
+    fn stolen_percent(&self) -> f64 {
+        let now = Self::now();
+        let [all, stolen] = [now.all - self.all, now.stolen - self.stolen];
+        100.0 * stolen as f64 / all.max(1) as f64
     }
 }
 

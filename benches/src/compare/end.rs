@@ -81,14 +81,14 @@ pub(crate) fn run(end: End) -> Result<(), BenchError> {
     match end {
         End::Serve(args) => match args.kind {
             Kind::Tcp => serve::<Tcp>(args.setup()),
-            Kind::Tls | Kind::TlsBbr => serve::<Tls>(args.setup()),
+            Kind::Tls | Kind::TlsOneThread | Kind::TlsBbr => serve::<Tls>(args.setup()),
             Kind::Http1 => serve::<Http1>(args.setup()),
             Kind::Http2 | Kind::Http2Bbr => serve::<Http2>(args.setup()),
             Kind::Quinn | Kind::QuinnOneThread | Kind::QuinnBbr => serve::<Quinn>(args.setup()),
             Kind::Http3 => serve::<Http3>(args.setup()),
             Kind::S2n => serve::<S2n>(args.setup()),
             Kind::Iroh => serve::<Iroh>(args.setup()),
-            Kind::Pilot | Kind::PilotEthernet => serve::<Pilot>(args.setup()),
+            Kind::Pilot | Kind::PilotReplaySafe | Kind::PilotEthernet => serve::<Pilot>(args.setup()),
             Kind::PilotDaemons => serve::<Daemons>(args.setup()),
             Kind::Forwarder => Err(BenchError::wrong("a forwarder makes no exchanges")),
         },
@@ -97,7 +97,7 @@ pub(crate) fn run(end: End) -> Result<(), BenchError> {
             let task = serde_json::from_str(&task).map_err(BenchError::wrong)?;
             match end.kind {
                 Kind::Tcp => call::<Tcp>(end.setup(), contact, task),
-                Kind::Tls | Kind::TlsBbr => call::<Tls>(end.setup(), contact, task),
+                Kind::Tls | Kind::TlsOneThread | Kind::TlsBbr => call::<Tls>(end.setup(), contact, task),
                 Kind::Http1 => call::<Http1>(end.setup(), contact, task),
                 Kind::Http2 | Kind::Http2Bbr => call::<Http2>(end.setup(), contact, task),
                 Kind::Quinn | Kind::QuinnOneThread | Kind::QuinnBbr => call::<Quinn>(end.setup(), contact, task),
@@ -105,7 +105,7 @@ pub(crate) fn run(end: End) -> Result<(), BenchError> {
                 Kind::S2n => call::<S2n>(end.setup(), contact, task),
                 Kind::Iroh => call::<Iroh>(end.setup(), contact, task),
                 // Connections of other systems are by the same client; each of ours is by an agent of its own.
-                Kind::Pilot | Kind::PilotEthernet => match task {
+                Kind::Pilot | Kind::PilotReplaySafe | Kind::PilotEthernet => match task {
                     Task::Hold { connections } => call::<Crowd>(Setup { connections, ..end.setup() }, contact, task),
                     _ => call::<Pilot>(end.setup(), contact, task),
                 },

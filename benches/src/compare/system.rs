@@ -19,7 +19,9 @@ pub(crate) enum Kind {
     Tcp,
     /// TCP and TLS 1.3.
     Tls,
-    /// The same, with BBR below.
+    /// The same on one thread an end.
+    TlsOneThread,
+    /// TLS with BBR below.
     TlsBbr,
     /// HTTP/1.1 over TLS.
     Http1,
@@ -43,7 +45,9 @@ pub(crate) enum Kind {
     Forwarder,
     /// Two agents embedded in their programs.
     Pilot,
-    /// The same with packets of at most 1,452 bytes.
+    /// The same, where the service takes requests that may be repeated: they travel in the first message.
+    PilotReplaySafe,
+    /// The same as the first with packets of at most 1,452 bytes.
     PilotEthernet,
     /// Two daemons, and programs that use their local API.
     PilotDaemons,
@@ -51,9 +55,10 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Everybody, the yardstick first.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Tcp,
         Self::Tls,
+        Self::TlsOneThread,
         Self::TlsBbr,
         Self::Http1,
         Self::Http2,
@@ -66,6 +71,7 @@ impl Kind {
         Self::Iroh,
         Self::Forwarder,
         Self::Pilot,
+        Self::PilotReplaySafe,
         Self::PilotEthernet,
         Self::PilotDaemons,
     ];
@@ -75,6 +81,7 @@ impl Kind {
         match self {
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            Self::TlsOneThread => "tls-one-thread",
             Self::TlsBbr => "tls-bbr",
             Self::Http1 => "http1",
             Self::Http2 => "http2",
@@ -87,6 +94,7 @@ impl Kind {
             Self::Iroh => "iroh",
             Self::Forwarder => "forwarder",
             Self::Pilot => "pilot",
+            Self::PilotReplaySafe => "pilot-replay-safe",
             Self::PilotEthernet => "pilot-1452",
             Self::PilotDaemons => "pilot-daemons",
         }
@@ -99,12 +107,12 @@ impl Kind {
 
     /// Whether it is ours.
     pub(crate) const fn is_pilot(self) -> bool {
-        matches!(self, Self::Pilot | Self::PilotEthernet | Self::PilotDaemons)
+        matches!(self, Self::Pilot | Self::PilotReplaySafe | Self::PilotEthernet | Self::PilotDaemons)
     }
 
     /// Whether it runs on one thread an end: what is built to (our agents), and what is measured that way beside its default.
     pub(crate) const fn is_on_one_thread(self) -> bool {
-        self.is_pilot() || matches!(self, Self::QuinnOneThread)
+        self.is_pilot() || matches!(self, Self::TlsOneThread | Self::QuinnOneThread)
     }
 
     /// The congestion controller that it is told to use, if it is told.
@@ -113,6 +121,7 @@ impl Kind {
             Self::TlsBbr | Self::Http2Bbr | Self::QuinnBbr => Congestion::Bbr,
             Self::Tcp
             | Self::Tls
+            | Self::TlsOneThread
             | Self::Http1
             | Self::Http2
             | Self::Quinn
@@ -122,6 +131,7 @@ impl Kind {
             | Self::Iroh
             | Self::Forwarder
             | Self::Pilot
+            | Self::PilotReplaySafe
             | Self::PilotEthernet
             | Self::PilotDaemons => Congestion::Cubic,
         }

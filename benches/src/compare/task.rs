@@ -122,7 +122,8 @@ async fn cold<S: System>(system: &S, count: usize) -> Result<Vec<f64>, BenchErro
         let start = now();
         let connection = system.connect().await?;
         let mut channel = connection.open().await?;
-        small(&mut channel).await?;
+        let exchange = Exchange { upload: SMALL, reply: SMALL, is_only: S::Connection::IS_MULTIPLEXED };
+        channel.exchange(exchange, &Progress::default()).await?;
         if round > 0 {
             times.push(micros(now().since(start)));
         }

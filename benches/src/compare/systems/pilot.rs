@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pilot_core::wire::stream_header::StreamHeader;
 use pilot_daemon::agent::{Agent, AgentConfig, Incoming, Resolved, ServiceOptions, header, service_port};
 use pilot_daemon::home::Home;
 use tempfile::TempDir;
@@ -23,19 +24,30 @@ const ETHERNET_PACKET: usize = 1_452;
 pub(crate) struct Pilot {
     agent: Agent,
     peer: Arc<Resolved>,
+    replay_safe: bool,
     _home: TempDir,
 }
 
 /// The tunnel with that one; it comes about with the first stream.
+#[derive(Clone)]
 pub(crate) struct Tunnel {
     agent: Agent,
     peer: Arc<Resolved>,
+    header: StreamHeader,
 }
 
 /// A stream each way.
 pub(crate) struct Stream {
     stream: pilot_daemon::stream::Stream,
     chunk: Bytes,
+}
+
+/// A stream that is opened when it is known what it begins with: a request that is all there is to say leaves with what opens the stream.
+pub(crate) struct Call {
+    tunnel: Tunnel,
+    /// What was written before there was a stream.
+    first: Option<Bytes>,
+    stream: Option<Stream>,
 }
 
 async fn start(setup: &Setup, name: &str) -> Result<(Agent, TempDir), BenchError> {
@@ -52,14 +64,15 @@ impl System for Pilot {
     async fn serve(setup: Setup, announce: Announce) -> Result<(), BenchError> {
         let (agent, _home) = start(&setup, "compare-server").await?;
         let port = service_port(SERVICE).ok_or_else(|| BenchError::wrong("no such service"))?;
+        let replay_safe = setup.kind == Kind::PilotReplaySafe;
         for _ in 0..HANDLERS {
             let agent = agent.clone();
             tokio::spawn(async move {
-                let options = ServiceOptions { public: true, ..ServiceOptions::default() };
+                let options = ServiceOptions { public: true, replay_safe, ..ServiceOptions::default() };
                 while let Ok(Incoming { stream, .. }) = agent.accept(port, options.clone()).await {
                     tokio::spawn(async move {
                         // A stream that ends early is the client's to report.
-                        let _ended = pipe::serve(&mut Stream { stream, chunk: Bytes::new() }).await;
+                        let _ended = pipe::serve(&mut Stream::new(stream)).await;
                     });
                 }
             });
@@ -77,23 +90,71 @@ impl System for Pilot {
     async fn client(setup: Setup, contact: Contact) -> Result<Self, BenchError> {
         let (agent, _home) = start(&setup, "compare-client").await?;
         let peer = Arc::new(agent.resolve(&contact.credential).await?);
-        Ok(Self { agent, peer, _home })
+        Ok(Self { agent, peer, replay_safe: setup.kind == Kind::PilotReplaySafe, _home })
     }
 
     async fn connect(&self) -> Result<Tunnel, BenchError> {
         self.agent.disconnect(&self.peer).await?;
-        Ok(Tunnel { agent: self.agent.clone(), peer: Arc::clone(&self.peer) })
+        let header = StreamHeader { replay_safe: self.replay_safe, ..header(SERVICE)? };
+        Ok(Tunnel { agent: self.agent.clone(), peer: Arc::clone(&self.peer), header })
     }
 }
 
 impl Connection for Tunnel {
-    type Channel = Piped<Stream>;
+    type Channel = Piped<Call>;
 
     const IS_MULTIPLEXED: bool = true;
 
     async fn open(&self) -> Result<Self::Channel, BenchError> {
-        let stream = self.agent.open(&self.peer, header(SERVICE)?).await?;
-        Ok(Piped(Stream { stream, chunk: Bytes::new() }))
+        Ok(Piped(Call { tunnel: self.clone(), first: None, stream: None }))
+    }
+}
+
+impl Call {
+    /// The stream, opened with what was written so far.
+    async fn stream(&mut self) -> Result<&mut Stream, BenchError> {
+        if self.stream.is_none() {
+            let Tunnel { agent, peer, header } = &self.tunnel;
+            let mut stream = Stream::new(agent.open(peer, header.clone()).await?);
+            if let Some(first) = self.first.take() {
+                stream.write(first).await?;
+            }
+            self.stream = Some(stream);
+        }
+        self.stream.as_mut().ok_or_else(|| BenchError::wrong("a stream that was just opened is gone"))
+    }
+}
+
+impl Pipe for Call {
+    async fn write(&mut self, data: Bytes) -> Result<(), BenchError> {
+        if self.stream.is_none() && self.first.is_none() {
+            self.first = Some(data);
+            return Ok(());
+        }
+        self.stream().await?.write(data).await
+    }
+
+    async fn flush(&mut self) -> Result<(), BenchError> {
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<(), BenchError> {
+        if let Some(request) = self.first.take() {
+            let Tunnel { agent, peer, header } = &self.tunnel;
+            self.stream = Some(Stream::new(agent.request(peer, header.clone(), request).await?));
+            return Ok(());
+        }
+        self.stream().await?.finish().await
+    }
+
+    async fn read(&mut self) -> Result<&[u8], BenchError> {
+        self.stream().await?.read().await
+    }
+}
+
+impl Stream {
+    fn new(stream: pilot_daemon::stream::Stream) -> Self {
+        Self { stream, chunk: Bytes::new() }
     }
 }
 

@@ -17,7 +17,7 @@ const fn time(name: &'static str, what: &'static str) -> Quantity {
 }
 
 const COLD: &str = "50 objects of 10 KiB at once until the last is there, handshake included, by a client that has been there before but resumes nothing; 100 Mbit/s, 40 ms, a queue of one bandwidth-delay \
-                    product; HTTP/1.1 on six connections";
+                    product; HTTP/1.1 on six connections; for pilot-replay-safe the first of the requests travel in the first message";
 const WARM: &str = "the same once more over the same connection, a second later";
 
 /// A loss in percent, and what is measured with it.
@@ -68,6 +68,7 @@ impl Workload for Fetch {
             Kind::S2n,
             Kind::Iroh,
             Kind::Pilot,
+            Kind::PilotReplaySafe,
         ]
     }
 

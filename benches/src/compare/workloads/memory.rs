@@ -49,7 +49,7 @@ impl Workload for Memory {
     fn systems(&self) -> Vec<Kind> {
         // Two daemons share one tunnel: a thousand would take a thousand daemons.
         let mut systems = super::on_loopback();
-        systems.retain(|kind| !matches!(kind, Kind::QuinnOneThread | Kind::PilotDaemons));
+        systems.retain(|kind| !matches!(kind, Kind::TlsOneThread | Kind::QuinnOneThread | Kind::PilotDaemons));
         systems
     }
 

@@ -112,11 +112,10 @@ const STREAMS: u32 = 100;
 /// On this machine, by loopback.
 const HERE: Place<'static> = Place { launch: &here, ip: IpAddr::V4(Ipv4Addr::LOCALHOST) };
 
-/// Everybody but those who differ only on a path with loss.
+/// Everybody but those who differ only on a path with loss, or in one workload.
 fn on_loopback() -> Vec<Kind> {
     let differs_with_loss = |kind: &Kind| matches!(kind, Kind::TlsBbr | Kind::Http2Bbr | Kind::QuinnBbr);
-    Kind::ALL
-        .into_iter()
-        .filter(|kind| !differs_with_loss(kind) && !matches!(kind, Kind::PilotEthernet | Kind::Forwarder))
-        .collect()
+    let is_of_few =
+        |kind: &Kind| matches!(kind, Kind::PilotReplaySafe | Kind::PilotEthernet | Kind::Forwarder);
+    Kind::ALL.into_iter().filter(|kind| !differs_with_loss(kind) && !is_of_few(kind)).collect()
 }
