@@ -115,7 +115,6 @@ const HERE: Place<'static> = Place { launch: &here, ip: IpAddr::V4(Ipv4Addr::LOC
 /// Everybody but those who differ only on a path with loss, or in one workload.
 fn on_loopback() -> Vec<Kind> {
     let differs_with_loss = |kind: &Kind| matches!(kind, Kind::TlsBbr | Kind::Http2Bbr | Kind::QuinnBbr);
-    let is_of_few =
-        |kind: &Kind| matches!(kind, Kind::PilotReplaySafe | Kind::PilotEthernet | Kind::Forwarder);
+    let is_of_few = |kind: &Kind| matches!(kind, Kind::PilotReplaySafe | Kind::PilotEthernet | Kind::Forwarder);
     Kind::ALL.into_iter().filter(|kind| !differs_with_loss(kind) && !is_of_few(kind)).collect()
 }
