@@ -387,8 +387,8 @@ pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: Vec<PeerInfo>)
     tokio::spawn(async move { tell_all(&inner, &name, former, requests).await });
 }
 
-/// Ends the tunnels with those who are members no more, unless they are of our own home.
-async fn end_former(inner: &Arc<Inner>, name: &str) {
+/// Ends the tunnels with those who are members no more, unless they are of our own home. They have ended when this returns.
+pub(super) async fn end_former(inner: &Arc<Inner>, name: &str) {
     let now = clock::now().unix;
     let former = inner.orgs.take_former(name, now).await;
     let neighbours = inner.home.identities();
@@ -404,7 +404,7 @@ async fn end_former(inner: &Arc<Inner>, name: &str) {
             core.node.close_peer(now, &key, Code::REFUSED, &reason);
         }
     };
-    inner.apply(close).await.ok();
+    inner.ask(close).await.ok();
 }
 
 pub(super) fn unexpected() -> ApiError {
