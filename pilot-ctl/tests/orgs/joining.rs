@@ -144,6 +144,23 @@ fn an_invite_that_no_file_takes_is_named_with_what_takes_it_back() {
 
 #[test]
 fn an_invite_is_used_as_often_as_it_says_also_by_two_at_once_and_over_a_killed_issuer() {
+#[test]
+fn an_invite_replaces_no_file_and_none_is_made_where_it_would() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let path = founder.home.path().join("fleet.invite");
+    let file = path.to_str().expect("text");
+    founder.home.ok(&["org", "invite", "--file", file]);
+    let first = fs::read_to_string(&path).expect("an invite");
+    let again = founder.home.run(&["org", "invite", "--file", file]);
+    assert_eq!(again.code, 1, "{again:?}");
+    let hint = "hint: an invite in it may be in use: name another file, or remove that one first\n";
+    assert_eq!(again.stderr, format!("error: {file} exists already\n{hint}"));
+    assert_eq!(fs::read_to_string(&path).expect("an invite"), first);
+    assert!(are_open(&founder, 1));
+    machines.member("one", &first);
+}
+
     let machines = Machines::new();
     let founder = machines.founder();
     let invite = founder.invite(&[]);
