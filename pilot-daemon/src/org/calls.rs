@@ -17,7 +17,7 @@ use pilot_core::time::{Now, UnixTime};
 use pilot_core::transport::Code;
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Heard, Org};
 use crate::agent::{COMPARE_CLOCKS, Inner};
@@ -27,6 +27,9 @@ use crate::stream::{EndedBy, StreamError};
 
 /// A member that does not answer within this is not waited for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Who has too many calls is called again after each of these. Together they leave a part of [`CALL_TIMEOUT`] for the answer.
+const PAUSES_WHILE_BUSY: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 /// A call of our own waits so long at most for an introduction; the callee may know us already.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// A look-up waits so long at most for news of members.
@@ -57,10 +60,10 @@ pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Re
     let key = peer.key;
     inner.apply(move |core, now| core.node.learn_recorded_peer(now, peer)).await?;
     let exchanges = async {
-        match exchange(inner, key, request).await? {
+        match exchange_unless_busy(inner, key, request).await? {
             // It restarted before we noticed; the new tunnel stands. A call that is repeated does no more than once.
             Err(error) if error.code == Code::PEER_RESTARTED && error.by == EndedBy::Network => {
-                Ok(exchange(inner, key, request).await??)
+                Ok(exchange_unless_busy(inner, key, request).await??)
             }
             reply => Ok::<_, ApiError>(reply?),
         }
@@ -84,6 +87,21 @@ async fn unanswered(inner: &Inner, callee: IdentityKey) -> ApiError {
         }
         _ => ApiError::new(ErrorCode::Timeout, format!("'{name}' does not answer")),
     }
+}
+
+/// One call, made again while the callee has too many; one that it has refused so has done nothing.
+async fn exchange_unless_busy(
+    inner: &Inner,
+    peer: IdentityKey,
+    request: &Request,
+) -> Result<Result<Reply, StreamError>, ApiError> {
+    for pause in PAUSES_WHILE_BUSY {
+        match exchange(inner, peer, request).await? {
+            Err(error) if error.code == Code::BUSY => sleep(pause).await,
+            reply => return Ok(reply),
+        }
+    }
+    exchange(inner, peer, request).await
 }
 
 /// One call on one stream; the inner error tells how that broke.
