@@ -74,3 +74,42 @@ fn who_is_off_by_less_than_a_day_joins_and_is_trusted_and_who_is_off_by_a_week_i
     }
     assert_eq!(founder.json(&["org", "members", FLEET])["members"].as_array().expect("a list").len(), 3);
 }
+
+/// The secrets of an agent's transport keys, the current one first.
+fn transport_keys(home: &Home, agent: &str) -> Vec<String> {
+    let file = std::fs::read_to_string(home.agent_path(agent, "transport.keys")).expect("a file");
+    let words = file.lines().filter_map(|line| line.split(' ').next());
+    words.filter(|word| word.len() == 64).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_member_whose_transport_key_has_rotated_is_trusted_with_the_backbone_off() {
+    let Some(library) = library() else { return };
+    let founder = Home::new();
+    let ticket = founder.ok(&["backbone", "start", "--listen", "127.0.0.1:0", "--detach"]).trim().to_owned();
+    founder.start("founder", &["--backbone", &ticket, "--listen", "127.0.0.1:0"]);
+    founder.ok(&["org", "create", FLEET]);
+    let invite = founder.ok(&["org", "invite"]);
+    let mut one = Machine { home: Home::new(), library, offset: "-23h" };
+    let start = ["daemon", "start", "--hostname", "one", "--backbone", &ticket, "--listen", "127.0.0.1:0"];
+    let joined = one.run(&[&start[..], &["--org", FLEET, "--token", invite.trim()]].concat());
+    assert_eq!(joined.code, 0, "{joined:?}");
+    let before = transport_keys(&one.home, "one");
+
+    founder.ok(&["backbone", "stop"]);
+    one.run(&["daemon", "stop"]);
+    // By its own clock it comes back more than a day later.
+    one.offset = "+2h";
+    let back = one.run(&["daemon", "start", "--hostname", "one", "--no-backbone", "--listen", "127.0.0.1:0"]);
+    assert_eq!(back.code, 0, "{back:?}");
+    let after = transport_keys(&one.home, "one");
+    assert!(before.len() == 1 && after.len() == 2 && after[1] == before[0], "{} and {}", before.len(), after.len());
+    let _answering = [
+        founder.spawn(&["answer", "--", "cat"], "answering 'query' as founder"),
+        one.home.spawn(&["answer", "--", "cat"], "answering 'query' as one"),
+    ];
+    let asked = one.run(&["query", &format!("founder@{FLEET}"), "hello", "--timeout", "20s"]);
+    assert_eq!((asked.code, asked.stdout.as_str()), (0, "hello"), "{asked:?}");
+    let asked = founder.run(&["query", &format!("one@{FLEET}"), "hello", "--timeout", "20s"]);
+    assert_eq!((asked.code, asked.stdout.as_str()), (0, "hello"), "{asked:?}");
+}
