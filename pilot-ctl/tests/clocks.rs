@@ -50,7 +50,8 @@ fn who_is_off_by_less_than_a_day_joins_and_is_trusted_and_who_is_off_by_a_week_i
     let ticket = founder.ok(&["backbone", "start", "--listen", "127.0.0.1:0", "--detach"]).trim().to_owned();
     let ticket: &str = &ticket;
     founder.start("founder", &["--backbone", ticket, "--listen", "127.0.0.1:0"]);
-    founder.ok(&["org", "create", FLEET]);
+    // How old lists are, each tells by its own clock: for one of the two that join, they are too old from the start.
+    founder.ok(&["org", "create", FLEET, "--list-age", "12h"]);
     let invite = founder.ok(&["org", "invite", "--uses", "4"]).trim().to_owned();
     let join = |name: &str, offset| {
         let machine = Machine { home: Home::new(), library: library.clone(), offset };
@@ -59,13 +60,18 @@ fn who_is_off_by_less_than_a_day_joins_and_is_trusted_and_who_is_off_by_a_week_i
         (machine, said)
     };
     let _answering = founder.spawn(&["answer", "--", "cat"], "answering 'query' as founder");
-    for (name, offset) in [("ahead", "+23h"), ("behind", "-23h")] {
+    for (name, offset, decision) in [
+        ("ahead", "+23h", "refused: the revocation lists of its organisation are too old"),
+        ("behind", "-23h", "allowed: "),
+    ] {
         let (machine, said) = join(name, offset);
         assert_eq!(said.code, 0, "{offset}: {said:?}");
         let answered = machine.run(&["query", &format!("founder@{FLEET}"), "hello", "--timeout", "20s"]);
         assert_eq!((answered.code, answered.stdout.as_str()), (0, "hello"), "{offset}: {answered:?}");
         let ping = founder.run(&["ping", &format!("{name}@{FLEET}")]);
         assert_eq!(ping.code, 0, "{offset}: {ping:?}");
+        let why = machine.run(&["why", &format!("founder@{FLEET}"), "query"]);
+        assert!(why.stdout.starts_with(decision), "{offset}: {why:?}");
     }
     for (name, offset) in [("far-ahead", "+7d"), ("far-behind", "-7d")] {
         let (_machine, said) = join(name, offset);
