@@ -50,7 +50,8 @@ fn who_is_off_by_less_than_a_day_joins_and_is_trusted_and_who_is_off_by_a_week_i
     let ticket = founder.ok(&["backbone", "start", "--listen", "127.0.0.1:0", "--detach"]).trim().to_owned();
     let ticket: &str = &ticket;
     founder.start("founder", &["--backbone", ticket, "--listen", "127.0.0.1:0"]);
-    founder.ok(&["org", "create", FLEET]);
+    // How old lists are, each tells by its own clock: for one of the two that join, they are too old from the start.
+    founder.ok(&["org", "create", FLEET, "--list-age", "12h"]);
     let invite = founder.ok(&["org", "invite", "--uses", "4"]).trim().to_owned();
     let join = |name: &str, offset| {
         let machine = Machine { home: Home::new(), library: library.clone(), offset };
@@ -59,13 +60,18 @@ fn who_is_off_by_less_than_a_day_joins_and_is_trusted_and_who_is_off_by_a_week_i
         (machine, said)
     };
     let _answering = founder.spawn(&["answer", "--", "cat"], "answering 'query' as founder");
-    for (name, offset) in [("ahead", "+23h"), ("behind", "-23h")] {
+    for (name, offset, decision) in [
+        ("ahead", "+23h", "refused: the revocation lists of its organisation are too old"),
+        ("behind", "-23h", "allowed: "),
+    ] {
         let (machine, said) = join(name, offset);
         assert_eq!(said.code, 0, "{offset}: {said:?}");
         let answered = machine.run(&["query", &format!("founder@{FLEET}"), "hello", "--timeout", "20s"]);
         assert_eq!((answered.code, answered.stdout.as_str()), (0, "hello"), "{offset}: {answered:?}");
         let ping = founder.run(&["ping", &format!("{name}@{FLEET}")]);
         assert_eq!(ping.code, 0, "{offset}: {ping:?}");
+        let why = machine.run(&["why", &format!("founder@{FLEET}"), "query"]);
+        assert!(why.stdout.starts_with(decision), "{offset}: {why:?}");
     }
     for (name, offset) in [("far-ahead", "+7d"), ("far-behind", "-7d")] {
         let (_machine, said) = join(name, offset);
@@ -73,4 +79,43 @@ fn who_is_off_by_less_than_a_day_joins_and_is_trusted_and_who_is_off_by_a_week_i
         assert!(said.stderr.contains("hint: compare what 'date -u' says"), "{offset}: {said:?}");
     }
     assert_eq!(founder.json(&["org", "members", FLEET])["members"].as_array().expect("a list").len(), 3);
+}
+
+/// The secrets of an agent's transport keys, the current one first.
+fn transport_keys(home: &Home, agent: &str) -> Vec<String> {
+    let file = std::fs::read_to_string(home.agent_path(agent, "transport.keys")).expect("a file");
+    let words = file.lines().filter_map(|line| line.split(' ').next());
+    words.filter(|word| word.len() == 64).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_member_whose_transport_key_has_rotated_is_trusted_with_the_backbone_off() {
+    let Some(library) = library() else { return };
+    let founder = Home::new();
+    let ticket = founder.ok(&["backbone", "start", "--listen", "127.0.0.1:0", "--detach"]).trim().to_owned();
+    founder.start("founder", &["--backbone", &ticket, "--listen", "127.0.0.1:0"]);
+    founder.ok(&["org", "create", FLEET]);
+    let invite = founder.ok(&["org", "invite"]);
+    let mut one = Machine { home: Home::new(), library, offset: "-23h" };
+    let start = ["daemon", "start", "--hostname", "one", "--backbone", &ticket, "--listen", "127.0.0.1:0"];
+    let joined = one.run(&[&start[..], &["--org", FLEET, "--token", invite.trim()]].concat());
+    assert_eq!(joined.code, 0, "{joined:?}");
+    let before = transport_keys(&one.home, "one");
+
+    founder.ok(&["backbone", "stop"]);
+    one.run(&["daemon", "stop"]);
+    // By its own clock it comes back more than a day later.
+    one.offset = "+2h";
+    let back = one.run(&["daemon", "start", "--hostname", "one", "--no-backbone", "--listen", "127.0.0.1:0"]);
+    assert_eq!(back.code, 0, "{back:?}");
+    let after = transport_keys(&one.home, "one");
+    assert!(before.len() == 1 && after.len() == 2 && after[1] == before[0], "{} and {}", before.len(), after.len());
+    let _answering = [
+        founder.spawn(&["answer", "--", "cat"], "answering 'query' as founder"),
+        one.home.spawn(&["answer", "--", "cat"], "answering 'query' as one"),
+    ];
+    let asked = one.run(&["query", &format!("founder@{FLEET}"), "hello", "--timeout", "20s"]);
+    assert_eq!((asked.code, asked.stdout.as_str()), (0, "hello"), "{asked:?}");
+    let asked = founder.run(&["query", &format!("one@{FLEET}"), "hello", "--timeout", "20s"]);
+    assert_eq!((asked.code, asked.stdout.as_str()), (0, "hello"), "{asked:?}");
 }

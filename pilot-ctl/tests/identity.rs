@@ -4,9 +4,9 @@ mod support;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use serde_json::Value;
+use support::terminal::terminal;
 use support::{Home, Said, finish};
 
 /// The private key of RFC 8410 §10.3, as `openssl genpkey -algorithm ed25519` writes one.
@@ -80,21 +80,11 @@ fn a_key_is_not_shown_on_a_terminal_unless_asked_for() {
 
 /// Runs a command whose stdout is a terminal, and reads what that shows.
 fn on_a_terminal(home: &Home, arguments: &[&str]) -> Said {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
-    grantpt(&terminal).expect("grantpt");
-    unlockpt(&terminal).expect("unlockpt");
-    let name = ptsname(&terminal, Vec::new()).expect("a name").into_string().expect("text");
-    let ours = std::fs::File::options().read(true).write(true).open(name).expect("open");
+    let (theirs, shown) = terminal();
     let mut command = home.command(arguments);
-    command.stdout(Stdio::from(ours));
-    let output = command.output().expect("run");
-    drop(command);
-    let mut shown = Vec::new();
-    // Where the other side has been closed, reading ends with EIO.
-    let _end = std::io::Read::read_to_end(&mut std::fs::File::from(terminal), &mut shown);
-    let text = |bytes| String::from_utf8(bytes).expect("text");
-    Said { stdout: text(shown), stderr: text(output.stderr), code: output.status.code().expect("an exit code") }
+    command.stdout(theirs);
+    let said = finish(command, b"");
+    Said { stdout: shown.join().expect("read"), ..said }
 }
 
 #[test]

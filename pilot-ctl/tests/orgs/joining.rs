@@ -6,9 +6,11 @@ use std::thread;
 
 use pilot_core::org::code::Code;
 use pilot_core::org::invite::Invite;
+use rqrr::PreparedImage;
 use serde_json::json;
 
 use crate::machines::{FLEET, Machine, Machines, are_open, in_fleet, is_answered};
+use crate::support::terminal::terminal;
 use crate::support::{Home, eventually, finish, signal};
 
 #[test]
@@ -143,6 +145,23 @@ fn an_invite_that_no_file_takes_is_named_with_what_takes_it_back() {
 }
 
 #[test]
+fn an_invite_replaces_no_file_and_none_is_made_where_it_would() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let path = founder.home.path().join("fleet.invite");
+    let file = path.to_str().expect("text");
+    founder.home.ok(&["org", "invite", "--file", file]);
+    let first = fs::read_to_string(&path).expect("an invite");
+    let again = founder.home.run(&["org", "invite", "--file", file]);
+    assert_eq!(again.code, 1, "{again:?}");
+    let hint = "hint: an invite in it may be in use: name another file, or remove that one first\n";
+    assert_eq!(again.stderr, format!("error: {file} exists already\n{hint}"));
+    assert_eq!(fs::read_to_string(&path).expect("an invite"), first);
+    assert!(are_open(&founder, 1));
+    machines.member("one", &first);
+}
+
+#[test]
 fn an_invite_is_used_as_often_as_it_says_also_by_two_at_once_and_over_a_killed_issuer() {
     let machines = Machines::new();
     let founder = machines.founder();
@@ -241,6 +260,41 @@ fn a_code_read_aloud_makes_one_member_and_a_mistyped_one_costs_nothing() {
     let used_up = join(&two, &code);
     assert_eq!(used_up.code, 5, "{used_up:?}");
     assert!(used_up.stderr.contains("wrong or used up\nhint: "), "{used_up:?}");
+}
+
+#[test]
+fn what_a_camera_reads_on_a_terminal_leads_to_the_code_that_stands_beside_it() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let (stderr, shown) = terminal();
+    let mut invite = founder.home.command(&["org", "invite", "--code"]);
+    invite.stderr(stderr);
+    let said = finish(invite, b"");
+    let read = read_by_a_camera(&shown.join().expect("read"));
+    let (_, word) = said.stdout.trim().split_once('/').expect("a name and a word");
+    assert!(read.starts_with("pilot:") && read.ends_with(&format!("/{word}")), "{read} beside {said:?}");
+    let one = machines.machine("one");
+    one.home.ok(&["join", "--code", &read]);
+    assert_eq!(founder.members(), ["founder", "one"]);
+}
+
+/// The text of the one QR code that a terminal shows, where letters are light and the ground is dark.
+fn read_by_a_camera(shown: &str) -> String {
+    const UPPER: [char; 2] = ['█', '▀'];
+    const LOWER: [char; 2] = ['█', '▄'];
+    /// Pixels to a module, in each direction.
+    const SCALE: usize = 4;
+    let drawn = shown.lines().filter(|line| line.contains([UPPER, LOWER].concat().as_slice()));
+    let half = |line: &str, lit: [char; 2]| line.chars().map(|symbol| lit.contains(&symbol)).collect::<Vec<_>>();
+    let rows: Vec<_> = drawn.flat_map(|line| [half(line, UPPER), half(line, LOWER)]).collect();
+    let is_lit = |x: usize, y: usize| rows[y].get(x).is_some_and(|is_lit| *is_lit);
+    let width = rows.iter().map(Vec::len).max().expect("a code");
+    let (wide, high) = (width * SCALE, rows.len() * SCALE);
+    let picture = |x, y| if is_lit(x / SCALE, y / SCALE) { u8::MAX } else { 0 };
+    let mut picture = PreparedImage::prepare_from_greyscale(wide, high, picture);
+    let codes = picture.detect_grids();
+    let [code] = &codes[..] else { panic!("{} codes on:\n{shown}", codes.len()) };
+    code.decode().expect("it can be read").1
 }
 
 #[test]

@@ -166,3 +166,39 @@ fn a_founder_whose_key_was_replaced_by_the_successor_leaves_like_anybody() {
     eventually("it has heard of the new key", || founder.home.run(&["org", "leave"]).code == 0);
     assert_eq!(founder.home.json(&["org", "list"]), json!({ "orgs": [] }));
 }
+
+#[test]
+fn where_two_have_replaced_the_key_out_of_each_others_sight_the_successor_brings_all_to_one_key_again() {
+    // So that no backbone node tells the one what the other has done.
+    let (here, there) = (Machines::new(), Machines::new());
+    let founder = here.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let (heir, two) = (there.member("heir", &invite), there.member("two", &invite));
+    let [orgs, heirs] = [&founder, &heir].map(|machine| machine.home.agent_path(machine.name, "orgs").join(FLEET));
+    let safe = here.backbone.path().join("safe.pem");
+    fs::copy(orgs.join("successor/identity.pem"), &safe).expect("copied");
+    [&founder, &heir].iter().for_each(|machine| drop(machine.home.ok(&["daemon", "stop"])));
+    fs::create_dir_all(heirs.join("key")).expect("a directory");
+    fs::copy(orgs.join("key/identity.pem"), heirs.join("key/identity.pem")).expect("copied");
+
+    assert_eq!(there.start(&heir, &[]).code, 0);
+    heir.home.ok(&["org", "rotate"]);
+    [&heir, &two].iter().for_each(|machine| drop(machine.home.ok(&["daemon", "stop"])));
+    assert_eq!(here.start(&founder, &[]).code, 0);
+    founder.home.ok(&["org", "rotate"]);
+    let late = here.member("late", &founder.invite(&[]));
+    [&heir, &two].iter().for_each(|machine| assert_eq!(there.start(machine, &[]).code, 0));
+    let _handler = two.answers();
+    is_answered(&founder.asks(&in_fleet("two")));
+    assert_eq!(late.asks(&in_fleet("two")).code, 5, "each follows the key that it heard of first");
+
+    let decide = ["org", "rotate", "--successor", safe.to_str().expect("text")];
+    let refused = founder.home.run(&decide);
+    assert!(refused.code == 5 && refused.stderr.contains("would be out: late\n"), "{refused:?}");
+    founder.home.ok(&["org", "revoke", "late"]);
+    founder.home.ok(&decide);
+    late.home.ok(&["org", "leave"]);
+    late.home.ok(&["join", "--token", &founder.invite(&[])]);
+    eventually("two follows the successor", || late.asks(&in_fleet("two")).code == 0);
+    eventually("so does the heir, whose key is none any more", || heir.home.run(&["org", "invite"]).code == 5);
+}

@@ -106,6 +106,12 @@ impl Machine {
         peers.iter().any(|peer| peer["connected"] == json!(true) && peer["backbone"] == json!(false))
     }
 
+    pub(crate) fn is_connected_with(&self, address: &str) -> bool {
+        let reply = self.home.json(&["peers"]);
+        let peers = reply["peers"].as_array().expect("a list");
+        peers.iter().any(|peer| peer["connected"] == json!(true) && peer["address"] == address)
+    }
+
     pub(crate) fn answers(&self) -> Running {
         self.home.spawn(&["answer", "--", "cat"], &format!("answering 'query' as {}", self.name))
     }

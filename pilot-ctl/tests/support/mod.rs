@@ -6,6 +6,7 @@ pub mod disk;
 pub mod schema;
 pub mod stream;
 pub mod tap;
+pub mod terminal;
 pub mod transcript;
 
 use std::cell::RefCell;

@@ -386,6 +386,20 @@ pub fn replace_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     opened.sync_all()
 }
 
+/// Writes a file that is not there yet.
+///
+/// # Errors
+/// Those of the system, [`io::ErrorKind::AlreadyExists`] among them; nothing was changed then.
+pub fn create_file(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(path)?;
+    let written = file.write_all(contents).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // Half of it is of no use; the error that counts is the first one.
+        fs::remove_file(path).ok();
+    }
+    written
+}
+
 /// Where a file lies. The parent of a bare name is an empty path, which nothing can open.
 fn directory_of(path: &Path) -> &Path {
     match path.parent() {

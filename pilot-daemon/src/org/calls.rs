@@ -17,7 +17,7 @@ use pilot_core::time::{Now, UnixTime};
 use pilot_core::transport::Code;
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Heard, Org};
 use crate::agent::{COMPARE_CLOCKS, Inner};
@@ -27,6 +27,9 @@ use crate::stream::{EndedBy, StreamError};
 
 /// A member that does not answer within this is not waited for.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Who has too many calls is called again after each of these. Together they leave a part of [`CALL_TIMEOUT`] for the answer.
+const PAUSES_WHILE_BUSY: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 /// A call of our own waits so long at most for an introduction; the callee may know us already.
 const INTRODUCTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// A look-up waits so long at most for news of members.
@@ -57,10 +60,10 @@ pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Re
     let key = peer.key;
     inner.apply(move |core, now| core.node.learn_recorded_peer(now, peer)).await?;
     let exchanges = async {
-        match exchange(inner, key, request).await? {
+        match exchange_unless_busy(inner, key, request).await? {
             // It restarted before we noticed; the new tunnel stands. A call that is repeated does no more than once.
             Err(error) if error.code == Code::PEER_RESTARTED && error.by == EndedBy::Network => {
-                Ok(exchange(inner, key, request).await??)
+                Ok(exchange_unless_busy(inner, key, request).await??)
             }
             reply => Ok::<_, ApiError>(reply?),
         }
@@ -84,6 +87,21 @@ async fn unanswered(inner: &Inner, callee: IdentityKey) -> ApiError {
         }
         _ => ApiError::new(ErrorCode::Timeout, format!("'{name}' does not answer")),
     }
+}
+
+/// One call, made again while the callee has too many; one that it has refused so has done nothing.
+async fn exchange_unless_busy(
+    inner: &Inner,
+    peer: IdentityKey,
+    request: &Request,
+) -> Result<Result<Reply, StreamError>, ApiError> {
+    for pause in PAUSES_WHILE_BUSY {
+        match exchange(inner, peer, request).await? {
+            Err(error) if error.code == Code::BUSY => sleep(pause).await,
+            reply => return Ok(reply),
+        }
+    }
+    exchange(inner, peer, request).await
 }
 
 /// One call on one stream; the inner error tells how that broke.
@@ -387,8 +405,8 @@ pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: Vec<PeerInfo>)
     tokio::spawn(async move { tell_all(&inner, &name, former, requests).await });
 }
 
-/// Ends the tunnels with those who are members no more, unless they are of our own home.
-async fn end_former(inner: &Arc<Inner>, name: &str) {
+/// Ends the tunnels with those who are members no more, unless they are of our own home. They have ended when this returns.
+pub(super) async fn end_former(inner: &Arc<Inner>, name: &str) {
     let now = clock::now().unix;
     let former = inner.orgs.take_former(name, now).await;
     let neighbours = inner.home.identities();
@@ -404,7 +422,7 @@ async fn end_former(inner: &Arc<Inner>, name: &str) {
             core.node.close_peer(now, &key, Code::REFUSED, &reason);
         }
     };
-    inner.apply(close).await.ok();
+    inner.ask(close).await.ok();
 }
 
 pub(super) fn unexpected() -> ApiError {

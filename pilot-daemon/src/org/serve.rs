@@ -228,8 +228,12 @@ async fn handle(inner: &Arc<Inner>, caller: IdentityKey, request: Request) -> Re
         Request::Tell { org, records } => {
             let name = org_of(inner, &org)?;
             let learned = hear(inner, &name, &caller, records, now).await?;
+            if learned.rules > 0 {
+                // The tunnels with those whom it has told of have ended when it hears our answer.
+                calls::end_former(inner, &name).await;
+            }
             let inner = Arc::clone(inner);
-            // The caller need not wait for those whom we tell.
+            // It need not wait for those whom we tell.
             tokio::spawn(async move { calls::announce(&inner, &name, learned, Some(caller)).await });
             Ok(Reply::Done)
         }

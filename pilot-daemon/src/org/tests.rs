@@ -10,7 +10,7 @@ use pilot_core::org::charter::Charters;
 use pilot_core::org::invite::Invite;
 use pilot_core::org::issuer::{Applicant, Terms};
 use pilot_core::org::membership::Proof;
-use pilot_core::org::revocation::Revocation;
+use pilot_core::org::revocation::{LIST_VALIDITY_MAX, Revocation};
 use pilot_core::org::whereabouts::Whereabouts;
 use pilot_core::ticket::Ticket;
 use tempfile::TempDir;
@@ -32,10 +32,14 @@ struct Desk {
 
 impl Desk {
     async fn new() -> Self {
+        Self::with_list_age(Duration::ZERO).await
+    }
+
+    async fn with_list_age(list_age_max: Duration) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let home = AgentHome::at(directory.path());
         let [key, successor, own, other] = [1, 2, 3, 4].map(|seed| Identity::generate([seed; 32]));
-        let charters = Issuer::found(&key, successor.key(), FLEET, Duration::ZERO, NOW).unwrap();
+        let charters = Issuer::found(&key, successor.key(), FLEET, list_age_max, NOW).unwrap();
         let mut roster = Roster::new(charters);
         for (name, member) in [("own", &own), ("other", &other)] {
             roster.add_proof(&enrol(&key, &roster, name, member), NOW).unwrap();
@@ -116,6 +120,43 @@ async fn a_revocation_counts_although_the_disk_does_not_take_it_and_is_kept_when
     let loaded = Orgs::load(&desk.orgs.home, &desk.orgs.identity, NOW).unwrap();
     let lists = loaded.with(FLEET, |org| org.roster.revocations().lists().count());
     assert_eq!(lists.unwrap(), 1);
+}
+
+/// What a member decides by a list that has run out, told to it late, known all the time, and after a restart.
+#[tokio::test]
+async fn a_list_that_has_run_out_is_no_news_and_its_age_alone_decides_whether_members_are_trusted() {
+    let ended = NOW + LIST_VALIDITY_MAX + CLOCK_SKEW;
+    for (age_max, is_trusted) in [(Duration::ZERO, true), (7 * DAY, false)] {
+        let (late, desk) = (Desk::with_list_age(age_max).await, Desk::with_list_age(age_max).await);
+        let (own, other) = (desk.orgs.own_key(), desk.other.key());
+        desk.orgs.learn(FLEET, &desk.revocation(), NOW).await.unwrap();
+        let list = desk.roster().revocations().lists().next().unwrap().to_vec();
+        let told = Records { lists: vec![list.into()], ..Records::default() };
+        assert_eq!(late.orgs.learn(FLEET, &told, ended).await.unwrap(), Learned::default());
+
+        // Its own membership is renewed in time.
+        let renewed = ended - 30 * DAY;
+        let proof = enrol_at(&desk.key, &desk.roster(), "own", &desk.orgs.identity, renewed);
+        let proof = Records { proofs: vec![proof.into()], ..Records::default() };
+        assert_eq!(desk.orgs.learn(FLEET, &proof, renewed).await.unwrap().members, 1);
+        let restarted = Orgs::load(&desk.orgs.home, &desk.orgs.identity, ended).unwrap();
+        let lists = |orgs: &Orgs| orgs.with(FLEET, |org| org.roster.revocations().lists().count()).unwrap();
+        assert_eq!((lists(&desk.orgs), lists(&restarted)), (1, 0));
+        let trusts = |orgs: &Orgs, key| orgs.standings(key, ended).iter().any(|standing| standing.vouches_for("query"));
+        for orgs in [&desk.orgs, &restarted] {
+            assert_eq!((trusts(orgs, &own), trusts(orgs, &other)), (is_trusted, false), "age {age_max:?}");
+        }
+
+        let next = |org: &mut Org| {
+            org.roster.revocations().next_list(org.roster.charters(), desk.key.key(), None, ended).unwrap()
+        };
+        let next = restarted.with(FLEET, next).unwrap().sign(&desk.key).unwrap();
+        let next = Records { lists: vec![next.into()], ..Records::default() };
+        for orgs in [&desk.orgs, &restarted] {
+            assert_eq!(orgs.learn(FLEET, &next, ended).await.unwrap().rules, 1);
+            assert!(trusts(orgs, &own) && !trusts(orgs, &other), "the next one is as good as the first");
+        }
+    }
 }
 
 #[tokio::test]

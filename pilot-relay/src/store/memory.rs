@@ -14,7 +14,7 @@ use pilot_core::record::{HandOver, IdentityRecord, RecordError};
 use pilot_core::time::UnixTime;
 use pilot_core::wire::directory::{Find, HAND_OVERS_MAX};
 
-use super::orgs::{Held as HeldOrg, Orgs};
+use super::orgs::{Held as HeldOrg, Orgs, Plan};
 use super::stored::{Stored, StoredAgent, StoredName};
 use super::{
     Change, Done, HAND_OVER_TIME, LEASE_WRITE_INTERVAL, NAME_GRACE, NAMES_KEPT_PER_KEY_MAX, Operation, Present,
@@ -389,8 +389,9 @@ impl Store for MemoryStore {
             Operation::Withdraw { .. } | Operation::Leave { .. } => Ok(Vec::new()),
             Operation::HandOver { record, bytes } => self.plan_hand_over(now, record, bytes),
             Operation::KeepRules(keep) => {
-                let planned = self.orgs.plan(now, keep)?;
-                Ok(planned.map(|held| Change::PutOrg(keep.org, held.to_stored())).into_iter().collect())
+                let Some(Plan { held, displaced }) = self.orgs.plan(now, keep)? else { return Ok(Vec::new()) };
+                let kept = Change::PutOrg(keep.org, held.to_stored());
+                Ok(displaced.map(Change::RemoveOrg).into_iter().chain([kept]).collect())
             }
         }
     }
@@ -407,7 +408,8 @@ impl Store for MemoryStore {
                 return Done::HandedOver;
             }
             Operation::KeepRules(keep) => {
-                if let Ok(Some(held)) = self.orgs.plan(now, &keep) {
+                if let Ok(Some(Plan { held, displaced })) = self.orgs.plan(now, &keep) {
+                    displaced.iter().for_each(|org| self.forget(org));
                     self.hold(keep.org, held);
                 }
                 return Done::RulesKept;
@@ -518,6 +520,10 @@ fn subtract(index: &mut Index, labels: impl Iterator<Item = String>, key: &Ident
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::KeepRules;
+    use crate::store::orgs::tests::rules;
+    use crate::store::orgs::{ORGS_MAX, ORGS_PER_KEY_MAX};
+    use crate::store::stored::StoredOrg;
     use crate::store::tests::{NOW, conformance, register, registration, withdraw};
 
     #[test]
@@ -532,5 +538,55 @@ mod tests {
         withdraw(&mut store, &IdentityKey([1; 32]), 1);
         assert!(store.by_name.is_empty() && store.by_address.is_empty() && store.ends.is_empty());
         assert!(store.tags.is_empty() && store.groups.is_empty() && store.words.is_empty());
+    }
+
+    const LATER: UnixTime = UnixTime(NOW.0 + 60_000_000_000);
+
+    fn key(kind: u8, number: usize) -> IdentityKey {
+        let mut key = [kind; 32];
+        key[..8].copy_from_slice(&number.to_be_bytes());
+        IdentityKey(key)
+    }
+
+    /// An organisation of which nothing is held yet, and what brings it there.
+    fn new_org(seed: u8, by: IdentityKey) -> (IdentityKey, Operation) {
+        let keep = KeepRules { by, ..rules(seed, 1, 1) };
+        (keep.org, Operation::KeepRules(Box::new(keep)))
+    }
+
+    /// A store whose places for organisations are all taken, by keys that have brought so many each.
+    fn full_of_orgs(per_key: usize) -> MemoryStore {
+        let mut store = MemoryStore::new();
+        let (_, brings) = new_org(1, key(1, 0));
+        let changes = store.plan(LATER, &brings).unwrap();
+        let [Change::PutOrg(_, stored)] = &changes[..] else { panic!("{changes:?}") };
+        for number in 0..ORGS_MAX {
+            let stored = StoredOrg { by: key(1, number / per_key), ..stored.clone() };
+            let (_, held) = HeldOrg::restore(stored, LATER).unwrap();
+            store.hold(key(2, number), held);
+        }
+        store
+    }
+
+    #[test]
+    fn where_all_places_are_taken_who_has_brought_most_makes_room_for_who_has_brought_fewer() {
+        let mut store = full_of_orgs(ORGS_PER_KEY_MAX);
+        let (org, brings) = new_org(3, key(3, 0));
+        let changes = store.plan(LATER, &brings).unwrap();
+        let [Change::RemoveOrg(displaced), Change::PutOrg(kept, _)] = &changes[..] else { panic!("{changes:?}") };
+        store.apply(LATER, brings);
+        assert!(store.rules(&org).is_some() && store.rules(displaced).is_none());
+        assert_eq!((*kept, store.ends.len()), (org, ORGS_MAX));
+
+        let made_room = (0..ORGS_MAX).position(|number| key(2, number) == *displaced).unwrap() / ORGS_PER_KEY_MAX;
+        let (_, again) = new_org(5, key(1, made_room));
+        assert_eq!(store.plan(LATER, &again), Err(RegisterError::Full), "it would have as many as the others then");
+    }
+
+    #[test]
+    fn where_all_places_are_taken_nobody_takes_the_only_one_of_another() {
+        let store = full_of_orgs(1);
+        let (_, brings) = new_org(3, key(3, 0));
+        assert_eq!(store.plan(LATER, &brings), Err(RegisterError::Full));
     }
 }

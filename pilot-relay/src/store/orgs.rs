@@ -2,7 +2,7 @@
 //! there (spec/org.md §3.9).
 //!
 //! It is judged as a member would: everything follows from charter 0, whose key is the organisation's id, so nobody has the place of
-//! another's organisation, and no list displaces a later one.
+//! another's organisation, and no list displaces a later one. Who brings many leaves places for who brings few.
 
 use std::collections::BTreeMap;
 
@@ -69,12 +69,24 @@ impl Held {
     }
 }
 
+/// What becomes of what was brought.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The organisation as it is then.
+    pub(super) held: Held,
+    /// Another one, which makes room for it.
+    pub(super) displaced: Option<IdentityKey>,
+}
+
 impl Orgs {
     /// What an organisation is like with what was brought for it; none if that is no news.
-    pub(super) fn plan(&self, now: UnixTime, keep: &KeepRules) -> Result<Option<Held>, RegisterError> {
-        let held = match self.held.get(&keep.org) {
-            Some(held) => held.clone(),
-            None => self.begin(now, keep)?,
+    pub(super) fn plan(&self, now: UnixTime, keep: &KeepRules) -> Result<Option<Plan>, RegisterError> {
+        let (held, displaced) = match self.held.get(&keep.org) {
+            Some(held) => (held.clone(), None),
+            None => {
+                let displaced = self.make_room(&keep.by)?;
+                (begin(now, keep)?, displaced)
+            }
         };
         let is_new = !self.held.contains_key(&keep.org);
         let (held, is_news) = held.with(now, keep).map_err(|_| RegisterError::NotBelieved)?;
@@ -82,7 +94,7 @@ impl Orgs {
         if after > before && self.shared - before + after > SHARED_LEN_MAX {
             return Err(RegisterError::Full);
         }
-        Ok(Some(held).filter(|_| is_new || is_news))
+        Ok((is_new || is_news).then_some(Plan { held, displaced }))
     }
 
     /// Puts an organisation in the place of what was held of it.
@@ -111,14 +123,26 @@ impl Orgs {
         self.held.get(org).map(|held| held.roster.clone())
     }
 
-    fn begin(&self, now: UnixTime, keep: &KeepRules) -> Result<Held, RegisterError> {
-        let has_brought = self.brought.get(&keep.by).copied().unwrap_or_default();
-        if self.held.len() >= ORGS_MAX || has_brought >= ORGS_PER_KEY_MAX {
+    /// The organisation that makes room for one more of this key, where all places are taken: of who has brought most the one whose lists end
+    /// first, if that key still has brought no less afterwards. So many places take many keys, and nobody takes the only one of another.
+    fn make_room(&self, by: &IdentityKey) -> Result<Option<IdentityKey>, RegisterError> {
+        let has_brought = self.brought.get(by).copied().unwrap_or_default();
+        if has_brought >= ORGS_PER_KEY_MAX {
             return Err(RegisterError::Full);
         }
-        let charters = Charters::from_chain(keep.org, &keep.charters, now).map_err(|_| RegisterError::NotBelieved)?;
-        Ok(Held { roster: Roster::new(charters), by: keep.by })
+        if self.held.len() < ORGS_MAX {
+            return Ok(None);
+        }
+        let most = self.brought.iter().max_by_key(|(_, count)| **count).filter(|(_, count)| **count > has_brought + 1);
+        let (greatest, _) = most.ok_or(RegisterError::Full)?;
+        let of_greatest = self.held.iter().filter(|(_, held)| held.by == *greatest);
+        Ok(of_greatest.min_by_key(|(_, held)| held.until()).map(|(org, _)| *org))
     }
+}
+
+fn begin(now: UnixTime, keep: &KeepRules) -> Result<Held, RegisterError> {
+    let charters = Charters::from_chain(keep.org, &keep.charters, now).map_err(|_| RegisterError::NotBelieved)?;
+    Ok(Held { roster: Roster::new(charters), by: keep.by })
 }
 
 impl Held {
@@ -136,7 +160,7 @@ impl Held {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use pilot_core::identity::Identity;
@@ -149,7 +173,7 @@ mod tests {
     const KEPT_UNTIL: Duration = Duration::from_secs(90 * 86_400);
 
     /// What an organisation brings that has revoked so many.
-    fn rules(seed: u8, sequence: u64, count: usize) -> KeepRules {
+    pub(in super::super) fn rules(seed: u8, sequence: u64, count: usize) -> KeepRules {
         let (key, founder) = (Identity::generate([seed; 32]), Identity::generate([seed + 1; 32]));
         let charters = Issuer::found(&key, founder.key(), "fleet", Duration::ZERO, NOW).unwrap();
         let revocation = |number: usize| {
@@ -176,8 +200,8 @@ mod tests {
         let later = NOW + Duration::from_secs(60);
         let [small, great] = [rules(1, 1, 500), rules(1, 2, REVOCATIONS_MAX)];
         let bring = |orgs: &mut Orgs, keep: &KeepRules| {
-            let held = orgs.plan(later, keep)?;
-            held.map(|held| orgs.insert(keep.org, held)).ok_or(RegisterError::NotBelieved)
+            let plan = orgs.plan(later, keep)?;
+            plan.map(|plan| orgs.insert(keep.org, plan.held)).ok_or(RegisterError::NotBelieved)
         };
         orgs.shared = SHARED_LEN_MAX;
         assert_eq!(bring(&mut orgs, &small), Ok(()));

@@ -1,12 +1,10 @@
 //! `identity export`: to a file for its owner alone, or to whatever stdout is, but not to a screen by accident.
 
-use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use pilot_daemon::home::replace_file;
+use pilot_daemon::home::{create_file, replace_file};
 use serde::Serialize;
 
 use super::{Who, file};
@@ -61,22 +59,10 @@ pub(super) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
             output.bytes(text.as_bytes())
         };
     };
-    let written =
-        if args.force { replace_file(file, text.as_bytes(), FILE_MODE) } else { create(file, text.as_bytes()) };
-    written.map_err(|error| cannot_write(file, &error))?;
+    let write = if args.force { replace_file } else { create_file };
+    write(file, text.as_bytes(), FILE_MODE).map_err(|error| cannot_write(file, &error))?;
     let line = format!("Exported {} ({}) to {}", name, identity.address(), file.display());
     output.result(&Written { who, file }, || line)
-}
-
-/// Writes a file that is not there yet.
-fn create(path: &Path, contents: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().create_new(true).write(true).mode(FILE_MODE).open(path)?;
-    let written = file.write_all(contents).and_then(|()| file.sync_all());
-    if written.is_err() {
-        // Half a key is none; the error that counts is the first one.
-        std::fs::remove_file(path).ok();
-    }
-    written
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {

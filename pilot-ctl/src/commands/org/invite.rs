@@ -1,10 +1,11 @@
 //! `pilotctl org invite`: a line, a file, or a code that people read to each other.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use pilot_daemon::api::types::{InviteRequest, Invited};
+use pilot_daemon::home::create_file;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 
@@ -45,7 +46,7 @@ pub(crate) struct InviteArgs {
     /// How long a membership lasts unless it is renewed, which happens by itself. It may count a day longer, for clocks that are behind.
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = duration::parse_long)]
     membership: Duration,
-    /// Write it to a file that only its owner can read, for an image or a secret store.
+    /// Write it to a new file that only its owner can read, for an image or a secret store.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// A short code for one, to read aloud or to scan, instead of a line.
@@ -54,6 +55,9 @@ pub(crate) struct InviteArgs {
 }
 
 pub(super) async fn run(args: &InviteArgs, daemon: &Daemon, context: &Context) -> Result<()> {
+    if let Some(file) = &args.file {
+        check_new(file)?;
+    }
     let request = InviteRequest {
         org: choose(args.org.as_ref(), daemon).await?,
         uses: args.uses,
@@ -71,12 +75,21 @@ pub(super) async fn run(args: &InviteArgs, daemon: &Daemon, context: &Context) -
         return context.output.result(&invited, || invited.invite.clone());
     };
     let contents = format!("{}\n", invited.invite);
-    pilot_daemon::home::replace_file(file, contents.as_bytes(), 0o600).map_err(|error| {
+    create_file(file, contents.as_bytes(), 0o600).map_err(|error| {
         let take_back = format!("pilotctl org uninvite {} --org {}", invited.id, request.org);
         Failure::failed(format!("cannot write {}: {error}", file.display()))
             .hint(format!("the invite is open all the same; take it back: {take_back}"))
     })?;
     context.output.result(&invited, || file.display().to_string())
+}
+
+/// An invite that stands in a file may be on its way to somebody. Asked before there is one more that is open.
+fn check_new(file: &Path) -> Result<()> {
+    if file.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("{} exists already", file.display()))
+        .hint("an invite in it may be in use: name another file, or remove that one first"))
 }
 
 /// Shows a person at a terminal what a camera at the other end can read.

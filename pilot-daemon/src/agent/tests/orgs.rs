@@ -12,7 +12,7 @@ use pilot_core::org::roster::{Records, Roster};
 
 use super::*;
 use crate::org::keeper;
-use crate::services::Incoming;
+use crate::services::{Incoming, Refused};
 
 const FLEET: &str = "fleet";
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -547,12 +547,59 @@ async fn the_tunnel_with_a_revoked_member_ends_also_when_the_list_arrives_with_a
     });
     signed.await.unwrap();
     patiently(keeper::renew(&worker.inner, FLEET, clock::now().unix + DAY * 3 / 4)).await.unwrap();
-    patiently(async {
-        while is_connected().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!is_connected().await, "it has ended when the list is here, without a moment between");
+}
+
+#[tokio::test]
+async fn who_has_answered_that_it_was_told_of_a_revocation_has_no_tunnel_with_that_member_any_more() {
+    let circle = Circle::new(&["founder", "gone", "worker"], DAY).await;
+    let [founder, gone, worker] = &circle.all[..] else { unreachable!() };
+    let is_connected = async || worker.peer_status(gone.key()).await.is_some_and(|status| status.connected);
+    assert!(is_connected().await);
+    patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "gone".into() })).await.unwrap();
+    assert!(!is_connected().await);
+}
+
+#[tokio::test]
+async fn who_is_too_busy_to_be_told_of_a_revocation_is_told_again() {
+    let circle = Circle::new(&["founder", "gone", "worker"], DAY).await;
+    let [founder, gone, worker] = &circle.all[..] else { unreachable!() };
+    let (sender, mut calls) = mpsc::channel::<Incoming>(16);
+    let answered = worker.inner.ask(move |core, _| std::mem::replace(&mut core.org_calls, sender)).await.unwrap();
+    tokio::spawn(async move {
+        for _ in 0..2 {
+            let incoming = calls.recv().await.unwrap();
+            Refused::new(incoming, Code::BUSY, "too many calls".into()).send();
         }
-    })
-    .await;
+        while let Some(incoming) = calls.recv().await {
+            answered.send(incoming).await.unwrap();
+        }
+    });
+    patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "gone".into() })).await.unwrap();
+    let now = clock::now().unix;
+    assert!(worker.inner.orgs.with(FLEET, |org| org.roster.member(&gone.key(), now).is_none()).unwrap());
+}
+
+#[tokio::test]
+async fn who_stays_too_busy_is_called_a_few_times_and_no_more() {
+    let circle = Circle::new(&["founder", "busy"], DAY).await;
+    let [founder, busy] = &circle.all[..] else { unreachable!() };
+    let (sender, mut calls) = mpsc::channel::<Incoming>(16);
+    busy.inner.apply(move |core, _| core.org_calls = sender).await.unwrap();
+    let counting = tokio::spawn(async move {
+        for count in 0.. {
+            let Some(incoming) = calls.recv().await else { return count };
+            Refused::new(incoming, Code::BUSY, "too many calls".into()).send();
+        }
+        unreachable!()
+    });
+    let org = membership(founder, busy).org;
+    let request = Request::Sync { org, after: 0, epoch: 0, known: Vec::new() };
+    let error = patiently(org::calls::call(&founder.inner, org::calls::way_unknown(busy.key()), &request)).await;
+    assert!(error.unwrap_err().message.contains("too many calls"), "it is told what it was, and not that it took long");
+    // Nobody is called any more.
+    busy.inner.apply(move |core, _| core.org_calls = mpsc::channel(1).0).await.unwrap();
+    assert_eq!(patiently(counting).await.unwrap(), 5);
 }
 
 #[tokio::test]
