@@ -83,9 +83,11 @@ pub const CANDIDATES_MAX: usize = 16;
 pub const ADDRESSES_MAX: usize = 8;
 /// Addresses of a backbone node taken from one record of another agent: each is sent handshakes.
 pub const HEARSAY_ADDRESSES_MAX: usize = 4;
-/// Messages of handshakes to addresses that only records name, of one peer within [`CONNECT_TIMEOUT`], before one is answered: one to each of
-/// [`ADDRESSES_MAX`], or as many to fewer, which a line that loses a fifth each way leaves some. An attempt would send twelve to each.
+/// Messages of handshakes to addresses that only records name, of one peer within [`CONNECT_TIMEOUT`], before one is answered: somebody is there, and
+/// perhaps another one. A line that loses a fifth each way leaves some of as many. An attempt would send twelve to each.
 pub const HEARSAY_MESSAGES_MAX: usize = 8;
+/// Bytes that records can have paid for in advance: an attempt's knocks, twelve of 29 bytes to each of [`ADDRESSES_MAX`].
+pub const HEARSAY_CREDIT_MAX: usize = 12 * 29 * ADDRESSES_MAX;
 /// Backbone nodes kept per peer.
 pub const HOMES_MAX: usize = 4;
 /// Peers known at once; beyond it a stranger takes the place of one whose keys have run out. An idle peer costs a few kilobytes.

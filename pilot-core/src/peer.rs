@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::crypto::{KEY_LEN, SIGNATURE_LEN};
 use crate::dial::Dial;
 use crate::effort::Effort;
 use crate::event::PathKind;
@@ -17,11 +18,12 @@ use crate::limits::{
 };
 use crate::path::{Hop, PROBE_BYTES_PER_BYTE, Path, Paths};
 pub use crate::record::Home;
+use crate::rng::Rng;
 use crate::route::{Route, SocketId};
 use crate::time::{Mono, Now, UnixTime};
 use crate::transport::{EarlyData, PathParams};
 use crate::tunnel::{Agreed, Tunnel};
-use crate::wire;
+use crate::wire::{self, Unknown};
 
 /// What is known of a peer before there is a tunnel: from a ticket, a directory record or a configuration.
 #[derive(Clone, Debug)]
@@ -34,6 +36,21 @@ pub struct PeerInfo {
     pub addresses: Vec<SocketAddr>,
     /// Backbone nodes that have a tunnel with it.
     pub homes: Vec<Home>,
+}
+
+/// What a signed record takes at least beside what it tells: a key and a signature.
+const RECORD_LEN_MIN: usize = KEY_LEN + SIGNATURE_LEN;
+/// An address of a record: four bytes and a port, in CBOR.
+pub(crate) const RECORD_ADDRESS_LEN_MIN: usize = 8;
+
+impl PeerInfo {
+    /// Bytes that a record which tells this takes at least, without addresses, for each of the places that it names: the peer's own, and its
+    /// backbone nodes. They pay for what is sent there (spec/paths.md §2.3).
+    pub(crate) fn record_share(&self) -> usize {
+        let places = self.homes.len() + usize::from(!self.addresses.is_empty());
+        let certificate = self.certificate.as_ref().map_or(0, |_| Certificate::LEN);
+        (RECORD_LEN_MIN + certificate) / places.max(1)
+    }
 }
 
 /// A peer as `pilotctl peers` shows it.
@@ -110,6 +127,8 @@ pub(crate) struct Peer {
     /// Those that only records name.
     pub(crate) hearsay: Hearsay,
     pub(crate) homes: Vec<Home>,
+    /// Bytes of the record that names them which pay for what is sent to each, if one of them is not known yet.
+    homes_share: usize,
     pub(crate) is_backbone: bool,
     pub(crate) dial: Option<Dial>,
     /// In a box: of thousands of tunnels few are being made.
@@ -183,6 +202,7 @@ impl Peer {
             addresses: Vec::new(),
             hearsay: Hearsay::default(),
             homes: Vec::new(),
+            homes_share: 0,
             is_backbone: false,
             dial: None,
             unconfirmed: None,
@@ -231,18 +251,28 @@ impl Peer {
         }
     }
 
-    /// Takes addresses from a record.
-    pub(crate) fn learn_hearsay(&mut self, addresses: &[SocketAddr]) {
+    /// Takes addresses from a record. So many bytes of it pay for what is sent there.
+    pub(crate) fn learn_hearsay(&mut self, addresses: &[SocketAddr], record_len: usize) {
         let unknown = addresses.iter().copied().filter(|address| !self.addresses.contains(address));
-        self.hearsay.learn(unknown);
+        self.hearsay.learn(unknown, record_len);
+    }
+
+    /// A record names the backbone nodes, each with its key and an address at least: so many bytes of it pay for what is sent to each.
+    pub(crate) fn pay_for_homes(&mut self, record_share: usize) {
+        self.homes_share = record_share + KEY_LEN + RECORD_ADDRESS_LEN_MIN;
+    }
+
+    /// Its backbone nodes, and the bytes that pay for what is sent to each. A record pays once.
+    pub(crate) fn take_homes(&mut self) -> (Vec<Home>, usize) {
+        (self.homes.clone(), std::mem::take(&mut self.homes_share))
     }
 
     /// All addresses at which it is said to be, the most certain first.
     pub(crate) fn all_addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.addresses.iter().chain(self.hearsay.addresses()).copied()
+        self.addresses.iter().copied().chain(self.hearsay.addresses())
     }
 
-    /// Whether a message of the attempt may go by a way now. Of those to an address that only a record names, and that has not answered, few may.
+    /// Whether a message of the attempt may go by a way now. To an address that only a record names few may, and only once a knock was answered there.
     pub(crate) fn may_dial_by(&mut self, now: Mono, hop: &Hop) -> bool {
         let was_proved = self.paths.iter().any(|path| path.was_proved() && path.hop.is_same_way(hop));
         let has_answered = self.dial.as_ref().is_some_and(|dial| dial.has_answered_by(hop));
@@ -250,6 +280,19 @@ impl Peer {
             Hop::Direct(route) if !was_proved && !has_answered => self.hearsay.may_send(now, &route.remote),
             Hop::Direct(_) | Hop::Relay { .. } => true,
         }
+    }
+
+    /// What goes by a way in place of the message, if it may not.
+    pub(crate) fn knock(&mut self, now: Mono, hop: &Hop, rng: &mut Rng) -> Option<Vec<u8>> {
+        let (Hop::Direct(route), Some(dial)) = (hop, &self.dial) else { return None };
+        self.hearsay.knock(now, &route.remote, dial.index(), rng)
+    }
+
+    /// Takes UNKNOWN for the answer to a knock of the attempt. Returns whether it is one, and the first from there.
+    pub(crate) fn take_knock_answer(&mut self, now: Mono, hop: &Hop, answer: &Unknown) -> bool {
+        let Hop::Direct(route) = hop else { return false };
+        let is_awaited = self.dial.as_ref().is_some_and(|dial| dial.index() == answer.receiver);
+        is_awaited && self.hearsay.take_answer(now, &route.remote, answer)
     }
 
     /// The tunnel-to-be that early data has begun.
@@ -315,6 +358,7 @@ impl Peer {
         std::mem::swap(&mut self.addresses, &mut other.addresses);
         std::mem::swap(&mut self.hearsay, &mut other.hearsay);
         std::mem::swap(&mut self.homes, &mut other.homes);
+        std::mem::swap(&mut self.homes_share, &mut other.homes_share);
         std::mem::swap(&mut self.attested, &mut other.attested);
         for peer in [self, other] {
             for id in peer.paths.ids_where(|_| true) {
@@ -328,7 +372,7 @@ impl Peer {
         for &address in &other.addresses {
             push_front_bounded(&mut self.addresses, address, ADDRESSES_MAX);
         }
-        self.learn_hearsay(other.hearsay.addresses());
+        self.learn_hearsay(&other.hearsay.addresses().collect::<Vec<_>>(), 0);
         for home in &other.homes {
             self.homes.retain(|known| known.key != home.key);
             push_front_bounded(&mut self.homes, home.clone(), HOMES_MAX);

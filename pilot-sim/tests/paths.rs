@@ -195,6 +195,36 @@ fn a_stream_goes_on_within_a_second_of_a_long_sleep() -> Result<(), Failure> {
     })
 }
 
+/// The machine says that it has slept, so that no key from before is used: to renew them, a way has to be found to the peer, and to the home node,
+/// for which no mapping is left, or which see it elsewhere from now on.
+#[test]
+fn a_stream_goes_on_within_a_second_of_a_resume_with_no_mapping_left() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        for has_moved in [false, true] {
+            let pair = Pair::Apart(Network::PortRestricted, Network::PortRestricted);
+            let mut meeting = Meeting::new(seed, slow_link(), pair, true)?;
+            let gateway = meeting.gateways[0].expect("a NAT");
+            let Meeting { world, alice, bob, backbone, .. } = &mut meeting;
+            let job = world.start_job(*alice, *bob, Plan::transfer(4 * MIB, 4 * MIB))?;
+            world.run_for(Duration::from_secs(2))?;
+            world.set_asleep(*alice, true);
+            world.run_for(Duration::from_secs(120))?;
+            if has_moved {
+                world.rebind(gateway);
+            }
+            world.set_asleep(*alice, false);
+            world.call(*alice, |node, now| node.resume(now, &[7; 32]))?;
+            let before = received(world, job);
+            world.run_until("data after the resume", RESUMED, |world| received(world, job) > before)?;
+            world.complete(&[job], PATIENCE)?;
+            assert_eq!((tunnels(world, *alice, *bob), tunnels(world, *bob, *alice)), (1, 1));
+            assert_eq!(tunnels(world, *alice, *backbone), 1);
+            world.settle()?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn a_relay_that_vanishes_while_paths_are_tried_costs_nothing_but_itself() -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {

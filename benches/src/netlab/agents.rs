@@ -8,7 +8,7 @@ use std::time::Duration;
 use pilot_core::rng::Rng;
 use pilot_core::time::Mono;
 use pilot_daemon::api::client::Client;
-use pilot_daemon::api::types::{AcceptRequest, OpenRequest, Reached, Status, TargetRequest};
+use pilot_daemon::api::types::{AcceptRequest, OpenRequest, Reached, Status, TargetRequest, Transport};
 use pilot_daemon::clock;
 use pilot_daemon::home::Home;
 use pilot_sim::meeting::DIRECT_FOR;
@@ -182,6 +182,12 @@ impl Agent {
         let status: Status = self.client().await?.get("/v1/status").await?;
         let pid = i32::try_from(status.pid).ok().and_then(Pid::from_raw);
         pid.ok_or_else(|| wrong("a process without a number"))
+    }
+
+    /// How its home node is reached, if it is.
+    pub(crate) async fn transport(&self) -> Result<Option<Transport>, BenchError> {
+        let status: Status = self.client().await?.get("/v1/status").await?;
+        Ok(status.backbone.and_then(|backbone| backbone.transport))
     }
 
     /// Tells whether it came up. It has no settings: all that it knows is a backbone node with one address of each family.

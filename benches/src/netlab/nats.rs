@@ -61,7 +61,7 @@ impl Site {
             Ground::Kernel => by_kernel(self.pair, plan, names, &self.lines),
         };
         if self.has_spare {
-            let home = another_home(&mut plan.router, SPARE_HOME, &access());
+            let home = another_home(&mut plan.router, Network::PortRestricted, SPARE_HOME, &access());
             plan.spare(names[0], home, SPARE, &lan());
         }
         gateways
@@ -94,10 +94,10 @@ fn emulate(pair: Pair, plan: &mut Plan, names: [&'static str; 2], lines: &[LinkC
     }
 }
 
-/// Another home with a port-restricted NAT, in a network that runs already.
-pub(crate) fn another_home(router: &mut Router, public: &str, link: &LinkConfig) -> NodeId {
-    let nat = NatConfig::port_restricted;
-    let v4 = Policy::nat(nat(), nat(), &[address(public)], router.rng());
+/// Another home with the one NAT of a network, while the lab runs already.
+pub(crate) fn another_home(router: &mut Router, network: Network, public: &str, link: &LinkConfig) -> NodeId {
+    let udp = network.nats().pop().expect("it has a NAT");
+    let v4 = Policy::nat(udp, NatConfig::port_restricted(), &[address(public)], router.rng());
     router.add_gateway(CORE, Gateway { v4, v6: Policy::Drop }, link)
 }
 

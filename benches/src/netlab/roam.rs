@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use pilot_core::time::Mono;
-use pilot_daemon::api::types::{OpenRequest, Peers};
+use pilot_daemon::api::types::{OpenRequest, Peers, Transport};
 use pilot_daemon::clock;
 use pilot_sim::link::LinkConfig;
 use pilot_sim::meeting::{Expected, Network, Pair};
@@ -20,7 +20,7 @@ use tokio::net::UnixStream;
 
 use super::agents::Agents;
 use super::nats::{self, Site, access, lan};
-use super::router::{NodeId, Way};
+use super::router::{NodeId, Router, Way};
 use super::{Findings, Rig};
 use crate::error::BenchError;
 use crate::exchange::on_this_thread;
@@ -28,8 +28,9 @@ use crate::exchange::on_this_thread;
 /// Addresses of the caller's host.
 const V4: &str = "192.168.1.2";
 const V6: &str = "2001:db8:1::2";
-/// That in another network.
+/// That in another network, and in one without UDP.
 const ELSEWHERE: &str = "10.0.0.5";
+const WITHOUT_UDP: &str = "10.0.1.5";
 /// Between two numbers.
 const TICK: Duration = Duration::from_millis(10);
 /// How long the stream is watched after a change.
@@ -41,6 +42,8 @@ const REBIND_INTERVAL: Duration = Duration::from_secs(20);
 const REBINDINGS: usize = 4;
 /// How soon after there is a network again the stream goes on.
 const RESUMED_WITHIN: Duration = Duration::from_secs(1);
+/// The same where UDP is blocked: four probe timeouts show that the home node does not answer, and then it is asked by UDP alone for 400 ms more.
+const RESUMED_BY_TLS_WITHIN: Duration = Duration::from_secs(3);
 /// Relayed packets in a second that are no traffic: a number takes two and an acknowledgement, and there are a hundred in that time.
 const STRAYS_MAX: u64 = 20;
 
@@ -61,6 +64,10 @@ enum Change {
     HostAddress,
     /// The caller's host goes to another network.
     Network,
+    /// It goes to one in which UDP is blocked.
+    UdpBlocked,
+    /// It comes back to its own.
+    Home,
     /// The caller's line is cut for a while.
     Cut,
     /// It is cut in one way only: what the caller sends arrives.
@@ -81,7 +88,7 @@ enum Change {
 
 impl Change {
     /// What happens to agents behind NATs.
-    const BEHIND_NATS: [Self; 12] = [
+    const BEHIND_NATS: [Self; 14] = [
         Self::Nothing,
         Self::Rebinding,
         Self::OftenRebinding,
@@ -89,6 +96,8 @@ impl Change {
         Self::BothRebind,
         Self::HostAddress,
         Self::Network,
+        Self::UdpBlocked,
+        Self::Home,
         Self::Cut,
         Self::DeafFor,
         Self::Sleep,
@@ -108,6 +117,8 @@ impl Change {
             Self::BothRebind => "both NATs forget at once",
             Self::HostAddress => "the caller's host gets another address",
             Self::Network => "the caller's host goes to another network",
+            Self::UdpBlocked => "it goes to one in which UDP is blocked",
+            Self::Home => "it comes back to its own",
             Self::Cut => "the caller's line is cut for 5 s",
             Self::DeafFor => "the same, inwards only",
             Self::Sleep => "the caller's machine sleeps, and its NAT forgets",
@@ -117,6 +128,20 @@ impl Change {
             Self::OnlyIpv4 => "it has IPv4 only",
             Self::BothFamilies => "it has both again",
         }
+    }
+
+    /// How soon the stream goes on.
+    fn resumed_within(self) -> Duration {
+        if self.leaves_udp() { RESUMED_BY_TLS_WITHIN } else { RESUMED_WITHIN }
+    }
+
+    /// By what the home node is reached afterwards.
+    fn transport(self) -> Transport {
+        if self.leaves_udp() { Transport::Tls } else { Transport::Udp }
+    }
+
+    fn leaves_udp(self) -> bool {
+        matches!(self, Self::UdpBlocked)
     }
 }
 
@@ -151,12 +176,17 @@ pub(crate) fn run(rig: &Rig, networks: [Network; 2], sleep: Duration) -> Result<
             let mut relayed = ticker.relayed_in_a_second(&agents).await?;
             page += &format!("| {} | {} | {relayed} |\n", change.name(), beyond.as_millis());
             eprintln!("{change:?}: {beyond:?}, {relayed} relayed");
-            if beyond > rig.slack * RESUMED_WITHIN {
+            if beyond > rig.slack * change.resumed_within() {
                 wrong.push(format!("{}: silence of {beyond:?} beyond it", change.name()));
             }
             let patience = clock::now().mono + (rig.slack - 1) * WATCH;
+            let is_to_be_direct = is_to_be_direct && !change.leaves_udp();
             while is_to_be_direct && relayed > STRAYS_MAX && clock::now().mono < patience {
                 relayed = ticker.relayed_in_a_second(&agents).await?;
+            }
+            let transport = agents.caller.transport().await?;
+            if transport != Some(change.transport()) {
+                wrong.push(format!("{}: the home node is reached by {transport:?}", change.name()));
             }
             if is_to_be_direct && relayed > STRAYS_MAX {
                 let later = rig.slack * WATCH;
@@ -198,14 +228,20 @@ async fn apply(agents: &Agents, ticker: &mut Ticker, change: Change, sleep: Dura
         }),
         Change::HostAddress => agents.move_caller(caller, &["192.168.1.77"])?,
         Change::Network => {
-            let elsewhere = engine.with(move |router| nats::another_home(router, "198.51.100.3", &access()));
-            agents.move_caller(elsewhere, &[ELSEWHERE])?;
+            let another =
+                |router: &mut Router| nats::another_home(router, Network::PortRestricted, "198.51.100.3", &access());
+            agents.move_caller(engine.with(another), &[ELSEWHERE])?;
         }
+        Change::UdpBlocked => {
+            let another = |router: &mut Router| nats::another_home(router, Network::Blocked, "198.51.100.5", &access());
+            agents.move_caller(engine.with(another), &[WITHOUT_UDP])?;
+        }
+        Change::Home => agents.move_caller(caller, &[V4])?,
         Change::Cut => return agents.cut_off(ticker, &[Way::Up, Way::Down]).await,
         Change::DeafFor => return agents.cut_off(ticker, &[Way::Down]).await,
         Change::Sleep => return agents.sleep(ticker, sleep).await,
         Change::Interface => agents.caller.host.change_interface(&[address(nats::SPARE)])?,
-        Change::Route => agents.caller.host.route_back(&[address(ELSEWHERE)])?,
+        Change::Route => agents.caller.host.route_back(&[address(V4)])?,
         Change::OnlyIpv6 => agents.move_caller(caller, &[V6])?,
         Change::OnlyIpv4 => agents.move_caller(caller, &[V4])?,
         Change::BothFamilies => agents.move_caller(caller, &[V4, V6])?,

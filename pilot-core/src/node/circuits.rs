@@ -48,8 +48,8 @@ impl Node {
         if peer.is_backbone || peer.wants_circuit || peer.homes.is_empty() {
             return;
         }
-        let homes: Vec<u32> =
-            peer.homes.clone().into_iter().filter_map(|home| self.learn_backbone(now.mono, home)).collect();
+        let (homes, share) = self.peers[index as usize].take_homes();
+        let homes: Vec<u32> = homes.into_iter().filter_map(|home| self.learn_backbone(now.mono, home, share)).collect();
         let refused_by = &self.peers[index as usize].refused_by;
         let homes: Vec<u32> = homes.into_iter().filter(|home| !refused_by.contains(home)).collect();
         let Some(&first) = homes.first() else { return };
@@ -257,8 +257,9 @@ impl Node {
     }
 
     /// Takes a backbone node from another agent's record. What such a record says makes no agent a backbone node, and changes nothing about
-    /// a node that we have chosen, have addresses for from elsewhere, or have a tunnel with.
-    pub(super) fn learn_backbone(&mut self, now: Mono, home: Home) -> Option<u32> {
+    /// a node that we have chosen, have addresses for from elsewhere, or have a tunnel with. `record_len`: bytes of the record that pay for what is sent
+    /// there.
+    pub(super) fn learn_backbone(&mut self, now: Mono, home: Home, record_len: usize) -> Option<u32> {
         let index = self.slot(now, home.key)?;
         let peer = &self.peers[index as usize];
         if !peer.is_backbone && (peer.is_connected() || !peer.homes.is_empty()) {
@@ -267,7 +268,7 @@ impl Node {
         if self.home != Some(index) && peer.addresses.is_empty() && !peer.is_connected() {
             let mut addresses = self.dialable(home.addresses);
             addresses.truncate(HEARSAY_ADDRESSES_MAX);
-            self.peers[index as usize].learn_hearsay(&addresses);
+            self.peers[index as usize].learn_hearsay(&addresses, record_len);
         }
         self.mark_backbone(index);
         Some(index)

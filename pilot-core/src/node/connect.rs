@@ -162,15 +162,18 @@ impl Node {
         self.last_init.1
     }
 
-    /// Sends the attempt's datagram by every way that is known, and by few that are only said to be; the first answer counts.
+    /// Sends the attempt's datagram by every way that is known, and a knock by those that are only said to be; the first answer counts.
     fn send_dial(&mut self, now: Mono, index: u32) {
         let mut hops = self.dial_hops(index);
         if self.prefers_ipv4(index) && hops.iter().any(is_ipv4) {
             hops.retain(|hop| is_ipv4(hop) || hop.is_link());
         }
         for hop in hops {
-            if self.peers[index as usize].may_dial_by(now, &hop) {
+            let peer = &mut self.peers[index as usize];
+            if peer.may_dial_by(now, &hop) {
                 self.send_dial_by(index, hop);
+            } else if let Some(knock) = peer.knock(now, &hop, &mut self.rng) {
+                self.queue(hop, Outgoing::Datagram(knock));
             }
         }
     }

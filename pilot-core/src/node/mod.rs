@@ -52,8 +52,8 @@ use crate::id::{IdentityKey, Instance, ServicePort, SessionIndex};
 use crate::identity::Certificate;
 use crate::keepalive::Keepalive;
 use crate::path::Hop;
-use crate::peer::Peer;
 pub use crate::peer::{Home, PeerInfo, PeerStatus};
+use crate::peer::{Peer, RECORD_ADDRESS_LEN_MIN};
 use crate::rng::Rng;
 use crate::route::Route;
 use crate::stats::Stats;
@@ -306,20 +306,26 @@ impl Node {
     /// Adds what is known about a peer. The certificate was verified when it was made. Who has a home node is an agent, whatever
     /// another agent's record may have called it.
     pub fn learn_peer(&mut self, now: Now, info: PeerInfo) {
-        self.learn_agent(now.mono, info);
+        let share = info.record_share();
+        self.learn_agent(now.mono, info, share);
     }
 
     /// The same from a record of the peer's own. Where it says that it is, others may be: the addresses are used with care.
     pub fn learn_recorded_peer(&mut self, now: Now, mut info: PeerInfo) {
+        let share = info.record_share();
         let addresses = self.dialable(std::mem::take(&mut info.addresses));
-        if let Some(index) = self.learn_agent(now.mono, info).filter(|&index| self.home != Some(index)) {
-            self.peers[index as usize].learn_hearsay(&addresses);
+        if let Some(index) = self.learn_agent(now.mono, info, share).filter(|&index| self.home != Some(index)) {
+            let record_len = share + addresses.len() * RECORD_ADDRESS_LEN_MIN;
+            self.peers[index as usize].learn_hearsay(&addresses, record_len);
         }
     }
 
-    fn learn_agent(&mut self, now: Mono, info: PeerInfo) -> Option<u32> {
+    fn learn_agent(&mut self, now: Mono, info: PeerInfo, record_share: usize) -> Option<u32> {
         let has_home = !info.homes.is_empty();
         let index = self.learn(now, info)?;
+        if has_home {
+            self.peers[index as usize].pay_for_homes(record_share);
+        }
         if has_home && self.home != Some(index) {
             self.peers[index as usize].is_backbone = false;
             self.backbones.retain(|&backbone| backbone != index);

@@ -77,7 +77,7 @@ impl Node {
             PacketKind::Resp => self.handle_resp(now, hop, packet),
             PacketKind::CertRequest => self.handle_cert_request(now, hop, packet),
             PacketKind::Cert => self.handle_cert(now, hop, packet),
-            PacketKind::Unknown => self.handle_unknown(now, packet),
+            PacketKind::Unknown => self.handle_unknown(now, hop, packet),
             PacketKind::Stun => Err(DropReason::UnexpectedStun),
             PacketKind::Cookie => self.handle_cookie(hop, packet),
             PacketKind::Relay => Err(DropReason::Malformed),
@@ -338,9 +338,12 @@ impl Node {
     }
 
     /// The peer does not know the session of a packet that is in flight: it has lost its state, or somebody on the path says so. Either
-    /// way one handshake tells; nothing else changes before it is complete.
-    fn handle_unknown(&mut self, now: Now, packet: &[u8]) -> Result<(), DropReason> {
+    /// way one handshake tells; nothing else changes before it is complete. Or it is the answer to a knock.
+    fn handle_unknown(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
         let unknown = Unknown::decode(packet).map_err(|_| DropReason::Malformed)?;
+        if self.knock_answered(now, &hop, &unknown) {
+            return Ok(());
+        }
         let &index = self.by_remote_index.get(&unknown.receiver).ok_or(DropReason::Unsolicited)?;
         let peer = &mut self.peers[index as usize];
         let is_ours = peer
@@ -356,6 +359,17 @@ impl Node {
         peer.last_unknown = Some(now.mono);
         self.start_dial(now, index);
         Ok(())
+    }
+
+    /// Somebody is at an address that only a record names: the attempt goes on there. Returns whether it is so.
+    fn knock_answered(&mut self, now: Now, hop: &Hop, unknown: &Unknown) -> bool {
+        let Some(&index) = self.by_index.get(&unknown.receiver) else { return false };
+        let peer = &mut self.peers[index as usize];
+        let is_answer = peer.take_knock_answer(now.mono, hop, unknown);
+        if is_answer && peer.may_dial_by(now.mono, hop) {
+            self.send_dial_by(index, *hop);
+        }
+        is_answer
     }
 
     fn answer_unknown(&mut self, now: Now, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {

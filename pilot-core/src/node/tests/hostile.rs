@@ -6,10 +6,11 @@ use super::*;
 use crate::id::PacketNumber;
 use crate::limits::{
     ADDRESSES_MAX, BIRTHDAY_SOCKETS, CANDIDATES_MAX, CONNECT_TIMEOUT, HANDSHAKE_RETRY_MIN, HEARSAY_MESSAGES_MAX,
-    PEERS_MAX, PROBE_COUNTED_FOR, PROBED_ADDRESSES_MAX, PROBES_PER_ADDRESS_MAX, REKEY_AFTER_TIME, SLOTS_LOOKED_AT,
-    VOLLEY_PROBES, VOLLEYS_PER_ADDRESS_MAX,
+    HOMES_MAX, PEERS_MAX, PROBE_COUNTED_FOR, PROBED_ADDRESSES_MAX, PROBES_PER_ADDRESS_MAX, REKEY_AFTER_TIME,
+    SLOTS_LOOKED_AT, VOLLEY_PROBES, VOLLEYS_PER_ADDRESS_MAX,
 };
 use crate::mapping::NatMapping;
+use crate::org::whereabouts::Whereabouts;
 use crate::path::Paths;
 use crate::transport::{Candidate, CandidateKind, PathFrame, PortSet, Ports};
 use crate::wire::{self, PacketKind, frame};
@@ -647,7 +648,7 @@ fn a_record_changes_nothing_about_other_nodes() {
     pair.hosts[0].node.learn_peer(pair.now, info);
     let homes = [own_home, agent].map(|key| Home { key, addresses: (1..20).map(lies).collect() });
     for home in homes {
-        pair.hosts[0].node.learn_backbone(pair.now.mono, home);
+        pair.hosts[0].node.learn_backbone(pair.now.mono, home, 100);
     }
     let slot = |pair: &Pair, key| pair.hosts[0].node.index_of(key).expect("known") as usize;
     let peers = &pair.hosts[0].node.peers;
@@ -664,11 +665,11 @@ fn a_record_adds_no_address_to_our_home_node() {
     for ours in [vec![], vec!["192.0.2.7:4000".parse().expect("an address")]] {
         let mut node = host(0, 1, START, Config::new(Role::Agent)).node;
         let lie = || Home { key, addresses: vec![VICTIM] };
-        let slot = node.learn_backbone(START.mono, lie()).expect("room") as usize;
+        let slot = node.learn_backbone(START.mono, lie(), 100).expect("room") as usize;
         node.set_home(START, Some(PeerInfo { key, certificate: None, addresses: ours.clone(), homes: Vec::new() }));
         let addresses = |node: &Node| node.peers[slot].all_addresses().collect::<Vec<_>>();
         assert_eq!(addresses(&node), ours);
-        node.learn_backbone(START.mono, lie());
+        node.learn_backbone(START.mono, lie(), 100);
         assert_eq!(addresses(&node), ours);
     }
 }
@@ -691,29 +692,80 @@ fn ports_of_the_victim() -> Vec<SocketAddr> {
     (1..=ADDRESSES_MAX as u16).map(|port| SocketAddr::new(VICTIM.ip(), port)).collect()
 }
 
+/// What host 1 signs about itself, for others to find it by.
+fn record_of(addresses: &[SocketAddr], homes: &[Home]) -> Vec<u8> {
+    let Keys { identity, certificate, .. } = keys(1, START);
+    let whereabouts = Whereabouts {
+        member: identity.key(),
+        certificate: certificate.encode().to_vec(),
+        addresses: addresses.to_vec(),
+        homes: homes.to_vec(),
+        issued: START.unix,
+        expires: START.unix + Duration::from_secs(3_600),
+    };
+    whereabouts.sign(&identity).expect("it is the member")
+}
+
+/// The record is told again and again, and each time the peer is called.
 #[test]
-fn addresses_that_only_a_record_names_get_few_handshakes() {
+fn what_only_a_record_names_is_sent_three_times_its_bytes_at_most() {
     for lies in 1..=ADDRESSES_MAX {
-        let mut pair = Pair::strangers();
-        pair.tell_by_record(ports_of_the_victim()[..lies].to_vec(), Some(keys(1, START).certificate));
-        let peer = pair.key(1);
-        pair.hosts[0].node.connect(pair.now, &peer).expect("it is known");
-        pair.run_for(CONNECT_TIMEOUT + Duration::from_secs(1));
-        assert!(pair.has(0, |event| matches!(event, Event::ConnectFailed { .. })));
-        assert_eq!(pair.handshakes_astray(), HEARSAY_MESSAGES_MAX, "{lies} addresses");
+        for homes in 0..=HOMES_MAX {
+            let addresses = ports_of_the_victim()[..lies].to_vec();
+            let home =
+                |number: usize| Home { key: IdentityKey([0xC0 + number as u8; 32]), addresses: addresses.clone() };
+            let homes: Vec<_> = (0..homes).map(home).collect();
+            let record_len = record_of(&addresses, &homes).len();
+            let mut pair = Pair::strangers();
+            for told in 1..=3 {
+                let (key, certificate) = (pair.key(1), Some(keys(1, START).certificate));
+                let info = PeerInfo { key, certificate, addresses: addresses.clone(), homes: homes.clone() };
+                pair.hosts[0].node.learn_recorded_peer(pair.now, info);
+                pair.hosts[0].node.connect(pair.now, &key).expect("it is known");
+                pair.run_for(CONNECT_TIMEOUT + Duration::from_secs(1));
+                assert!(pair.has(0, |event| matches!(event, Event::ConnectFailed { .. })));
+                let (sent, received) = (pair.astray_bytes(), told * record_len);
+                assert!(sent <= AMPLIFICATION_MAX * received, "{sent} bytes to the victim for {received}");
+            }
+            assert!(pair.astray.len() >= lies, "each was tried");
+            assert_eq!(pair.handshakes_astray(), 0);
+        }
     }
 }
 
+/// Whoever is at the address that a record lies about: it answers knocks, and is not who is called.
 #[test]
-fn homes_that_only_a_record_names_get_few_handshakes() {
+fn a_node_that_a_record_names_falsely_gets_few_handshakes() {
     let mut pair = Pair::strangers();
-    let home = Home { key: IdentityKey([0xCC; 32]), addresses: ports_of_the_victim() };
-    let (key, certificate) = (pair.key(1), Some(keys(1, START).certificate));
-    let info = PeerInfo { key, certificate, addresses: Vec::new(), homes: vec![home] };
-    pair.hosts[0].node.learn_peer(pair.now, info);
-    pair.hosts[0].node.connect(pair.now, &key).expect("it is known");
+    pair.hosts.push(host(2, 3, START, Config::new(Role::Agent)));
+    pair.tell_by_record(vec![pair.hosts[2].address], Some(keys(1, START).certificate));
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("it is known");
     pair.run_for(CONNECT_TIMEOUT - Duration::from_secs(1));
-    assert_eq!(pair.handshakes_astray(), HEARSAY_MESSAGES_MAX);
+    let messages = pair.log.iter().filter(|(which, datagram)| *which == 0 && datagram.len() == wire::INNER).count();
+    assert_eq!(messages, HEARSAY_MESSAGES_MAX);
+}
+
+/// Who names a victim sees what is sent to an address of its own, and nothing of what the victim is sent.
+#[test]
+fn nobody_answers_in_a_victims_place() {
+    let mut pair = Pair::strangers();
+    let accomplice = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 10)), 10);
+    pair.tell_by_record(vec![accomplice, VICTIM], Some(keys(1, START).certificate));
+    let peer = pair.key(1);
+    pair.hosts[0].node.connect(pair.now, &peer).expect("it is known");
+    pair.drain();
+    let seen = pair.astray.iter().find(|(to, _)| *to == accomplice).expect("a knock").1.clone();
+    let answer = wire::Unknown::answer(&seen).expect("it is one").encode();
+    pair.deliver(0, VICTIM, &answer);
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(pair.handshakes_astray(), 0);
+    let is_at_accomplice =
+        |pair: &Pair| pair.astray.iter().any(|(to, it)| *to == accomplice && it.len() == wire::INNER);
+    assert!(!is_at_accomplice(&pair));
+    pair.deliver(0, accomplice, &answer);
+    pair.drain();
+    assert!(is_at_accomplice(&pair), "it has answered for itself");
 }
 
 /// Whichever of the addresses it is, and whether the record came with a certificate: what answers is asked on.
@@ -763,8 +815,8 @@ fn taken_from_a_record(home: &str, addresses: Vec<SocketAddr>) -> Vec<SocketAddr
     let home = vec![home.parse().expect("an address")];
     let info = PeerInfo { key: IdentityKey([0xBB; 32]), certificate: None, addresses: home, homes: Vec::new() };
     node.set_home(START, Some(info));
-    let slot = node.learn_backbone(START.mono, Home { key: IdentityKey([0xCC; 32]), addresses }).expect("room");
-    node.peers[slot as usize].hearsay.addresses().to_vec()
+    let slot = node.learn_backbone(START.mono, Home { key: IdentityKey([0xCC; 32]), addresses }, 100).expect("room");
+    node.peers[slot as usize].hearsay.addresses().collect()
 }
 
 /// A handshake is 1,152 bytes: a record does not choose many places for it, and none that is no node's.

@@ -333,7 +333,7 @@ fn an_offer_in_another_name_moves_nobody() {
     let (liar, agent) = (pair.add_backbone(), pair.key(1));
     let (now, home) = (pair.now, pair.home(liar));
     let key = home.key;
-    pair.hosts[1].node.learn_backbone(now.mono, home);
+    pair.hosts[1].node.learn_backbone(now.mono, home, 100);
     pair.hosts[1].node.connect(now, &key).expect("known");
     pair.run_until(Duration::from_secs(1), |pair| {
         pair.hosts[liar].node.peer_status(&agent).is_some_and(|status| status.connected)
