@@ -68,9 +68,9 @@ impl Run {
 
     /// The run as the head of a page about what happened in the network lab.
     #[cfg(target_os = "linux")]
-    pub(crate) fn lab_markdown(&self, seed: u64) -> String {
+    pub(crate) fn lab_markdown(&self, seed: u64, ceiling: &str) -> String {
         format!(
-            "- command: `{}`\n- date: {}; commit {}; seed {seed}\n- machine: {} cores; Linux {}; load average before: {}; {}\n\n",
+            "- command: `{}`\n- date: {}; commit {}; seed {seed}\n- machine: {} cores; Linux {}; load average before: {}; {}\n- {ceiling}\n\n",
             self.command,
             self.date,
             commit(),

@@ -39,6 +39,24 @@ pub enum NatMapping {
     },
 }
 
+/// Why it is not known how our NAT maps sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MappingGap {
+    /// Nobody sees us by UDP who could be asked.
+    #[default]
+    NotAsked,
+    /// Servers are being asked.
+    Asking,
+    /// No server is known but the home node where it is reached, and that sees what it sees anyway.
+    NoSecondServer,
+    /// None of the second servers has answered.
+    NoAnswer,
+    /// The system gives no further sockets, whose ports would tell.
+    NoSockets,
+    /// The home node has not answered the further sockets.
+    SocketsUnanswered,
+}
+
 /// A round of challenges to ports of one address, one each.
 #[derive(Debug)]
 pub(crate) struct Volley {

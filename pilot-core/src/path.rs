@@ -22,6 +22,12 @@ const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(25);
 /// A peer that was heard by another direct path for this long, and not by the one in use, has moved.
 const PEER_MOVED_AFTER: Duration = Duration::from_millis(200);
 
+/// Failures in a row, of a path that carries challenges and nothing else, from which on it rests, and how long it does; that doubles. One may be
+/// chance.
+const RELAPSES_BEFORE_REST: u32 = 2;
+const REST_MIN: Duration = Duration::from_secs(10);
+const REST_MAX: Duration = Duration::from_secs(600);
+
 /// Direct paths besides the one in use that a peer may be heard by within [`NEWCOMERS_WITHIN`]: those that a volley finds are more than the
 /// table holds, and would drive each other out of it for ever.
 const NEWCOMERS_MAX: usize = 4;
@@ -60,6 +66,10 @@ pub(crate) struct Path {
     probe: Option<Probe>,
     /// Pause before the next round of probes, once this one has failed.
     reprobe_after: Duration,
+    /// Failures in a row before which it has carried challenges and nothing that is longer.
+    relapses: u32,
+    /// No round begins before that.
+    rests_until: Mono,
 }
 
 /// A round of PATH_CHALLENGE under way on one path, all with one token.
@@ -191,6 +201,8 @@ impl Paths {
             doubted: None,
             probe: None,
             reprobe_after: REPROBE_MIN,
+            relapses: 0,
+            rests_until: Mono(0),
         });
     }
 
@@ -211,9 +223,11 @@ impl Paths {
         Some(self.paths.remove(position).id)
     }
 
-    /// Lets the system choose the local address of direct paths that used one which is gone: nothing can be sent from there any more.
-    pub(crate) fn forget_local_ips(&mut self, is_there: impl Fn(IpAddr) -> bool) {
+    /// Our network is another: lets the system choose the local address of direct paths that used one which is gone, since nothing can be sent from
+    /// there any more, and none of them rests for what it did in the old one.
+    pub(crate) fn leave_network(&mut self, is_there: impl Fn(IpAddr) -> bool) {
         for path in &mut self.paths {
+            (path.relapses, path.rests_until) = (0, Mono(0));
             if let Hop::Direct(route) = &mut path.hop {
                 route.local_ip = route.local_ip.filter(|&ip| is_there(ip));
             }
@@ -333,9 +347,10 @@ impl Paths {
         })
     }
 
-    /// Takes the proof away after probe timeouts in a row. A direct path will be probed again. Others, by UDP, of which nothing was heard since
+    /// Takes the proof away after probe timeouts in a row. A direct path will be probed again; if it has carried challenges only, now and the last time,
+    /// it rests before that. Others, by UDP, of which nothing was heard since
     /// are no better known: they are proved anew before one of them is used, or the next in line would be the address before the last.
-    pub(crate) fn fail(&mut self, now: Mono, id: PathId, rng: &mut Rng) {
+    pub(crate) fn fail(&mut self, now: Mono, id: PathId, carries_probes_only: bool, rng: &mut Rng) {
         let failed = self.path(id).filter(|path| path.hop.target().is_some()).map(|path| path.last_received);
         for path in self.paths.iter_mut().filter(|path| path.id != id && path.proved && path.hop.target().is_some()) {
             if failed.is_some_and(|heard| path.last_received <= heard) {
@@ -348,8 +363,11 @@ impl Paths {
             path.last_received = None;
             return;
         }
+        if path.proved {
+            path.note_failure(now, carries_probes_only);
+        }
         path.proved = false;
-        path.start_probe(now + path.reprobe_after, true, rng);
+        path.start_probe((now + path.reprobe_after).max(path.rests_until), true, rng);
     }
 
     /// Takes the proof from the direct paths that were silent for so long that nobody knows whether they lead anywhere, and challenges
@@ -368,7 +386,7 @@ impl Paths {
     pub(crate) fn probe(&mut self, now: Mono, id: PathId, rng: &mut Rng) {
         let Some(path) = self.path_mut(id) else { return };
         let is_under_way = path.probe.as_ref().is_some_and(|probe| probe.sent > 0 || probe.next <= now);
-        if path.hop.is_direct() && !is_under_way {
+        if path.hop.is_direct() && !is_under_way && now >= path.rests_until {
             path.start_probe(now, false, rng);
         }
     }
@@ -511,6 +529,15 @@ impl Path {
             Hop::Relay { backbone, .. } => self.last_received.is_some() && is_relay_up(backbone),
         };
         PathScore { usable, direct: self.hop.is_direct() }
+    }
+
+    /// Lets it rest, ever longer, if challenges are all that it carries.
+    fn note_failure(&mut self, now: Mono, carries_probes_only: bool) {
+        self.relapses = if carries_probes_only { self.relapses + 1 } else { 0 };
+        if let Some(doublings) = self.relapses.checked_sub(RELAPSES_BEFORE_REST) {
+            let rest = REST_MIN.saturating_mul(2u32.saturating_pow(doublings)).min(REST_MAX);
+            self.rests_until = now + rest;
+        }
     }
 
     fn start_probe(&mut self, next: Mono, needs_use: bool, rng: &mut Rng) {

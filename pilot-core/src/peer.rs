@@ -507,7 +507,7 @@ impl Peer {
     /// Leaves local addresses that are of no use any more to the system's choice. A peer that may be sending to the old one is told by a
     /// PING, and by another: it follows when it has heard nothing from elsewhere for a while.
     pub(crate) fn network_changed(&mut self, now: Mono, is_of_use: impl Fn(IpAddr) -> bool) {
-        self.paths.forget_local_ips(is_of_use);
+        self.paths.leave_network(is_of_use);
         if self.is_backbone || self.is_in_use() {
             self.ping_direct_paths();
             self.confirm_move_at = Some(now + MOVE_CONFIRMED_AFTER);

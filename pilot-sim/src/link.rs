@@ -34,6 +34,14 @@ impl Chance {
     }
 }
 
+/// How a link turns bad and good again (Gilbert, 1960): while it is good it loses nothing by this, while it is bad everything. Each datagram may be
+/// the one with which it turns.
+#[derive(Clone, Copy, Debug)]
+struct Bursts {
+    begins: Chance,
+    ends: Chance,
+}
+
 /// How a link treats datagrams. By default it takes 10 ms, loses nothing, keeps the order and carries the payload of an Ethernet frame.
 #[derive(Clone, Debug)]
 pub struct LinkConfig {
@@ -41,6 +49,7 @@ pub struct LinkConfig {
     jitter: Duration,
     keeps_order: bool,
     loss: Chance,
+    bursts: Option<Bursts>,
     duplication: Chance,
     corruption: Chance,
     reordering: Chance,
@@ -57,6 +66,7 @@ impl Default for LinkConfig {
             jitter: Duration::ZERO,
             keeps_order: true,
             loss: Chance::NEVER,
+            bursts: None,
             duplication: Chance::NEVER,
             corruption: Chance::NEVER,
             reordering: Chance::NEVER,
@@ -94,6 +104,17 @@ impl LinkConfig {
     #[must_use]
     pub fn loss(mut self, chance: Chance) -> Self {
         self.loss = chance;
+        self
+    }
+
+    /// Share of datagrams that vanish in bursts, beside those that vanish one by one; a burst takes `len_mean` of them on average.
+    #[must_use]
+    pub fn burst_loss(mut self, share: Chance, len_mean: u32) -> Self {
+        let whole = u64::from(Chance::percent(100).0);
+        let ends = whole / u64::from(len_mean.max(1));
+        // In the long run as many begin as end.
+        let begins = ends * u64::from(share.0) / (whole - u64::from(share.0)).max(1);
+        self.bursts = Some(Bursts { begins: Chance(begins.min(whole) as u32), ends: Chance(ends as u32) });
         self
     }
 
@@ -188,6 +209,9 @@ pub struct Link {
     pub(crate) config: LinkConfig,
     pub(crate) stats: LinkStats,
     rng: Rng,
+    /// For bursts alone: what draws for them moves nothing else.
+    burst_rng: Rng,
+    is_in_burst: bool,
     busy_until: Mono,
     last_arrival: Mono,
 }
@@ -215,7 +239,9 @@ impl Link {
     /// A link on which nothing is yet; `rng` decides what is left to chance.
     pub fn new(config: LinkConfig, rng: Rng) -> Self {
         let start = Mono::default();
-        Self { config, stats: LinkStats::default(), rng, busy_until: start, last_arrival: start }
+        let burst_rng = rng.child("bursts");
+        let stats = LinkStats::default();
+        Self { config, stats, rng, burst_rng, is_in_burst: false, busy_until: start, last_arrival: start }
     }
 
     /// How long a datagram that comes now waits before the first byte of it leaves.
@@ -263,7 +289,7 @@ impl Link {
         if !self.takes(datagram.len()) {
             return dropped(Fate::TooLong);
         }
-        if self.config.loss.hits(*loss) {
+        if self.falls_into_burst() || self.config.loss.hits(*loss) {
             return dropped(Fate::Lost);
         }
         let Some(departure) = self.queue(now, datagram.len() as u64) else { return dropped(Fate::QueueFull) };
@@ -285,6 +311,14 @@ impl Link {
         }
         let fate = if is_damaged { Fate::Corrupted } else { Fate::Sent };
         Passage { fate, arrivals: [Some(arrival), None] }
+    }
+
+    /// Whether the link is bad for the datagram that comes now.
+    fn falls_into_burst(&mut self) -> bool {
+        let Some(Bursts { begins, ends }) = self.config.bursts else { return false };
+        let turns = if self.is_in_burst { ends } else { begins };
+        self.is_in_burst ^= turns.hits(u32::from_le_bytes(self.burst_rng.array()));
+        self.is_in_burst
     }
 
     /// Puts a datagram behind those that wait for the link. Returns when its last byte has left, or nothing if the queue is full.
@@ -343,6 +377,23 @@ mod tests {
     }
 
     #[test]
+    fn losses_come_in_bursts_of_the_length_and_share_that_was_asked_for() {
+        for (percent, len_mean) in [(5, 10), (10, 8), (10, 1), (50, 4)] {
+            let bursty = || link(LinkConfig::default().burst_loss(Chance::percent(percent), len_mean));
+            let lost = |mut link: Link| -> Vec<bool> {
+                send_many(&mut link, 50_000).iter().map(|passage| passage.fate == Fate::Lost).collect()
+            };
+            let fates = lost(bursty());
+            let losses = fates.iter().filter(|&&lost| lost).count();
+            let bursts = fates.chunk_by(|one, next| one == next).filter(|run| run[0]).count();
+            let (share, mean) = (losses as f64 / fates.len() as f64, losses as f64 / bursts as f64);
+            assert!((share * 100.0 / f64::from(percent) - 1.0).abs() < 0.2, "{share} of {percent} %");
+            assert!((mean / f64::from(len_mean) - 1.0).abs() < 0.2, "{mean} of {len_mean}");
+            assert_eq!(fates, lost(bursty()), "one seed, one course");
+        }
+    }
+
+    #[test]
     fn corruption_flips_exactly_one_bit() {
         let mut link = link(LinkConfig::default().corruption(Chance::percent(100)));
         for _ in 0..100 {
@@ -390,7 +441,9 @@ mod tests {
         let plain = LinkConfig::default().loss(Chance::percent(10));
         assert_eq!(
             losses(plain.clone()),
-            losses(plain.reordering(Chance::percent(30)).duplication(Chance::percent(30)))
+            losses(plain.clone().reordering(Chance::percent(30)).duplication(Chance::percent(30)))
         );
+        let (before, with_bursts) = (losses(plain.clone()), losses(plain.burst_loss(Chance::percent(5), 10)));
+        assert!(before.iter().zip(&with_bursts).all(|(lost, still)| lost <= still));
     }
 }

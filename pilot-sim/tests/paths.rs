@@ -26,6 +26,7 @@ const REQUEST_INTERVAL: Duration = Duration::from_millis(10);
 const FIRST_PINGS: u64 = 100;
 /// One that has failed.
 const NEVER: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Links on which a transfer lasts: 200 KB/s behind a short queue.
 fn slow_link() -> LinkConfig {
@@ -145,6 +146,33 @@ fn a_path_that_works_in_one_direction_only_is_not_flapped_to() -> Result<(), Fai
         let after = changes(&net);
         println!("{} changes of path in five minutes", after - before);
         assert!(after - before <= 6);
+        Ok(())
+    })
+}
+
+/// The direct way carries challenges, and nothing that is longer: it is proved again and again, and fails each time as soon as it is in use.
+#[test]
+fn a_direct_path_that_carries_challenges_only_is_tried_ever_more_rarely() -> Result<(), Failure> {
+    for_each_seed(&SEEDS[..1], |seed| {
+        for plan in [Plan::transfer(64 * MIB, 0), Plan::transfer(100, 64 * MIB), Plan::transfer(64 * MIB, 64 * MIB)] {
+            let mut net = relayed(seed, LinkConfig::default().rate(50_000, 16 * 1024))?;
+            net.world.change_link(net.alice, net.bob, |link| link.mtu(100));
+            net.world.start_job(net.alice, net.bob, plan)?;
+            let changes = |net: &Relayed| {
+                path_changes(&net.world, net.alice, net.bob).max(path_changes(&net.world, net.bob, net.alice))
+            };
+            let mut by_minute = Vec::new();
+            for _ in 0..3 {
+                let before = (changes(&net), net.relayed_packets());
+                net.world.run_for(MINUTE)?;
+                by_minute.push(changes(&net) - before.0);
+                // Two and a half thousand fill the line of one.
+                let relayed = net.relayed_packets() - before.1;
+                assert!(relayed >= 2_000, "the relay carries on: {relayed} packets");
+            }
+            println!("changes of path by minute: {by_minute:?}");
+            assert!(by_minute[0] <= 10 && by_minute[1] <= 4 && by_minute[2] <= 4, "{by_minute:?}");
+        }
         Ok(())
     })
 }

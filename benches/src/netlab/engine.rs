@@ -113,6 +113,11 @@ impl Drop for Engine {
 }
 
 impl Punctuality {
+    /// Of two labs the one that was late by more.
+    pub(crate) fn worse(self, other: Self) -> Self {
+        if other.late_max >= self.late_max { other } else { self }
+    }
+
     /// One line for a report.
     pub(crate) fn sentence(&self) -> String {
         let mean = self.late_sum.checked_div(u32::try_from(self.turns).unwrap_or(u32::MAX)).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! `netlab links`: what bad links leave of a tunnel. The line of one of two agents is bad in both ways, from the start of its daemon on:
 //! does a tunnel form, is a ping answered, does a megabyte arrive as it was sent?
 //!
-//! The first three are the worst that iroh's tests have (`iroh/tests/patchbay/degrade.rs`), of which it skips the second and the third as
+//! Losses come one by one, but for the last line, where they come in bursts. The first three are the worst that iroh's tests have (`iroh/tests/patchbay/degrade.rs`), of which it skips the second and the third as
 //! "not yet passing reliably". Jitter lets packets overtake each other there and here.
 
 use std::time::Duration;
@@ -10,6 +10,7 @@ use pilot_sim::link::{Chance, LinkConfig};
 use pilot_sim::meeting::{Network, Pair};
 
 use super::agents::Agents;
+use super::engine::Punctuality;
 use super::nats::{Site, access};
 use super::{Findings, Rig};
 use crate::error::BenchError;
@@ -45,9 +46,10 @@ struct Outcome {
     answered: Option<Duration>,
     direct: Option<Duration>,
     arrived: Result<Duration, BenchError>,
+    punctuality: Punctuality,
 }
 
-fn bad() -> [Bad; 5] {
+fn bad() -> [Bad; 6] {
     // The jitter is to both sides of the delay.
     let degraded = |delay: u64, jitter: u64, percent: u32| {
         LinkConfig::default()
@@ -62,6 +64,7 @@ fn bad() -> [Bad; 5] {
         Bad { name: "800 ± 200 ms, 20 % lost, 20 % out of order", line: degraded(800, 200, 20) },
         Bad { name: "10 % damaged, with right checksums", line: access().corruption(Chance::percent(10)) },
         Bad { name: "30 % twice", line: access().duplication(Chance::percent(30)) },
+        Bad { name: "2 % lost, in bursts of 8 on average", line: access().burst_loss(Chance::percent(2), 8) },
     ]
 }
 
@@ -73,7 +76,7 @@ pub(crate) fn run(rig: &Rig, only: &[usize]) -> Result<Findings, BenchError> {
     let mut page = String::from(
         "| line | whose | first ping, ms | direct, ms | 1 MB, s | bytes/s |\n| --- | --- | --- | --- | --- | --- |\n",
     );
-    let mut wrong = Vec::new();
+    let (mut wrong, mut least_punctual) = (Vec::new(), Punctuality::default());
     let chosen = bad().into_iter().zip(1..).filter(|(_, number)| only.is_empty() || only.contains(number));
     for (Bad { name, line }, _) in chosen {
         for whose in [Whose::Caller, Whose::Called] {
@@ -81,9 +84,11 @@ pub(crate) fn run(rig: &Rig, only: &[usize]) -> Result<Findings, BenchError> {
             let row = format!("| {name} | {whose:?} | {} |\n", outcome.cells());
             eprint!("{row}");
             page += &row;
+            least_punctual = least_punctual.worse(outcome.punctuality);
             wrong.extend(outcome.wrong(rig.slack).into_iter().map(|what| format!("{name}, {whose:?}: {what}")));
         }
     }
+    page += &format!("\nThe least punctual of the labs: {}.\n", least_punctual.sentence());
     Ok(Findings { page, wrong })
 }
 
@@ -98,7 +103,8 @@ async fn through(rig: &Rig, whose: Whose, line: &LinkConfig) -> Result<Outcome, 
     agents.rest().await;
     let met = agents.meet(rig.slack * DIRECT_WITHIN, STRAYS_MAX).await?;
     let arrived = agents.transfer(LEN, rig.slack * ARRIVED_WITHIN).await;
-    Ok(Outcome { answered: met.answered, direct: met.direct, arrived })
+    let punctuality = agents.lab.engine.punctuality();
+    Ok(Outcome { answered: met.answered, direct: met.direct, arrived, punctuality })
 }
 
 impl Outcome {

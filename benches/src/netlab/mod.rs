@@ -13,9 +13,11 @@
 //!
 //! Each judges what it finds, and fails if that is not what theory says. [`packet`] and [`router`] are the network, without I/O; [`engine`]
 //! runs it; [`lab`] builds hosts around it, some of them gateways by [`kernel`]. The scenarios are on top: [`classify`] proves the lab; the
-//! others put [`agents`] into it. It takes root on Linux, iproute2 and nftables.
+//! others put [`agents`] into it. Each report begins with what the router can do at most ([`ceiling`]), and says how late it was. It takes root on
+//! Linux, iproute2 and nftables.
 
 mod agents;
+mod ceiling;
 mod classify;
 mod engine;
 mod kernel;
@@ -168,7 +170,10 @@ pub(crate) struct Findings {
 /// If a lab could not be built, or what came out is not what should.
 pub(crate) fn run(scenario: &Scenario) -> Result<(), BenchError> {
     match scenario {
-        Scenario::Classify { seed } => classify::run(*seed),
+        Scenario::Classify { seed } => {
+            println!("{}\n", ceiling::sentence()?);
+            classify::run(*seed)
+        }
         Scenario::Matrix { only, neighbours, at_once, common } => {
             let networks = if only.is_empty() && !neighbours { Network::ALL.to_vec() } else { named(only)? };
             common.judge(|rig| matrix::run(rig, &networks, at_once.at_once))
@@ -196,7 +201,7 @@ impl Common {
         if !pilotctl.is_file() {
             return Err(BenchError::NoPilotctl(pilotctl));
         }
-        let head = Run::here(1).lab_markdown(self.seed);
+        let head = Run::here(1).lab_markdown(self.seed, &ceiling::sentence()?);
         let rig = Rig { pilotctl, seed: self.seed, slack: self.slack };
         let Findings { page, wrong } = scenario(&rig)?;
         let verdict = if wrong.is_empty() { "All as it should be." } else { "NOT all as it should be." };

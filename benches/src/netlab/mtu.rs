@@ -8,6 +8,7 @@ use pilot_sim::link::LinkConfig;
 use pilot_sim::meeting::{DIRECT_WITHIN, Network, Pair};
 
 use super::agents::Agents;
+use super::engine::Punctuality;
 use super::lab::MTU;
 use super::nats::{GATEWAYS, Ground, Site, access};
 use super::router::Way;
@@ -65,11 +66,12 @@ pub(crate) fn run(rig: &Rig) -> Result<Findings, BenchError> {
     let mut page = String::from(
         "| between two agents | MTU of interfaces | of the line | longest datagram | 1 MB, s |\n| --- | --- | --- | --- | --- |\n",
     );
-    let mut wrong = Vec::new();
+    let (mut wrong, mut least_punctual) = (Vec::new(), Punctuality::default());
     for case in CASES {
         let Case { name, interfaces, line, .. } = case;
         match on_this_thread(through(rig, case)) {
-            Ok((longest, time)) => {
+            Ok((longest, time, punctuality)) => {
+                least_punctual = least_punctual.worse(punctuality);
                 let row = format!("| {name} | {interfaces} | {line} | {longest} | {:.2} |\n", time.as_secs_f64());
                 eprint!("{row}");
                 page += &row;
@@ -83,11 +85,12 @@ pub(crate) fn run(rig: &Rig) -> Result<Findings, BenchError> {
             }
         }
     }
+    page += &format!("\nThe least punctual of the labs: {}.\n", least_punctual.sentence());
     Ok(Findings { page, wrong })
 }
 
-/// The longest datagram that arrived, and how long the bytes took.
-async fn through(rig: &Rig, case: Case) -> Result<(usize, Duration), BenchError> {
+/// The longest datagram that arrived, how long the bytes took, and how well the lab kept time.
+async fn through(rig: &Rig, case: Case) -> Result<(usize, Duration, Punctuality), BenchError> {
     let pair = Pair::Apart(Network::PortRestricted, Network::PortRestricted);
     let lines = [(); 2].map(|()| access().mtu(datagram_len(case.line)));
     let site = Site { ground: case.ground, lines, mtu: case.interfaces, ..Site::new(pair) };
@@ -109,7 +112,7 @@ async fn through(rig: &Rig, case: Case) -> Result<(usize, Duration), BenchError>
         agents.take_longest();
         agents.transfer(LEN, rig.slack * ARRIVED_WITHIN).await?;
     }
-    Ok((agents.take_longest(), time))
+    Ok((agents.take_longest(), time, agents.lab.engine.punctuality()))
 }
 
 impl Agents {

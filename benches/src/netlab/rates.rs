@@ -47,9 +47,7 @@ pub(crate) fn run(rig: &Rig) -> Result<Findings, BenchError> {
         eprint!("{row}");
         page += &row;
         wrong.extend(outcome.wrong(pair).into_iter().map(|what| format!("{one}, {other}: {what}")));
-        if outcome.punctuality.late_max >= least_punctual.late_max {
-            least_punctual = outcome.punctuality;
-        }
+        least_punctual = least_punctual.worse(outcome.punctuality);
     }
     page += &format!("\nThe least punctual of the labs: {}.\n", least_punctual.sentence());
     Ok(Findings { page, wrong })

@@ -285,7 +285,9 @@ impl Node {
     fn path_failed(&mut self, now: Now, index: u32, path: PathId) {
         let peer = &mut self.peers[index as usize];
         if peer.paths.iter().count() > 1 || !peer.homes.is_empty() {
-            peer.paths.fail(now.mono, path, &mut self.rng);
+            let stats = peer.tunnel.as_ref().and_then(|tunnel| tunnel.transport.path_stats(path));
+            let carries_probes_only = stats.is_some_and(|stats| stats.carries_probes_only);
+            peer.paths.fail(now.mono, path, carries_probes_only, &mut self.rng);
             self.probe_paths(now, index);
             self.choose_path(now, index);
             self.send_candidates(index);

@@ -104,7 +104,7 @@ impl Node {
             peer.add_path(now.mono, Hop::Direct(Route::to(address)));
         }
         for path in peer.paths.ids_where(|hop| hop.is_direct() && !hop.is_link()) {
-            peer.paths.fail(now.mono, path, &mut self.rng);
+            peer.paths.fail(now.mono, path, false, &mut self.rng);
             peer.paths.probe(now.mono, path, &mut self.rng);
         }
         self.probe_paths(now, index);

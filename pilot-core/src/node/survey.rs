@@ -12,7 +12,7 @@ use super::sockets::Purpose;
 use crate::limits::{
     EFFORT_PATIENCE, SAMPLES, STUN_RETRY, STUN_SERVERS_MAX, STUN_TRIES, SURVEY_AGAIN_MAX, SURVEY_AGAIN_MIN,
 };
-use crate::mapping::NatMapping;
+use crate::mapping::{MappingGap, NatMapping};
 use crate::route::SocketId;
 use crate::time::{Mono, Now};
 
@@ -21,6 +21,8 @@ use crate::time::{Mono, Now};
 pub(super) struct Survey {
     servers: Vec<SocketAddr>,
     mapping: NatMapping,
+    /// Why it is not known, if it is not.
+    gap: MappingGap,
     stage: Stage,
     /// How often the question under way was asked, and when it is asked again.
     asked: Option<(u32, Mono)>,
@@ -80,6 +82,11 @@ impl Node {
         self.survey.mapping
     }
 
+    /// Why it is not known, if it is not.
+    pub fn nat_mapping_gap(&self) -> Option<MappingGap> {
+        (self.survey.mapping == NatMapping::Unknown).then_some(self.survey.gap)
+    }
+
     /// Whether servers were asked how our NAT maps sockets, and may still answer.
     pub fn is_surveying(&self) -> bool {
         !matches!(self.survey.stage, Stage::Rest)
@@ -93,10 +100,12 @@ impl Node {
 
     fn ask_servers(&mut self, now: Now) {
         self.end_survey(NatMapping::Unknown);
+        self.survey.gap = MappingGap::NotAsked;
         let Some(observed) = self.observed else { return };
         if self.local_addresses.contains(&observed) {
             return self.end_survey(NatMapping::Independent);
         }
+        self.survey.gap = MappingGap::Asking;
         self.survey.stage = Stage::Main(Alike::Nobody);
         self.ask_for_survey(now);
     }
@@ -111,8 +120,11 @@ impl Node {
             Stage::Main(Alike::OtherAddress) => self.conclude_survey(now, NatMapping::Independent),
             _ if tries < STUN_TRIES => self.repeat_survey(now, tries + 1),
             Stage::Main(Alike::SameAddress) => self.take_samples(now, true),
-            Stage::Main(Alike::Nobody) | Stage::Samples { .. } | Stage::Rest => {
-                self.conclude_survey(now, NatMapping::Unknown);
+            Stage::Main(Alike::Nobody) | Stage::Rest => self.conclude_in_vain(now, MappingGap::NoAnswer),
+            Stage::Samples { .. } => {
+                let was_asked = self.has_questions(Purpose::Survey);
+                let gap = if was_asked { MappingGap::SocketsUnanswered } else { MappingGap::NoSockets };
+                self.conclude_in_vain(now, gap);
             }
         }
     }
@@ -186,7 +198,7 @@ impl Node {
                     self.ask_stun(server, SocketId::default(), Purpose::Survey);
                 }
                 if servers.is_empty() {
-                    self.conclude_survey(now, NatMapping::Unknown);
+                    self.conclude_in_vain(now, MappingGap::NoSecondServer);
                 }
             }
             Stage::Samples { sockets, ports, .. } => {
@@ -203,6 +215,11 @@ impl Node {
         let known = &self.peers[home as usize].addresses;
         let here = self.home_address().map(|address| address.ip());
         known.iter().copied().filter(|address| Some(address.ip()) != here).take(STUN_SERVERS_MAX).collect()
+    }
+
+    fn conclude_in_vain(&mut self, now: Now, gap: MappingGap) {
+        self.survey.gap = gap;
+        self.conclude_survey(now, NatMapping::Unknown);
     }
 
     /// What is known now may be what an effort has waited for, and what peers have to be told.

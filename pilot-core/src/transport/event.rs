@@ -144,6 +144,8 @@ pub struct PathStats {
     pub bytes_in_flight: u64,
     /// Largest packet in use, with header and tag.
     pub mtu: usize,
+    /// Since the path was proved nothing was acknowledged that is half as long as what was sent.
+    pub carries_probes_only: bool,
     /// Probe timeouts in a row.
     pub pto_count: u32,
     /// Packets declared lost, MTU probes apart.

@@ -174,7 +174,7 @@ impl Transport {
     /// The peer has answered over this path.
     pub fn prove_path(&mut self, path: PathId) {
         if let Some(path) = self.path_mut(path) {
-            path.is_proved = true;
+            path.prove();
         }
     }
 

@@ -48,6 +48,9 @@ pub(super) struct Path {
     pub(super) is_ping_queued: bool,
     pub(super) frames: VecDeque<PathFrame>,
     loss_run: Option<LossRun>,
+    /// The longest packets that were sent, and acknowledged, since the path was proved; searches for longer ones apart.
+    longest_sent: u32,
+    longest_acked: u32,
     lost_packets: u64,
     sent_packets: u64,
     sent_bytes: u64,
@@ -82,10 +85,18 @@ impl Path {
             is_ping_queued: false,
             frames: VecDeque::new(),
             loss_run: None,
+            longest_sent: 0,
+            longest_acked: 0,
             lost_packets: 0,
             sent_packets: 0,
             sent_bytes: 0,
         }
+    }
+
+    /// The peer has answered over it: probe timeouts before that are no evidence against it any more.
+    pub(super) fn prove(&mut self) {
+        self.is_proved = true;
+        (self.pto_count, self.longest_sent, self.longest_acked) = (0, 0, 0);
     }
 
     /// Queues a challenge or a response.
@@ -137,6 +148,7 @@ impl Path {
         // A probe of the packet size goes alone, once in a round trip, and may be longer than the rate has tokens for in seconds.
         if !packet.is_mtu_probe {
             self.pacer.on_packet_sent(size);
+            self.longest_sent = self.longest_sent.max(packet.size);
         }
         self.next_seq += 1;
         packet
@@ -154,6 +166,9 @@ impl Path {
         self.pto_count = 0;
         self.probes = 0;
         self.mtu.on_answer(now);
+        if !packet.is_mtu_probe {
+            self.longest_acked = self.longest_acked.max(packet.size);
+        }
         let bytes = u64::from(packet.size);
         self.delivery.on_packet_acked(now, packet.path_seq, packet.sent_at, packet.departure, bytes);
         // RFC 9002 §7.8: a window of which not even half was used is not the bottleneck.
@@ -220,6 +235,7 @@ impl Path {
             cwnd: self.controller.window(),
             bytes_in_flight: self.bytes_in_flight,
             mtu: self.mtu.current(),
+            carries_probes_only: self.longest_acked < self.longest_sent / 2,
             pto_count: self.pto_count,
             lost_packets: self.lost_packets,
             sent_packets: self.sent_packets,

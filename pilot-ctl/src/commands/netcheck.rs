@@ -69,7 +69,10 @@ fn mapping(mapping: &Mapping) -> String {
         (MappingKind::Sequence, ..) => "by destination, ports in sequence".to_owned(),
         (MappingKind::Random, _, Some(ports)) => format!("by destination, one of {ports} ports at random"),
         (MappingKind::Random, ..) => "by destination, ports at random".to_owned(),
-        (MappingKind::Unknown, ..) => "unknown (no second STUN server answers)".to_owned(),
+        (MappingKind::Unknown, ..) => match mapping.reason {
+            Some(reason) => format!("unknown ({})", reason.phrase()),
+            None => "unknown".to_owned(),
+        },
     }
 }
 
@@ -116,6 +119,8 @@ fn relay(relay: &Relay) -> String {
 
 #[cfg(test)]
 mod tests {
+    use pilot_daemon::api::network::MappingGap;
+
     use super::*;
 
     #[test]
@@ -135,7 +140,7 @@ mod tests {
         let expected = "UDP: unknown (there is no backbone to ask)
 IPv4: no address
 IPv6: unknown (no server of this family is known)
-Mapping: unknown (no second STUN server answers)
+Mapping: unknown
 Filtering: unknown (needs a second address)
 Mapping lifetime: not measured yet (keepalive every 25 s)
 Port mapping: unknown (no backbone sees this agent by UDP)
@@ -151,9 +156,17 @@ Relay: none";
 
     #[test]
     fn a_sequence_tells_its_step_and_a_lottery_its_tickets() {
-        let sequence = Mapping { kind: MappingKind::Sequence, step: Some(-2), ports: None };
+        let sequence = Mapping { kind: MappingKind::Sequence, step: Some(-2), ..Mapping::default() };
         assert_eq!(mapping(&sequence), "by destination, ports in sequence (-2)");
-        let random = Mapping { kind: MappingKind::Random, step: None, ports: Some(256) };
+        let random = Mapping { kind: MappingKind::Random, ports: Some(256), ..Mapping::default() };
         assert_eq!(mapping(&random), "by destination, one of 256 ports at random");
+    }
+
+    #[test]
+    fn an_unknown_mapping_says_what_was_found_out() {
+        let unknown = |reason| mapping(&Mapping { reason: Some(reason), ..Mapping::default() });
+        assert_eq!(unknown(MappingGap::NotAsked), "unknown (no backbone sees this agent by UDP)");
+        assert_eq!(unknown(MappingGap::NoAnswer), "unknown (no second STUN server answers)");
+        assert_eq!(unknown(MappingGap::NoSockets), "unknown (the system gives no further sockets to ask from)");
     }
 }

@@ -125,13 +125,17 @@ impl Agent {
             let remedy = "allow port mapping on the router (PCP, NAT-PMP or UPnP), or use IPv6";
             Check::wrong("nat", "hard_mapping", message, remedy)
         };
-        match self.mapping(seen).kind {
+        let mapping = self.mapping(seen);
+        match mapping.kind {
             MappingKind::None => Check::fine("nat", "none on the way to the backbone"),
             MappingKind::Independent => Check::fine("nat", "keeps one port for all destinations"),
             MappingKind::PortIndependent => {
                 Check::fine("nat", "keeps one port for the backbone; whether other addresses see another is unknown")
             }
-            MappingKind::Unknown => Check::fine("nat", "unknown: no second STUN server answers"),
+            MappingKind::Unknown => {
+                let reason = mapping.reason.map(|reason| format!(": {}", reason.phrase())).unwrap_or_default();
+                Check::fine("nat", format!("unknown{reason}"))
+            }
             MappingKind::Sequence => hard("in sequence"),
             MappingKind::Random => hard("at random"),
         }

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pilot_core::mapping::NatMapping;
+use pilot_core::mapping::{self, NatMapping};
 use pilot_core::node::{MappingLifetime, PeerStatus};
 
 use super::Agent;
 use super::status::{millis, path_of};
-use crate::api::network::{Family, Filtering, Lifetime, Mapping, MappingKind, NetCheck, Relay};
+use crate::api::network::{Family, Filtering, Lifetime, Mapping, MappingGap, MappingKind, NetCheck, Relay};
 use crate::api::types::{ApiError, Transport};
 use crate::backbone_link::own_homes;
 use crate::driver::Core;
@@ -23,6 +23,8 @@ const SURVEY_INTERVAL: Duration = Duration::from_millis(100);
 /// What the node knows of the network.
 pub(super) struct Seen {
     pub(super) mapping: NatMapping,
+    /// Why it is not known.
+    gap: Option<mapping::MappingGap>,
     pub(super) observed: Option<SocketAddr>,
     lifetime: MappingLifetime,
     backbones: Vec<PeerStatus>,
@@ -110,7 +112,7 @@ impl Agent {
             NatMapping::Sequence { step } => (MappingKind::Sequence, Some(step), None),
             NatMapping::Random { set } => (MappingKind::Random, None, Some(set.ports_len())),
         };
-        Mapping { kind, step, ports }
+        Mapping { kind, step, ports, reason: seen.gap.map(reason) }
     }
 
     fn relay(&self, status: &PeerStatus) -> Relay {
@@ -129,11 +131,23 @@ impl Seen {
     fn take(core: &Core) -> Self {
         Self {
             mapping: core.node.nat_mapping(),
+            gap: core.node.nat_mapping_gap(),
             observed: core.node.observed_address(),
             lifetime: core.node.mapping_lifetime(),
             backbones: core.node.peers().filter(|peer| peer.backbone && peer.connected).collect(),
             is_surveying: core.node.is_surveying(),
         }
+    }
+}
+
+fn reason(gap: mapping::MappingGap) -> MappingGap {
+    match gap {
+        mapping::MappingGap::NotAsked => MappingGap::NotAsked,
+        mapping::MappingGap::Asking => MappingGap::Asking,
+        mapping::MappingGap::NoSecondServer => MappingGap::NoSecondServer,
+        mapping::MappingGap::NoAnswer => MappingGap::NoAnswer,
+        mapping::MappingGap::NoSockets => MappingGap::NoSockets,
+        mapping::MappingGap::SocketsUnanswered => MappingGap::SocketsUnanswered,
     }
 }
 

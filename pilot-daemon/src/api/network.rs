@@ -62,6 +62,9 @@ pub struct Mapping {
     pub step: Option<i16>,
     /// From how many ports a random one is taken.
     pub ports: Option<u32>,
+    /// Why it is unknown.
+    #[serde(default)]
+    pub reason: Option<MappingGap>,
 }
 
 /// What outside ports depend on.
@@ -78,10 +81,46 @@ pub enum MappingKind {
     Sequence,
     /// A port for each destination, anywhere in a set.
     Random,
-    /// No second server has answered.
+    /// Nobody has told.
     #[default]
     #[serde(other)]
     Unknown,
+}
+
+/// Why it is not known what outside ports depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MappingGap {
+    /// No backbone node sees the agent by UDP.
+    NotAsked,
+    /// Servers are being asked.
+    Asking,
+    /// No second STUN server is known.
+    NoSecondServer,
+    /// No second STUN server has answered.
+    NoAnswer,
+    /// The system gives no further sockets.
+    NoSockets,
+    /// The home node has not answered further sockets.
+    SocketsUnanswered,
+    /// Something that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl MappingGap {
+    /// For people.
+    pub fn phrase(self) -> &'static str {
+        match self {
+            Self::NotAsked => "no backbone sees this agent by UDP",
+            Self::Asking => "servers are still being asked",
+            Self::NoSecondServer => "no second STUN server is known",
+            Self::NoAnswer => "no second STUN server answers",
+            Self::NoSockets => "the system gives no further sockets to ask from",
+            Self::SocketsUnanswered => "the backbone does not answer further sockets",
+            Self::Other => "for a reason that this version does not know",
+        }
+    }
 }
 
 /// Whose packets a NAT lets in (RFC 4787 §5). To tell, somebody has to send from an address that the agent has not sent to, and there is no

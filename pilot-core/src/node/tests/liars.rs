@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::limits::{SAMPLES, STUN_TRIES};
-use crate::mapping::NatMapping;
+use crate::mapping::{MappingGap, NatMapping};
 use crate::wire::{self, PacketKind};
 
 const LIAR: &str = "198.51.100.9:3478";
@@ -114,6 +114,17 @@ fn a_lying_stun_server_costs_a_few_questions_and_no_more() {
     }
 }
 
+#[test]
+fn what_a_survey_has_not_found_out_has_its_reason() {
+    let strangers = Pair::strangers();
+    assert_eq!(strangers.hosts[0].node.nat_mapping_gap(), Some(MappingGap::NotAsked), "there is no home node");
+    let silent = asking(|_| Vec::new());
+    assert_eq!(silent.hosts[0].node.nat_mapping_gap(), Some(MappingGap::NoAnswer));
+    // It sees the main socket elsewhere, and the home node, which could tell of further sockets, answers no STUN here.
+    let elsewhere = asking(|request| vec![success(request, address(VICTIM), &[])]);
+    assert_eq!(elsewhere.hosts[0].node.nat_mapping_gap(), Some(MappingGap::SocketsUnanswered));
+}
+
 /// A system that has no more sockets keeps nobody from asking again later.
 #[test]
 fn a_survey_whose_sockets_are_refused_ends_and_is_tried_again() {
@@ -125,8 +136,10 @@ fn a_survey_whose_sockets_are_refused_ends_and_is_tried_again() {
     pair.deliver(0, address(LIAR), &success(&request, address(VICTIM), &[]));
     pair.run_for(Duration::from_millis(10));
     assert!(pair.has(0, |event| matches!(event, Event::OpenSockets(_))), "to see what the NAT does with them");
+    assert_eq!(pair.hosts[0].node.nat_mapping_gap(), Some(MappingGap::Asking));
     pair.run_for(SURVEYED);
     assert!(!pair.hosts[0].node.is_surveying());
+    assert_eq!(pair.hosts[0].node.nat_mapping_gap(), Some(MappingGap::NoSockets));
     let before = asked(&pair).len();
     pair.run_for(Duration::from_secs(60));
     assert!(asked(&pair).len() > before);
