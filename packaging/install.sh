@@ -173,12 +173,22 @@ running_agents() {
     "$target" daemon status --json 2>/dev/null | sed -n 's/^{"name":"\([a-z0-9-]*\)".*/\1/p'
 }
 
+# Those that a service manager has started, and starts again.
+supervised_agents() {
+    "$target" daemon status --json 2>/dev/null | sed -n 's/^{"name":"\([a-z0-9-]*\)".*"supervised":true.*/\1/p' | one_line
+}
+
 advise_restart() {
+    supervised=" $(supervised_agents) "
     for agent in $(running_agents); do
-        say "Still running what was there before: $agent. \`pilotctl daemon restart --as $agent\` ends that."
+        case $supervised in
+        *" $agent "*) restart="\`systemctl restart\` of its unit" ;;
+        *) restart="\`pilotctl daemon restart --as $agent\`" ;;
+        esac
+        say "Still running what was there before: $agent. $restart ends that."
     done
     if "$target" backbone status >/dev/null 2>&1; then
-        say "So is the backbone: \`pilotctl backbone stop\` ends it, and the next agent to start starts it anew."
+        say "So is the backbone: \`pilotctl backbone stop\` ends it, and the next agent to start starts it anew; if it has a unit, restart that."
     fi
 }
 
@@ -189,7 +199,7 @@ remove() {
         fail "agents are running: $agents" "stop them with \`pilotctl daemon stop --all\`, or say --uninstall --stop"
     fi
     others=$(processes_elsewhere | one_line)
-    [ -z "$others" ] || fail "processes of other homes run $target: $others" "stop them with \`kill $others\`, then again"
+    [ -z "$others" ] || fail "processes of other homes run $target: $others" "stop them with \`kill $others\`, or the units that run them with \`systemctl disable --now\`, then again"
     remove_units
     if [ -n "$stop" ]; then
         "$target" daemon stop --all
@@ -208,10 +218,18 @@ one_line() {
     tr '\n' ' ' | sed 's/ $//'
 }
 
-# Units that are still enabled are a reason to stop; that there are none is not.
+# This user's units, and the machine's if they run this program.
 remove_units() {
+    remove_units_of
+    if grep -qs "^ExecStart=$target " /etc/systemd/system/pilot*.service; then
+        remove_units_of --system
+    fi
+}
+
+# Units that are still enabled are a reason to stop; that there are none is not.
+remove_units_of() {
     code=0
-    said=$("$target" daemon uninstall 2>&1) || code=$?
+    said=$("$target" daemon uninstall "$@" 2>&1) || code=$?
     case $code in
     0) say "$said" ;;
     4) ;;

@@ -44,6 +44,10 @@ impl HandlerCommand {
         command.args(arguments).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         command.envs(self.agent_environment.iter().map(|(name, value)| (name, value)));
+        // What answers strangers may be talked into telling what it knows.
+        for secret in [env_vars::PILOT_TOKEN, env_vars::PILOT_TOKEN_FILE] {
+            command.env_remove(secret);
+        }
         for (name, value) in provenance(incoming) {
             match value {
                 Some(value) => command.env(name, value),

@@ -126,6 +126,17 @@ fn provenance_is_in_the_environment_of_the_handler() {
 }
 
 #[test]
+fn a_handler_is_not_told_the_invite_that_its_agent_was_started_with() {
+    let home = pair();
+    let mut command = home.command(&["answer", "--as", "beta", "--", "sh", "-c", "cat >/dev/null; env"]);
+    command.env("PILOT_TOKEN", "pilot-invite:secret").env("PILOT_TOKEN_FILE", "/run/secret");
+    let handler = Running::start(command);
+    handler.wait_for_line("answering 'query' as beta");
+    let environment = home.ok(&["query", "beta", "env", "--as", "alpha"]);
+    assert!(environment.contains("PILOT_PEER_KEY=") && !environment.contains("secret"), "{environment}");
+}
+
+#[test]
 fn a_handler_that_fails_is_an_error_at_the_caller() {
     let home = pair();
     let _handler = answer(&home, "beta", "printf half; exit 3");

@@ -8,10 +8,11 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use support::{Home, PILOTCTL, Said, finish};
+use support::{Home, PILOTCTL, Running, Said, finish};
 
 /// Stands for a program of another version.
 const OTHER_VERSION: &str = "#!/bin/sh\necho pilotctl 0.0.1\n";
@@ -297,4 +298,76 @@ fn an_uninstall_sees_agents_of_other_homes_too() {
     // After an upgrade they run a file that has no name any more.
     assert_eq!(machine.install_from(&archive, &[]).code, 0);
     is_refused();
+}
+
+#[test]
+fn an_install_over_an_agent_of_a_service_manager_names_who_restarts_it() {
+    let machine = Machine::new();
+    let archive = machine.archive(Path::new(PILOTCTL));
+    assert_eq!(machine.install_from(&archive, &[]).code, 0);
+    let manager = machine.path("notify");
+    let _socket = UnixDatagram::bind(&manager).expect("bind");
+    let mut command = machine.home.command(&["daemon", "run", "--hostname", "alpha", "--no-backbone"]);
+    command.env("NOTIFY_SOCKET", &manager).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let agent = Running::start(command);
+    agent.wait_for_line("Hostname: alpha");
+    let said = machine.install_from(&archive, &[]);
+    assert!(said.stdout.contains("alpha. `systemctl restart` of its unit ends that."), "{said:?}");
+}
+
+/// A machine with a systemd directory of its own, whose `/usr/local` is the first argument; `uninstall` runs the script, the second one.
+const MACHINE_OF_ITS_OWN: &str = r#"
+mount -t tmpfs none /etc/systemd
+mkdir /etc/systemd/system
+mount --bind "$1" /usr/local
+script=$2
+uninstall() {
+    sh "$script" --uninstall --prefix /usr/local
+}
+"#;
+
+#[test]
+fn an_uninstall_removes_the_machines_units_that_run_the_program_and_no_others() {
+    let machine = Machine::new();
+    let archive = machine.archive(Path::new(PILOTCTL));
+    assert_eq!(machine.install_from(&archive, &[]).code, 0);
+    let inside = |steps: &str| {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-exc",
+            &format!("{MACHINE_OF_ITS_OWN}{steps}"),
+            "sh",
+        ]);
+        command.arg(machine.path("prefix")).arg(script()).env("HOME", machine.directory.path());
+        command.env("PILOT_HOME", machine.home.path());
+        finish(piped(command), b"")
+    };
+    if inside("true").code != 0 {
+        eprintln!("skipped: no machine of its own to be had here");
+        return;
+    }
+    let said = inside(
+        r#"
+        /usr/local/bin/pilotctl daemon install --system
+        mkdir /etc/systemd/system/multi-user.target.wants
+        ln -s ../pilot@.service /etc/systemd/system/multi-user.target.wants/pilot@alpha.service
+        if uninstall; then exit 1; fi
+        [ -e /usr/local/bin/pilotctl ] && [ -e /etc/systemd/system/pilot@.service ]
+        rm /etc/systemd/system/multi-user.target.wants/pilot@alpha.service
+        cp /usr/local/bin/pilotctl /usr/local/again
+        uninstall
+        [ ! -e /usr/local/bin/pilotctl ] && [ ! -e /etc/systemd/system/pilot@.service ]
+
+        mv /usr/local/again /usr/local/bin/pilotctl
+        /usr/local/bin/pilotctl daemon install --system
+        sed -i 's|^ExecStart=/usr/local|ExecStart=/opt|' /etc/systemd/system/pilot*.service
+        uninstall
+        [ ! -e /usr/local/bin/pilotctl ] && [ -e /etc/systemd/system/pilot@.service ]
+        "#,
+    );
+    assert_eq!(said.code, 0, "{said:?}");
 }

@@ -97,7 +97,29 @@ async fn change(effect: &str, args: &RuleArgs, context: &Context) -> Result<()> 
     context.output.result(&rule, || {
         let what = if args.remove { "Removed: " } else { "" };
         format!("{what}{} {} {}", rule.effect, rule.service, rule.from)
-    })
+    })?;
+    if !args.remove {
+        warn_of_closing(&rule, &daemon, context).await?;
+    }
+    Ok(())
+}
+
+/// Says so where the first rule of a service keeps out members who could call it before.
+async fn warn_of_closing(rule: &Rule, daemon: &Daemon, context: &Context) -> Result<()> {
+    if rule.effect != "allow" || rule.from == "public" {
+        return Ok(());
+    }
+    let rules = daemon.rules().await?.rules;
+    let is_first = rules.iter().filter(|other| other.effect == "allow" && other.service == rule.service).count() == 1;
+    let orgs = daemon.orgs().await?.orgs;
+    let kept_out = orgs.iter().find(|org| rule.from != format!("org:{}", org.name));
+    if let Some(org) = kept_out.filter(|_| is_first && rule.service != "*") {
+        let text = format!("other members of {} may not call {} any more: it has rules now", org.name, rule.service);
+        context
+            .output
+            .warning(&text, &format!("to let them in, too: pilotctl allow {} org:{}", rule.service, org.name));
+    }
+    Ok(())
 }
 
 /// Says so where a new rule changes nothing.

@@ -37,6 +37,24 @@ fn members_find_and_trust_each_other_with_backbone_and_founder_gone_and_trust_no
 }
 
 #[test]
+fn members_are_known_by_address_and_key_with_the_backbone_gone() {
+    let machines = Machines::new();
+    let [_founder, one, two] = machines.fleet_of_three();
+    let [address, key] = ["address", "key"].map(|field| two.home.json(&["daemon", "status"])[field].clone());
+    let [address, key] = [&address, &key].map(|value| value.as_str().expect("text"));
+    let _handler = two.answers();
+    machines.stop_backbone();
+    for target in [address, key] {
+        is_answered(&one.asks(target));
+        let why = one.home.json(&["why", target, "query"]);
+        assert_eq!(why["allowed"], true, "{why}");
+    }
+    one.home.ok(&["allow", "query", address]);
+    one.home.ok(&["deny", "query", key]);
+    assert_eq!(one.home.json(&["why", address, "query"])["allowed"], false);
+}
+
+#[test]
 fn an_invite_may_stand_in_the_environment_or_in_a_file_and_the_organisations_key_is_its_founders_alone() {
     let machines = Machines::new();
     let founder = machines.founder();

@@ -151,6 +151,19 @@ fn whom_a_delegate_has_enrolled_a_moment_ago_the_founder_can_revoke() {
 }
 
 #[test]
+fn who_revokes_a_delegate_is_told_who_is_out_with_it() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let lead = machines.member("lead", &founder.invite(&["--may-enrol", "2"]));
+    let by = machines.member("by", &lead.invite(&["--may-enrol", "1"]));
+    let _below = machines.member("below", &by.invite(&[]));
+    eventually("the founder has heard of all", || founder.members() == ["below", "by", "founder", "lead"]);
+    let revoked = founder.home.run(&["org", "revoke", "lead"]);
+    assert!(revoked.code == 0 && revoked.stderr.contains("below, by"), "{revoked:?}");
+    assert_eq!(founder.members(), ["founder"]);
+}
+
+#[test]
 fn who_leaves_is_a_member_no_more_and_its_name_is_free() {
     let machines = Machines::new();
     let founder = machines.founder();

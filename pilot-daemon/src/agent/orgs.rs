@@ -13,6 +13,7 @@ use pilot_core::org::membership::{MEMBERSHIP_VALIDITY_MAX, Proof};
 use pilot_core::org::roster::Roster;
 use pilot_core::record::is_name;
 use pilot_core::time::UnixTime;
+use pilot_core::wire::directory::Target;
 
 use super::Agent;
 use super::resolve::Resolved;
@@ -125,6 +126,7 @@ impl Agent {
         if !is_ours.ok_or_else(org::no_issuer)? {
             return Err(not_ours());
         }
+        let before = inner.orgs.with(name, |org| members_through(&org.roster, &member, now))?;
         keeper::publish_list(inner, name, Some(revocation), now).await?;
         let (still, invites) = inner.orgs.with(name, |org| {
             let invites = org.invites.used_by(&member, now).map(|id| HEXLOWER.encode(id)).collect();
@@ -135,7 +137,12 @@ impl Agent {
             return Err(not_ours());
         }
         calls::tell_former(inner, name, route.into_iter().collect());
-        Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key: member.to_string(), invites })
+        let is_out = |(key, _): &(IdentityKey, String)| {
+            inner.orgs.with(name, |org| org.roster.member(key, now).is_none()).unwrap_or(true)
+        };
+        let below = before.into_iter().filter(is_out).map(|(_, name)| name).collect();
+        let key = member.to_string();
+        Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key, invites, below })
     }
 
     /// Leaves an organisation. Who has enrolled this agent is told if it can be reached.
@@ -187,14 +194,11 @@ impl Agent {
     /// Whether nobody but this agent is out when it leaves, as far as it knows.
     fn check_leaves_alone(&self, name: &str, now: UnixTime) -> Result<(), ApiError> {
         let own = self.inner.identity.key();
-        let mut by_us = self.inner.orgs.with(name, |org| {
-            let by_us = org.roster.members_by(&own, now);
-            by_us.map(|proof| proof.membership().name.clone()).collect::<Vec<_>>()
-        })?;
+        let by_us = self.inner.orgs.with(name, |org| members_through(&org.roster, &own, now))?;
         if by_us.is_empty() {
             return Ok(());
         }
-        by_us.sort();
+        let by_us: Vec<_> = by_us.into_iter().map(|(_, name)| name).collect();
         let message =
             format!("this agent has enrolled others in '{name}', who are out when it leaves: {}", listed(&by_us));
         Err(ApiError::new(ErrorCode::Refused, message).hint(format!(
@@ -277,13 +281,34 @@ impl Agent {
         let Some((proof, route)) = found else {
             return Err(orgs.with(org, |known| no_member(&known.roster, name, org, clock::now().unix))?);
         };
+        self.resolved_member(&proof, route, org).await
+    }
+
+    /// The member with this address or key, of whichever organisation.
+    pub(super) async fn resolve_as_member(&self, wanted: &Target) -> Result<Option<Resolved>, ApiError> {
+        let orgs = &self.inner.orgs;
+        let now = clock::now().unix;
+        for org in orgs.names() {
+            let found = orgs.with(&org, |org| {
+                let proof = match wanted {
+                    Target::Key(key) => org.roster.proof(key, now),
+                    Target::Address(address) => org.roster.members(now).find(|proof| proof.address() == *address),
+                    Target::Name(_) => None,
+                }?;
+                Some((proof.clone(), org.route(&proof.key(), now)))
+            });
+            // An organisation that has been left since is none.
+            if let Ok(Some((proof, route))) = found {
+                return self.resolved_member(&proof, route, &org).await.map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn resolved_member(&self, proof: &Proof, route: Option<PeerInfo>, org: &str) -> Result<Resolved, ApiError> {
         if let Some(route) = route {
             self.inner.apply(move |core, now| core.node.learn_recorded_peer(now, route)).await?;
         }
-        Ok(self.resolved_member(&proof, org).await)
-    }
-
-    async fn resolved_member(&self, proof: &Proof, org: &str) -> Resolved {
         let membership = proof.membership();
         // What the organisation knows of its way, the node has learned.
         let mut routes = vec![calls::way_unknown(proof.key())];
@@ -295,7 +320,7 @@ impl Agent {
         {
             routes = [found.routes, routes].concat();
         }
-        Resolved {
+        Ok(Resolved {
             key: proof.key(),
             address: proof.address(),
             name: Some(format!("{}@{org}", membership.name)),
@@ -305,7 +330,7 @@ impl Agent {
             offers: Vec::new(),
             reachable: None,
             routes,
-        }
+        })
     }
 }
 
@@ -326,6 +351,14 @@ pub(super) fn listed(names: &[String]) -> String {
     let (named, more) = names.split_at(names.len().min(NAMED_MAX));
     let more = if more.is_empty() { String::new() } else { format!(" and {} more", more.len()) };
     named.join(", ") + &more
+}
+
+/// Who is a member through this one: keys and names, by name.
+fn members_through(roster: &Roster, issuer: &IdentityKey, now: UnixTime) -> Vec<(IdentityKey, String)> {
+    let through = roster.members_by(issuer, now);
+    let mut through: Vec<_> = through.map(|proof| (proof.key(), proof.membership().name.clone())).collect();
+    through.sort_by(|(_, one), (_, other)| one.cmp(other));
+    through
 }
 
 /// Why a name leads to nobody.

@@ -50,7 +50,8 @@ impl Resolved {
 }
 
 impl Agent {
-    /// Finds another agent by host name, name in an organisation (`name@org`), address, key or ticket.
+    /// Finds another agent by host name, name in an organisation (`name@org`), address, key or ticket. Members of one's own organisations are
+    /// known by address and key without a directory.
     ///
     /// # Errors
     /// [`ErrorCode::NotFound`] with suggestions, or that the directory does not answer, which takes 3 s at most.
@@ -61,7 +62,11 @@ impl Agent {
         if let Some((name, org)) = target.split_once('@') {
             return self.resolve_member(name, org).await;
         }
-        self.resolve_target(parse_target(target)?, target).await
+        let wanted = parse_target(target)?;
+        match self.resolve_as_member(&wanted).await? {
+            Some(member) => Ok(member),
+            None => self.resolve_target(wanted, target).await,
+        }
     }
 
     /// Asks the directory for a key.

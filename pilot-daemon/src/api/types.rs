@@ -330,6 +330,9 @@ pub struct Revoked {
     /// Invites of this agent that it has used, and could use under another key: the numbers of those that are still open.
     #[serde(default)]
     pub invites: Vec<String>,
+    /// The names of those who are members no more with it, since it has enrolled them, or they have.
+    #[serde(default)]
+    pub below: Vec<String>,
 }
 
 /// `POST /v1/orgs/leave`.

@@ -224,6 +224,10 @@ async fn revoke(args: &RevokeArgs, daemon: &Daemon, context: &Context) -> Result
     let revoked = daemon.revoke(&RevokeRequest { org, member: args.member.clone() }).await?;
     context.output.result(&revoked, || format!("{} is no longer a member of {}", revoked.member, revoked.org))?;
     let of = args.org.as_ref().map(|org| format!(" --org {org}")).unwrap_or_default();
+    if !revoked.below.is_empty() {
+        let out = format!("so are those whom it has enrolled, and whom they have: {}", revoked.below.join(", "));
+        context.output.warning(&out, &format!("who is to stay joins again: pilotctl org invite{of}"));
+    }
     for invite in &revoked.invites {
         let open = format!("the invite {invite}, which it has used, is still open: it is good for another key");
         context.output.warning(&open, &format!("take it back, too: pilotctl org uninvite {invite}{of}"));
