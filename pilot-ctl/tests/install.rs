@@ -84,7 +84,7 @@ impl Machine {
                 None => command.env_remove(name),
             };
         }
-        command.stdin(std::process::Stdio::piped());
+        command.stdin(Stdio::piped());
         finish(piped(command), b"")
     }
 
@@ -106,7 +106,6 @@ impl Machine {
 }
 
 fn piped(mut command: Command) -> Command {
-    use std::process::Stdio;
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
