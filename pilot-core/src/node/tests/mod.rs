@@ -12,6 +12,7 @@ mod liars;
 mod links;
 mod load;
 mod messages;
+mod records;
 mod relayed;
 mod renewal;
 mod routes;
