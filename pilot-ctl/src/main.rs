@@ -109,7 +109,7 @@ async fn dispatch(cli: Cli) -> Result<()> {
         Verb::HandOver(args) => interruptible(commands::hand_over::run(args, &context()?)).await,
         Verb::Mcp(args) => commands::mcp::run(args, &context()?).await,
         Verb::Ticket(args) => interruptible(commands::ticket::run(args, &context()?)).await,
-        Verb::Identity(args) => commands::identity::run(args, &context()?),
+        Verb::Identity(args) => commands::identity::run(args, &context()?).await,
         Verb::Backbone(args) => commands::backbone::run(args, &context()?).await,
         Verb::Demo(args) => commands::demo::run(args, output).await,
         Verb::Completions(args) => commands::completions::run(args, output),

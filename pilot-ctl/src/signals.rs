@@ -82,6 +82,13 @@ async fn hung_up(hangup: Option<&mut Signal>) {
     }
 }
 
+/// Does what may wait for somebody else, such as a read of a pipe that nobody writes to: in a thread, so that a signal ends the command
+/// meanwhile. The thread does not keep the process.
+pub(crate) async fn aside<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let waited = tokio::task::spawn_blocking(wait).await;
+    waited.map_err(|error| Failure::failed(format!("a thread has broken off: {error}")))
+}
+
 /// Runs a command until it is done or somebody interrupts it; what it holds is dropped in order either way.
 pub(crate) async fn interruptible(command: impl Future<Output = Result<()>>) -> Result<()> {
     Interrupt::new()?.or(command).await

@@ -7,11 +7,13 @@ use clap::Args;
 use pilot_core::ticket::{BackboneTicket, Ticket};
 use pilot_daemon::agent::{Token, check_org};
 use pilot_daemon::api::types::{JoinRequest, Joined, OrgStatus};
+use tokio::sync::OnceCell;
 
 use crate::client::Daemon;
 use crate::context::Context;
 use crate::env_vars;
 use crate::hint::{Failure, Result};
+use crate::signals::aside;
 
 /// The longest file that can be an invite.
 const TOKEN_LEN_MAX: u64 = 4_096;
@@ -48,10 +50,13 @@ pub(crate) struct TokenArgs {
     /// The code that who invites has read out: upper or lower case, with or without the hyphen.
     #[arg(long, value_name = "CODE", conflicts_with_all = ["token", "token_file"])]
     code: Option<String>,
+    /// What the file holds, once it has been read. A pipe says it once.
+    #[arg(skip)]
+    in_file: OnceCell<String>,
 }
 
 pub(crate) async fn run(args: &JoinArgs, context: &Context) -> Result<()> {
-    let Some(token) = args.token.read(context)? else {
+    let Some(token) = args.token.read(context).await? else {
         return Err(Failure::usage("there is no invite").hint(GIVE_INVITE));
     };
     let daemon = context.daemon().await?;
@@ -68,21 +73,21 @@ pub(crate) fn lines(joined: &Joined) -> String {
 
 impl TokenArgs {
     /// Whether an agent that is to be started for an organisation can join it, as far as that shows before it runs; one that `is_new` must.
-    pub(crate) fn check(&self, is_new: bool, context: &Context) -> Result<()> {
+    pub(crate) async fn check(&self, is_new: bool, context: &Context) -> Result<()> {
         let Some(org) = &self.org else {
             let is_given = self.code.is_some() || self.token.is_some() || self.token_file.is_some();
             let message = "there is an invite, and no organisation to join with it";
             return if is_given { Err(Failure::usage(message).hint("say which: --org ORG")) } else { Ok(()) };
         };
-        if is_new && let Token::Invite(invite) = self.required(org, context)?.parse()? {
+        if is_new && let Token::Invite(invite) = self.required(org, context).await?.parse()? {
             check_org(&invite, org)?;
         }
         Ok(())
     }
 
     /// The backbone node that who has made the invite is found at, if there is one.
-    pub(crate) fn backbone_of_issuer(&self, org: &str, context: &Context) -> Result<Option<BackboneTicket>> {
-        match self.required(org, context)?.parse()? {
+    pub(crate) async fn backbone_of_issuer(&self, org: &str, context: &Context) -> Result<Option<BackboneTicket>> {
+        match self.required(org, context).await?.parse()? {
             Token::Invite(invite) => Ok(invite.issuer.home),
             Token::Code(code) => match code.issuer.parse::<Ticket>() {
                 Ok(ticket) => Ok(ticket.home),
@@ -94,25 +99,34 @@ impl TokenArgs {
         }
     }
 
-    fn required(&self, org: &str, context: &Context) -> Result<String> {
-        self.read(context)?.ok_or_else(|| no_invite(org))
+    async fn required(&self, org: &str, context: &Context) -> Result<String> {
+        self.read(context).await?.ok_or_else(|| no_invite(org))
     }
 
     /// The invite or the code: of the command line, else of the environment, else of the config file's `token-file`.
-    pub(crate) fn read(&self, context: &Context) -> Result<Option<String>> {
+    pub(crate) async fn read(&self, context: &Context) -> Result<Option<String>> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(token) = self.code.as_ref().or(self.token.as_ref()) {
             return Ok(Some(token.trim().to_owned()));
         }
         if let Some(file) = &self.token_file {
-            return read_file(file).map(Some);
+            return self.read_file(file).await.map(Some);
         }
         if let Some(token) = variable(env_vars::PILOT_TOKEN) {
             return Ok(Some(token.to_string_lossy().trim().to_owned()));
         }
         let file =
             variable(env_vars::PILOT_TOKEN_FILE).map(PathBuf::from).or_else(|| context.settings.token_file.clone());
-        file.as_deref().map(read_file).transpose()
+        match file {
+            Some(file) => self.read_file(&file).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn read_file(&self, path: &Path) -> Result<String> {
+        let path = path.to_owned();
+        let reading = || async { aside(move || read_file(&path)).await? };
+        self.in_file.get_or_try_init(reading).await.cloned()
     }
 }
 
@@ -151,10 +165,10 @@ pub(crate) enum AtStart {
 
 impl TokenArgs {
     /// What to do, given the organisations that the agent knows.
-    pub(crate) fn at_start(&self, known: Vec<OrgStatus>, context: &Context) -> Result<AtStart> {
+    pub(crate) async fn at_start(&self, known: Vec<OrgStatus>, context: &Context) -> Result<AtStart> {
         let Some(org) = &self.org else { return Ok(AtStart::Nothing) };
         let known = known.into_iter().find(|known| known.name == *org);
-        let token = match (self.read(context), known) {
+        let token = match (self.read(context).await, known) {
             (Ok(Some(token)), _) => token,
             // It needs no invite to start again.
             (_, Some(OrgStatus { name, role, members, expires_s: Some(_), .. })) => {
@@ -170,7 +184,7 @@ impl TokenArgs {
 
 /// Joins on behalf of an agent that was just started.
 pub(crate) async fn join_at_start(args: &TokenArgs, daemon: &Daemon, context: &Context) -> Result<Option<Joined>> {
-    match args.at_start(daemon.orgs().await?.orgs, context)? {
+    match args.at_start(daemon.orgs().await?.orgs, context).await? {
         AtStart::Nothing => Ok(None),
         AtStart::IsMember(joined) => Ok(Some(joined)),
         AtStart::Join(request) => daemon.join_org(&request).await.map(Some),

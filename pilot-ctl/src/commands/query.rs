@@ -15,6 +15,7 @@ use crate::context::Context;
 use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 use crate::output::{Output, Reply, milliseconds};
+use crate::signals::aside;
 use crate::{duration, env_vars};
 
 const SERVICE: &str = "query";
@@ -85,7 +86,7 @@ pub(crate) async fn run(args: &QueryArgs, context: &Context) -> Result<()> {
     let (target, text) = target_and_text(args)?;
     let daemon = context.daemon().await?;
     let timeout = context.timeout(args.timeout, TIMEOUT_DEFAULT);
-    let text = if text == "-" { read_stdin()? } else { text.as_bytes().to_vec() };
+    let text = if text == "-" { aside(read_stdin).await?? } else { text.as_bytes().to_vec() };
     let question = Question {
         text: &text,
         deadline: Instant::now() + timeout,

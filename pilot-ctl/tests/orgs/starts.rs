@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 
 use crate::machines::{FLEET, Machine, Machines, are_open};
-use crate::support::{Home, Running, Said, eventually, signal};
+use crate::support::{Home, Running, Said, eventually, handles_sigterm, named_pipe, signal};
 
 #[test]
 fn with_a_damaged_file_of_an_organisation_nothing_is_stopped_or_made() {
@@ -196,4 +196,52 @@ fn a_start_that_cannot_join_leaves_an_agent_that_was_there_as_it_was() {
         (&info["tags"], &info["groups"], info["address"].as_str()),
         (&json!(["before"]), &json!([]), Some(&*address))
     );
+}
+
+#[test]
+fn an_invite_may_come_by_a_pipe_which_says_it_once() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "3"]);
+    let join = |home: &Home, command: &[&str]| {
+        let pipe = named_pipe(home.path());
+        let writing = std::thread::spawn({
+            let (pipe, invite) = (pipe.clone(), invite.clone());
+            move || fs::write(pipe, invite)
+        });
+        let joined = home.run(&[command, &["--org", FLEET, "--token-file", pipe.to_str().expect("a path")]].concat());
+        assert_eq!(joined.code, 0, "{joined:?}");
+        writing.join().expect("joined").expect("written");
+    };
+    join(&machines.machine("one").home, &["join"]);
+    let (two, three) = (Home::new(), Home::new());
+    let options = ["--backbone", &machines.ticket, "--listen", "127.0.0.1:0"];
+    join(&two, &[&["daemon", "start", "--hostname", "two"], &options[..]].concat());
+    // This one looks into it for a backbone, too.
+    join(&three, &["daemon", "start", "--hostname", "three", "--listen", "127.0.0.1:0", "--ephemeral"]);
+    assert_eq!(founder.members(), ["founder", "one", "three", "two"]);
+}
+
+#[test]
+fn who_waits_for_a_file_that_nobody_writes_ends_when_it_is_told_to() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let pipe = named_pipe(founder.home.path());
+    let pipe = pipe.to_str().expect("a path");
+    let commands: [&[&str]; 6] = [
+        &["join", "--token-file", pipe],
+        &["daemon", "start", "--hostname", "new", "--org", FLEET, "--token-file", pipe],
+        &["daemon", "start", "--hostname", "new", "--org", FLEET, "--token-file", pipe, "--ephemeral"],
+        &["org", "rotate", "--successor", pipe],
+        &["identity", "import", pipe],
+        &["query", "founder", "-"],
+    ];
+    for (command, told) in commands.into_iter().flat_map(|command| [(command, "INT"), (command, "TERM")]) {
+        let mut waiting = Running::start_with_stdin(founder.home.command(command));
+        eventually("it listens for signals", || handles_sigterm(waiting.pid()));
+        waiting.signal(told);
+        eventually("it has ended", || waiting.has_ended());
+        assert_eq!(waiting.wait(), Some(130), "{command:?}, {told}: {:?}", waiting.rest());
+    }
+    assert!(!founder.home.agent_path("new", "").exists(), "nothing was begun");
 }

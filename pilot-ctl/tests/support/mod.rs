@@ -216,6 +216,11 @@ impl Running {
         assert!(sent.success(), "kill -{name} -- {group}");
     }
 
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_some()
+    }
+
     /// Waits for the end; returns the exit code.
     pub fn wait(&mut self) -> Option<i32> {
         self.child.wait().expect("wait").code()
@@ -308,6 +313,23 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 pub fn signal(pid: u32, name: &str) {
     let sent = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().expect("kill");
     assert!(sent.success(), "kill -{name} {pid}");
+}
+
+/// Whether the process does something of its own about SIGTERM.
+pub fn handles_sigterm(pid: u32) -> bool {
+    const SIGTERM: u32 = 15;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).map(str::trim);
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or_default();
+    caught >> (SIGTERM - 1) & 1 == 1
+}
+
+/// A named pipe in a directory.
+pub fn named_pipe(directory: &Path) -> PathBuf {
+    let path = directory.join("pipe");
+    let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+    assert!(made.success(), "mkfifo {}", path.display());
+    path
 }
 
 /// Whether the process exists, be it as a zombie.

@@ -52,8 +52,8 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
     let name = hostname(&args.start, context)?;
     let home = Home::at(&context.home);
     ephemeral::make_room(&home, &name).await;
-    let args = &RunArgs { start: args.start.with_backbone_of_invite(&name, context)?, ..*args };
-    let settings = checked_settings(&args.start, &name, context)?;
+    let args = &RunArgs { start: args.start.with_backbone_of_invite(&name, context).await?, ..*args };
+    let settings = checked_settings(&args.start, &name, context).await?;
     let agent_home = home.agent(&name)?;
     let before = Before::of(agent_home.clone())?;
     home::make_directory(agent_home.path())?;
@@ -90,11 +90,11 @@ async fn serve(args: &RunArgs, context: &Context) -> Result<()> {
 
 /// What the agent is to be started with. Whatever can be known to stand in the way is an error here, before a file is made or a backbone
 /// started for nothing; the agent takes its lock itself.
-pub(super) fn checked_settings(args: &StartArgs, name: &str, context: &Context) -> Result<Settings> {
+pub(super) async fn checked_settings(args: &StartArgs, name: &str, context: &Context) -> Result<Settings> {
     let settings = usable_settings(args, name, context)?;
     let agent_home = home::agent(&context.home, name)?;
     agent_home.socket_path()?;
-    args.token.check(!agent_home.has_identity(), context)?;
+    args.token.check(!agent_home.has_identity(), context).await?;
     match agent_home.running_pid() {
         None => check_kept(&agent_home).map(|()| settings).map_err(Failure::from),
         Some(pid) => Err(runs_already(args, &agent_home, (pid > 0).then_some(pid))),
@@ -166,7 +166,7 @@ async fn work(
 
 /// Joins the organisation that was named, unless the agent is in it.
 async fn join(agent: &Agent, args: &RunArgs, context: &Context) -> Result<Option<Joined>> {
-    match args.start.token.at_start(agent.orgs(), context)? {
+    match args.start.token.at_start(agent.orgs(), context).await? {
         AtStart::Nothing => Ok(None),
         AtStart::IsMember(joined) => Ok(Some(joined)),
         AtStart::Join(request) => Ok(Some(agent.join_org(&request).await?)),

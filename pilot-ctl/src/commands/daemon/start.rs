@@ -64,8 +64,8 @@ pub(super) async fn start(args: &StartArgs, context: &Context) -> Result<()> {
         Ok(())
     };
     interrupt.or(making_room).await?;
-    let args = &args.with_backbone_of_invite(&name, context)?;
-    run::checked_settings(args, &name, context)?;
+    let args = &interrupt.or(args.with_backbone_of_invite(&name, context)).await?;
+    interrupt.or(run::checked_settings(args, &name, context)).await?;
     let before = Before::of(home::agent(&context.home, &name)?)?;
     let argv = args.to_argv(&name);
     let spawning = spawn(&argv, &name, context);

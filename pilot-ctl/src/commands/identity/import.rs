@@ -13,6 +13,7 @@ use super::{Who, file};
 use crate::context::Context;
 use crate::hint::{Failure, Result};
 use crate::home;
+use crate::signals::aside;
 
 /// The largest file that is read: an identity has a few hundred bytes.
 const FILE_LEN_MAX: u64 = 64 << 10;
@@ -27,10 +28,10 @@ pub(super) struct ImportArgs {
     hostname: Option<String>,
 }
 
-pub(super) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
+pub(super) async fn run(args: &ImportArgs, context: &Context) -> Result<()> {
     let file = args.file.as_deref().filter(|file| *file != Path::new("-"));
     let source = named(file);
-    let exported = open(file)?;
+    let exported = open(file).await?;
     let name = args.hostname.clone().or(exported.name).or_else(|| context.agent.clone());
     let name = name.ok_or_else(|| {
         Failure::usage(format!("{source} does not say what the agent is called")).hint("say it with --hostname NAME")
@@ -53,9 +54,10 @@ pub(super) fn run(args: &ImportArgs, context: &Context) -> Result<()> {
 }
 
 /// What a file holds, or stdin.
-pub(super) fn open(file: Option<&Path>) -> Result<Exported> {
+pub(super) async fn open(file: Option<&Path>) -> Result<Exported> {
     let source = named(file);
-    let text = read(file).map_err(|error| unreadable(&source, &error))?;
+    let file = file.map(Path::to_owned);
+    let text = aside(move || read(file.as_deref())).await?.map_err(|error| unreadable(&source, &error))?;
     file::read(&text).map_err(|what| no_identity(&source, &what))
 }
 

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::hint::Result;
+use crate::signals::interruptible;
 
 #[derive(Debug, Args)]
 pub(crate) struct IdentityArgs {
@@ -63,14 +64,14 @@ impl<'a> Who<'a> {
 }
 
 /// The key in a file.
-pub(crate) fn key_in(file: &Path) -> Result<Identity> {
-    Ok(import::open(Some(file))?.identity)
+pub(crate) async fn key_in(file: &Path) -> Result<Identity> {
+    Ok(import::open(Some(file)).await?.identity)
 }
 
-pub(crate) fn run(args: &IdentityArgs, context: &Context) -> Result<()> {
+pub(crate) async fn run(args: &IdentityArgs, context: &Context) -> Result<()> {
     match &args.verb {
         IdentityVerb::Export(args) => export::run(args, context),
-        IdentityVerb::Import(args) => import::run(args, context),
+        IdentityVerb::Import(args) => interruptible(import::run(args, context)).await,
         IdentityVerb::Rename(args) => rename::run(args, context),
     }
 }

@@ -237,7 +237,10 @@ async fn revoke(args: &RevokeArgs, daemon: &Daemon, context: &Context) -> Result
 
 async fn rotate(args: &RotateArgs, daemon: &Daemon, context: &Context) -> Result<()> {
     let org = args.which.choose(daemon).await?;
-    let successor = args.successor.as_deref().map(identity::key_in).transpose()?.map(|key| key.to_pem().to_string());
+    let successor = match &args.successor {
+        Some(file) => Some(identity::key_in(file).await?.to_pem().to_string()),
+        None => None,
+    };
     let rotated = daemon.rotate_org_key(&RotateRequest { org, stolen: args.stolen, successor }).await?;
     let Rotated { org, members } = &rotated;
     said_successor(org, context);
