@@ -227,6 +227,7 @@ fn what_is_no_invite_for_this_is_refused_with_what_is_wrong() {
         (vec!["--org", "another-fleet", "--token", &invite], "not for 'another-fleet'"),
         (vec!["--org", FLEET], "there is no invite"),
         (vec!["--token-file", "/nonexistent"], "cannot read the invite"),
+        (vec!["--token", &invite, "--name", "Foo Bar"], "\nhint: use 1 to 63 lower-case letters"),
     ];
     for (arguments, what) in errors {
         let said = join(&arguments);

@@ -11,7 +11,7 @@ use pilot_core::org::code::{CODE_SEED_LEN, Code, CodeError, Word};
 use pilot_core::org::invite::{INVITE_ID_LEN, Invite, InviteError};
 use pilot_core::org::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Terms};
 use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, consent};
-use pilot_core::record::is_label;
+use pilot_core::record::{is_label, is_name};
 use pilot_core::ticket::Ticket;
 use pilot_core::time::UnixTime;
 use zeroize::Zeroizing;
@@ -126,6 +126,8 @@ impl Agent {
         {
             return self.check_meant(&request.token, org).map(|()| joined);
         }
+        let name = request.name.as_deref().unwrap_or(self.inner.name());
+        check_name(name)?;
         let invite = self.invite_of(&request.token).await?;
         request.org.as_ref().map_or(Ok(()), |org| check_org(&invite, org))?;
         let inner = &self.inner;
@@ -134,7 +136,6 @@ impl Agent {
             self.check_new(&invite)?;
         }
         let issuer = self.resolve(&invite.issuer.to_string()).await?;
-        let name = request.name.as_deref().unwrap_or(inner.name());
         let way = issuer.routes.into_iter().next().unwrap_or_else(|| calls::way_unknown(issuer.key));
         let enrolled = calls::enrol(inner, &invite, way, name).await;
         let org = enrolled.map_err(|error| unreached(error, &format!("this invite to '{}'", invite.name), name))?;
@@ -279,6 +280,15 @@ fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
         return usage("a membership lasts up to 400 days".to_owned(), "for example: --membership 90d");
     }
     Ok(())
+}
+
+/// Whether somebody can be called so. It is asked before anybody else is: a code has three tries.
+fn check_name(name: &str) -> Result<(), ApiError> {
+    if is_name(name) {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::Usage, format!("'{name}' cannot be a name in an organisation"))
+        .hint("use 1 to 63 lower-case letters, digits and inner hyphens"))
 }
 
 /// Says what helps where an invite does not: another name, another invite, or its issuer running.
