@@ -362,8 +362,14 @@ fn a_member_that_may_enrol_does_within_its_rights_while_the_founder_is_away() {
         let said = lead.home.run(&[&["org", "invite", "--services", "query"], beyond.as_slice()].concat());
         assert_eq!(said.code, 5, "{beyond:?}: {said:?}");
     }
-    assert_eq!(lead.home.run(&["org", "invite"]).code, 5, "all services are more than it has");
-    let worker = machines.member("worker", &lead.invite(&["--services", "query", "--groups", "research"]));
+    let beyond = lead.home.run(&["org", "invite", "--services", "mcp"]);
+    let most = "pilotctl org invite my-company-fleet --role lead --groups research --services query";
+    assert!(beyond.stderr.ends_with(&format!("\nhint: at most this: {most}\n")), "{beyond:?}");
+    let most: Vec<_> = most.split(' ').skip(1).collect();
+    assert_eq!(machines.member("deputy", lead.home.ok(&most).trim()).role(), "lead");
+    // One that names no services gives those that it has.
+    let worker = machines.member("worker", &lead.invite(&[]));
+    assert_eq!(worker.home.json(&["org", "list"])["orgs"][0]["services"], json!(["query"]));
     is_answered(&worker.asks(&in_fleet("two")));
     assert_eq!(worker.home.run(&["org", "invite"]).code, 5, "it enrols nobody");
     let not_named = worker.home.run(&["connect", &in_fleet("two"), "--message", "x"]);

@@ -10,7 +10,7 @@ use pilot_core::org::OrgError;
 use pilot_core::org::code::{CODE_SEED_LEN, Code, CodeError, Word};
 use pilot_core::org::invite::{INVITE_ID_LEN, Invite, InviteError};
 use pilot_core::org::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Terms};
-use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, consent};
+use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Membership, ROLE_MEMBER, consent};
 use pilot_core::record::{is_label, is_name};
 use pilot_core::ticket::Ticket;
 use pilot_core::time::UnixTime;
@@ -41,7 +41,7 @@ impl Agent {
         let ticket = self.ticket().await?;
         let now = clock::now().unix;
         let (id, secret) = (entropy()?, Zeroizing::new(entropy()?));
-        let terms = Terms {
+        let mut terms = Terms {
             role: request.role.clone(),
             groups: request.groups.clone(),
             services: request.services.iter().filter_map(|text| service_port(text)).map(service_name).collect(),
@@ -53,13 +53,22 @@ impl Agent {
         let code = request.code.then(|| self.new_code(now)).transpose()?;
         let org = inner.orgs.change(&request.org, |org| {
             let issuer = inner.orgs.issuer(org, now).ok_or_else(org::no_issuer)?;
+            let own = org.roster.member(&issuer.key(), now);
+            if let (Some(own), true) = (own, terms.services.is_empty()) {
+                terms.services.clone_from(&own.services);
+            }
             // What could not be given when the invite is used is refused now.
             let probe = self.applicant(PROBE);
             let consent = consent(&inner.identity, &org.roster.org(), &issuer.key(), PROBE, probe.consented);
             let applicant = Applicant { consent: Some(consent.into()), ..probe };
             let refused = |error: OrgError| {
-                ApiError::new(ErrorCode::Refused, error.to_string())
-                    .hint("a member gives no more than it has: pilotctl org list")
+                let refused = ApiError::new(ErrorCode::Refused, error.to_string());
+                match (error, own) {
+                    (OrgError::BeyondRights(_), Some(own)) => {
+                        refused.hint(format!("at most this: {}", widest_invite(&request.org, own)))
+                    }
+                    _ => refused,
+                }
             };
             issuer.enrol(&org.roster, &applicant, &terms, now).map_err(refused)?;
             let opened = match &code {
@@ -289,6 +298,25 @@ fn check_name(name: &str) -> Result<(), ApiError> {
     }
     Err(ApiError::new(ErrorCode::Usage, format!("'{name}' cannot be a name in an organisation"))
         .hint("use 1 to 63 lower-case letters, digits and inner hyphens"))
+}
+
+/// The command that makes an invite to all that a member can give.
+fn widest_invite(org: &str, own: &Membership) -> String {
+    let mut command = format!("pilotctl org invite {org}");
+    let mut flag = |name: &str, value: String| command += &format!(" --{name} {value}");
+    if own.role != ROLE_MEMBER {
+        flag("role", own.role.clone());
+    }
+    if !own.groups.is_empty() {
+        flag("groups", own.groups.join(","));
+    }
+    if !own.services.is_empty() {
+        flag("services", own.services.join(","));
+    }
+    if own.generations > 1 {
+        flag("may-enrol", (own.generations - 1).to_string());
+    }
+    command
 }
 
 /// Says what helps where an invite does not: another name, another invite, or its issuer running.

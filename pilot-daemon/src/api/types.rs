@@ -213,7 +213,7 @@ pub struct InviteRequest {
     /// Their groups.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// The services that they may call; none named: all.
+    /// The services that they may call; none named: all that who invites may call.
     #[serde(default)]
     pub services: Vec<String>,
     /// How many generations they may enrol.

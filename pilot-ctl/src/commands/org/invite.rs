@@ -37,7 +37,7 @@ pub(crate) struct InviteArgs {
     /// Groups that they are in, comma separated; rules can name them.
     #[arg(long, value_name = "GROUPS", value_delimiter = ',')]
     groups: Vec<String>,
-    /// Services that they may call at other members, comma separated [default: all].
+    /// Services that they may call at other members, comma separated [default: all that this agent may].
     #[arg(long, value_name = "SERVICES", value_delimiter = ',')]
     services: Vec<String>,
     /// How many generations they may enrol themselves.
