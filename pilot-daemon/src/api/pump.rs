@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use pilot_core::transport::Code;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::Shutdown;
+use rustix::net::{RecvFlags, Shutdown};
 use tokio::net::UnixStream;
 
 use crate::stream::{ReadHalf, Stream, StreamError, WriteHalf};
@@ -68,8 +68,18 @@ pub(super) async fn run(socket: UnixStream, early: Bytes, mut stream: Stream, de
 
 /// From the program to the peer, until the program has finished or the peer wants no more.
 async fn read_program(socket: &UnixStream, early: Bytes, to_peer: &mut WriteHalf<'_>) -> Result<(), Broken> {
+    if has_finished(socket, early, to_peer).await? {
+        to_peer.finish();
+    } else {
+        hear_no_more(socket);
+    }
+    Ok(())
+}
+
+/// Whether the program has finished; else the peer wants no more.
+async fn has_finished(socket: &UnixStream, early: Bytes, to_peer: &mut WriteHalf<'_>) -> Result<bool, Broken> {
     if to_peer.write_chunk(early).await.is_err() {
-        return Ok(());
+        return Ok(false);
     }
     let mut buffer = BytesMut::new();
     loop {
@@ -78,23 +88,28 @@ async fn read_program(socket: &UnixStream, early: Bytes, to_peer: &mut WriteHalf
         }
         tokio::select! {
             readable = socket.readable() => readable.map_err(Broken::Socket)?,
-            () = to_peer.stopped() => break,
+            () = to_peer.stopped() => return Ok(false),
         }
         match socket.try_read_buf(&mut buffer) {
-            Ok(0) => {
-                to_peer.finish();
-                return Ok(());
-            }
-            Ok(_) if to_peer.write_chunk(buffer.split().freeze()).await.is_err() => break,
+            Ok(0) => return Ok(true),
+            Ok(_) if to_peer.write_chunk(buffer.split().freeze()).await.is_err() => return Ok(false),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(Broken::Socket(error)),
         }
     }
-    // The program's next write fails, and once it has been sent everything it sees a hang-up. Whether the whole stream has broken, the
-    // other direction finds out. An error means that the program has gone.
+}
+
+/// Has the program's next write fail; once it has been sent everything, it sees a hang-up. Whether the whole stream has broken, the other
+/// direction finds out.
+///
+/// What it has written until now is read out: where a socket is closed over bytes that nobody has read, its other end finds an error in
+/// place of the end, behind what was sent, if it has not come so far yet.
+fn hear_no_more(socket: &UnixStream) {
+    // An error means that the program has gone.
     let _gone = rustix::net::shutdown(socket, Shutdown::Read);
-    Ok(())
+    let mut unread = [0; 16 * 1024];
+    while matches!(rustix::net::recv(socket, &mut unread, RecvFlags::DONTWAIT), Ok((1.., _))) {}
 }
 
 /// From the peer to the program, until the peer has finished.
@@ -144,5 +159,49 @@ async fn passed(deadline: Option<Duration>) -> Duration {
             deadline
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::agent::{Agent, AgentConfig, ServiceOptions, header};
+    use crate::home::Home;
+    use crate::services::service_port;
+
+    const SERVICE: &str = "message";
+
+    #[tokio::test]
+    async fn a_program_whose_words_nobody_wants_any_more_finds_what_it_was_told_and_an_end() {
+        let home = tempfile::tempdir().expect("a directory");
+        let start = async |name| {
+            let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+            let config = AgentConfig { listen, ..AgentConfig::new(Home::at(home.path()), name) };
+            Agent::start(config).await.expect("it starts")
+        };
+        let (alpha, beta) = (start("alpha").await, start("beta").await);
+        let found = alpha.resolve(&beta.ticket().await.expect("a ticket").to_string()).await.expect("found");
+        let stream = alpha.open(&found, header(SERVICE).expect("a service")).await.expect("open");
+        let port = service_port(SERVICE).expect("a port");
+        let mut incoming = beta.accept(port, ServiceOptions::default()).await.expect("a caller");
+        incoming.stream.write_chunk("enough".into()).await.expect("open");
+        incoming.stream.finish();
+        incoming.stream.stop(Code::CANCELLED, "it wants no more");
+        let watch = stream.watch();
+        while !watch.outcome().peer_finished || watch.outcome().error.is_none() {
+            tokio::task::yield_now().await;
+        }
+
+        let (socket, mut program) = UnixStream::pair().expect("a pair");
+        program.write_all(b"what nobody reads").await.expect("open");
+        run(socket, Bytes::new(), stream, None).await;
+
+        let mut said = String::new();
+        program.read_to_string(&mut said).await.expect("an end, no error");
+        assert_eq!(said, "enough");
     }
 }
