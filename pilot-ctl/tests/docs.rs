@@ -323,10 +323,15 @@ fn the_page_on_fleets_is_true() {
 fn the_page_on_what_is_sent_is_true_and_names_every_file() {
     let lab = run("what-pilot-sends");
     let page = page("docs/what-pilot-sends.md");
-    let agent = lab.directory.path().join("here/.pilot/agents/my-agent");
-    for entry in fs::read_dir(agent).expect("an agent") {
-        let name = entry.expect("an entry").file_name().into_string().expect("text");
-        assert!(page.contains(&format!("`{name}`")), "nothing is said of {name}");
+    let (_, written) = page.split_once("| file of `agents/NAME` |").expect("a table of an agent's files");
+    let (of_agents, of_backbones) =
+        written.split_once("| file of `backbone` |").expect("a table of a backbone's files");
+    for (table, directory) in [(of_agents, "agents/my-agent"), (of_backbones, "backbone")] {
+        let directory = lab.directory.path().join("here/.pilot").join(directory);
+        for entry in fs::read_dir(directory).expect("it has run") {
+            let name = entry.expect("an entry").file_name().into_string().expect("text");
+            assert!(table.contains(&format!("`{name}`")), "nothing is said of {name}");
+        }
     }
 }
 
