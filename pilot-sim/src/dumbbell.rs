@@ -5,6 +5,7 @@
 //! over a bad link are for [`crate::world`].
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,9 @@ const PATH: PathId = PathId(1);
 const ETHERNET_PACKET_LEN: usize = 1_452;
 /// What a writer offers at once: more than a send buffer takes.
 const WRITE_LEN: usize = 8 << 20;
+
+/// Packets that are taken before anything is sent.
+const BATCH: usize = 64;
 
 /// Names a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +53,22 @@ pub struct Dumbbell {
     packets_made: u64,
     waits: Vec<Duration>,
     measured_since: Mono,
+    stalls: Stalls,
 }
+
+/// When machines do nothing, as where their host has too many of them; what comes meanwhile waits.
+#[derive(Clone, Debug, Default)]
+pub struct Stalls {
+    /// Those of the writers.
+    pub writers: Vec<Stall>,
+    /// Those of the readers.
+    pub readers: Vec<Stall>,
+    /// Those of the bottleneck, both ways.
+    pub bottleneck: Vec<Stall>,
+}
+
+/// From when until when, counted from the beginning.
+pub type Stall = Range<Duration>;
 
 struct Flow {
     writer: Transport,
@@ -89,7 +108,13 @@ impl Dumbbell {
             packets_made: 0,
             waits: Vec::new(),
             measured_since: START,
+            stalls: Stalls::default(),
         }
+    }
+
+    /// Lets machines do nothing at these times, which are in order.
+    pub fn stall(&mut self, stalls: Stalls) {
+        self.stalls = stalls;
     }
 
     /// Starts a flow that has data to send for ever.
@@ -111,7 +136,10 @@ impl Dumbbell {
         let end = self.now + time;
         while let Some((at, flow, end_of_flow)) = self.next().filter(|next| next.0 <= end) {
             self.now = self.now.max(at);
-            if let Some(entry) = self.packets.first_entry().filter(|entry| entry.key().0 == at) {
+            for _ in 0..BATCH {
+                let is_next = |packet: &Packet| (packet.flow, packet.to) == (flow, end_of_flow);
+                let next = self.packets.first_entry().filter(|entry| entry.key().0 == at && is_next(entry.get()));
+                let Some(entry) = next else { break };
                 self.flows[flow].take(self.now, entry.remove());
             }
             self.turn(flow, end_of_flow);
@@ -170,8 +198,8 @@ impl Dumbbell {
     fn next(&self) -> Option<(Mono, usize, End)> {
         let arrival = self.packets.first_key_value().map(|(&(at, _), packet)| (at, packet.flow, packet.to));
         let ends = |(index, flow): (usize, &Flow)| {
-            let writer = flow.writer.poll_timeout().map(|at| (at, index, End::Writer));
-            let reader = flow.reader.poll_timeout().map(|at| (at, index, End::Reader));
+            let writer = flow.writer.poll_timeout().map(|at| (awake(&self.stalls.writers, at), index, End::Writer));
+            let reader = flow.reader.poll_timeout().map(|at| (awake(&self.stalls.readers, at), index, End::Reader));
             writer.into_iter().chain(reader).min_by_key(|next| next.0)
         };
         let timer = self.flows.iter().enumerate().filter_map(ends).min_by_key(|next| next.0);
@@ -207,18 +235,27 @@ impl Dumbbell {
             End::Writer => (&mut self.forward, End::Reader),
             End::Reader => (&mut self.back, End::Writer),
         };
-        let wait = link.wait(self.now);
-        let passage = link.send(self.now, &mut datagram);
+        let taken_at = awake(&self.stalls.bottleneck, self.now);
+        let wait = link.wait(taken_at);
+        let passage = link.send(taken_at, &mut datagram);
         if from == End::Writer {
             self.flows[flow].stats.sent += datagram.len() as u64;
             self.flows[flow].stats.dropped_at_queue += u64::from(passage.is_queue_full());
             self.waits.push(wait);
         }
         if let Some(at) = passage.arrivals[0] {
+            let stalls = if to == End::Writer { &self.stalls.writers } else { &self.stalls.readers };
+            let at = awake(stalls, awake(&self.stalls.bottleneck, at));
             self.packets.insert((at, self.packets_made), Packet { flow, to, pn, frames });
             self.packets_made += 1;
         }
     }
+}
+
+/// When a machine gets to what is due now.
+fn awake(stalls: &[Stall], at: Mono) -> Mono {
+    let next = stalls.partition_point(|stall| START + stall.end <= at);
+    stalls.get(next).filter(|stall| START + stall.start <= at).map_or(at, |stall| START + stall.end)
 }
 
 impl Flow {

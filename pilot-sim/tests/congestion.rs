@@ -1,9 +1,11 @@
 //! What the default controller makes of a link, and of others on it (spec/congestion.md). Virtual time: the same seeds give the same figures.
 
+use std::ops::Range;
 use std::time::Duration;
 
+use pilot_core::rng::Rng;
 use pilot_core::transport::{Congestion, TransportConfig};
-use pilot_sim::dumbbell::{Dumbbell, FlowId};
+use pilot_sim::dumbbell::{Dumbbell, FlowId, Stall, Stalls};
 use pilot_sim::link::{Chance, LinkConfig};
 use pilot_sim::scenario::seeds;
 
@@ -63,6 +65,42 @@ fn random_loss_of_one_percent_keeps_90_of_100_mbit() {
 #[test]
 fn random_loss_of_five_percent_keeps_85_of_100_mbit() {
     random_loss_costs_little(5, 85.0, 1.10);
+}
+
+/// 5 to 100 ms during which a machine does nothing, after twice as long on average during which it works.
+fn stalls(seed: u64) -> Vec<Stall> {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_be_bytes());
+    let mut rng = Rng::new(bytes);
+    let mut millis = |range: Range<u64>| {
+        let draw = u64::from(u32::from_le_bytes(rng.array()));
+        Duration::from_millis(range.start + draw % (range.end - range.start))
+    };
+    let mut end = Duration::ZERO;
+    let next = || {
+        let start = end + millis(0..210);
+        end = start + millis(5..101);
+        Some(start..end)
+    };
+    std::iter::from_fn(next).take_while(|stall| stall.start < BULK_TIME).collect()
+}
+
+/// A host that has too many machines takes a third of the time from the writer, or from all: what Startup learns
+/// of the path is still about the path.
+#[test]
+fn machines_that_are_late_a_third_of_the_time_keep_half_of_the_link() {
+    for seed in seeds(&[1, 2, 3, 4, 5, 6, 7, 8]) {
+        let writer = Stalls { writers: stalls(seed), ..Stalls::default() };
+        let all = Stalls { writers: stalls(seed), readers: stalls(seed), bottleneck: stalls(seed) };
+        let goodputs = [writer, all].map(|stalls| {
+            let mut net = link(seed, PIPE, 1);
+            net.stall(stalls);
+            let flow = net.add_flow(&with(Congestion::default()));
+            net.run_for(BULK_TIME);
+            net.goodput_mbit(flow)
+        });
+        assert!(goodputs.iter().all(|goodput| *goodput > 50.0), "seed {seed}: {goodputs:.1?} Mbit/s");
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@
 
 mod loss;
 mod model;
+mod silence;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use self::loss::LossFloor;
 use self::model::Model;
+use self::silence::Silence;
 use super::{Controller, DeliverySample, INITIAL_WINDOW_PACKETS};
 use crate::time::Mono;
 use crate::transport::rtt::RttEstimator;
@@ -127,6 +129,8 @@ struct Round {
     rate: u64,
     in_flight: u64,
     min_rtt: Duration,
+    /// The smallest of what silence does not explain.
+    min_punctual_rtt: Duration,
     is_app_limited: bool,
     is_marked: bool,
 }
@@ -190,6 +194,7 @@ pub(crate) struct Bbr {
     is_probe_answered: bool,
     /// When something was acknowledged last.
     acked_at: Mono,
+    silence: Silence,
     /// Nothing was in flight, and nothing was acknowledged since: no time to measure round trips.
     is_restarted: bool,
 }
@@ -203,6 +208,7 @@ impl Round {
             rate: 0,
             in_flight: 0,
             min_rtt: Duration::MAX,
+            min_punctual_rtt: Duration::MAX,
             is_app_limited: false,
             is_marked: false,
         }
@@ -212,10 +218,11 @@ impl Round {
         self.min_rtt < Duration::MAX
     }
 
-    fn add(&mut self, sample: &DeliverySample) {
+    fn add(&mut self, sample: &DeliverySample, punctual_rtt: Duration) {
         self.rate = self.rate.max(sample.rate.unwrap_or(0));
         self.in_flight = self.in_flight.max(sample.delivered - sample.prior_delivered);
         self.min_rtt = self.min_rtt.min(sample.rtt);
+        self.min_punctual_rtt = self.min_punctual_rtt.min(punctual_rtt);
         self.is_app_limited |= sample.is_app_limited;
     }
 }
@@ -242,6 +249,7 @@ impl Bbr {
             probe_rounds: 0,
             is_probe_answered: false,
             acked_at: Mono(0),
+            silence: Silence::new(),
             is_restarted: false,
         }
     }
@@ -287,7 +295,7 @@ impl Bbr {
     }
 
     /// Adds a sample to its round; returns the round before, if the sample begins another.
-    fn count_round(&mut self, sample: &DeliverySample) -> Option<Finished> {
+    fn count_round(&mut self, sample: &DeliverySample, punctual_rtt: Duration) -> Option<Finished> {
         let is_over = sample.prior_delivered >= self.round.ends;
         let next = Round::starting(sample.delivered, sample.lost);
         let over = is_over.then(|| std::mem::replace(&mut self.round, next)).filter(Round::has_samples);
@@ -298,7 +306,7 @@ impl Bbr {
             let is_loss_excess = round.is_marked || self.floor.is_excess(lost, sent, self.mtu, has_queue);
             Finished { round, lost, sent, has_queue, is_loss_excess }
         });
-        self.round.add(sample);
+        self.round.add(sample, punctual_rtt);
         finished
     }
 
@@ -356,7 +364,8 @@ impl Bbr {
     }
 
     fn has_filled_queue(&self, finished: &Finished) -> bool {
-        finished.has_queue && self.is_load(finished.round.in_flight)
+        let has_queue = self.model.has_queue(finished.round.min_punctual_rtt, FULL_QUEUE_PART);
+        has_queue && self.is_load(finished.round.in_flight)
     }
 
     fn has_stopped_to_grow(&mut self, finished: &Finished) -> bool {
@@ -539,14 +548,17 @@ impl Controller for Bbr {
             let known = self.in_flight_at(UNITY) / 2;
             self.window = self.window.min(known.max(INITIAL_WINDOW_PACKETS * self.mtu));
         }
+        self.silence.on_restart(now);
     }
 
     fn on_delivery(&mut self, now: Mono, sample: &DeliverySample) {
         self.acked_at = now;
         self.model.update_rate(sample);
         let is_min_rtt_old = self.model.update_min_rtt(now, sample.rtt);
+        let min_rtt = self.model.min_rtt().unwrap_or(sample.rtt);
+        let punctual_rtt = self.silence.on_acked(now, sample.rtt, min_rtt);
         self.has_met_queue |= self.is_load(sample.sent_in_flight) && self.model.has_queue(sample.rtt, FIRST_QUEUE_PART);
-        let finished = self.count_round(sample);
+        let finished = self.count_round(sample, punctual_rtt);
         if let Some(finished) = &finished {
             self.on_round(now, finished, sample);
         }
