@@ -199,10 +199,16 @@ remove() {
         fail "agents are running: $agents" "stop them with \`pilotctl daemon stop --all\`, or say --uninstall --stop"
     fi
     others=$(processes_elsewhere | one_line)
-    [ -z "$others" ] || fail "processes of other homes run $target: $others" "stop them with \`kill $others\`, or the units that run them with \`systemctl disable --now\`, then again"
+    if [ -n "$stop" ]; then
+        # Whatever else there is may serve for agents of this home, and end with them.
+        others=$(servers_among $others | one_line)
+    fi
+    refuse_for "$others"
     remove_units
     if [ -n "$stop" ]; then
         "$target" daemon stop --all
+        wait_for_others
+        refuse_for "$others"
     fi
     "$target" backbone stop 2>/dev/null || true
     rm "$target"
@@ -212,6 +218,19 @@ remove() {
         say "Kept $home: the keys in it are your agents' addresses, and nobody can make them again."
         say "Without a copy (\`pilotctl identity export\`), \`rm -r\` of that directory ends those addresses for ever."
     fi
+}
+
+refuse_for() {
+    [ -z "$1" ] || fail "processes of other homes run $target: $1" "stop them with \`kill $1\`, or the units that run them with \`systemctl disable --now\`, then again"
+}
+
+# What serves for an agent that was stopped, as `answer` and `mcp serve` do, needs a moment, and its command some seconds.
+wait_for_others() {
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+        others=$(processes_elsewhere | one_line)
+        [ -n "$others" ] || return 0
+        sleep 1
+    done
 }
 
 one_line() {
@@ -259,6 +278,15 @@ processes_elsewhere() {
         *" $process "*) ;;
         *) printf '%s\n' "$process" ;;
         esac
+    done
+}
+
+# The agents and backbones among processes.
+servers_among() {
+    for process in "$@"; do
+        if { tr '\0' ' ' <"/proc/$process/cmdline"; } 2>/dev/null | grep -Eq ' (daemon|backbone) (run|start)( |$)'; then
+            printf '%s\n' "$process"
+        fi
     done
 }
 

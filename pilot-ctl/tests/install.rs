@@ -90,12 +90,15 @@ impl Machine {
 
     /// Runs what was installed.
     fn pilotctl(&self, arguments: &[&str]) -> Said {
-        let mut command = self.home.command(arguments);
+        finish(piped(self.command(arguments)), b"")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let command = self.home.command(arguments);
         let mut installed = Command::new(self.installed());
         installed.args(command.get_args()).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
         installed.env("XDG_CONFIG_HOME", self.path("config"));
-        command = piped(installed);
-        finish(command, b"")
+        installed
     }
 
     /// Nothing but the installed program is under the prefix: no temporary file was left.
@@ -274,6 +277,25 @@ fn an_uninstall_does_not_pull_the_program_from_under_agents_and_never_takes_thei
     assert!(machine.home.agent_path("alpha", "identity.pem").exists());
     machine.home.start("alpha", &[]);
     assert_eq!(machine.home.json(&["info"])["address"], address, "the address is still the agent's");
+}
+
+#[test]
+fn an_uninstall_takes_along_what_serves_for_the_agents_that_it_stops() {
+    let machine = Machine::new();
+    let archive = machine.archive(Path::new(PILOTCTL));
+    assert_eq!(machine.install_from(&archive, &[]).code, 0);
+    let started = machine.pilotctl(&["daemon", "start", "--hostname", "alpha", "--no-backbone"]);
+    assert_eq!(started.code, 0, "{started:?}");
+    let served = machine.pilotctl(&["mcp", "serve", "--detach", "--", "cat"]);
+    assert_eq!(served.code, 0, "{served:?}");
+    let mut answer = machine.command(&["answer", "--", "cat"]);
+    answer.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut answering = Running::start(answer);
+    answering.wait_for_line("answering 'query' as alpha");
+    let said = machine.run(&["--uninstall", "--stop"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(machine.files(), Vec::<String>::new());
+    assert_eq!(answering.wait(), Some(3), "it has ended with its agent");
 }
 
 #[test]
