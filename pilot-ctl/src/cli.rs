@@ -1,8 +1,9 @@
 //! The command line as clap sees it. Each verb's arguments live in the verb's file.
 
+use std::env;
 use std::ffi::OsString;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     answer, backbone, completions, connect, daemon, demo, doctor, find, group, hand_over, identity, info, join, man,
@@ -107,10 +108,27 @@ pub(crate) enum Verb {
     Man(man::ManArgs),
 }
 
+impl Cli {
+    /// What a command line says, and the environment where that is silent.
+    ///
+    /// # Errors
+    /// If it makes no sense, or asks for help.
+    pub(crate) fn of(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut matches = without_empty_variables(Self::command()).try_get_matches_from(words)?;
+        Self::from_arg_matches_mut(&mut matches)
+    }
+}
+
+/// A variable that is set to nothing is how many a shell and many a container say that it is not set.
+fn without_empty_variables(command: Command) -> Command {
+    let is_empty = |arg: &Arg| arg.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg })
+        .mut_subcommands(without_empty_variables)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
@@ -120,7 +138,7 @@ mod tests {
 
     #[test]
     fn every_verb_shows_examples() {
-        fn check(command: &clap::Command, path: &str) {
+        fn check(command: &Command, path: &str) {
             let path = format!("{path} {}", command.get_name());
             let leaf = command.get_subcommands().next().is_none();
             if leaf && !command.is_hide_set() {

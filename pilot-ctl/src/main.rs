@@ -25,8 +25,8 @@ mod settings;
 mod signals;
 mod stdio;
 
+use clap::CommandFactory;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
 
 use crate::cli::{Cli, Verb};
 use crate::context::Context;
@@ -36,7 +36,7 @@ use crate::output::Output;
 use crate::signals::interruptible;
 
 fn main() -> std::process::ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::of(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return not_a_command(error).into(),
     };

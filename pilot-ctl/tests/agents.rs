@@ -254,6 +254,30 @@ fn homes_meet_at_a_backbone_by_its_ticket() {
 }
 
 #[test]
+fn a_variable_is_unset_where_it_is_empty_and_gives_way_to_a_flag_where_it_is_not() {
+    let home = Home::new();
+    let start = |options: &[&str], value: &str| {
+        let mut start = home.command(&[&["daemon", "start", "--hostname", "alpha"], options].concat());
+        let names = ["BACKBONE", "TAGS", "GROUPS", "DESCRIPTION", "LISTEN", "TIMEOUT", "AGENT", "LOG"];
+        start.envs(names.map(|name| (format!("PILOT_{name}"), if name == "BACKBONE" { value } else { "" })));
+        finish(start, b"")
+    };
+    let first = start(&["--description", "knows all", "--tags", "mcp"], "");
+    assert_eq!(first.code, 0, "{first:?}");
+    assert!(!home.json(&["daemon", "status"])["backbone"].is_null(), "that of this home");
+    assert!(home.ok(&["daemon", "logs"]).contains("started"), "as much is logged as ever");
+    home.ok(&["daemon", "stop"]);
+    let second = start(&["--no-backbone"], "pilot-backbone:of-others");
+    assert_eq!(second.code, 0, "{second:?}");
+    let status = home.json(&["daemon", "status"]);
+    assert!(status["backbone"].is_null(), "{status}");
+    assert_eq!((&status["description"], &status["tags"][0]), (&"knows all".into(), &"mcp".into()), "they were kept");
+    let mut ping = home.command(&["ping", "nobody"]);
+    ping.env("PILOT_TIMEOUT", "");
+    assert_eq!(finish(ping, b"").code, 7);
+}
+
+#[test]
 fn a_foreground_backbone_prints_its_ticket_alone_and_ends_on_sigint() {
     let home = Home::new();
     let mut running = home.spawn(&["backbone", "start"], "Backbone running (pid ");

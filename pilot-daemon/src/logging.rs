@@ -28,7 +28,9 @@ struct BoundedLog {
 /// If the file cannot be opened.
 pub fn start(path: &Path) -> io::Result<()> {
     let log = BoundedLog::open(path)?;
-    let filter = EnvFilter::try_from_env("PILOT_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let chosen = std::env::var("PILOT_LOG").ok().filter(|chosen| !chosen.is_empty());
+    let filter = chosen.and_then(|chosen| EnvFilter::try_new(chosen).ok());
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(Mutex::new(log));
     // A line that the disk has no room for is lost. Said on stderr, which is the same file, that would be a panic.
     let subscriber = subscriber.log_internal_errors(false);

@@ -97,7 +97,8 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "TICKET", env = env_vars::PILOT_BACKBONE, hide_env_values = true)]
     backbone: Option<String>,
     /// Use no backbone: reach others by their tickets only.
-    #[arg(long, overrides_with = "backbone")]
+    // What both say is no conflict: the ticket may be one of the environment, which was not typed.
+    #[arg(long)]
     no_backbone: bool,
     /// The UDP address to listen on [default: all, any free port].
     #[arg(long, value_name = "ADDR", env = env_vars::PILOT_LISTEN, hide_env_values = true)]

@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
 use pilot_daemon::agent::{check_kept, ephemeral};
 use pilot_daemon::api::types::Joined;
 use pilot_daemon::home::Home;
@@ -283,7 +282,7 @@ fn saved_argv(name: &str, context: &Context) -> Vec<String> {
 /// What such a command line says, to look at it before an agent is stopped for it.
 fn start_args(argv: &[String]) -> Result<StartArgs> {
     let words = ["pilotctl"].into_iter().chain(argv.iter().map(String::as_str));
-    let parsed = Cli::try_parse_from(words).map_err(|error| Failure::failed(error.to_string()))?;
+    let parsed = Cli::of(words.map(OsString::from)).map_err(|error| Failure::failed(error.to_string()))?;
     let Verb::Daemon(DaemonArgs { verb: DaemonVerb::Run(run) }) = parsed.verb else {
         return Err(Failure::failed("what is kept for a restart starts no agent"));
     };
