@@ -98,27 +98,34 @@ async fn change(effect: &str, args: &RuleArgs, context: &Context) -> Result<()> 
         let what = if args.remove { "Removed: " } else { "" };
         format!("{what}{} {} {}", rule.effect, rule.service, rule.from)
     })?;
-    if !args.remove {
-        warn_of_closing(&rule, &daemon, context).await?;
-    }
-    Ok(())
+    warn_of_members(&rule, args.remove, &daemon, context).await
 }
 
-/// Says so where the first rule of a service keeps out members who could call it before.
-async fn warn_of_closing(rule: &Rule, daemon: &Daemon, context: &Context) -> Result<()> {
-    if rule.effect != "allow" || rule.from == "public" {
+/// Says so where the first rule of a service keeps out members who could call it before, and where they can again, because the last one has gone.
+async fn warn_of_members(rule: &Rule, is_removed: bool, daemon: &Daemon, context: &Context) -> Result<()> {
+    let service = &rule.service;
+    if rule.effect != "allow" || rule.from == "public" || service == "*" {
         return Ok(());
     }
     let rules = daemon.rules().await?.rules;
-    let is_first = rules.iter().filter(|other| other.effect == "allow" && other.service == rule.service).count() == 1;
+    let others = rules.iter().filter(|other| other.effect == "allow" && other.service == *service);
+    let is_only = others.count() == usize::from(!is_removed);
+    let is_public = daemon.status().await?.services.iter().any(|served| served.service == *service && served.public);
     let orgs = daemon.orgs().await?.orgs;
-    let kept_out = orgs.iter().find(|org| rule.from != format!("org:{}", org.name));
-    if let Some(org) = kept_out.filter(|_| is_first && rule.service != "*") {
-        let text = format!("other members of {} may not call {} any more: it has rules now", org.name, rule.service);
-        context
-            .output
-            .warning(&text, &format!("to let them in, too: pilotctl allow {} org:{}", rule.service, org.name));
-    }
+    let concerned = orgs.iter().find(|org| rule.from != format!("org:{}", org.name));
+    let Some(org) = concerned.filter(|_| is_only && !is_public) else { return Ok(()) };
+    let (text, hint) = if is_removed {
+        (
+            format!("members of {} may call {service} now: it has no rules any more", org.name),
+            format!("to let in some of them only: pilotctl allow {service} WHO"),
+        )
+    } else {
+        (
+            format!("other members of {} may not call {service} any more: it has rules now", org.name),
+            format!("to let them in, too: pilotctl allow {service} org:{}", org.name),
+        )
+    };
+    context.output.warning(&text, &hint);
     Ok(())
 }
 

@@ -56,6 +56,24 @@ fn rules_decide_who_may_call_what_and_why_says_so() {
 }
 
 #[test]
+fn a_service_that_loses_its_last_rule_is_open_to_members_again_which_is_said() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let rule = ["allow", "query", &format!("role:lead@{FLEET}")];
+    let changes = |options: &[&str]| founder.home.run(&[&rule, options].concat()).stderr;
+    let first = changes(&[]);
+    assert!(first.contains(&format!("other members of {FLEET} may not call query any more")), "{first}");
+    founder.home.ok(&["allow", "query", "home"]);
+    assert_eq!(changes(&["--remove"]), "", "there is another one");
+    let last = founder.home.run(&["allow", "query", "home", "--remove"]).stderr;
+    assert!(last.contains(&format!("members of {FLEET} may call query now: it has no rules any more")), "{last}");
+    assert!(last.ends_with("to let in some of them only: pilotctl allow query WHO\n"), "{last}");
+    // Rules of a service that is open to all anyway neither open it nor close it.
+    let _handler = founder.home.spawn(&["answer", "--allow", "public", "--", "cat"], "answering 'query'");
+    assert_eq!([changes(&[]), changes(&["--remove"])], ["", ""]);
+}
+
+#[test]
 fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
     let machines = Machines::new();
     let (one, two) = (machines.machine("one"), machines.machine("two"));
