@@ -106,6 +106,10 @@ impl TokenArgs {
     /// The invite or the code: of the command line, else of the environment, else of the config file's `token-file`.
     pub(crate) async fn read(&self, context: &Context) -> Result<Option<String>> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        if let Some(code) = self.code.as_ref().filter(|code| !code.contains(['/', ':'])) {
+            return Err(Failure::usage("the code does not say who has made it")
+                .hint(format!("put the name in front: NAME/{}", code.trim())));
+        }
         if let Some(token) = self.code.as_ref().or(self.token.as_ref()) {
             return Ok(Some(token.trim().to_owned()));
         }

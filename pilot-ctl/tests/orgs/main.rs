@@ -5,6 +5,7 @@ mod joining;
 mod keys;
 mod leaving;
 mod machines;
+mod remedies;
 mod rules;
 mod starts;
 #[path = "../support/mod.rs"]

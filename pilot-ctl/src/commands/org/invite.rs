@@ -9,7 +9,7 @@ use pilot_daemon::home::create_file;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
 
-use super::choose;
+use super::{BY_ARGUMENT, choose};
 use crate::client::Daemon;
 use crate::context::Context;
 use crate::duration;
@@ -46,7 +46,7 @@ pub(crate) struct InviteArgs {
     /// How long a membership lasts unless it is renewed, which happens by itself. It may count a day longer, for clocks that are behind.
     #[arg(long, value_name = "DURATION", default_value = "90d", value_parser = duration::parse_long)]
     membership: Duration,
-    /// Write it to a new file that only its owner can read, for an image or a secret store.
+    /// Write it to a new file that only its owner can read, for an image or a secret store; `-` is stdout.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// A short code for one, to read aloud or to scan, instead of a line.
@@ -55,11 +55,12 @@ pub(crate) struct InviteArgs {
 }
 
 pub(super) async fn run(args: &InviteArgs, daemon: &Daemon, context: &Context) -> Result<()> {
-    if let Some(file) = &args.file {
+    let file = args.file.as_deref().filter(|file| *file != Path::new("-"));
+    if let Some(file) = file {
         check_new(file)?;
     }
     let request = InviteRequest {
-        org: choose(args.org.as_ref(), daemon).await?,
+        org: choose(args.org.as_ref(), BY_ARGUMENT, daemon).await?,
         uses: args.uses,
         expires_s: args.expires.unwrap_or(if args.code { CODE_EXPIRES } else { EXPIRES }).as_secs(),
         role: args.role.clone(),
@@ -71,7 +72,7 @@ pub(super) async fn run(args: &InviteArgs, daemon: &Daemon, context: &Context) -
     };
     let invited = daemon.invite(&request).await?;
     show_qr(&invited, context)?;
-    let Some(file) = &args.file else {
+    let Some(file) = file else {
         return context.output.result(&invited, || invited.invite.clone());
     };
     let contents = format!("{}\n", invited.invite);

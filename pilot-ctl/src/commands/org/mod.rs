@@ -19,6 +19,11 @@ use crate::exit_code::ExitCode;
 use crate::hint::{Failure, Result};
 use crate::output::Table;
 
+/// How an organisation is named where verbs take it as their argument.
+const BY_ARGUMENT: &str = ": pilotctl org … ORG";
+/// How it is where another word is the argument.
+const BY_FLAG: &str = " with --org ORG";
+
 #[derive(Debug, Args)]
 pub(crate) struct OrgArgs {
     #[command(subcommand)]
@@ -196,7 +201,7 @@ fn invites(orgs: &[OrgStatus]) -> String {
 }
 
 async fn uninvite(args: &UninviteArgs, daemon: &Daemon, context: &Context) -> Result<()> {
-    let org = choose(args.org.as_ref(), daemon).await?;
+    let org = choose(args.org.as_ref(), BY_FLAG, daemon).await?;
     let taken_back = daemon.uninvite(&UninviteRequest { org, invite: args.id.clone() }).await?;
     context.output.result(&taken_back, || format!("Invite {} to {} is taken back", taken_back.invite, taken_back.org))
 }
@@ -220,13 +225,13 @@ async fn members(which: &Which, daemon: &Daemon, context: &Context) -> Result<()
 }
 
 async fn revoke(args: &RevokeArgs, daemon: &Daemon, context: &Context) -> Result<()> {
-    let org = choose(args.org.as_ref(), daemon).await?;
+    let org = choose(args.org.as_ref(), BY_FLAG, daemon).await?;
     let revoked = daemon.revoke(&RevokeRequest { org, member: args.member.clone() }).await?;
     context.output.result(&revoked, || format!("{} is no longer a member of {}", revoked.member, revoked.org))?;
     let of = args.org.as_ref().map(|org| format!(" --org {org}")).unwrap_or_default();
     if !revoked.below.is_empty() {
         let out = format!("so are those whom it has enrolled, and whom they have: {}", revoked.below.join(", "));
-        context.output.warning(&out, &format!("who is to stay joins again: pilotctl org invite{of}"));
+        context.output.warning(&out, &format!("who is to stay joins again: pilotctl org invite {}", revoked.org));
     }
     for invite in &revoked.invites {
         let open = format!("the invite {invite}, which it has used, is still open: it is good for another key");
@@ -263,12 +268,12 @@ async fn leave(args: &LeaveArgs, daemon: &Daemon, context: &Context) -> Result<(
 
 impl Which {
     async fn choose(&self, daemon: &Daemon) -> Result<String> {
-        choose(self.org.as_ref(), daemon).await
+        choose(self.org.as_ref(), BY_ARGUMENT, daemon).await
     }
 }
 
-/// The organisation that was named, or the only one.
-async fn choose(named: Option<&String>, daemon: &Daemon) -> Result<String> {
+/// The organisation that was named, or the only one. `how` to name one is advised where there are several.
+async fn choose(named: Option<&String>, how: &str, daemon: &Daemon) -> Result<String> {
     if let Some(name) = named {
         return Ok(name.clone());
     }
@@ -278,6 +283,6 @@ async fn choose(named: Option<&String>, daemon: &Daemon) -> Result<String> {
         [] => Err(Failure::new(ExitCode::NotFound, "this agent is in no organisation")
             .hint("found one with `pilotctl org create NAME`, or join one with an invite: pilotctl join --org NAME")),
         several => Err(Failure::usage(format!("this agent is in several organisations: {}", several.join(", ")))
-            .hint("say which one")),
+            .hint(format!("say which one{how}"))),
     }
 }
