@@ -549,9 +549,9 @@ impl Core {
             return;
         }
         let delivered = if goes_to_inbox {
-            Err(Refused::not_open(incoming))
+            Err(Refused::not_open(incoming, &decision))
         } else {
-            self.services.deliver(incoming, decision.allowed)
+            self.services.deliver(incoming, &decision)
         };
         if let Err(refused) = delivered {
             tracing::info!(?peer, reason = refused.reason, decision = decision.reason, "stream refused");

@@ -121,6 +121,8 @@ pub struct Decision {
     pub allowed: bool,
     /// Why, for the owner of the rules.
     pub reason: String,
+    /// Nothing but old revocation lists keeps the caller out: no rule is missing, but a new list.
+    pub(crate) needs_new_list: bool,
 }
 
 /// Why a file of rules is not in force.
@@ -237,6 +239,10 @@ impl Table {
         if let Some(rule) = matching.clone().find(|rule| rule.names(caller, vouches)) {
             return Decision::yes(format!("the rule {rule} lets it in"));
         }
+        let would_vouch = |standing: &Standing| standing.membership.allows_service(service);
+        if matching.clone().any(|rule| rule.names(caller, would_vouch)) {
+            return Decision::by_old_lists();
+        }
         if matching.any(|rule| rule.service.0 != ANY_SERVICE) {
             return Decision::no(format!("no rule for '{service}' names it"));
         }
@@ -287,7 +293,7 @@ fn without_rules(port: ServicePort) -> Option<&'static str> {
 
 fn by_organisation(standings: &[Standing], service: &str) -> Decision {
     if standings.iter().all(|standing| !standing.is_fresh) {
-        return Decision::no("the revocation lists of its organisation are too old");
+        return Decision::by_old_lists();
     }
     let Some(standing) = standings.iter().find(|standing| standing.vouches_for(service)) else {
         return Decision::no(format!("its membership does not name the service '{service}'"));
@@ -303,11 +309,15 @@ impl Decision {
     }
 
     fn yes(reason: impl Into<String>) -> Self {
-        Self { allowed: true, reason: reason.into() }
+        Self { allowed: true, reason: reason.into(), needs_new_list: false }
     }
 
     fn no(reason: impl Into<String>) -> Self {
-        Self { allowed: false, reason: reason.into() }
+        Self { allowed: false, reason: reason.into(), needs_new_list: false }
+    }
+
+    fn by_old_lists() -> Self {
+        Self { needs_new_list: true, ..Self::no("the revocation lists of its organisation are too old") }
     }
 }
 

@@ -91,7 +91,12 @@ pub(crate) const COMPARE_CLOCKS: &str = "compare what 'date -u' says on both mac
 pub(super) fn connect_failed(peer: &Resolved, error: &ConnectError) -> ApiError {
     let who = peer.label();
     if let ConnectError::Refused(_) = error {
-        return ApiError::new(ErrorCode::Refused, format!("'{who}': {error}"));
+        let text = error.to_string();
+        let refused = |message: &str| ApiError::new(ErrorCode::Refused, format!("'{who}': {message}"));
+        return match text.split_once('\n') {
+            Some((message, remedy)) => refused(message).hint(format!("the other side says: {remedy}")),
+            None => refused(&text),
+        };
     }
     if let ConnectError::Offline(reason) = error {
         return ApiError::new(ErrorCode::Unreachable, format!("'{who}' is not at its backbone node: {reason}"))

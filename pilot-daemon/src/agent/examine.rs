@@ -42,6 +42,7 @@ impl Agent {
         if status.backbone.is_some() {
             checks.push(self.nat_check(&seen));
         }
+        checks.extend(self.org_checks());
         checks.extend(peer);
         Ok(Diagnosis { checks })
     }
@@ -139,6 +140,16 @@ impl Agent {
             MappingKind::Sequence => hard("in sequence"),
             MappingKind::Random => hard("at random"),
         }
+    }
+
+    /// Each organisation by which nobody is let in until it has a new list.
+    fn org_checks(&self) -> impl Iterator<Item = Check> {
+        let is_old = |org: &types::OrgStatus| org.expires_s.is_some() && !org.lists_are_fresh;
+        self.orgs().into_iter().filter(is_old).map(|org| {
+            let message =
+                format!("the revocation lists of {} are too old: it is no reason to let anybody in", org.name);
+            Check::wrong("org", "lists_too_old", message, "start the agent that has the organisation's key")
+        })
     }
 
     async fn peer_check(&self, found: &Resolved, patience: Duration) -> Result<Check, ApiError> {

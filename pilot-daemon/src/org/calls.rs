@@ -419,7 +419,8 @@ pub(super) async fn end_former(inner: &Arc<Inner>, name: &str) {
     let close = move |core: &mut crate::driver::Core, now: Now| {
         for key in strangers {
             tracing::info!(?key, "tunnel ends: {reason}");
-            core.node.close_peer(now, &key, Code::REFUSED, &reason);
+            let with_remedy = format!("{reason}\nask for a new invite: pilotctl org invite makes one");
+            core.node.close_peer(now, &key, Code::REFUSED, &with_remedy);
         }
     };
     inner.ask(close).await.ok();

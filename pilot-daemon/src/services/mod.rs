@@ -19,6 +19,7 @@ use pilot_core::transport::Code;
 use pilot_core::wire::stream_header::StreamHeader;
 use tokio::sync::{oneshot, watch};
 
+use crate::rules::Decision;
 use crate::stream::Stream;
 
 /// How long streams wait for a handler that was there a moment ago.
@@ -174,14 +175,14 @@ impl Services {
         self.table.get(&port).is_some_and(|service| service.replay_safe)
     }
 
-    /// Gives a stream that is `allowed` to a handler, or to the queue.
-    pub(crate) fn deliver(&mut self, incoming: Incoming, allowed: bool) -> Result<(), Box<Refused>> {
+    /// Gives a stream that is allowed to a handler, or to the queue.
+    pub(crate) fn deliver(&mut self, incoming: Incoming, decision: &Decision) -> Result<(), Box<Refused>> {
         let name = service_name(incoming.header.port);
         let Some(service) = self.table.get_mut(&incoming.header.port) else {
             return Err(Refused::new(incoming, Code::NOT_FOUND, nobody(&name)).into());
         };
-        if !allowed {
-            return Err(Refused::not_open(incoming));
+        if !decision.allowed {
+            return Err(Refused::not_open(incoming, decision));
         }
         if service.queue.len() >= QUEUE_MAX {
             return Err(
@@ -279,13 +280,20 @@ impl Service {
 
 impl Refused {
     /// The rules do not let the caller in. Which one it was is not for the caller to know; what it can ask for is.
-    pub(crate) fn not_open(incoming: Incoming) -> Box<Self> {
+    pub(crate) fn not_open(incoming: Incoming, decision: &Decision) -> Box<Self> {
         let name = service_name(incoming.header.port);
         let caller = incoming.address.map(|address| address.to_string()).unwrap_or_default();
-        let reason = format!(
-            "'{name}' is not open to this agent\nits owner can open it to all with --allow public, or to this one: \
-             pilotctl allow {name} {caller}"
-        );
+        let reason = if decision.needs_new_list {
+            format!(
+                "'{name}' is not open to this agent: the revocation lists of the organisation are too old there\n\
+                 start the agent that has the organisation's key"
+            )
+        } else {
+            format!(
+                "'{name}' is not open to this agent\nits owner can open it to all with --allow public, or to this one: \
+                 pilotctl allow {name} {caller}"
+            )
+        };
         Box::new(Self::new(incoming, Code::REFUSED, reason))
     }
 

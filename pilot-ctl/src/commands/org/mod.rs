@@ -171,6 +171,10 @@ async fn list(daemon: &Daemon, context: &Context) -> Result<()> {
         context.output.talk("in no organisation");
         return Ok(());
     }
+    for org in list.orgs.iter().filter(|org| org.expires_s.is_some() && !org.lists_are_fresh) {
+        let text = format!("the revocation lists of {} are too old: it is no reason to let anybody in", org.name);
+        context.output.warning(&text, "start the agent that has the organisation's key");
+    }
     context.output.result(&list, || {
         let mut table = Table::new(["ORG", "ROLE", "GROUPS", "MEMBERS", "ENDS", "INVITES"]);
         for org in &list.orgs {
