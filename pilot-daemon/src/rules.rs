@@ -273,11 +273,15 @@ fn read_text(path: &Path) -> Result<Option<String>, RulesError> {
         len if len > RULES_LEN_MAX => return wrong("it is larger than 1 MiB"),
         _ => {}
     }
-    let mut text = String::new();
-    match File::open(path).and_then(|file| file.take(RULES_LEN_MAX).read_to_string(&mut text)) {
-        Ok(_) => Ok(Some(text)),
-        Err(error) => wrong(&error.to_string()),
+    let mut bytes = Vec::new();
+    if let Err(error) = File::open(path).and_then(|file| file.take(RULES_LEN_MAX).read_to_end(&mut bytes)) {
+        return wrong(&error.to_string());
     }
+    String::from_utf8(bytes).map(Some).map_err(|error| {
+        let before = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+        let position = Some(position(&before, before.len()));
+        RulesError { path: path.to_owned(), position, what: "this is no UTF-8".to_owned() }
+    })
 }
 
 /// Why there are no rules for a service, if anybody may call it. The daemon serves it itself.

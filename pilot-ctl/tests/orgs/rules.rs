@@ -102,6 +102,9 @@ fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
         ["[[allow]]", "[[deny]]", "service", "from", "ORG", "agent:KEY"].iter().all(|word| page.contains(word)),
         "{page}"
     );
+    fs::write(&file, [before.as_bytes(), "# für\n# ".as_bytes(), b"\xff\n"].concat()).expect("written");
+    let start = machines.start(&two, &[]);
+    assert!(start.code == 1 && start.stderr.contains("line 5, column 3: this is no UTF-8"), "{start:?}");
     fs::write(&file, before).expect("written");
     assert_eq!(machines.start(&two, &[]).code, 0);
 }
