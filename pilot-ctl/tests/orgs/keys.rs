@@ -202,3 +202,21 @@ fn where_two_have_replaced_the_key_out_of_each_others_sight_the_successor_brings
     eventually("two follows the successor", || late.asks(&in_fleet("two")).code == 0);
     eventually("so does the heir, whose key is none any more", || heir.home.run(&["org", "invite"]).code == 5);
 }
+
+#[test]
+fn an_organisation_has_twelve_keys_and_four_more_after_thefts_and_a_refused_one_leaves_nothing() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let rotate = |options: &[&str]| founder.home.run(&[&["org", "rotate"], options].concat());
+    let more = |options: &[&str]| (0..20).take_while(|_| rotate(options).code == 0).count();
+    assert_eq!((more(&[]), more(&["--stolen"])), (11, 4), "and the first");
+    for options in [&[][..], &["--stolen"]] {
+        let refused = rotate(options);
+        assert!(refused.code == 5 && refused.stderr.contains("found another organisation"), "{refused:?}");
+    }
+    let files = fs::read_dir(founder.home.agent_path("founder", "orgs").join(FLEET)).expect("a directory");
+    let mut files: Vec<_> = files.map(|entry| entry.expect("an entry").file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["key", "state", "successor"]);
+    machines.member("late", &founder.invite(&[]));
+}

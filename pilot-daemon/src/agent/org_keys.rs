@@ -104,7 +104,7 @@ impl Agent {
             return self.rotator(name, Some(given));
         }
         let (successor, before) = self.rescuer(name, Some(given))?;
-        check_room_for_key(name, &before)?;
+        check_room_for_key(name, &before, false)?;
         let own = self.inner.identity.key();
         let mut out = self.inner.orgs.with(name, |org| {
             let is_out = |proof: &&Proof| {
@@ -131,7 +131,7 @@ impl Agent {
         let (before, key) = self.inner.orgs.with(name, |org| (org.roster.charter().clone(), org.key.clone()))?;
         let candidates = key.into_iter().chain(successor);
         let mut signers = candidates.filter(|key| key.key() == before.key || key.key() == before.successor);
-        check_room_for_key(name, &before)?;
+        check_room_for_key(name, &before, false)?;
         let neither = || {
             let message = format!("neither the key of '{name}' nor its successor is here");
             ApiError::new(ErrorCode::Refused, message).hint(GIVE_SUCCESSOR)
@@ -154,12 +154,19 @@ impl Agent {
                 .hint("give the successor that was made with the present key: --successor FILE"));
         }
         let before = before.ok_or_else(|| missing(format!("that key succeeds no key of '{name}'")))?;
+        check_room_for_key(name, &before, true)?;
         Ok((successor, before))
     }
 }
 
-fn check_room_for_key(name: &str, before: &Charter) -> Result<(), ApiError> {
-    if before.sequence + 1 < KEYS_MAX {
+/// Looked at before new keys are written: those that no charter can name would stay behind.
+fn check_room_for_key(name: &str, before: &Charter, is_stolen: bool) -> Result<(), ApiError> {
+    let sequence = before.sequence + 1;
+    if sequence >= CHARTERS_MAX as u64 {
+        let message = format!("'{name}' has had {CHARTERS_MAX} keys, which is the most");
+        return Err(ApiError::new(ErrorCode::Refused, message).hint("found another organisation"));
+    }
+    if is_stolen || sequence < KEYS_MAX {
         return Ok(());
     }
     let message = format!("'{name}' has had {KEYS_MAX} keys, and needs what is left for the case of theft");

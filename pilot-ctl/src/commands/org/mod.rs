@@ -65,6 +65,8 @@ The organisation's key stays with this agent. Put the successor key in a safe pl
   pilotctl org rotate --successor safe.pem              the key is lost
   pilotctl org rotate --successor safe.pem --stolen     somebody else has it
 
+An organisation has twelve keys in all, and four more after thefts.
+
 With --stolen the key counts no more at once. Do it at the agent that kept the key, if that is left:
 those whom it has enrolled stay members, and so do those whom they have enrolled. At another agent
 everybody has to join again.")]
