@@ -54,6 +54,19 @@ fn an_agent_has_the_same_address_key_and_name_in_another_home() {
 }
 
 #[test]
+fn an_export_says_where_memberships_are_which_are_not_in_it() {
+    let (home, _) = agent("alpha");
+    let (_, file) = file_in(&home);
+    let export = || home.run(&["identity", "export", &file, "--force"]);
+    assert_eq!(export().stderr, "");
+    home.ok(&["org", "create", "my-company-fleet"]);
+    let said = export();
+    let orgs = home.agent_path("alpha", "orgs").display().to_string();
+    assert!(said.code == 0 && said.stderr.contains("memberships are not in it"), "{said:?}");
+    assert!(said.stderr.contains(&format!("hint: they are in {orgs}")), "{said:?}");
+}
+
+#[test]
 fn a_pipe_from_export_to_import_moves_an_agent() {
     let (home, before) = agent("alpha");
     home.ok(&["daemon", "stop"]);

@@ -52,6 +52,7 @@ pub(super) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
     let identity = identity.ok_or_else(|| context.no_such_resident(&name))?;
     let text = file::write(&name, &identity);
     let who = Who::new(&name, &identity);
+    warn_of_organisations(&name, context);
     let Some(file) = file else {
         return if output.is_json() {
             output.result(&Printed { who, pem: &text }, String::new)
@@ -63,6 +64,15 @@ pub(super) fn run(args: &ExportArgs, context: &Context) -> Result<()> {
     write(file, text.as_bytes(), FILE_MODE).map_err(|error| cannot_write(file, &error))?;
     let line = format!("Exported {} ({}) to {}", name, identity.address(), file.display());
     output.result(&Written { who, file }, || line)
+}
+
+/// A copy of the identity is no copy of the agent's memberships, nor of an organisation's key that it keeps.
+fn warn_of_organisations(name: &str, context: &Context) {
+    let orgs = context.agent_dir(name).join("orgs");
+    if std::fs::read_dir(&orgs).is_ok_and(|mut entries| entries.next().is_some()) {
+        let text = "the agent's memberships are not in it, nor the key of an organisation that it has founded";
+        context.output.warning(text, &format!("they are in {}: keep a copy of that, too", orgs.display()));
+    }
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {

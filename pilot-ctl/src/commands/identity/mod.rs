@@ -29,7 +29,8 @@ enum IdentityVerb {
   pilotctl identity export --as my-agent | age -r age1… > my-agent.pem.age
   pilotctl identity export | ssh other-host pilotctl identity import
 
-Whoever has the file is the agent: keep it as you keep an SSH key. The agent may run meanwhile.")]
+Whoever has the file is the agent: keep it as you keep an SSH key. The agent may run meanwhile.
+Memberships, and the key of an organisation that the agent has founded, are not in it: they are in PILOT_HOME/agents/NAME/orgs.")]
     Export(export::ExportArgs),
     /// Make an agent of an identity: same key, same address, same name.
     #[command(after_help = "Examples:
