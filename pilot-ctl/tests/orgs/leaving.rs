@@ -164,6 +164,23 @@ fn who_revokes_a_delegate_is_told_who_is_out_with_it() {
 }
 
 #[test]
+fn whom_a_revoked_delegate_has_enrolled_is_told_serves_it_no_more_and_joins_anew() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let lead = machines.member("lead", &founder.invite(&["--may-enrol", "2"]));
+    let below = machines.member("below", &lead.invite(&["--may-enrol", "1"]));
+    let _handler = below.answers();
+    is_answered(&lead.asks("below"));
+    eventually("the founder has heard of it", || founder.members() == ["below", "founder", "lead"]);
+    founder.home.ok(&["org", "revoke", "lead"]);
+    eventually("it hears of that", || lead.asks("below").code == 5);
+    assert_eq!(below.home.run(&["org", "invite"]).code, 5, "such an invite would make nobody a member");
+    below.home.ok(&["join", "--token", &founder.invite(&[])]);
+    is_answered(&founder.asks(&in_fleet("below")));
+    assert_eq!(lead.asks("below").code, 5);
+}
+
+#[test]
 fn who_leaves_is_a_member_no_more_and_its_name_is_free() {
     let machines = Machines::new();
     let founder = machines.founder();

@@ -126,7 +126,10 @@ impl Agent {
         if !is_ours.ok_or_else(org::no_issuer)? {
             return Err(not_ours());
         }
-        let before = inner.orgs.with(name, |org| members_through(&org.roster, &member, now))?;
+        let before = inner.orgs.with(name, |org| {
+            let through = members_through(&org.roster, &member, now).into_iter();
+            through.filter_map(|(key, name)| Some((org.route(&key, now)?, name))).collect::<Vec<_>>()
+        })?;
         keeper::publish_list(inner, name, Some(revocation), now).await?;
         let (still, invites) = inner.orgs.with(name, |org| {
             let invites = org.invites.used_by(&member, now).map(|id| HEXLOWER.encode(id)).collect();
@@ -136,11 +139,11 @@ impl Agent {
         if still {
             return Err(not_ours());
         }
-        calls::tell_former(inner, name, route.into_iter().collect());
-        let is_out = |(key, _): &(IdentityKey, String)| {
-            inner.orgs.with(name, |org| org.roster.member(key, now).is_none()).unwrap_or(true)
+        let is_out = |(below, _): &(PeerInfo, String)| {
+            inner.orgs.with(name, |org| org.roster.member(&below.key, now).is_none()).unwrap_or(true)
         };
-        let below = before.into_iter().filter(is_out).map(|(_, name)| name).collect();
+        let (routes_below, below): (Vec<_>, Vec<_>) = before.into_iter().filter(is_out).unzip();
+        calls::tell_former(inner, name, route.into_iter().chain(routes_below).collect());
         let key = member.to_string();
         Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key, invites, below })
     }
