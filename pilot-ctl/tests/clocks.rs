@@ -81,6 +81,29 @@ fn who_is_off_by_less_than_a_day_joins_and_is_trusted_and_who_is_off_by_a_week_i
     assert_eq!(founder.json(&["org", "members", FLEET])["members"].as_array().expect("a list").len(), 3);
 }
 
+#[test]
+fn a_founder_whose_clock_is_set_right_invites_as_before() {
+    let Some(library) = library() else { return };
+    let backbone = Home::new();
+    let ticket = backbone.ok(&["backbone", "start", "--listen", "127.0.0.1:0", "--detach"]).trim().to_owned();
+    let always = ["--backbone", &ticket, "--listen", "127.0.0.1:0"];
+    let mut founder = Machine { home: Home::new(), library, offset: "+1h" };
+    let start = |founder: &Machine| {
+        let said = founder.run(&[&["daemon", "start", "--hostname", "founder"][..], &always].concat());
+        assert_eq!(said.code, 0, "{said:?}");
+    };
+    start(&founder);
+    assert_eq!(founder.run(&["org", "create", FLEET]).code, 0);
+    founder.run(&["daemon", "stop"]);
+    founder.offset = "+0";
+    start(&founder);
+    assert_eq!(founder.run(&["org", "invite", "--code"]).code, 0);
+    let invited = founder.run(&["org", "invite"]);
+    assert_eq!(invited.code, 0, "{invited:?}");
+    let one = Home::new();
+    one.start("one", &[&always[..], &["--org", FLEET, "--token", invited.stdout.trim()]].concat());
+}
+
 /// The secrets of an agent's transport keys, the current one first.
 fn transport_keys(home: &Home, agent: &str) -> Vec<String> {
     let file = std::fs::read_to_string(home.agent_path(agent, "transport.keys")).expect("a file");

@@ -18,7 +18,7 @@ use super::roster::{MEMBERS_MAX, Roster};
 use crate::crypto::{self, SIGNATURE_LEN};
 use crate::id::IdentityKey;
 use crate::identity::{CLOCK_SKEW, Identity};
-use crate::record::{RecordError, is_name};
+use crate::record::{Payload, RecordError, is_name};
 use crate::time::UnixTime;
 use crate::wire::cbor;
 
@@ -34,6 +34,8 @@ const WRONG_SECRETS_MAX: u32 = 10;
 /// Memberships of a delegate that are kept in mind beside its last: it renews when half of the time is over, so that two of them have not
 /// ended. Who asks more often harms those whom it has enrolled, and nobody else.
 const EARLIER_MAX: usize = 8;
+/// The name in a membership that is made to see whether one could be.
+const ANYBODY: &str = "anybody";
 
 /// What those who use an invite get.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -266,20 +268,59 @@ impl Issuer {
         terms: &Terms,
         now: UnixTime,
     ) -> Result<Vec<u8>, OrgError> {
-        let above = match self {
-            Self::Org(_) => None,
-            Self::Member(identity) => Some(roster.proof(&identity.key(), now).ok_or(OrgError::Issuer)?),
-        };
+        let above = self.above(roster, now)?;
         if !is_of_the_day(applicant.consented, now) {
             return Err(OrgError::Clocks);
         }
         if roster.member(&applicant.key, now).is_some_and(|known| known.consented > applicant.consented) {
             return Err(OrgError::Superseded);
         }
+        let membership = self.membership(roster, above, applicant, terms, now);
+        let bytes = Proof::extend(above, membership.sign(self.identity())?);
+        // What would not be believed elsewhere is not handed out.
+        roster.check(&Proof::verify(&bytes, roster.charters(), now)?, now)?;
+        Ok(bytes)
+    }
+
+    /// Whether this issuer may give that to anybody, whoever it will be.
+    ///
+    /// # Errors
+    /// [`OrgError`] if it may not.
+    pub fn check_terms(&self, roster: &Roster, terms: &Terms, now: UnixTime) -> Result<(), OrgError> {
+        let above = self.above(roster, now)?;
+        let anybody = Applicant {
+            key: roster.org(),
+            modifier: 0,
+            name: ANYBODY.to_owned(),
+            lifetime_max: Duration::MAX,
+            consented: now,
+            consent: None,
+        };
+        let membership = self.membership(roster, above, &anybody, terms, now);
+        membership.check_bounds()?;
+        above.map_or(Ok(()), |above| membership.check_within(above.membership()))
+    }
+
+    /// By what this issuer may enrol: its own proof, if it is a member.
+    fn above<'a>(&self, roster: &'a Roster, now: UnixTime) -> Result<Option<&'a Proof>, OrgError> {
+        match self {
+            Self::Org(_) => Ok(None),
+            Self::Member(identity) => roster.proof(&identity.key(), now).map(Some).ok_or(OrgError::Issuer),
+        }
+    }
+
+    fn membership(
+        &self,
+        roster: &Roster,
+        above: Option<&Proof>,
+        applicant: &Applicant,
+        terms: &Terms,
+        now: UnixTime,
+    ) -> Membership {
         let lifetime = Duration::from_secs(terms.lifetime).min(MEMBERSHIP_VALIDITY_MAX).min(applicant.lifetime_max);
         let issued = self.date_to_issue(roster, &applicant.key, now);
         let expires = issued + lifetime;
-        let membership = Membership {
+        Membership {
             org: roster.org(),
             issuer: self.key(),
             member: applicant.key,
@@ -294,11 +335,7 @@ impl Issuer {
             consented: applicant.consented,
             lifetime: lifetime.as_secs(),
             consent: applicant.consent.filter(|_| above.is_some()),
-        };
-        let bytes = Proof::extend(above, membership.sign(self.identity())?);
-        // What would not be believed elsewhere is not handed out.
-        roster.check(&Proof::verify(&bytes, roster.charters(), now)?, now)?;
-        Ok(bytes)
+        }
     }
 
     /// Not before the last list, should the clock have been set back since. Whom this issuer has revoked a moment ago it takes back by a

@@ -9,8 +9,8 @@ use data_encoding::{HEXLOWER, HEXLOWER_PERMISSIVE};
 use pilot_core::org::OrgError;
 use pilot_core::org::code::{CODE_SEED_LEN, Code, CodeError, Word};
 use pilot_core::org::invite::{INVITE_ID_LEN, Invite, InviteError};
-use pilot_core::org::issuer::{Applicant, EnrolError, INVITE_VALIDITY_MAX, Terms};
-use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Membership, ROLE_MEMBER, consent};
+use pilot_core::org::issuer::{EnrolError, INVITE_VALIDITY_MAX, Terms};
+use pilot_core::org::membership::{GENERATIONS_MAX, MEMBERSHIP_VALIDITY_MAX, Membership, ROLE_MEMBER};
 use pilot_core::record::{is_label, is_name};
 use pilot_core::ticket::Ticket;
 use pilot_core::time::UnixTime;
@@ -23,8 +23,6 @@ use crate::home::entropy;
 use crate::org::{self, Org, calls, codes, directory};
 use crate::services::{service_name, service_port};
 
-/// The name in a membership that is made to see whether one could be.
-const PROBE: &str = "probe";
 /// A code is guessed at by whoever knows its issuer: nobody leaves it lying about.
 const CODE_VALIDITY_MAX: Duration = Duration::from_secs(86_400);
 /// Addresses in a code for a camera, so that it fits a terminal; the rest the backbone knows.
@@ -58,9 +56,6 @@ impl Agent {
                 terms.services.clone_from(&own.services);
             }
             // What could not be given when the invite is used is refused now.
-            let probe = self.applicant(PROBE);
-            let consent = consent(&inner.identity, &org.roster.org(), &issuer.key(), PROBE, probe.consented);
-            let applicant = Applicant { consent: Some(consent.into()), ..probe };
             let refused = |error: OrgError| {
                 let refused = ApiError::new(ErrorCode::Refused, error.to_string());
                 match (error, own) {
@@ -70,7 +65,7 @@ impl Agent {
                     _ => refused,
                 }
             };
-            issuer.enrol(&org.roster, &applicant, &terms, now).map_err(refused)?;
+            issuer.check_terms(&org.roster, &terms, now).map_err(refused)?;
             let opened = match &code {
                 Some((word, seed)) => {
                     org.invites.open_code(id, (word.clone(), *seed), terms.clone(), expires, &org.roster, now)

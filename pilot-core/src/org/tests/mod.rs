@@ -162,7 +162,11 @@ fn a_member_enrols_others_within_its_rights_and_never_beyond() {
     let lead = Issuer::Member(agent(0).clone());
     let within = Terms { services: vec!["query".into()], ..terms() };
     let attempt = |roster: &Roster, terms: Terms| lead.enrol(roster, &applicant(agent(1), "agent-1"), &terms, NOW);
-    let beyond = |what, terms: Terms| assert_eq!(attempt(&roster, terms), Err(OrgError::BeyondRights(what)));
+    let beyond = |what, terms: Terms| {
+        assert_eq!(lead.check_terms(&roster, &terms, NOW), Err(OrgError::BeyondRights(what)));
+        assert_eq!(attempt(&roster, terms), Err(OrgError::BeyondRights(what)));
+    };
+    assert_eq!(lead.check_terms(&roster, &within, NOW), Ok(()));
     beyond("generations", Terms { generations: 1, ..within.clone() });
     beyond("role", Terms { role: "admin".into(), ..within.clone() });
     beyond("groups", Terms { groups: vec!["finance".into()], ..within.clone() });
