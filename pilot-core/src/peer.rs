@@ -64,7 +64,7 @@ pub struct PeerStatus {
     pub backbone: bool,
     /// The path in use.
     pub path: Option<PathKind>,
-    /// Since when it is in use.
+    /// Since when the tunnel uses it.
     pub path_since: Option<Mono>,
     /// Smoothed round trip of that path.
     pub rtt: Option<Duration>,
@@ -586,6 +586,7 @@ impl Peer {
         let active = self.paths.active();
         let transport = self.tunnel.as_ref().map(|tunnel| &tunnel.transport);
         let stats = active.and_then(|path| transport?.path_stats(path.id));
+        let connected_since = self.tunnel.as_ref().and_then(|tunnel| tunnel.connected_since);
         PeerStatus {
             key: self.key,
             connected: self.is_connected(),
@@ -595,9 +596,9 @@ impl Peer {
                 Hop::Direct(route) => PathKind::Direct(route.remote),
                 Hop::Relay { backbone, .. } => PathKind::Relay(relay_key(backbone)),
             }),
-            path_since: self.paths.active_since(),
+            path_since: self.paths.active_since().map(|since| since.max(connected_since.unwrap_or(since))),
             rtt: stats.as_ref().and_then(|stats| stats.rtt),
-            connected_since: self.tunnel.as_ref().and_then(|tunnel| tunnel.connected_since),
+            connected_since,
             bytes_sent: self.bytes_sent,
             bytes_received: self.bytes_received,
             sent_packets: stats.map_or(0, |stats| stats.sent_packets),

@@ -17,12 +17,18 @@ fn who_is_revoked_is_refused_and_loses_its_tunnels_at_once() {
     assert!(two.is_connected_with(&one.home.address("one")));
     // It returns when members that are connected have answered, and these do when they have ended their tunnels.
     founder.home.ok(&["org", "revoke", "one"]);
-    assert!(!two.is_connected_with(&one.home.address("one")));
+    let address = one.home.address("one");
+    assert!(!two.is_connected_with(&address));
+    eventually("it is told", || one.home.json(&["org", "list"])["orgs"][0]["expires_s"] == json!(null));
+    eventually("the tunnel in which it was told ends, too", || !founder.is_connected_with(&address));
     let refused = one.asks("two");
     assert_eq!(refused.code, 5, "{refused:?}");
+    // A stranger may still knock.
+    let reply = two.home.json(&["peers"]);
+    let peer = reply["peers"].as_array().expect("a list").iter().find(|peer| peer["address"] == address.as_str());
+    let [path_s, connected_s] = ["path_s", "connected_s"].map(|field| peer.expect("it has called")[field].as_f64());
+    assert!(path_s.is_some() && path_s <= connected_s, "a path is not in use for longer than its tunnel: {reply}");
     assert!(!two.members().contains(&"one".to_owned()));
-    let status = one.home.json(&["org", "list"]);
-    assert_eq!(status["orgs"][0]["expires_s"], json!(null), "{status}");
     assert_eq!(founder.home.run(&["org", "revoke", "one"]).code, 4, "it is a member no more");
 }
 

@@ -518,7 +518,7 @@ pub struct Peer {
     /// Where that node is reached, if it is reached directly.
     #[serde(default)]
     pub relay_remote: Option<SocketAddr>,
-    /// Seconds since this path is in use.
+    /// Seconds since this tunnel uses this path.
     #[serde(default)]
     pub path_s: Option<f64>,
     /// Smoothed round trip.

@@ -61,8 +61,12 @@ pub(crate) async fn call(inner: &Inner, peer: PeerInfo, request: &Request) -> Re
     inner.apply(move |core, now| core.node.learn_recorded_peer(now, peer)).await?;
     let exchanges = async {
         match exchange_unless_busy(inner, key, request).await? {
-            // It restarted before we noticed; the new tunnel stands. A call that is repeated does no more than once.
-            Err(error) if error.code == Code::PEER_RESTARTED && error.by == EndedBy::Network => {
+            // It restarted before we noticed, or has just ended its tunnels with a former member, and we are to join again: the next tunnel
+            // stands. A call that is repeated does no more than once.
+            Err(error)
+                if error.code == Code::PEER_RESTARTED && error.by == EndedBy::Network
+                    || error.code == Code::REFUSED =>
+            {
                 Ok(exchange_unless_busy(inner, key, request).await??)
             }
             reply => Ok::<_, ApiError>(reply?),
@@ -363,7 +367,12 @@ async fn tell_all(inner: &Arc<Inner>, name: &str, members: Vec<PeerInfo>, reques
             calls.join_next().await;
         }
         let (inner, name, requests) = (Arc::clone(inner), name.to_owned(), Arc::clone(&requests));
-        calls.spawn(async move { tell_one(&inner, &name, member, &requests).await });
+        calls.spawn(async move {
+            let key = member.key;
+            tell_one(&inner, &name, member, &requests).await;
+            // Who is none has a tunnel only since it was to be told.
+            end_tunnels(&inner, &name, vec![key]).await;
+        });
     }
     calls.join_all().await;
 }
@@ -398,7 +407,7 @@ fn tellings(inner: &Inner, name: &str) -> Result<Vec<Request>, ApiError> {
     })
 }
 
-/// Tells former members that they are, if they can be reached.
+/// Tells former members that they are, if they can be reached. The tunnels that this takes end with it.
 pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: Vec<PeerInfo>) {
     let Ok(requests) = tellings(inner, name) else { return };
     let (inner, name) = (Arc::clone(inner), name.to_owned());
@@ -407,14 +416,19 @@ pub(crate) fn tell_former(inner: &Arc<Inner>, name: &str, former: Vec<PeerInfo>)
 
 /// Ends the tunnels with those who are members no more, unless they are of our own home. They have ended when this returns.
 pub(super) async fn end_former(inner: &Arc<Inner>, name: &str) {
+    let former = inner.orgs.take_former(name, clock::now().unix).await;
+    end_tunnels(inner, name, former).await;
+}
+
+/// Ends the tunnels with those of them who are no members, unless they are of our own home.
+async fn end_tunnels(inner: &Inner, name: &str, mut strangers: Vec<IdentityKey>) {
     let now = clock::now().unix;
-    let former = inner.orgs.take_former(name, now).await;
-    let neighbours = inner.home.identities();
-    let is_close = |key: &IdentityKey| *key == inner.identity.key() || neighbours.contains_key(key);
-    let strangers: Vec<_> = former.into_iter().filter(|key| !is_close(key)).collect();
-    if strangers.is_empty() {
+    let is_kept = inner.orgs.with(name, |org| strangers.retain(|key| org.roster.member(key, now).is_none()));
+    if is_kept.is_err() || strangers.is_empty() {
         return;
     }
+    let neighbours = inner.home.identities();
+    strangers.retain(|key| *key != inner.identity.key() && !neighbours.contains_key(key));
     let reason = format!("no longer a member of '{name}'");
     let close = move |core: &mut crate::driver::Core, now: Now| {
         for key in strangers {
