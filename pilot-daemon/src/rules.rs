@@ -93,6 +93,8 @@ pub enum Who {
     Group(String, String),
     /// One agent.
     Agent(IdentityKey),
+    /// One agent, as long as it is a member of an organisation.
+    Member(IdentityKey, String),
 }
 
 /// What the rule does.
@@ -340,6 +342,7 @@ impl Rule {
             Who::Public => true,
             Who::Home => caller.is_neighbour,
             Who::Agent(key) => key == caller.key,
+            Who::Member(key, org) => key == caller.key && has(org, &|_| true),
             Who::Org(org) => has(org, &|_| true),
             Who::Role(role, org) => has(org, &|standing| standing.membership.role == *role),
             Who::Group(group, org) => has(org, &|standing| standing.membership.groups.contains(group)),
@@ -368,6 +371,7 @@ impl fmt::Display for Who {
             Self::Role(role, org) => write!(f, "role:{role}@{org}"),
             Self::Group(group, org) => write!(f, "group:{group}@{org}"),
             Self::Agent(key) => write!(f, "agent:{key}"),
+            Self::Member(key, org) => write!(f, "agent:{key}@{org}"),
         }
     }
 }
@@ -402,11 +406,17 @@ impl FromStr for Who {
             Some(("org", org)) => is_name(org).then(|| Self::Org(org.to_owned())),
             Some(("role", rest)) => of_org(rest, Self::Role),
             Some(("group", rest)) => of_org(rest, Self::Group),
-            Some(("agent", key)) => key.parse().ok().map(Self::Agent),
+            Some(("agent", rest)) => match rest.split_once('@') {
+                Some((key, org)) if is_name(org) => key.parse().ok().map(|key| Self::Member(key, org.to_owned())),
+                Some(_) => None,
+                None => rest.parse().ok().map(Self::Agent),
+            },
             _ => None,
         };
         parsed.ok_or_else(|| {
-            format!("'{text}' names nobody: use public, home, org:ORG, role:ROLE@ORG, group:GROUP@ORG or agent:KEY")
+            format!(
+                "'{text}' names nobody: use public, home, org:ORG, role:ROLE@ORG, group:GROUP@ORG, agent:KEY or agent:KEY@ORG"
+            )
         })
     }
 }
@@ -553,13 +563,17 @@ mod tests {
         let allow = |from: &str| format!("[[allow]]\nservice = 'query'\nfrom = '{from}'");
         let researcher = [standing("member", &["research"], &[])];
         let agent = format!("agent:{CALLER}");
-        for from in ["public", "org:fleet", "role:member@fleet", "group:research@fleet", &agent] {
+        let member = format!("{agent}@fleet");
+        for from in ["public", "org:fleet", "role:member@fleet", "group:research@fleet", &agent, &member] {
             assert!(decides(&allow(from), &researcher, "query"), "{from}");
         }
         let other = format!("agent:{}", IdentityKey([8; 32]));
-        for from in ["home", "org:float", "role:lead@fleet", "role:member@float", "group:finance@fleet", &other] {
+        let [others, elsewhere] = [format!("{other}@fleet"), format!("{agent}@float")];
+        let nobody = ["home", "org:float", "role:lead@fleet", "role:member@float", "group:finance@fleet", &other];
+        for from in nobody.into_iter().chain([others.as_str(), &elsewhere]) {
             assert!(!decides(&allow(from), &researcher, "query"), "{from}");
         }
+        assert!(!decides(&allow(&member), &[], "query"), "it is a member no more");
     }
 
     #[test]

@@ -57,7 +57,7 @@ They stand in PILOT_HOME/agents/NAME/rules.toml, which is read again when it cha
   from = \"role:lead@my-company-fleet\"   or public, home, org:ORG, group:GROUP@ORG, agent:KEY
   [[deny]]
   service = \"*\"
-  from = \"agent:KEY\"
+  from = \"agent:KEY\"                    agent:KEY@ORG: as long as it is a member
   note = \"agent-mallory\"                for people
 
 What is denied is refused whatever else is allowed. Where no rules are meant, there is no file, or nothing but a comment in it.")]

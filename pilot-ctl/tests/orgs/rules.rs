@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::machines::{FLEET, Machines, is_answered};
+use crate::machines::{FLEET, Machines, in_fleet, is_answered};
 
 #[test]
 fn rules_decide_who_may_call_what_and_why_says_so() {
@@ -71,6 +71,30 @@ fn a_service_that_loses_its_last_rule_is_open_to_members_again_which_is_said() {
     // Rules of a service that is open to all anyway neither open it nor close it.
     let _handler = founder.home.spawn(&["answer", "--allow", "public", "--", "cat"], "answering 'query'");
     assert_eq!([changes(&[]), changes(&["--remove"])], ["", ""]);
+}
+
+#[test]
+fn a_member_that_is_let_in_by_its_name_is_out_when_it_is_revoked_and_one_that_is_kept_out_stays_so() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let invite = founder.invite(&["--uses", "2"]);
+    let [one, two] = ["one", "two"].map(|name| machines.member(name, &invite));
+    let _handler = founder.answers();
+    let allowed = founder.home.ok(&["allow", "query", &in_fleet("one")]);
+    assert!(allowed.starts_with("allow query agent:") && allowed.ends_with(&format!("@{FLEET}\n")), "{allowed}");
+    assert_eq!([one.asks("founder").code, two.asks("founder").code], [0, 5]);
+    founder.home.ok(&["org", "revoke", "one"]);
+    assert_eq!(one.asks("founder").code, 5);
+    let key = one.home.json(&["info"])["key"].as_str().expect("text").to_owned();
+    let why = founder.home.ok(&["why", &key, "query"]);
+    assert!(why.starts_with("refused: no rule for 'query' names it"), "{why}");
+    let from = format!("agent:{key}@{FLEET}");
+    founder.home.ok(&["allow", "query", &from, "--remove"]);
+
+    founder.home.ok(&["allow", "query", "public"]);
+    founder.home.ok(&["deny", "query", &in_fleet("two")]);
+    founder.home.ok(&["org", "revoke", "two"]);
+    assert_eq!([one.asks("founder").code, two.asks("founder").code], [0, 5]);
 }
 
 #[test]

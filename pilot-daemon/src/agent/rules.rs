@@ -33,7 +33,7 @@ impl Agent {
         let effect = [Effect::Allow, Effect::Deny].into_iter().find(|effect| effect.name() == request.effect);
         let effect = effect.ok_or_else(|| usage(format!("'{}' is neither allow nor deny", request.effect)))?;
         let service = Service::try_from(request.service.clone()).map_err(usage)?;
-        let (from, note) = self.who(&request.from).await?;
+        let (from, note) = self.who(&request.from, effect).await?;
         let rule = Rule { service, from, note };
         let changed = types::Rule {
             effect: effect.name().to_owned(),
@@ -90,14 +90,20 @@ impl Agent {
         })
     }
 
-    /// Those whom a person has named, and a note for people where a key alone would say little.
-    async fn who(&self, text: &str) -> Result<(Who, Option<String>), ApiError> {
+    /// Those whom a person has named, and a note for people where a key alone would say little. Who is let in as a member is for as long as
+    /// it is one; who is kept out stays out.
+    async fn who(&self, text: &str, effect: Effect) -> Result<(Who, Option<String>), ApiError> {
         let is_word = matches!(text, "public" | "home") || text.contains(':') && !text.starts_with("0:");
         if is_word && !text.starts_with("pilot:") {
             let who = text.parse().map_err(|error| ApiError::new(ErrorCode::Usage, error))?;
             return Ok((who, None));
         }
         let found = self.resolve(text).await?;
-        Ok((Who::Agent(found.key), Some(found.label())))
+        let org = text.split_once('@').map(|(_, org)| org).filter(|_| !text.starts_with("pilot:"));
+        let who = match (effect, org) {
+            (Effect::Allow, Some(org)) => Who::Member(found.key, org.to_owned()),
+            (Effect::Allow, None) | (Effect::Deny, _) => Who::Agent(found.key),
+        };
+        Ok((who, Some(found.label())))
     }
 }
