@@ -95,6 +95,8 @@ impl Payload for Charter {
 #[derive(Clone, Debug)]
 pub struct Charters {
     chain: Vec<(Charter, Vec<u8>)>,
+    /// Another one of the sequence of one of these, with as much right to its place, of which others may have heard first.
+    rival: Option<(Charter, Vec<u8>)>,
 }
 
 impl Charters {
@@ -110,7 +112,7 @@ impl Charters {
         if !first.is_first() {
             return Err(OrgError::Succession);
         }
-        Ok(Self { chain: vec![(first, bytes.to_vec())] })
+        Ok(Self { chain: vec![(first, bytes.to_vec())], rival: None })
     }
 
     /// Begins with all charters of the organisation `org`, the first one first.
@@ -131,7 +133,7 @@ impl Charters {
     /// # Errors
     /// [`OrgError`] if it does not follow from those known.
     pub fn add(&mut self, bytes: &[u8], now: UnixTime) -> Result<bool, OrgError> {
-        if self.chain.iter().any(|(_, known)| known == bytes) {
+        if self.chain.iter().chain(&self.rival).any(|(_, known)| known == bytes) {
             return Ok(false);
         }
         let charter: Charter = record::verify(bytes, now)?;
@@ -147,11 +149,17 @@ impl Charters {
             return Err(OrgError::Full(CHARTERS_MAX));
         }
         // Whoever stole the key signs with it, but not with the successor: that one decides.
-        let is_outranked =
-            |known: &(Charter, Vec<u8>)| charter.signer == before.0.successor && known.0.signer != before.0.successor;
-        match self.chain.get(position) {
-            Some(known) if !is_outranked(known) => Ok(false),
-            _ => {
+        let is_by_successor = |charter: &Charter| charter.signer == before.0.successor;
+        let is_decision = is_by_successor(&charter);
+        match self.chain.get(position).map(|(known, _)| is_by_successor(known)) {
+            Some(known) if known == is_decision => {
+                let is_first = self.rival.is_none();
+                self.rival.get_or_insert((charter, bytes.to_vec()));
+                Ok(is_first)
+            }
+            Some(true) => Ok(false),
+            Some(false) | None => {
+                self.rival.take_if(|(rival, _)| rival.sequence >= charter.sequence);
                 self.chain.truncate(position);
                 self.chain.push((charter, bytes.to_vec()));
                 Ok(true)
@@ -218,8 +226,13 @@ impl Charters {
         self.chain[position + 1..].iter().all(|(later, _)| now < later.previous_until)
     }
 
-    /// The signed charters, the first one first.
+    /// The signed charters, the first one first, and at the end the [rival](Self::rival) of one of them, if there is room for it.
     pub fn chain(&self) -> impl Iterator<Item = &[u8]> {
-        self.chain.iter().map(|(_, bytes)| bytes.as_slice())
+        self.chain.iter().chain(&self.rival).map(|(_, bytes)| bytes.as_slice()).take(CHARTERS_MAX)
+    }
+
+    /// A charter that was signed beside one of these: some members may follow that one, and nobody has decided yet.
+    pub fn rival(&self) -> Option<&Charter> {
+        self.rival.as_ref().map(|(charter, _)| charter)
     }
 }

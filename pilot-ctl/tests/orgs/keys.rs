@@ -191,6 +191,15 @@ fn where_two_have_replaced_the_key_out_of_each_others_sight_the_successor_brings
     let _handler = two.answers();
     is_answered(&founder.asks(&in_fleet("two")));
     assert_eq!(late.asks(&in_fleet("two")).code, 5, "each follows the key that it heard of first");
+    let other_key = |machine: &Machine| machine.home.json(&["org", "list"])["orgs"][0]["other_key"].clone();
+    for machine in [&founder, &two, &heir, &late] {
+        eventually("everybody hears of that", || other_key(machine) != json!(null));
+    }
+    for words in [["org", "list"].as_slice(), &["doctor"]] {
+        let said = two.home.run(words);
+        let all = [said.stdout, said.stderr].concat();
+        assert!(all.contains("was replaced twice at once") && all.contains("org rotate"), "{all}");
+    }
 
     let decide = ["org", "rotate", "--successor", safe.to_str().expect("text")];
     let refused = founder.home.run(&decide);
@@ -200,6 +209,7 @@ fn where_two_have_replaced_the_key_out_of_each_others_sight_the_successor_brings
     late.home.ok(&["org", "leave"]);
     late.home.ok(&["join", "--token", &founder.invite(&[])]);
     eventually("two follows the successor", || late.asks(&in_fleet("two")).code == 0);
+    assert_eq!(other_key(&two), json!(null), "it is decided");
     eventually("so does the heir, whose key is none any more", || heir.home.run(&["org", "invite"]).code == 5);
 }
 

@@ -42,7 +42,8 @@ impl Agent {
         if status.backbone.is_some() {
             checks.push(self.nat_check(&seen));
         }
-        checks.extend(self.org_checks());
+        let faults = self.orgs().into_iter().flat_map(|org| org.faults().collect::<Vec<_>>());
+        checks.extend(faults.map(|fault| Check::wrong("org", fault.code, fault.what, fault.remedy)));
         checks.extend(peer);
         Ok(Diagnosis { checks })
     }
@@ -140,16 +141,6 @@ impl Agent {
             MappingKind::Sequence => hard("in sequence"),
             MappingKind::Random => hard("at random"),
         }
-    }
-
-    /// Each organisation by which nobody is let in until it has a new list.
-    fn org_checks(&self) -> impl Iterator<Item = Check> {
-        let is_old = |org: &types::OrgStatus| org.expires_s.is_some() && !org.lists_are_fresh;
-        self.orgs().into_iter().filter(is_old).map(|org| {
-            let message =
-                format!("the revocation lists of {} are too old: it is no reason to let anybody in", org.name);
-            Check::wrong("org", "lists_too_old", message, "start the agent that has the organisation's key")
-        })
     }
 
     async fn peer_check(&self, found: &Resolved, patience: Duration) -> Result<Check, ApiError> {

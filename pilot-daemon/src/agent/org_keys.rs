@@ -63,7 +63,8 @@ impl Agent {
         // The new keys are kept before anybody hears of them, and the old ones until the charter is.
         store::keep_next_keys(&inner.agent_home, name, &key, &successor)?;
         let org = inner.orgs.change(name, |org| {
-            if !org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))? {
+            org.roster.add_charter(&bytes, now).map_err(|error| org::failed(&error))?;
+            if org.roster.charter().key != key.key() {
                 return Err(org::failed(&format!("somebody else has just replaced the key of '{name}'")));
             }
             if request.stolen {

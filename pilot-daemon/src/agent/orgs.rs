@@ -257,6 +257,7 @@ impl Agent {
                 expires_s: own.map(|own| own.expires.as_secs().saturating_sub(now.as_secs())),
                 members: org.roster.members(now).count(),
                 lists_are_fresh: org.roster.lists_are_fresh(now),
+                other_key: org.roster.charters().rival().map(|rival| rival.key.to_string()),
                 may_enrol,
                 invites: if may_enrol {
                     org.invites.list(now).map(invite).filter(has_tries).collect()

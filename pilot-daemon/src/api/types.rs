@@ -442,10 +442,49 @@ pub struct OrgStatus {
     pub members: usize,
     /// Whether the revocation lists are as young as the organisation wants them; if not, nobody is trusted on its word.
     pub lists_are_fresh: bool,
+    /// The key by a charter that was signed beside one of those which this agent follows: others may follow that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_key: Option<String>,
     /// Whether this agent can make invites.
     pub may_enrol: bool,
     /// Invites of this agent that can still be used.
     pub invites: Vec<OpenInvite>,
+}
+
+impl OrgStatus {
+    /// What is wrong with it.
+    pub fn faults(&self) -> impl Iterator<Item = OrgFault> {
+        [self.old_lists(), self.two_keys()].into_iter().flatten()
+    }
+
+    fn old_lists(&self) -> Option<OrgFault> {
+        let what = || format!("the revocation lists of {} are too old: it is no reason to let anybody in", self.name);
+        let remedy = "start the agent that has the organisation's key";
+        let are_old = self.expires_s.is_some() && !self.lists_are_fresh;
+        are_old.then(|| OrgFault { code: "lists_too_old", what: what(), remedy: remedy.to_owned() })
+    }
+
+    fn two_keys(&self) -> Option<OrgFault> {
+        let (name, key) = (&self.name, self.other_key.as_ref()?);
+        let what = format!(
+            "the key of '{name}' was replaced twice at once: others may follow {key}, and who joins by one of the two is a stranger to them"
+        );
+        let remedy = format!(
+            "who has the successor that was made with the key before decides: pilotctl org rotate {name} --successor FILE"
+        );
+        Some(OrgFault { code: "two_keys", what, remedy })
+    }
+}
+
+/// What is wrong with an organisation, and what helps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrgFault {
+    /// For programs (spec/local-api.md §10).
+    pub code: &'static str,
+    /// For people.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
 }
 
 /// An invite that can still be used.

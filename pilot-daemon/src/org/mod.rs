@@ -341,6 +341,9 @@ impl Orgs {
         let mut roster = self.with(name, |org| org.roster.clone())?;
         let learned = roster.learn(records, now);
         let kept = self.with(name, |org| {
+            if let (None, Some(rival)) = (org.roster.charters().rival(), roster.charters().rival()) {
+                tracing::warn!(org = name, other = ?rival.key, "the key of the organisation was replaced twice at once");
+            }
             org.roster = roster;
             org.is_unsaved |= learned.is_any();
             org.kept()

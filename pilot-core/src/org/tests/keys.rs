@@ -257,12 +257,19 @@ fn of_two_who_replace_the_key_at_once_each_is_followed_by_some_until_the_success
     let (mut one, mut other) = (founded(), founded());
     let charters = [next_charter(&one, org_key(), agent(3)), next_charter(&one, org_key(), agent(4))];
     for (roster, order) in [(&mut one, [0, 1]), (&mut other, [1, 0])] {
-        assert_eq!(order.map(|which: usize| roster.add_charter(&charters[which], NOW)), [Ok(true), Ok(false)]);
+        assert_eq!(order.map(|which: usize| roster.add_charter(&charters[which], NOW)), [Ok(true), Ok(true)]);
+        assert_eq!(roster.charters().rival().map(|rival| rival.key), Some(agent(3 + order[1]).key()), "and is seen");
+        assert_eq!(order.map(|which: usize| roster.add_charter(&charters[which], NOW)), [Ok(false), Ok(false)]);
     }
     assert_ne!(one.charter().key, other.charter().key);
+    // It is told, and kept.
+    let restored = Roster::from_records(one.org(), &one.records(), NOW).unwrap();
+    assert_eq!((restored.charter(), restored.charters().rival()), (one.charter(), one.charters().rival()));
     let decision = next_charter(&founded(), successor(), agent(2));
     for roster in [&mut one, &mut other] {
         assert_eq!(roster.add_charter(&decision, NOW), Ok(true));
+        assert_eq!(roster.add_charter(&charters[0], NOW), Ok(false));
+        assert_eq!(roster.charters().rival(), None);
     }
     assert_eq!(one.charter(), other.charter());
 }

@@ -173,10 +173,6 @@ async fn list(daemon: &Daemon, context: &Context) -> Result<()> {
         context.output.talk("in no organisation");
         return Ok(());
     }
-    for org in list.orgs.iter().filter(|org| org.expires_s.is_some() && !org.lists_are_fresh) {
-        let text = format!("the revocation lists of {} are too old: it is no reason to let anybody in", org.name);
-        context.output.warning(&text, "start the agent that has the organisation's key");
-    }
     context.output.result(&list, || {
         let mut table = Table::new(["ORG", "ROLE", "GROUPS", "MEMBERS", "ENDS", "INVITES"]);
         for org in &list.orgs {
@@ -192,7 +188,15 @@ async fn list(daemon: &Daemon, context: &Context) -> Result<()> {
         }
         let invites = invites(&list.orgs);
         if invites.is_empty() { table.render() } else { format!("{}\n\n{invites}", table.render().trim_end()) }
-    })
+    })?;
+    warn_of_faults(&list.orgs, context);
+    Ok(())
+}
+
+fn warn_of_faults(orgs: &[OrgStatus], context: &Context) {
+    for fault in orgs.iter().flat_map(OrgStatus::faults) {
+        context.output.warning(&fault.what, &fault.remedy);
+    }
 }
 
 /// The open invites of all organisations; nothing if there are none.
@@ -262,6 +266,7 @@ async fn rotate(args: &RotateArgs, daemon: &Daemon, context: &Context) -> Result
         let invite = "everybody else has to join again: pilotctl org invite";
         context.output.talk(format_args!("Nothing is kept here of whom the stolen key has enrolled; {invite}"));
     }
+    warn_of_faults(&daemon.orgs().await?.orgs, context);
     Ok(())
 }
 
