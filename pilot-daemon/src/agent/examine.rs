@@ -42,7 +42,7 @@ impl Agent {
         if status.backbone.is_some() {
             checks.push(self.nat_check(&seen));
         }
-        let faults = self.orgs().into_iter().flat_map(|org| org.faults().collect::<Vec<_>>());
+        let faults = self.orgs().into_iter().flat_map(|org| org.faults());
         checks.extend(faults.map(|fault| Check::wrong("org", fault.code, fault.what, fault.remedy)));
         checks.extend(peer);
         Ok(Diagnosis { checks })

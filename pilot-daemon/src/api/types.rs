@@ -453,7 +453,7 @@ pub struct OrgStatus {
 
 impl OrgStatus {
     /// What is wrong with it.
-    pub fn faults(&self) -> impl Iterator<Item = OrgFault> {
+    pub fn faults(&self) -> impl Iterator<Item = OrgFault> + use<> {
         [self.old_lists(), self.two_keys()].into_iter().flatten()
     }
 
