@@ -237,21 +237,32 @@ impl Table {
             return Decision::yes(format!("'{service}' was started with --allow public"));
         }
         let vouches = |standing: &Standing| standing.vouches_for(service);
-        let mut matching = self.allow.iter().filter(|rule| rule.is_about(service));
+        let matching = self.allow.iter().filter(|rule| rule.is_about(service));
         if let Some(rule) = matching.clone().find(|rule| rule.names(caller, vouches)) {
             return Decision::yes(format!("the rule {rule} lets it in"));
         }
-        let would_vouch = |standing: &Standing| standing.membership.allows_service(service);
-        if matching.clone().any(|rule| rule.names(caller, would_vouch)) {
+        let is_closed = matching.clone().any(|rule| rule.service.0 != ANY_SERVICE);
+        if let Some(Standing { org, membership, .. }) =
+            caller.standings.iter().find(|standing| !is_closed && vouches(standing))
+        {
+            return Decision::yes(format!(
+                "it is '{}' of '{org}', and '{service}' has no rules of its own",
+                membership.name
+            ));
+        }
+        let would_be_let_in = |count: &dyn Fn(&Standing) -> bool| {
+            matching.clone().any(|rule| rule.names(caller, count)) || !is_closed && caller.standings.iter().any(count)
+        };
+        if would_be_let_in(&|standing| standing.membership.allows_service(service)) {
             return Decision::by_old_lists();
         }
-        if matching.any(|rule| rule.service.0 != ANY_SERVICE) {
+        if would_be_let_in(&|_| true) {
+            return Decision::no(format!("its membership does not name the service '{service}'"));
+        }
+        if is_closed {
             return Decision::no(format!("no rule for '{service}' names it"));
         }
-        match caller.standings {
-            [] => Decision::no("it is neither of this home nor of an organisation that this agent is in"),
-            standings => by_organisation(standings, service),
-        }
+        Decision::no("it is neither of this home nor of an organisation that this agent is in")
     }
 
     /// All rules, in the order of the file.
@@ -295,17 +306,6 @@ fn without_rules(port: ServicePort) -> Option<&'static str> {
         ),
         _ => None,
     }
-}
-
-fn by_organisation(standings: &[Standing], service: &str) -> Decision {
-    if standings.iter().all(|standing| !standing.is_fresh) {
-        return Decision::by_old_lists();
-    }
-    let Some(standing) = standings.iter().find(|standing| standing.vouches_for(service)) else {
-        return Decision::no(format!("its membership does not name the service '{service}'"));
-    };
-    let Standing { org, membership, .. } = standing;
-    Decision::yes(format!("it is '{}' of '{org}', and '{service}' has no rules of its own", membership.name))
 }
 
 impl Decision {
@@ -610,6 +610,31 @@ mod tests {
         let stale = [Standing { is_fresh: false, ..standing("lead", &[], &[]) }];
         for rules in ["", "[[allow]]\nservice = 'query'\nfrom = 'org:fleet'"] {
             assert!(!decides(rules, &stale, "query"));
+        }
+    }
+
+    #[test]
+    fn an_organisation_with_old_lists_does_not_stand_in_the_way_of_another_one() {
+        let stale = Standing { is_fresh: false, ..standing("lead", &[], &[]) };
+        let other = Standing { org: "free".into(), ..standing("member", &[], &[]) };
+        let any = "[[allow]]\nservice = '*'\nfrom = 'role:lead@fleet'";
+        assert!(decides(any, &[stale.clone(), other.clone()], "query"), "a rule for all services closes none");
+        let decision = |rules, standings: &[Standing]| {
+            table(rules).decide(Caller { key: &CALLER, is_neighbour: false, standings }, "query", false)
+        };
+        assert!(decision(any, std::slice::from_ref(&stale)).needs_new_list);
+        let closed = "[[allow]]\nservice = 'query'\nfrom = 'role:lead@fleet'";
+        assert!(decision(closed, &[stale, other.clone()]).needs_new_list);
+        assert!(!decision(closed, &[other]).needs_new_list);
+    }
+
+    #[test]
+    fn a_refusal_names_the_membership_where_that_is_what_keeps_a_caller_out() {
+        let mcp_only = [standing("member", &[], &["mcp"])];
+        for rules in ["", "[[allow]]\nservice = 'query'\nfrom = 'org:fleet'"] {
+            let caller = Caller { key: &CALLER, is_neighbour: false, standings: &mcp_only };
+            let decision = table(rules).decide(caller, "query", false);
+            assert_eq!(decision.reason, "its membership does not name the service 'query'");
         }
     }
 

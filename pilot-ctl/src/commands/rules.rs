@@ -141,7 +141,12 @@ async fn warn_of_no_effect(rule: &Rule, args: &RuleArgs, daemon: &Daemon, contex
         let why = daemon.why(&WhyRequest { agent: args.who.clone(), service: args.service.clone() }).await?;
         if !why.allowed {
             let text = format!("it may not call all the same: {}", why.reason);
-            context.output.warning(&text, "take that rule back with --remove; see all: pilotctl rules");
+            let hint = if rule.from.contains('@') {
+                format!("to let it in whatever its membership says: pilotctl allow {} {}", rule.service, why.key)
+            } else {
+                "take that rule back with --remove; see all: pilotctl rules".to_owned()
+            };
+            context.output.warning(&text, &hint);
         }
     }
     Ok(())

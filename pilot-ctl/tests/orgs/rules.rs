@@ -98,6 +98,21 @@ fn a_member_that_is_let_in_by_its_name_is_out_when_it_is_revoked_and_one_that_is
 }
 
 #[test]
+fn where_a_membership_does_not_name_a_service_that_is_why_and_what_is_advised_lets_its_member_in() {
+    let machines = Machines::new();
+    let founder = machines.founder();
+    let one = machines.member("one", &founder.invite(&["--services", "mcp"]));
+    let _handler = founder.answers();
+    let warned = founder.home.run(&["allow", "query", &in_fleet("one")]).stderr;
+    assert!(warned.contains("all the same: its membership does not name the service 'query'\n"), "{warned}");
+    assert_eq!(one.asks("founder").code, 5);
+    let key = one.home.json(&["info"])["key"].as_str().expect("text").to_owned();
+    assert!(warned.contains(&format!("whatever its membership says: pilotctl allow query {key}\n")), "{warned}");
+    founder.home.ok(&["allow", "query", &key]);
+    assert_eq!(one.asks("founder").code, 0);
+}
+
+#[test]
 fn an_error_in_the_rules_is_named_with_its_place_and_the_rules_before_stay() {
     let machines = Machines::new();
     let (one, two) = (machines.machine("one"), machines.machine("two"));
