@@ -79,7 +79,7 @@ pub(crate) struct Core {
     connecting: Vec<(IdentityKey, oneshot::Sender<Result<PeerStatus, ConnectError>>)>,
     opens_waiting: Vec<Open>,
     home_link: watch::Sender<HomeLink>,
-    /// The main socket as the home node sees it.
+    /// The main socket as the home node sees it, while it does.
     pub(crate) observed: watch::Sender<Option<SocketAddr>>,
     neighbours: Neighbours,
     pub(crate) rules: Rules,
@@ -485,20 +485,25 @@ impl Core {
                     let connections = link.connections + 1;
                     *link = HomeLink { connected: true, connections, transport };
                 });
+                self.tell_observed();
             }
-            Event::HomeLost => self.home_link.send_modify(|link| (link.connected, link.transport) = (false, None)),
+            Event::HomeLost => {
+                self.home_link.send_modify(|link| (link.connected, link.transport) = (false, None));
+                self.tell_observed();
+            }
             Event::PathChanged { peer, path } => {
                 let transport = self.home_transport();
                 self.home_link.send_if_modified(|link| {
                     link.connected && std::mem::replace(&mut link.transport, transport) != transport
                 });
+                self.tell_observed();
                 let is_direct = matches!(path, PathKind::Direct(_));
                 tracing::info!(?peer, is_direct, "path changed");
                 tracing::debug!(?peer, ?path, "path changed");
             }
             Event::ObservedAddress(address) => {
                 tracing::debug!(%address, "observed address");
-                self.observed.send_replace(Some(address));
+                self.tell_observed();
             }
             Event::OpenSockets(sockets) => self.socket_requests.push(SocketRequest::Open(sockets)),
             Event::CloseSockets(sockets) => self.socket_requests.push(SocketRequest::Close(sockets)),
@@ -506,6 +511,11 @@ impl Core {
             // Acknowledgement is part of StreamClosed.
             Event::SendFinished(_) => {}
         }
+    }
+
+    fn tell_observed(&self) {
+        let observed = self.node.current_observed_address();
+        self.observed.send_if_modified(|known| std::mem::replace(known, observed) != observed);
     }
 
     fn home_transport(&self) -> Option<Transport> {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use pilot_core::event::PathKind;
 use pilot_core::ticket::BackboneTicket;
 use pilot_daemon::agent::{Agent, AgentConfig};
+use pilot_daemon::api::network::{MappingGap, MappingKind};
 use pilot_daemon::api::types::{Backbone, FindingCode, Path, Transport};
 use pilot_daemon::home::Home;
 use pilot_daemon::tls::upgrade;
@@ -246,6 +247,22 @@ async fn trap_23_a_link_is_made_again_whatever_broke_it_and_however_often_that_f
     backbone_when(&blocked, |backbone| backbone.registered && backbone.transport == Some(Transport::Tls)).await;
     let _free = world.free_agent("agent-free").await;
     assert!(ping(&blocked, "agent-free").await.is_some());
+}
+
+/// What was true of one network says nothing of another.
+#[tokio::test]
+async fn what_the_backbone_saw_is_not_said_any_more_when_it_is_lost() {
+    let mut world = World::new().await;
+    let agent = world.free_agent("agent-left").await;
+    backbone_when(&agent, |backbone| backbone.observed_address.is_some()).await;
+    let before = patiently(agent.netcheck()).await.unwrap();
+    assert_eq!((before.observed_address.is_some(), before.mapping.kind), (true, MappingKind::None));
+    world.kill_backbone().await;
+    let lost = backbone_when(&agent, |backbone| !backbone.connected).await;
+    assert_eq!(lost.observed_address, None);
+    let found = patiently(agent.netcheck()).await.unwrap();
+    assert_eq!((found.observed_address, found.mapping.kind), (None, MappingKind::Unknown));
+    assert_eq!(found.mapping.reason, Some(MappingGap::NotAsked));
 }
 
 #[tokio::test]

@@ -508,6 +508,11 @@ impl Node {
         self.observed.filter(|_| !self.is_home_by_link())
     }
 
+    /// The same while the home node is there to see us: what it said before may be true of another network only.
+    pub fn current_observed_address(&self) -> Option<SocketAddr> {
+        self.observed_address().filter(|_| self.home_path().is_some())
+    }
+
     /// Whether the tunnel to the home node is up.
     pub fn is_home_connected(&self) -> bool {
         self.home.is_some_and(|index| self.peers[index as usize].is_connected())

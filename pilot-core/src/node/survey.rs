@@ -77,14 +77,15 @@ impl Node {
         self.begin_survey(now);
     }
 
-    /// How our NAT maps sockets, as far as STUN servers tell.
+    /// How our NAT maps sockets, as far as STUN servers tell. Unknown while the home node does not see us by UDP: this may be another NAT.
     pub fn nat_mapping(&self) -> NatMapping {
-        self.survey.mapping
+        if self.current_observed_address().is_some() { self.survey.mapping } else { NatMapping::Unknown }
     }
 
     /// Why it is not known, if it is not.
     pub fn nat_mapping_gap(&self) -> Option<MappingGap> {
-        (self.survey.mapping == NatMapping::Unknown).then_some(self.survey.gap)
+        let gap = if self.current_observed_address().is_some() { self.survey.gap } else { MappingGap::NotAsked };
+        (self.nat_mapping() == NatMapping::Unknown).then_some(gap)
     }
 
     /// Whether servers were asked how our NAT maps sockets, and may still answer.

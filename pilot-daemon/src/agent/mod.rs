@@ -211,7 +211,7 @@ impl Agent {
         );
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let port_mapper = if config.port_mapping && config.direct {
-            PortMapper::start(commands.downgrade(), listen, core.observed.subscribe())
+            PortMapper::start(commands.downgrade(), listen, core.observed.subscribe(), network.clone())
         } else {
             PortMapper::off()
         };

@@ -132,7 +132,7 @@ impl Seen {
         Self {
             mapping: core.node.nat_mapping(),
             gap: core.node.nat_mapping_gap(),
-            observed: core.node.observed_address(),
+            observed: core.node.current_observed_address(),
             lifetime: core.node.mapping_lifetime(),
             backbones: core.node.peers().filter(|peer| peer.backbone && peer.connected).collect(),
             is_surveying: core.node.is_surveying(),

@@ -183,7 +183,7 @@ impl Snapshot {
         };
         Self {
             now,
-            observed: core.node.observed_address(),
+            observed: core.node.current_observed_address(),
             rules_error,
             services: core.services.status().into_iter().map(service).collect(),
             counters: stats.counters().into_iter().chain(of_socket).chain(of_programs).map(named).collect(),

@@ -67,16 +67,18 @@ struct Keeper {
     /// Leads to the node, as long as the agent is there.
     commands: mpsc::WeakSender<Command>,
     listen: SocketAddr,
-    /// The agent's socket as the home node sees it.
+    /// The agent's socket as the home node sees it, while it does.
     observed: watch::Receiver<Option<SocketAddr>>,
+    /// The addresses of this machine: with others the router may be another one.
+    network: watch::Receiver<Vec<SocketAddr>>,
     is_over: watch::Receiver<bool>,
     report: watch::Sender<Report>,
 }
 
 /// Why the task goes on.
 enum Woken {
-    /// The home node sees us elsewhere.
-    Seen,
+    /// The home node sees us elsewhere or no more, or this machine has other addresses.
+    Moved,
     /// Time has passed.
     Due,
     /// The agent ends.
@@ -89,15 +91,17 @@ impl PortMapper {
         Self { report: watch::channel(Report::Off).1, is_over: watch::Sender::new(true), task: Mutex::default() }
     }
 
-    /// Begins; `observed` tells when there is a NAT.
+    /// Begins; `observed` tells when there is a NAT, `network` when the machine's addresses change.
     pub(crate) fn start(
         commands: mpsc::WeakSender<Command>,
         listen: SocketAddr,
         observed: watch::Receiver<Option<SocketAddr>>,
+        network: watch::Receiver<Vec<SocketAddr>>,
     ) -> Self {
         let (report_sender, report) = watch::channel(Report::default());
         let is_over = watch::Sender::new(false);
-        let keeper = Keeper { commands, listen, observed, is_over: is_over.subscribe(), report: report_sender };
+        let is_over_receiver = is_over.subscribe();
+        let keeper = Keeper { commands, listen, observed, network, is_over: is_over_receiver, report: report_sender };
         Self { report, is_over, task: Mutex::new(Some(tokio::spawn(keeper.run()))) }
     }
 
@@ -213,7 +217,8 @@ impl Keeper {
     async fn wait(&mut self, pause: Duration) -> Woken {
         tokio::select! {
             () = sleep(pause) => Woken::Due,
-            changed = self.observed.changed() => if changed.is_ok() { Woken::Seen } else { Woken::Over },
+            changed = self.observed.changed() => if changed.is_ok() { Woken::Moved } else { Woken::Over },
+            changed = self.network.changed() => if changed.is_ok() { Woken::Moved } else { Woken::Over },
             () = over(self.is_over.clone()) => Woken::Over,
         }
     }
@@ -230,7 +235,7 @@ impl Keeper {
     }
 
     async fn withdraw(&self) {
-        self.report.send_replace(Report::Unneeded);
+        self.report.send_replace(Report::Unknown);
         // The agent may be gone: then it needs no candidates.
         self.tell_node(None).await.ok();
     }

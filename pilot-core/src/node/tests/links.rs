@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::limits::REPROBE_MAX;
+use crate::mapping::{MappingGap, NatMapping};
 use crate::node::Obstacle;
 use crate::route::SocketId;
 use crate::wire::INNER;
@@ -151,6 +152,36 @@ fn when_udp_dies_beside_a_link_three_probe_timeouts_bring_the_link_back() {
     pair.run_for(Duration::from_secs(1));
     assert!(!pair.has(0, |event| matches!(event, Event::HomeLost)));
     pair.arrives(1, 0, Duration::from_secs(1));
+}
+
+/// It may be another network by now.
+#[test]
+fn what_the_home_node_saw_by_udp_holds_while_udp_reaches_it() {
+    let mut pair = behind_a_firewall();
+    let own = pair.hosts[0].address;
+    pair.hosts[0].node.set_local_addresses(pair.now, &[own]);
+    let known = |pair: &Pair| {
+        let node = &pair.hosts[0].node;
+        (node.current_observed_address(), node.nat_mapping(), node.nat_mapping_gap())
+    };
+    let (by_udp, nothing) =
+        ((Some(own), NatMapping::Independent, None), (None, NatMapping::Unknown, Some(MappingGap::NotAsked)));
+    pair.udp_blocked.clear();
+    pair.run_until(REPROBE_MAX, |pair| pair.is_by_udp(0));
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(known(&pair), by_udp);
+
+    pair.udp_blocked.insert(0);
+    pair.request(0, 1, b"is anybody there?");
+    pair.run_until(Duration::from_secs(2), |pair| pair.is_by_link(0));
+    assert_eq!(known(&pair), nothing, "by the link");
+    pair.unlink();
+    pair.run_for(Duration::from_secs(30));
+    assert_eq!(known(&pair), nothing, "without a way to the home node");
+    pair.udp_blocked.clear();
+    pair.run_until(REPROBE_MAX, |pair| pair.is_by_udp(0));
+    pair.run_for(Duration::from_secs(1));
+    assert_eq!(known(&pair), by_udp, "the same as before, as it turns out");
 }
 
 #[test]

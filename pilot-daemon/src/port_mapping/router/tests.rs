@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
 
+use super::super::{Keeper, Report, Woken};
 use super::*;
 
 const PUBLIC: Ipv4Addr = Ipv4Addr::new(11, 11, 11, 1);
@@ -154,4 +156,31 @@ fn only_addresses_that_others_can_send_to_are_candidates() {
     }
     assert!(!is_public("2001:db8::1".parse().expect("an address")));
     assert!(is_public(PUBLIC.into()) && is_public([100, 128, 0, 1].into()));
+}
+
+/// The router of this test is never the default gateway, as one that was left behind.
+#[tokio::test]
+async fn a_mapping_of_a_router_that_was_left_behind_is_given_up_at_once() {
+    let (place, asked) = router(12, |request| Some(pcp(request, PUBLIC, PORT, LIFETIME_S))).await;
+    let (mapping, granted) = Mapping::request(place).await.expect("granted");
+    let (commands, mut told) = mpsc::channel(4);
+    let (observed, network, is_over) = (watch::Sender::default(), watch::Sender::default(), watch::Sender::new(false));
+    let mut keeper = Keeper {
+        commands: commands.downgrade(),
+        listen: place.client,
+        observed: observed.subscribe(),
+        network: network.subscribe(),
+        is_over: is_over.subscribe(),
+        report: watch::Sender::default(),
+    };
+    let mut report = keeper.report.subscribe();
+    let held = tokio::spawn(async move { keeper.hold(place, mapping, granted).await });
+    assert!(told.recv().await.is_some(), "the node is told of the mapping");
+    network.send_replace(vec![place.client]);
+    assert!(told.recv().await.is_some(), "and of its end");
+    let is_withdrawn = report.wait_for(|report| *report == Report::Unknown).await.is_ok();
+    assert!(is_withdrawn && matches!(held.await.expect("no panic"), Woken::Moved));
+    let last = asked.lock().expect("no panic").pop().expect("asked");
+    assert_eq!(number(&last, LIFETIME_AT[0]), 0, "given back");
+    drop((observed, is_over));
 }
