@@ -249,6 +249,35 @@ async fn trap_23_a_link_is_made_again_whatever_broke_it_and_however_often_that_f
     assert!(ping(&blocked, "agent-free").await.is_some());
 }
 
+/// A network that wants a sign-in, and shows its page in the place of whatever one asks for.
+#[tokio::test]
+async fn a_portal_that_wants_a_sign_in_is_named() {
+    let world = World::new().await;
+    let own = rcgen::generate_simple_self_signed(["portal".to_owned()]).unwrap();
+    let key = tokio_rustls::rustls::pki_types::PrivateKeyDer::Pkcs8(own.signing_key.serialize_der().into());
+    let acceptor = upgrade::acceptor(own.cert.der().clone(), key).unwrap();
+    let portal = middlebox(move |connection| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut tls) = acceptor.accept(connection).await else { return };
+            let mut asked = [0; 1_024];
+            tls.read(&mut asked).await.ok();
+            let answer = b"HTTP/1.1 302 Found\r\nLocation: https://portal.example/\r\nContent-Length: 0\r\n\r\n";
+            tls.write_all(answer).await.ok();
+            tls.shutdown().await.ok();
+        }
+    })
+    .await;
+    let captive = world.agent("agent-captive", "127.0.0.1", portal.port).await;
+    let backbone = backbone_when(&captive, |backbone| !backbone.findings.is_empty()).await;
+    assert_eq!(codes(&backbone), [FindingCode::Captive]);
+    assert!(backbone.findings[0].message.contains("sign-in"), "{:?}", backbone.findings);
+    let checks = patiently(captive.examine(None, Duration::ZERO)).await.unwrap().checks;
+    let network = checks.iter().find(|check| check.check == "network").unwrap();
+    assert_eq!(network.code.as_deref(), Some("captive"));
+    assert!(network.remedy.as_ref().unwrap().contains("sign in"), "{network:?}");
+}
+
 /// What was true of one network says nothing of another.
 #[tokio::test]
 async fn what_the_backbone_saw_is_not_said_any_more_when_it_is_lost() {

@@ -211,6 +211,9 @@ fn remedy_of(finding: FindingCode) -> &'static str {
         FindingCode::TlsFailed => {
             "let UDP or TCP 443 out, sign in if this network wants that, or name its proxy in config.toml"
         }
+        FindingCode::Captive => {
+            "open a web page and sign in to this network; if it wants no sign-in, let UDP out, or the port of the backbone's ticket by TCP"
+        }
         FindingCode::ProxyCredentials => "correct user and password in `proxy` of config.toml",
         FindingCode::ProxyFailed => "correct `proxy` in config.toml, or HTTPS_PROXY",
         FindingCode::Other => "`pilotctl daemon logs` may say more",

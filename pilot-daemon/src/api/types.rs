@@ -142,6 +142,8 @@ pub enum FindingCode {
     TlsIntercepted,
     /// No TLS link came about.
     TlsFailed,
+    /// In the node's place something answers as it would a browser: a network that wants a sign-in, most likely.
+    Captive,
     /// The proxy wants other credentials.
     ProxyCredentials,
     /// The proxy cannot be used, or does not connect.
@@ -158,6 +160,7 @@ impl FindingCode {
             Self::UdpBlocked => "udp_blocked",
             Self::TlsIntercepted => "tls_intercepted",
             Self::TlsFailed => "tls_failed",
+            Self::Captive => "captive",
             Self::ProxyCredentials => "proxy_credentials",
             Self::ProxyFailed => "proxy_failed",
             Self::Other => "other",

@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use pilot_core::route::{Route, SocketId};
 use pilot_core::ticket::BackboneTicket;
 use pilot_core::time::Mono;
@@ -320,9 +321,11 @@ impl AttemptError {
                 FindingCode::ProxyFailed
             }
             Self::Proxy(ConnectError::Credentials { .. }) => FindingCode::ProxyCredentials,
+            Self::Upgrade(_, UpgradeError::Status(status)) if is_for_browsers(*status) => FindingCode::Captive,
             Self::Lookup(..) | Self::Tcp(..) | Self::Upgrade(..) | Self::Timeout(_) => FindingCode::TlsFailed,
         };
-        Finding { code, message: self.to_string() }
+        let guess = if code == FindingCode::Captive { ": this network may want a sign-in first" } else { "" };
+        Finding { code, message: format!("{self}{guess}") }
     }
 }
 
@@ -344,6 +347,11 @@ impl Backoff {
         }
         was_good
     }
+}
+
+/// A page, or the way to one (RFC 6585 §6): no backbone node answers so.
+fn is_for_browsers(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection() || status == StatusCode::NETWORK_AUTHENTICATION_REQUIRED
 }
 
 fn is_by_udp(link: &HomeLink) -> bool {
@@ -413,6 +421,17 @@ mod tests {
         assert!(pauses[0] >= Duration::from_millis(750) && pauses[0] <= Duration::from_millis(1_250));
         let bounds = Duration::from_secs(45)..=Duration::from_secs(75);
         assert!(pauses[10..].iter().all(|pause| bounds.contains(pause)), "{pauses:?}");
+    }
+
+    #[test]
+    fn a_page_in_the_place_of_the_node_is_a_sign_of_a_portal_and_an_error_is_none() {
+        let code = |status| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            AttemptError::Upgrade(address(1), UpgradeError::Status(status)).finding().code
+        };
+        assert!([200, 302, 307, 511].into_iter().all(|status| code(status) == FindingCode::Captive));
+        // The node's own words, those of a web server that knows no such page, and those of a server in front of a node that is down.
+        assert!([421, 426, 404, 502, 503].into_iter().all(|status| code(status) == FindingCode::TlsFailed));
     }
 
     /// A keeper, and the ends by which a test tells it of the world.
