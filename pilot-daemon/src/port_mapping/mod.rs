@@ -18,7 +18,7 @@ use std::time::Duration;
 use pilot_core::time::Mono;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use self::gateway::Place;
 use self::router::{Granted, Mapping, Refusal};
@@ -216,7 +216,7 @@ impl Keeper {
 
     async fn wait(&mut self, pause: Duration) -> Woken {
         tokio::select! {
-            () = sleep(pause) => Woken::Due,
+            () = clock::sleep(pause) => Woken::Due,
             changed = self.observed.changed() => if changed.is_ok() { Woken::Moved } else { Woken::Over },
             changed = self.network.changed() => if changed.is_ok() { Woken::Moved } else { Woken::Over },
             () = over(self.is_over.clone()) => Woken::Over,
