@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pilot_core::config::{Config, Role};
 use pilot_core::event::Event;
+use pilot_core::node::Obstacle;
 use pilot_sim::application::Plan;
 use pilot_sim::invariants::Failure;
 use pilot_sim::link::{Chance, LinkConfig};
@@ -172,6 +173,14 @@ fn a_direct_path_that_carries_challenges_only_is_tried_ever_more_rarely() -> Res
             }
             println!("changes of path by minute: {by_minute:?}");
             assert!(by_minute[0] <= 10 && by_minute[1] <= 4 && by_minute[2] <= 4, "{by_minute:?}");
+            let (alice, bob) = (net.alice, net.bob);
+            let is_named_by = |world: &World, one, other| {
+                let obstacle = world.node(one).and_then(|node| node.obstacle(&world.key(other)));
+                obstacle == Some(Obstacle::ShortPacketsOnly)
+            };
+            net.world.run_until("the reason is named", MINUTE, |world| {
+                is_named_by(world, alice, bob) || is_named_by(world, bob, alice)
+            })?;
         }
         Ok(())
     })

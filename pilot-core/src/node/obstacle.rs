@@ -1,5 +1,7 @@
 //! Why a peer is reached by relay and not directly, as far as this side can know: for people who want to do something about it.
 
+use std::net::SocketAddr;
+
 use super::Node;
 use crate::event::ConnectError;
 use crate::id::IdentityKey;
@@ -19,6 +21,8 @@ pub enum Obstacle {
     NoUdpHere,
     /// The peer has named no address: its policy is to go by relay only, or its list is still on its way.
     NoCandidates,
+    /// The one has IPv4 alone and the other IPv6 alone.
+    NoCommonFamily,
     /// The home node knows no UDP address of the peer, which has come to it by TLS.
     NoUdpThere,
     /// Neither NAT lets the port be named that it will give, and together there are too many (spec/paths.md §7.6).
@@ -30,8 +34,12 @@ pub enum Obstacle {
     },
     /// Challenges, or what is done beyond them, are under way.
     Trying,
+    /// Challenges were answered, and then nothing that was longer. The next ones go out after a pause, while the tunnel is in use.
+    ShortPacketsOnly,
     /// Nobody has answered a challenge. The next ones go out after a pause, while the tunnel is in use.
     Unanswered {
+        /// Our own mapping.
+        ours: NatMapping,
         /// What the peer tells of its own NAT, if that makes it hard to reach.
         theirs: Option<Ports>,
     },
@@ -70,16 +78,31 @@ impl Node {
             Obstacle::NoUdpHere
         } else if !peer.has_candidates {
             Obstacle::NoCandidates
+        } else if !self.has_common_family(peer) {
+            Obstacle::NoCommonFamily
         } else if is_telling || peer.paths.is_probing(is_in_use) || peer.effort.is_under_way() {
             Obstacle::Trying
+        } else if carries_short_packets_only(peer) {
+            Obstacle::ShortPacketsOnly
         } else if peer.attested.is_none() && self.is_relayed_by_home(peer) {
             Obstacle::NoUdpThere
         } else {
             match peer.effort.peer {
                 Some(theirs) if are_hard(ours, theirs) => Obstacle::HardMappings { ours, theirs },
-                theirs => Obstacle::Unanswered { theirs },
+                theirs => Obstacle::Unanswered { ours, theirs },
             }
         }
+    }
+
+    /// Whether one of the addresses that a peer is known at is of a family that we have. Who has told the node no addresses has any.
+    fn has_common_family(&self, peer: &Peer) -> bool {
+        let direct = peer.paths.iter().filter_map(|path| match path.hop {
+            Hop::Direct(route) if !route.socket.is_link() => Some(route.remote),
+            Hop::Direct(_) | Hop::Relay { .. } => None,
+        });
+        let mut theirs = direct.chain(peer.attested);
+        let is_ours = |theirs: SocketAddr| self.local_addresses.iter().any(|own| own.is_ipv4() == theirs.is_ipv4());
+        self.local_addresses.is_empty() || theirs.any(is_ours)
     }
 
     /// Nobody else says where a peer is seen.
@@ -92,6 +115,13 @@ impl Node {
         let home = self.home.map(|home| &self.peers[home as usize]);
         home.and_then(|home| home.paths.active()).is_some_and(|path| path.hop.is_link())
     }
+}
+
+/// Whether a direct path was proved and then acknowledged nothing but challenges.
+fn carries_short_packets_only(peer: &Peer) -> bool {
+    let Some(tunnel) = &peer.tunnel else { return false };
+    let mut failed = peer.paths.iter().filter(|path| path.hop.is_direct() && path.was_proved() && !path.is_proved());
+    failed.any(|path| tunnel.transport.path_stats(path.id).is_some_and(|stats| stats.carries_probes_only))
 }
 
 /// The pairs for which nothing is done.

@@ -239,6 +239,11 @@ fn obstacle_check(peer: &str, obstacle: Obstacle, port: u16) -> Check {
             "it names no address to be reached at: its policy forbids direct paths",
             "its owner can allow them: pilotctl daemon set --direct on",
         ),
+        Obstacle::NoCommonFamily => wrong(
+            "no_common_family",
+            "one of the two has IPv4 alone and the other IPv6 alone",
+            "give one of them an address of the other kind",
+        ),
         Obstacle::HardMappings { ours, theirs } => {
             let (ours, theirs) = (word_of(ours), word_of_theirs(theirs));
             let message = format!("both NATs give each destination another port ({ours} here, {theirs} there)");
@@ -249,17 +254,30 @@ fn obstacle_check(peer: &str, obstacle: Obstacle, port: u16) -> Check {
             "a direct path is being looked for",
             &format!("wait for it: pilotctl ping --until-direct {peer}"),
         ),
-        Obstacle::Unanswered { theirs } => {
-            let there = theirs.map(|theirs| {
-                format!("; the NAT there gives each destination another port ({})", word_of_theirs(theirs))
-            });
-            let message = format!("nobody answers directly at its addresses{}", there.unwrap_or_default());
+        Obstacle::ShortPacketsOnly => wrong(
+            "short_packets_only",
+            "challenges are answered directly, and then nothing that is longer",
+            "find what drops long or many packets between the two: a tunnel with a small MTU, a filter, a limit of rate",
+        ),
+        Obstacle::Unanswered { ours, theirs } => {
+            let nat =
+                |place: &str, word: &str| format!("; the NAT {place} gives each destination another port ({word})");
+            let here = if is_hard(ours) { nat("here", word_of(ours)) } else { String::new() };
+            let there = theirs.map(|theirs| nat("there", word_of_theirs(theirs))).unwrap_or_default();
+            let message = format!("nobody answers directly at its addresses{here}{there}");
             let remedy =
                 format!("let UDP in to port {port} here, or to its port there, or allow port mapping on the router");
             wrong("unanswered", &message, &remedy)
         }
         // Between the ping and now.
         Obstacle::NotConnected => wrong("not_connected", "the tunnel has ended", "ask again"),
+    }
+}
+
+fn is_hard(mapping: NatMapping) -> bool {
+    match mapping {
+        NatMapping::Sequence { .. } | NatMapping::Random { .. } => true,
+        NatMapping::Unknown | NatMapping::Independent | NatMapping::PortIndependent { .. } => false,
     }
 }
 
@@ -296,7 +314,9 @@ mod tests {
             (Obstacle::NoUdpThere, "udp_blocked_there"),
             (hard, "hard_mappings"),
             (Obstacle::Trying, "trying"),
-            (Obstacle::Unanswered { theirs: Some(Ports::Random { set, sockets: 0 }) }, "unanswered"),
+            (Obstacle::NoCommonFamily, "no_common_family"),
+            (Obstacle::ShortPacketsOnly, "short_packets_only"),
+            (Obstacle::Unanswered { ours: NatMapping::Independent, theirs: None }, "unanswered"),
         ];
         for (obstacle, code) in obstacles {
             let check = obstacle_check("beta", obstacle, 7);
@@ -305,5 +325,9 @@ mod tests {
         }
         let check = obstacle_check("beta", hard, 7);
         assert!(check.message.contains("at random here, in sequence there"), "{check:?}");
+        let one_sided = Obstacle::Unanswered { ours: NatMapping::Random { set }, theirs: None };
+        let check = obstacle_check("beta", one_sided, 7);
+        assert!(check.message.contains("the NAT here gives each destination another port (at random)"), "{check:?}");
+        assert!(!check.message.contains("there"), "{check:?}");
     }
 }
