@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use crate::event::ConnectError;
 use crate::handshake::Initiator;
+use crate::hearsay::Knock;
 use crate::id::SessionIndex;
 use crate::limits::{CONNECT_TIMEOUT, HANDSHAKE_RETRY_MAX, HANDSHAKE_RETRY_MIN, HANDSHAKE_RETRY_WAITED_FOR};
 use crate::path::Hop;
+use crate::rng::Rng;
 use crate::time::Mono;
+use crate::wire::Unknown;
 use crate::wire::handshake::{Cert, MAC_LEN, put_mac2};
 
 /// What the attempt waits for.
@@ -36,6 +39,12 @@ pub(crate) struct Dial {
     pub(crate) has_met_other: bool,
     /// The way by which its certificate has come: somebody is there.
     answered_by: Option<Hop>,
+    /// The direct ways by which the datagram has gone.
+    sent_by: Vec<Hop>,
+    /// Ways by which the peer was reached once, and the knocks there.
+    knocks: Vec<(Hop, Knock)>,
+    /// Of these, where somebody has answered.
+    still_there: Vec<Hop>,
     /// What the responder has answered under load, and by which way.
     cookies: Vec<(Hop, [u8; MAC_LEN])>,
 }
@@ -52,6 +61,9 @@ impl Dial {
             obstacle: None,
             has_met_other: false,
             answered_by: None,
+            sent_by: Vec::new(),
+            knocks: Vec::new(),
+            still_there: Vec::new(),
             cookies: Vec::new(),
         }
     }
@@ -62,7 +74,41 @@ impl Dial {
     }
 
     pub(crate) fn has_answered_by(&self, hop: &Hop) -> bool {
-        self.answered_by.is_some_and(|answered| answered.is_same_way(hop))
+        self.answered_by.iter().chain(&self.still_there).any(|answered| answered.is_same_way(hop))
+    }
+
+    /// Notes that the datagram goes by a way.
+    pub(crate) fn note_sent(&mut self, hop: Hop) {
+        if !self.was_sent_by(&hop) {
+            self.sent_by.push(hop);
+        }
+    }
+
+    /// Whether it has gone by a way; by a circuit it may have, with the question for that.
+    pub(crate) fn was_sent_by(&self, hop: &Hop) -> bool {
+        !hop.is_direct() || self.sent_by.iter().any(|sent| sent.is_same_way(hop))
+    }
+
+    /// Asks whether somebody is still where the peer was. The packet for a way is the same in all of the attempt.
+    pub(crate) fn knock(&mut self, hop: &Hop, rng: &mut Rng) -> Vec<u8> {
+        let known = self.knocks.iter().find(|(way, _)| way.is_same_way(hop));
+        if let Some((_, knock)) = known {
+            return knock.packet.to_vec();
+        }
+        let knock = Knock::new(self.index(), rng);
+        let packet = knock.packet.to_vec();
+        self.knocks.push((*hop, knock));
+        packet
+    }
+
+    /// Takes UNKNOWN for the answer to such a knock. Returns whether it is one, and the first from there.
+    pub(crate) fn take_knock_answer(&mut self, hop: &Hop, answer: &Unknown) -> bool {
+        let is_one = self.knocks.iter().any(|(way, knock)| way.is_same_way(hop) && knock.answer == *answer);
+        let is_first = is_one && !self.has_answered_by(hop);
+        if is_first {
+            self.still_there.push(*hop);
+        }
+        is_first
     }
 
     /// The datagram for one way, with the proof of the cookie that has come by it.

@@ -36,9 +36,9 @@ struct Address {
 
 /// A packet of no session. It is the same in all of an attempt, so that an answer that is late counts too.
 #[derive(Debug)]
-struct Knock {
-    packet: [u8; KNOCK_LEN],
-    answer: Unknown,
+pub(crate) struct Knock {
+    pub(crate) packet: [u8; KNOCK_LEN],
+    pub(crate) answer: Unknown,
 }
 
 impl Hearsay {
@@ -106,7 +106,7 @@ impl Address {
 }
 
 impl Knock {
-    fn new(index: SessionIndex, rng: &mut Rng) -> Self {
+    pub(crate) fn new(index: SessionIndex, rng: &mut Rng) -> Self {
         let packet_number = PacketNumber(u64::from_be_bytes(rng.array()));
         let mut packet: [u8; KNOCK_LEN] = rng.array();
         let header = DataHeader { key_phase: false, receiver: index, packet_number };

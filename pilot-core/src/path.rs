@@ -58,8 +58,8 @@ pub(crate) struct Path {
     pub(crate) id: PathId,
     pub(crate) hop: Hop,
     proved: bool,
-    /// It was proved once, even if it has failed since: the peer was there, and a handshake may be sent to see whether it still is.
-    was_proved: bool,
+    /// When it was proved last, or lost its proof as the path in use: the peer was there.
+    last_proved: Option<Mono>,
     last_received: Option<Mono>,
     /// Since when a probe timeout has left it in doubt.
     doubted: Option<Mono>,
@@ -196,7 +196,7 @@ impl Paths {
             id,
             hop,
             proved,
-            was_proved: proved,
+            last_proved: last_received,
             last_received,
             doubted: None,
             probe: None,
@@ -270,6 +270,14 @@ impl Paths {
         may
     }
 
+    /// Whether a knock may go where the peer was once. It costs what a probe does, and is counted as one; where the peer was last it costs
+    /// nothing, or who cannot be asked for elsewhere might never be found again.
+    pub(crate) fn spend_knock(&mut self, now: Mono, hop: &Hop) -> bool {
+        let Some(ip) = hop.target() else { return false };
+        let is_last = self.active().is_some_and(|active| active.hop.is_same_way(hop));
+        if is_last { self.count_probe(now, ip) } else { self.spend_probe(now, ip, true) }
+    }
+
     /// Takes the credit for the answer to a challenge. Where the peer is proved to be, or by a way that needs no proof, it costs none.
     pub(crate) fn spend_response(&mut self, now: Mono, id: PathId) -> bool {
         let target = self.path(id).filter(|path| !path.proved).and_then(|path| path.hop.target());
@@ -311,6 +319,18 @@ impl Paths {
         is_new && hop.is_direct() && self.paths.iter().filter(is_recent).count() >= NEWCOMERS_MAX
     }
 
+    /// Whether the peer was reached by this way once.
+    pub(crate) fn was_proved(&self, hop: &Hop) -> bool {
+        self.paths.iter().any(|path| path.was_proved() && path.hop.is_same_way(hop))
+    }
+
+    /// Whether the peer is there by all that is known: it was proved to be a moment ago, or it is the path in use and it is heard there.
+    pub(crate) fn is_there(&self, now: Mono, hop: &Hop) -> bool {
+        let Some(path) = self.paths.iter().find(|path| path.hop.is_same_way(hop)) else { return false };
+        let is_in_use = Some(path.id) == self.active && path.proved && path.is_heard(now);
+        is_in_use || path.last_proved.is_some_and(|at| now.since(at) < DIRECT_FRESH)
+    }
+
     /// Whether the peer is reached directly.
     pub(crate) fn has_proved_direct(&self) -> bool {
         self.paths.iter().any(|path| path.proved && path.hop.is_direct())
@@ -322,7 +342,7 @@ impl Paths {
         path.probe = None;
         path.reprobe_after = REPROBE_MIN;
         path.last_received = Some(now);
-        (path.proved, path.was_proved) = (true, true);
+        (path.proved, path.last_proved) = (true, Some(now));
         if let Hop::Direct(route) = path.hop {
             self.unanswered.retain(|probes| probes.ip != route.remote.ip());
         }
@@ -364,6 +384,7 @@ impl Paths {
             return;
         }
         if path.proved {
+            path.last_proved = Some(now);
             path.note_failure(now, carries_probes_only);
         }
         path.proved = false;
@@ -509,8 +530,9 @@ impl Path {
         self.proved
     }
 
+    /// Whether it was proved once, even if it has failed since.
     pub(crate) fn was_proved(&self) -> bool {
-        self.was_proved
+        self.last_proved.is_some()
     }
 
     /// Whether it was heard of within the life of the most impatient NAT mapping.

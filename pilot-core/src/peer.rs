@@ -272,27 +272,38 @@ impl Peer {
         self.addresses.iter().copied().chain(self.hearsay.addresses())
     }
 
-    /// Whether a message of the attempt may go by a way now. To an address that only a record names few may, and only once a knock was answered there.
+    /// Whether a message of the attempt may go by a way now. To an address where the peer was once, or that only a record names, it may once a
+    /// knock was answered there; to the latter few.
     pub(crate) fn may_dial_by(&mut self, now: Mono, hop: &Hop) -> bool {
-        let was_proved = self.paths.iter().any(|path| path.was_proved() && path.hop.is_same_way(hop));
+        let Hop::Direct(route) = hop else { return true };
         let has_answered = self.dial.as_ref().is_some_and(|dial| dial.has_answered_by(hop));
-        match hop {
-            Hop::Direct(route) if !was_proved && !has_answered => self.hearsay.may_send(now, &route.remote),
-            Hop::Direct(_) | Hop::Relay { .. } => true,
+        if hop.is_link() || has_answered || self.paths.is_there(now, hop) {
+            return true;
         }
+        !self.is_of_the_past(hop) && self.hearsay.may_send(now, &route.remote)
     }
 
     /// What goes by a way in place of the message, if it may not.
     pub(crate) fn knock(&mut self, now: Mono, hop: &Hop, rng: &mut Rng) -> Option<Vec<u8>> {
-        let (Hop::Direct(route), Some(dial)) = (hop, &self.dial) else { return None };
+        let is_of_the_past = self.is_of_the_past(hop);
+        let (Hop::Direct(route), Some(dial)) = (hop, &mut self.dial) else { return None };
+        if is_of_the_past {
+            return self.paths.spend_knock(now, hop).then(|| dial.knock(hop, rng));
+        }
         self.hearsay.knock(now, &route.remote, dial.index(), rng)
+    }
+
+    /// Whether all that speaks for an address is that the peer was there once.
+    fn is_of_the_past(&self, hop: &Hop) -> bool {
+        let is_named = matches!(hop, Hop::Direct(route) if self.all_addresses().any(|address| address == route.remote));
+        !is_named && self.paths.was_proved(hop)
     }
 
     /// Takes UNKNOWN for the answer to a knock of the attempt. Returns whether it is one, and the first from there.
     pub(crate) fn take_knock_answer(&mut self, now: Mono, hop: &Hop, answer: &Unknown) -> bool {
         let Hop::Direct(route) = hop else { return false };
-        let is_awaited = self.dial.as_ref().is_some_and(|dial| dial.index() == answer.receiver);
-        is_awaited && self.hearsay.take_answer(now, &route.remote, answer)
+        let Some(dial) = self.dial.as_mut().filter(|dial| dial.index() == answer.receiver) else { return false };
+        dial.take_knock_answer(hop, answer) || self.hearsay.take_answer(now, &route.remote, answer)
     }
 
     /// The tunnel-to-be that early data has begun.

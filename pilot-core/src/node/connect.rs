@@ -189,7 +189,7 @@ impl Node {
 
     /// The ways by which a peer is dialled. What it has named itself, or seemed to come from, is not one before it was there: a
     /// handshake is as long as thirty probes.
-    pub(super) fn dial_hops(&self, index: u32) -> Vec<Hop> {
+    fn dial_hops(&self, index: u32) -> Vec<Hop> {
         let peer = &self.peers[index as usize];
         let allows_direct = self.config.direct || peer.is_backbone;
         let known = peer.paths.iter().filter(|path| path.was_proved()).map(|path| path.hop);
@@ -207,7 +207,8 @@ impl Node {
 
     /// Sends the attempt's datagram by one way.
     pub(super) fn send_dial_by(&mut self, index: u32, hop: Hop) {
-        if self.peers[index as usize].dial.is_some() {
+        if let Some(dial) = &mut self.peers[index as usize].dial {
+            dial.note_sent(hop);
             self.queue(hop, Outgoing::Dial(index));
         }
     }

@@ -120,9 +120,9 @@ impl Node {
     pub(super) fn handle_cookie(&mut self, hop: Hop, packet: &[u8]) -> Result<(), DropReason> {
         let cookie = Cookie::decode(packet).map_err(|_| DropReason::Malformed)?;
         let &index = self.by_index.get(&cookie.initiator).ok_or(DropReason::Unsolicited)?;
-        let hop = self.dial_hops(index).into_iter().find(|way| way.is_same_way(&hop)).ok_or(DropReason::Unsolicited)?;
         let peer = &mut self.peers[index as usize];
         let dial = peer.dial.as_mut().filter(|dial| dial.is_in_handshake() && dial.index() == cookie.initiator);
+        let dial = dial.filter(|dial| dial.was_sent_by(&hop));
         let dial = dial.ok_or(DropReason::Unsolicited)?;
         let init = Init::decode(&dial.datagram).map_err(|_| DropReason::Unsolicited)?;
         let opened = cookie.open(&init, &peer.key).map_err(|_| DropReason::Authentication)?;

@@ -270,6 +270,7 @@ impl Node {
             peer.dial.as_mut().and_then(|dial| dial.initiator(resp.initiator)).ok_or(DropReason::Unsolicited)?;
         let local_index = resp.initiator;
         let established = initiator.finish(packet, &psks, now.unix).map_err(|error| drop_reason(&error))?;
+        let is_proved = peer.dial.as_ref().is_some_and(|dial| dial.was_sent_by(&hop));
         let continues = established.psk_index + 1 < psks.len();
         peer.dial = None;
         let info = PeerInfo {
@@ -283,7 +284,6 @@ impl Node {
         if continues && peer.tunnel.as_ref().is_some_and(|tunnel| tunnel.is_ahead_of(&agreed.parameters)) {
             return self.begin_anew(now, index, local_index);
         }
-        let is_proved = self.dial_hops(index).iter().any(|asked| asked.is_same_way(&hop));
         self.establish(now, index, Made { agreed, continues, hop, is_proved, early: None, unspent: wire::INNER });
         // A session that the peer began before goes: it has answered us since, and will use ours.
         self.drop_unconfirmed(index);

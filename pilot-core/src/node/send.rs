@@ -100,7 +100,7 @@ impl Node {
             }
             self.peers[index as usize].is_queued = false;
             self.arm(now.mono, index);
-            if !self.outbox.is_empty() {
+            if !self.outbox.is_empty() || !self.circuits_queued.is_empty() {
                 return self.next_transmit(now, buf);
             }
         }

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use super::*;
 use crate::id::PacketNumber;
 use crate::limits::{
-    BIRTHDAY_SOCKETS, CANDIDATES_MAX, HANDSHAKE_RETRY_MIN, PEERS_MAX, PROBE_COUNTED_FOR, PROBED_ADDRESSES_MAX,
-    PROBES_PER_ADDRESS_MAX, REKEY_AFTER_TIME, SLOTS_LOOKED_AT, VOLLEY_PROBES, VOLLEYS_PER_ADDRESS_MAX,
+    BIRTHDAY_SOCKETS, CANDIDATES_MAX, CONNECT_TIMEOUT, HANDSHAKE_RETRY_MIN, PEERS_MAX, PROBE_COUNTED_FOR,
+    PROBED_ADDRESSES_MAX, PROBES_PER_ADDRESS_MAX, REJECT_AFTER_TIME, REKEY_AFTER_TIME, SLOTS_LOOKED_AT, VOLLEY_PROBES,
+    VOLLEYS_PER_ADDRESS_MAX,
 };
 use crate::mapping::NatMapping;
 use crate::path::Paths;
@@ -288,6 +289,83 @@ fn an_address_that_a_peer_has_named_has_sixteen_unanswered_probes_at_most() {
     for probes in sent.windows(PROBES_PER_ADDRESS_MAX + 1) {
         assert!(probes[PROBES_PER_ADDRESS_MAX].since(probes[0]) >= PROBE_COUNTED_FOR - Duration::from_millis(200));
     }
+}
+
+impl Pair {
+    /// Lets `which` believe that `other` was proved at ports of the victim just now.
+    fn prove_at_victim(&mut self, which: usize, other: usize, ports: std::ops::RangeInclusive<u16>) {
+        let (now, slot) = (self.now.mono, self.slot(which, other));
+        let peer = &mut self.hosts[which].node.peers[slot as usize];
+        for port in ports {
+            let path = peer.add_path(now, Hop::Direct(Route::to(SocketAddr::new(VICTIM.ip(), port))));
+            peer.prove_path(now, path);
+        }
+    }
+}
+
+/// Host 1 has called host 0, which knows no address of it but those where it was.
+fn called_by_a_stranger() -> Pair {
+    let mut pair = Pair::strangers();
+    pair.introduce(1, 0);
+    let peer = pair.key(0);
+    pair.hosts[1].node.connect(pair.now, &peer).expect("known");
+    pair.step_until(|pair| (0..2).all(|which| pair.has(which, is_connected)));
+    pair.run_for(Duration::from_secs(1));
+    pair
+}
+
+/// A carrier's NAT, or a cloud, has given them to somebody else since.
+#[test]
+fn addresses_that_a_peer_has_left_are_sent_no_handshakes_and_little_else() {
+    let mut pair = called_by_a_stranger();
+    pair.prove_at_victim(0, 1, 1..=14);
+    pair.run_for(REJECT_AFTER_TIME);
+    pair.cut = true;
+    pair.astray.clear();
+    for _ in 0..10 {
+        pair.request(0, 1, b"are you there");
+        pair.run_for(CONNECT_TIMEOUT + Duration::from_secs(1));
+    }
+    assert!(!pair.astray.is_empty(), "somebody may be there");
+    assert!(pair.astray.iter().all(|(_, datagram)| datagram.len() <= PROBE_LEN_MAX));
+    let allowed = (wire::INNER + pair.heard_from(0, 1)) * AMPLIFICATION_MAX;
+    assert!(pair.astray_bytes() <= allowed, "{} of {allowed}", pair.astray_bytes());
+}
+
+/// It is asked for where it was last, however often nobody was there.
+#[test]
+fn who_called_long_ago_is_called_back_where_it_was() {
+    let mut pair = called_by_a_stranger();
+    pair.run_for(REJECT_AFTER_TIME * 2);
+    pair.cut = true;
+    for _ in 0..5 {
+        pair.request(0, 1, b"are you there");
+        pair.run_for(CONNECT_TIMEOUT + Duration::from_secs(1));
+    }
+    pair.cut = false;
+    pair.run_until(PROBE_COUNTED_FOR, |pair| pair.incoming(1).is_some());
+}
+
+/// The peer sees what is sent to it, and answers under a victim's address.
+#[test]
+fn an_answer_from_where_no_handshake_was_sent_proves_nothing() {
+    let mut pair = called_by_a_stranger();
+    pair.prove_at_victim(0, 1, 9..=9);
+    let (now, slot) = (pair.now.mono, pair.slot(0, 1));
+    let node = &mut pair.hosts[0].node;
+    let path = node.peers[slot as usize].paths.ids_where(|hop| *hop == Hop::Direct(Route::to(VICTIM)))[0];
+    node.peers[slot as usize].paths.fail(now, path, false, &mut node.rng);
+    pair.run_for(REJECT_AFTER_TIME);
+    pair.astray.clear();
+    pair.request(0, 1, &[7; 1_000]);
+    let mut answers = Vec::new();
+    pair.step_until(|pair| {
+        answers = pair.intercept(0, PacketKind::Resp);
+        !answers.is_empty()
+    });
+    pair.deliver(0, VICTIM, &answers[0]);
+    pair.run_for(Duration::from_secs(1));
+    assert!(pair.astray.iter().all(|(to, datagram)| *to == VICTIM && datagram.len() <= PROBE_LEN_MAX));
 }
 
 /// A machine that was asleep wakes up behind a new mapping: many probes went to its old port meanwhile, and all relayed packets wait for the
