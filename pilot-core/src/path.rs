@@ -60,6 +60,8 @@ pub(crate) struct Path {
     proved: bool,
     /// When it was proved last, or lost its proof as the path in use: the peer was there.
     last_proved: Option<Mono>,
+    /// When it became a path, or was named as one again.
+    last_named: Mono,
     last_received: Option<Mono>,
     /// Since when a probe timeout has left it in doubt.
     doubted: Option<Mono>,
@@ -159,7 +161,8 @@ impl Paths {
     /// Makes sure a path with this hop exists, unproved if it is direct. A relayed one needs no proof: what it carries goes to the
     /// backbone node, whose tunnel has proved its address.
     pub(crate) fn insert(&mut self, now: Mono, hop: Hop) -> (PathId, bool) {
-        if let Some(path) = self.paths.iter().find(|path| path.hop.is_same_way(&hop)) {
+        if let Some(path) = self.paths.iter_mut().find(|path| path.hop.is_same_way(&hop)) {
+            path.last_named = now;
             return (path.id, false);
         }
         let id = self.new_id();
@@ -197,6 +200,7 @@ impl Paths {
             hop,
             proved,
             last_proved: last_received,
+            last_named: now,
             last_received,
             doubted: None,
             probe: None,
@@ -206,7 +210,8 @@ impl Paths {
         });
     }
 
-    /// Removes and returns the path that must make room, if there are too many: the oldest that carries nothing.
+    /// Removes and returns the path that must make room, if there are too many: of those that carry nothing the one that was heard, or named,
+    /// the longest ago. What the peer has named just now is no less likely to lead to it than where it was heard once.
     pub(crate) fn evict(&mut self) -> Option<PathId> {
         if self.paths.len() <= PATHS_MAX {
             return None;
@@ -218,7 +223,7 @@ impl Paths {
             .iter()
             .enumerate()
             .filter(is_idle)
-            .min_by_key(|(_, path)| (path.proved, path.last_received))
+            .min_by_key(|(_, path)| (path.proved, path.last_received.max(Some(path.last_named))))
             .map(|(position, _)| position)?;
         Some(self.paths.remove(position).id)
     }

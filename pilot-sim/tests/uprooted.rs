@@ -1,6 +1,7 @@
 //! Two agents behind NATs, on a direct path, and the network changes under one of them: it is not told, and its packets are let in nowhere
 //! but at the relay. They go on within a second of the first packet that shows where it is now, and the tunnel is the same.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use pilot_core::event::Event;
@@ -93,4 +94,35 @@ fn both_may_move_to_other_networks_at_once() -> Result<(), Failure> {
         }
         Ok(())
     })
+}
+
+/// Each address that it leaves is one more path that leads nowhere any more: they leave room for those of today.
+#[test]
+fn a_caller_whose_public_address_changes_without_end_goes_on() -> Result<(), Failure> {
+    let mut meeting = met(1)?;
+    let gateway = meeting.gateways[0].expect("it is behind one");
+    for change in 1..=25 {
+        meeting.world.rebind(gateway);
+        for _ in 0..20 {
+            meeting.ping()?;
+            meeting.world.run_for(Duration::from_secs(1))?;
+        }
+        let relayed = meeting.relayed();
+        meeting.ping()?;
+        assert_eq!(meeting.relayed(), relayed, "still relayed after change {change}");
+    }
+    meeting.world.settle()
+}
+
+/// Addresses that lead nowhere, as of containers and virtual machines, drive those that lead somewhere out of no table.
+#[test]
+fn agents_with_very_many_addresses_meet() -> Result<(), Failure> {
+    let link = LinkConfig::default().delay(Duration::from_millis(20));
+    let mut meeting = Meeting::new(1, link, Pair::Apart(Network::PortRestricted, Network::PortRestricted), true)?;
+    for (network, agent) in [(1, meeting.alice), (2, meeting.bob)] {
+        let many: Vec<_> = (1..=15).map(|host| SocketAddr::from(([172, 17, network, host], 4_000))).collect();
+        meeting.world.call(agent, |node, now| node.set_local_addresses(now, &many))?;
+    }
+    assert!(meeting.run()?.direct.is_some());
+    meeting.world.settle()
 }
