@@ -9,7 +9,7 @@
 //! Talking   -> Silent     two answers, some seconds apart, have shown one address
 //! Silent    -> Knocking   the silence is over
 //! Knocking  -> Talking    the answer has arrived: the next silence is longer
-//! any       -> Rest       no answer, the longest silence was outlived, or the network is another
+//! any       -> Rest       no socket, no answer, the longest silence was outlived, or the network is another
 //! ```
 
 use std::net::SocketAddr;
@@ -51,8 +51,8 @@ pub(crate) struct Keepalive {
 enum Stage {
     /// Until then, or until the home node has told how it sees us.
     Rest(Option<Mono>),
-    /// A socket is asked for.
-    Opening(SocketId),
+    /// A socket is asked for. Who cannot open it does not tell: there is none then.
+    Opening { socket: SocketId, until: Mono },
     /// The mapping is being made, as old and as used as that of the tunnel.
     Talking { socket: SocketId, mapped: Option<SocketAddr>, tries: u32, next: Mono },
     /// Nothing is sent.
@@ -96,9 +96,8 @@ impl Keepalive {
     pub(crate) fn timeout(&self) -> Option<Mono> {
         match self.stage {
             Stage::Rest(at) => at,
-            Stage::Opening(_) => None,
             Stage::Talking { next, .. } | Stage::Knocking { next, .. } => Some(next),
-            Stage::Silent { until, .. } => Some(until),
+            Stage::Opening { until, .. } | Stage::Silent { until, .. } => Some(until),
         }
     }
 
@@ -130,7 +129,7 @@ impl Keepalive {
         }
         match &mut self.stage {
             Stage::Rest(_) => Some(Step::Open),
-            Stage::Opening(_) => None,
+            Stage::Opening { .. } => self.give_up(now),
             Stage::Talking { tries, .. } | Stage::Knocking { tries, .. } if *tries >= STUN_TRIES => self.give_up(now),
             &mut Stage::Talking { socket, ref mut tries, ref mut next, .. } => {
                 (*tries, *next) = (*tries + 1, now + MAPPING_RETRY);
@@ -156,14 +155,14 @@ impl Keepalive {
     pub(crate) fn opening(&mut self, now: Mono, socket: Option<SocketId>) {
         self.step = 0;
         self.stage = match socket {
-            Some(socket) => Stage::Opening(socket),
+            Some(socket) => Stage::Opening { socket, until: now + MAPPING_RETRY },
             None => Stage::Rest(Some(now + self.next_pause())),
         };
     }
 
     /// The socket is open.
     pub(crate) fn opened(&mut self, now: Mono, socket: SocketId) -> Option<Step> {
-        if !matches!(self.stage, Stage::Opening(wanted) if wanted == socket) {
+        if !matches!(self.stage, Stage::Opening { socket: wanted, .. } if wanted == socket) {
             return None;
         }
         self.stage = Stage::Talking { socket, mapped: None, tries: 0, next: now };
@@ -192,7 +191,7 @@ impl Keepalive {
             }
             Stage::Knocking { socket: ours, .. } if ours == socket => self.has_outlived(now, socket),
             Stage::Rest(_)
-            | Stage::Opening(_)
+            | Stage::Opening { .. }
             | Stage::Talking { .. }
             | Stage::Silent { .. }
             | Stage::Knocking { .. } => None,
@@ -243,7 +242,7 @@ impl Keepalive {
     fn socket(&self) -> Option<SocketId> {
         match self.stage {
             Stage::Rest(_) => None,
-            Stage::Opening(socket)
+            Stage::Opening { socket, .. }
             | Stage::Talking { socket, .. }
             | Stage::Silent { socket, .. }
             | Stage::Knocking { socket, .. } => Some(socket),
@@ -371,5 +370,19 @@ mod tests {
         let elsewhere = SocketAddr::from(([192, 0, 2, 9], 7));
         assert_eq!(keepalive.answered(now, SOCKET, elsewhere, Some(address(4))), Some(Step::Close(SOCKET)));
         assert_eq!(keepalive.interval(), HOME_KEEPALIVE);
+    }
+
+    /// The system has no socket to give: nobody tells.
+    #[test]
+    fn a_socket_that_is_never_opened_puts_the_trial_off_and_no_more() {
+        let mut keepalive = Keepalive::default();
+        keepalive.network_changed(START);
+        let now = START + MAPPING_MEASURED_AFTER;
+        assert_eq!(keepalive.timeout_expired(now), Some(Step::Open));
+        keepalive.opening(now, Some(SOCKET));
+        let waited = keepalive.timeout().expect("it does not wait for ever");
+        assert_eq!(keepalive.timeout_expired(waited), Some(Step::Close(SOCKET)));
+        assert_eq!(keepalive.timeout(), Some(waited + MAPPING_REMEASURE_MIN));
+        assert_eq!(keepalive.opened(waited, SOCKET), None, "it comes too late");
     }
 }
