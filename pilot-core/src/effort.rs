@@ -7,9 +7,10 @@ use crate::limits::{
     EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_REST_MAX, EFFORT_REST_MIN, MOVES_BELIEVED_INTERVAL, SOCKETS_KEPT_FOR,
 };
 use crate::mapping::Volley;
+use crate::rng::Rng;
 use crate::route::SocketId;
 use crate::time::Mono;
-use crate::transport::Ports;
+use crate::transport::{PortSet, Ports};
 
 /// The effort for one peer.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Effort {
     pub(crate) stage: Stage,
     /// A volley at ports of an address where the peer was attested: it goes beside whatever stage there is.
     pub(crate) volley: Option<(IpAddr, Volley)>,
+    /// One that the peer waits for, behind that for another peer.
+    pub(crate) queued: Option<Queued>,
     /// What the peer has told of its NAT last.
     pub(crate) peer: Option<Ports>,
     /// Sockets that the driver was asked for.
@@ -31,6 +34,15 @@ pub(crate) struct Effort {
     last_volley: Option<Mono>,
     /// When the peer's word that it has moved has ended a rest last.
     believed: Option<Mono>,
+}
+
+/// A volley that is to begin when the one that is under way ends.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    pub(crate) due: Mono,
+    /// It must begin by then, or the peer has given up before it ends.
+    pub(crate) latest: Mono,
+    pub(crate) set: PortSet,
 }
 
 /// Where an effort stands.
@@ -56,6 +68,7 @@ impl Default for Effort {
         Self {
             stage: Stage::Idle,
             volley: None,
+            queued: None,
             peer: None,
             sockets: Vec::new(),
             open: 0,
@@ -106,9 +119,11 @@ impl Effort {
         self.tidied = self.tidied.map(|_| now + EFFORT_AFTERMATH);
     }
 
-    /// It was in vain: the next one after a pause, which doubles.
-    pub(crate) fn rest(&mut self, now: Mono) {
-        self.rests_until = now + self.rest;
+    /// It was in vain: the next one after a pause, which doubles. Those who were in each other's way do not come again in the same moment: the
+    /// pause is up to a quarter longer.
+    pub(crate) fn rest(&mut self, now: Mono, rng: &mut Rng) {
+        let [chance] = rng.array();
+        self.rests_until = now + self.rest + self.rest * u32::from(chance) / 1_024;
         self.stage = Stage::Waiting(self.rests_until);
         self.rest = (self.rest * 2).min(EFFORT_REST_MAX);
     }
@@ -119,7 +134,7 @@ impl Effort {
         if !matches!(self.stage, Stage::Met(_)) {
             self.stage = if has_sockets { Stage::Met(now + EFFORT_AFTERMATH) } else { Stage::Idle };
         }
-        (self.rest, self.volley) = (EFFORT_REST_MIN, None);
+        (self.rest, self.volley, self.queued) = (EFFORT_REST_MIN, None, None);
         self.rests_until = self.rests_until.min(now + EFFORT_REST_MIN);
     }
 
@@ -139,13 +154,14 @@ impl Effort {
 
     /// Whether something is being done; a pause is none.
     pub(crate) fn is_under_way(&self) -> bool {
-        self.volley.is_some() || !matches!(self.stage, Stage::Idle | Stage::Waiting(_))
+        self.volley.is_some() || self.queued.is_some() || !matches!(self.stage, Stage::Idle | Stage::Waiting(_))
     }
 
     /// When something is due.
     pub(crate) fn timeout(&self, is_in_use: bool) -> Option<Mono> {
         let volley = self.volley.as_ref().and_then(|(_, volley)| volley.timeout());
-        self.stage_timeout(is_in_use).into_iter().chain(volley).chain(self.tidied).min()
+        let queued = self.queued.as_ref().map(|queued| queued.due);
+        self.stage_timeout(is_in_use).into_iter().chain(volley).chain(queued).chain(self.tidied).min()
     }
 
     /// When the next stage is due.

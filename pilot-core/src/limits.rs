@@ -198,5 +198,8 @@ pub const PROBED_ADDRESSES_MAX: usize = 48;
 pub const VOLLEY_PROBES: u32 = 1_280;
 /// Challenges of a volley at a time.
 pub const VOLLEY_BURST: u32 = 10;
+/// A volley begins no later than this after it was asked for: two others may go before it. Who waits for it does so for a second longer, and
+/// then closes its sockets.
+pub const VOLLEY_WAITED_FOR: Duration = Duration::from_millis(2_100);
 /// Pause between them: 1,250 packets, 82 kB a second with their headers.
 pub const VOLLEY_INTERVAL: Duration = Duration::from_millis(8);

@@ -406,3 +406,36 @@ fn a_volley_in_vain_is_not_repeated_soon() -> Result<(), Failure> {
     assert!(sent < VOLLEY_PACKETS + 100 * 10, "{sent} packets");
     Ok(())
 }
+
+/// A node fires one volley at a time, and who waits for one has sockets for a while: some wait in line, and the others do not come again in the
+/// same moment.
+#[test]
+fn callers_that_need_a_volley_at_once_all_get_theirs() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let mut meeting = Meeting::new(seed, link(), Pair::Apart(Random, PortRestricted), true)?;
+        let (bob, backbone, world) = (meeting.bob, meeting.backbone, &mut meeting.world);
+        let mut callers = vec![meeting.alice];
+        for _ in 0..4 {
+            let nat = world.add_gateway(NatConfig::symmetric_random(), None);
+            let caller = world.add_agent_at(Config::new(Role::Agent), Some(nat), Families::V4);
+            world.give_record(caller, bob, &[backbone]);
+            world.set_home(caller, backbone)?;
+            callers.push(caller);
+        }
+        world.run_for(Duration::from_secs(10))?;
+        let ping = |world: &mut World| {
+            let plan = || Plan::request(32, 32);
+            let jobs: Result<Vec<_>, _> = callers.iter().map(|&caller| world.start_job(caller, bob, plan())).collect();
+            world.complete(&jobs?, Duration::from_secs(10))?;
+            world.run_for(Duration::from_millis(200))
+        };
+        for _ in 0..300 {
+            ping(world)?;
+        }
+        let relayed = |world: &World| world.backbone_status(backbone).map_or(0, |status| status.relay.packets);
+        let before = relayed(world);
+        ping(world)?;
+        assert_eq!(relayed(world), before, "still relayed after a minute, seed {seed}");
+        Ok(())
+    })
+}

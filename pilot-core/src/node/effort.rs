@@ -9,14 +9,15 @@ use std::time::Duration;
 use super::Node;
 use super::send::Outgoing;
 use super::sockets::Purpose;
-use crate::effort::{Effort, Stage};
+use crate::effort::{Effort, Queued, Stage};
 use crate::limits::{
     EFFORT_AFTER, EFFORT_AFTERMATH, EFFORT_PATIENCE, EFFORT_ROUND_TRIPS, SEQUENCE_PROBES, SOCKETS_KEPT_FOR,
+    VOLLEY_WAITED_FOR,
 };
 use crate::mapping::{NatMapping, Volley};
 use crate::path::{Hop, Path};
 use crate::route::{Route, SocketId};
-use crate::time::Now;
+use crate::time::{Mono, Now};
 use crate::transport::{PathFrame, PortSet, Ports};
 use crate::wire::{DataHeader, frame};
 
@@ -69,6 +70,11 @@ impl Node {
         if burst_due.is_some_and(|due| due <= now.mono) {
             self.fire_burst(now, index);
         }
+        let queued = self.peers[index as usize].effort.queued.take_if(|queued| queued.due <= now.mono);
+        if let Some(Queued { latest, set, .. }) = queued {
+            self.begin_volley(now, index, set, latest);
+            self.touch(index);
+        }
         if self.peers[index as usize].effort.tidied.is_some_and(|due| due <= now.mono) {
             self.close_useless_sockets(now, index);
         }
@@ -80,7 +86,7 @@ impl Node {
             Stage::Idle => {}
             Stage::Waiting(_) => self.begin_effort(now, index),
             Stage::Preparing(_) | Stage::Foretold(_) | Stage::Spread { has_challenged: true, .. } => {
-                peer.effort.rest(now.mono);
+                peer.effort.rest(now.mono, &mut self.rng);
                 self.close_useless_sockets(now, index);
             }
             Stage::Spread { due, has_challenged } => {
@@ -194,7 +200,7 @@ impl Node {
         effort.peer = Some(ports).filter(|_| !is_attempt);
         match ports {
             Ports::Random { set, sockets: 1.. } if self.survey.mapping().is_own_port_known() => {
-                self.begin_volley(now, index, set);
+                self.begin_volley(now, index, set, now.mono + VOLLEY_WAITED_FOR);
             }
             Ports::Sequence { next: 1.., .. } => self.challenge_sequence(now, index),
             Ports::Random { .. } | Ports::Sequence { .. } => {}
@@ -202,10 +208,17 @@ impl Node {
         self.touch(index);
     }
 
-    /// Begins a volley at an address that our own home node attests, if there is none and were not too many.
-    fn begin_volley(&mut self, now: Now, index: u32, set: PortSet) {
+    /// Begins a volley at an address that our own home node attests, if there were not too many; when the one that is under way has ended, if
+    /// that is not after `latest`.
+    fn begin_volley(&mut self, now: Now, index: u32, set: PortSet, latest: Mono) {
         let peer = &mut self.peers[index as usize];
         let Some(target) = peer.attested.map(|address| address.ip()) else { return };
+        if peer.effort.volley.is_none()
+            && let Some(due) = self.sockets.volley_ends(now.mono)
+        {
+            peer.effort.queued = Some(Queued { due, latest, set }).filter(|_| due <= latest);
+            return;
+        }
         if peer.effort.volley.is_none() && self.sockets.may_volley(now.mono, target) && peer.effort.may_volley(now.mono)
         {
             peer.effort.volley = Some((target, Volley::new(now.mono, set, &mut self.rng)));

@@ -153,10 +153,15 @@ impl Node {
 }
 
 impl Sockets {
-    /// Whether a volley may begin: there is one at a time, whomever it is for, and few in a minute at one address, whoever is said to be there.
+    /// When the volley ends that is under way: there is one at a time, whomever it is for.
+    pub(super) fn volley_ends(&self, now: Mono) -> Option<Mono> {
+        let ends = self.volleys.0.iter().map(|(begun, _)| *begun + Volley::duration());
+        ends.filter(|end| now < *end).max()
+    }
+
+    /// Whether a volley may begin: there are few in a minute at one address, whoever is said to be there.
     pub(super) fn may_volley(&mut self, now: Mono, target: IpAddr) -> bool {
-        let goes_on = |begun: Mono| now.since(begun) < Volley::duration();
-        self.volleys.is_rare(now, target) && !self.volleys.0.iter().any(|(begun, _)| goes_on(*begun))
+        self.volleys.is_rare(now, target)
     }
 
     pub(super) fn volley_begins(&mut self, now: Mono, target: IpAddr) {
