@@ -88,8 +88,7 @@ impl Node {
         let hops = || addresses.iter().map(|&address| Hop::Direct(Route::to(address)));
         let is_new = |hop: Hop| !peer.paths.iter().any(|path| path.hop.is_same_way(&hop));
         let has_moved = hops().any(is_new);
-        // The last is the last to make room for others: a list begins with what is likeliest to lead somewhere.
-        for hop in hops().rev() {
+        for hop in hops() {
             peer.add_path(now.mono, hop);
         }
         // What the peer's NAT is like it tells anew, behind its addresses.
