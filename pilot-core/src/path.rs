@@ -112,7 +112,18 @@ pub(crate) struct Paths {
 #[derive(Debug)]
 struct Unanswered {
     ip: IpAddr,
+    word: Word,
     sent: Vec<Mono>,
+}
+
+/// What speaks for an address that is probed. Each has a count of its own: where many probes were unanswered that somebody had asked for, the peer
+/// itself may be heard later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// It was named, or the peer was there once.
+    Named,
+    /// A packet of the peer has come from there just now, as far as sources can be believed.
+    Heard,
 }
 
 impl Hop {
@@ -266,11 +277,11 @@ impl Paths {
         self.probe_credit = (self.probe_credit + len * PROBE_BYTES_PER_BYTE).min(PROBE_CREDIT_MAX);
     }
 
-    /// Takes the credit for one probe to an address, if there is any, and not too many are unanswered there. `is_named`: nothing but the
-    /// peer's word speaks for the address; else they are not counted.
-    pub(crate) fn spend_probe(&mut self, now: Mono, ip: IpAddr, is_named: bool) -> bool {
+    /// Takes the credit for one probe to an address, if there is any, and not too many are unanswered there. They are not counted where more
+    /// than the peer's word speaks for the address.
+    pub(crate) fn spend_probe(&mut self, now: Mono, ip: IpAddr, word: Option<Word>) -> bool {
         let Some(rest) = self.probe_credit.checked_sub(PROBE_LEN) else { return false };
-        let may = !is_named || self.count_probe(now, ip);
+        let may = word.is_none_or(|word| self.count_probe(now, ip, word));
         if may {
             self.probe_credit = rest;
         }
@@ -282,25 +293,25 @@ impl Paths {
     pub(crate) fn spend_knock(&mut self, now: Mono, hop: &Hop) -> bool {
         let Some(ip) = hop.target() else { return false };
         let is_last = self.active().is_some_and(|active| active.hop.is_same_way(hop));
-        if is_last { self.count_probe(now, ip) } else { self.spend_probe(now, ip, true) }
+        if is_last { self.count_probe(now, ip, Word::Named) } else { self.spend_probe(now, ip, Some(Word::Named)) }
     }
 
     /// Takes the credit for the answer to a challenge. Where the peer is proved to be, or by a way that needs no proof, it costs none.
     pub(crate) fn spend_response(&mut self, now: Mono, id: PathId) -> bool {
         let target = self.path(id).filter(|path| !path.proved).and_then(|path| path.hop.target());
-        target.is_none_or(|ip| self.spend_probe(now, ip, false))
+        target.is_none_or(|ip| self.spend_probe(now, ip, None))
     }
 
     /// Counts a probe to an address, if it may be sent.
-    fn count_probe(&mut self, now: Mono, ip: IpAddr) -> bool {
+    fn count_probe(&mut self, now: Mono, ip: IpAddr, word: Word) -> bool {
         self.unanswered.retain_mut(|probes| {
             probes.sent.retain(|&at| now.since(at) < PROBE_COUNTED_FOR);
             !probes.sent.is_empty()
         });
-        let has_place = self.unanswered.len() < PROBED_ADDRESSES_MAX;
-        match self.unanswered.iter_mut().find(|probes| probes.ip == ip) {
+        let has_place = self.unanswered.iter().filter(|probes| probes.word == word).count() < PROBED_ADDRESSES_MAX;
+        match self.unanswered.iter_mut().find(|probes| probes.ip == ip && probes.word == word) {
             Some(probes) if probes.sent.len() < PROBES_PER_ADDRESS_MAX => probes.sent.push(now),
-            None if has_place => self.unanswered.push(Unanswered { ip, sent: vec![now] }),
+            None if has_place => self.unanswered.push(Unanswered { ip, word, sent: vec![now] }),
             Some(_) | None => return false,
         }
         true
@@ -450,8 +461,8 @@ impl Paths {
                 probe.next = now + PROBE_INTERVAL_MIN * 2u32.pow(probe.sent);
                 probe.sent += 1;
                 let (id, token, target) = (path.id, probe.token, path.hop.target());
-                let is_heard = path.is_fresh(now);
-                if target.is_none_or(|ip| self.spend_probe(now, ip, !is_heard && attested != Some(ip))) {
+                let word = if path.is_fresh(now) { Word::Heard } else { Word::Named };
+                if target.is_none_or(|ip| self.spend_probe(now, ip, Some(word).filter(|_| attested != Some(ip)))) {
                     due.push((id, token));
                 }
             } else {

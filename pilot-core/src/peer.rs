@@ -16,7 +16,7 @@ use crate::limits::{
     HOME_KEEPALIVE, HOMES_MAX, LIVENESS_PROBE_AFTER, MAPPING_SETTLES_AFTER, MOVE_CONFIRMED_AFTER,
     MOVE_SUSPECTED_INTERVAL, MTU_PROBE_MAX, UNCONFIRMED_SESSION_LIFETIME,
 };
-use crate::path::{Hop, PROBE_BYTES_PER_BYTE, Path, Paths};
+use crate::path::{Hop, PROBE_BYTES_PER_BYTE, Path, Paths, Word};
 pub use crate::record::Home;
 use crate::rng::Rng;
 use crate::route::{Route, SocketId};
@@ -448,7 +448,7 @@ impl Peer {
     /// Takes what it costs to send a probe to an address that the peer is said to have, if it may be sent.
     pub(crate) fn may_probe(&mut self, now: Now, ip: IpAddr) -> bool {
         let is_attested = self.attested.is_some_and(|address| address.ip() == ip);
-        self.paths.spend_probe(now.mono, ip, !is_attested)
+        self.paths.spend_probe(now.mono, ip, Some(Word::Named).filter(|_| !is_attested))
     }
 
     /// Adds a path to the table and to the transport.
@@ -543,6 +543,11 @@ impl Peer {
         for path in self.paths.iter().filter(|path| path.hop.is_direct() && path.is_proved()) {
             tunnel.transport.ping(path.id);
         }
+    }
+
+    /// When something authentic has come from it last.
+    pub(crate) fn last_received(&self) -> Mono {
+        self.last_received
     }
 
     /// Something is asked of the peer now: only from here on does its silence count.

@@ -4,7 +4,6 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::time::Duration;
 
 use support::{Home, eventually, finish, is_alive, signal};
 
@@ -35,32 +34,13 @@ fn start_prints_tags_last() {
     assert_eq!(printed.lines().count(), 4);
 }
 
-/// How often a process was woken so far: each of its threads sleeps by its own will before that.
-fn wakes(pid: u32) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
-    let statuses = threads.map(|thread| fs::read_to_string(thread.expect("a thread").path().join("status")));
-    let count = |status: String| {
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
-        line.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or_default()
-    };
-    statuses.map(|status| count(status.unwrap_or_default())).sum()
-}
-
 #[test]
 fn an_idle_agent_wakes_no_more_than_twice_a_second() {
-    const SECONDS: u64 = 5;
     let home = Home::new();
     home.start("alpha", &[]);
     home.start("beta", &[]);
     home.ok(&["ping", "beta", "--as", "alpha"]);
-    for name in ["alpha", "beta"] {
-        let pid = home.pid(name);
-        eventually("it rests", || {
-            let before = wakes(pid);
-            std::thread::park_timeout(Duration::from_secs(SECONDS));
-            wakes(pid) - before <= 2 * SECONDS
-        });
-    }
+    support::rest::assert_rests(&["alpha", "beta"].map(|name| home.pid(name)));
 }
 
 #[test]

@@ -5,6 +5,9 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "support/rest.rs"]
+mod rest;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -88,6 +91,8 @@ fn behind_a_firewall_without_udp_an_agent_is_ready_at_once_and_leaves_tls_when_u
     assert_eq!(backbone["findings"][0]["code"], "udp_blocked");
     assert_reply(&right.pilotctl(&["ping", "alpha"]), &alpha);
     assert_reply(&left.pilotctl(&["ping", "beta"]), &beta);
+    let pid = right.status()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    rest::assert_rests(&[pid.expect("it runs")]);
 
     lab.block_udp("delete");
     right.wait_for("UDP", |status| status["backbone"]["transport"] == "udp");

@@ -276,6 +276,8 @@ pub struct Nat {
     public: Vec<IpAddr>,
     rng: Rng,
     next_port: usize,
+    /// How far behind the port of the inside the one lies that is given in its place, where ports are preserved.
+    shift: usize,
     mappings: BTreeMap<MappingKey, Mapping>,
     /// Mappings by their outside address. Several flows of a Linux router may share one.
     by_outside: BTreeMap<SocketAddr, Vec<MappingKey>>,
@@ -310,6 +312,7 @@ impl Nat {
             public,
             rng,
             next_port,
+            shift: 0,
             mappings: BTreeMap::new(),
             by_outside: BTreeMap::new(),
             poisoned: BTreeMap::new(),
@@ -330,6 +333,14 @@ impl Nat {
     pub fn rebind(&mut self, public: Vec<IpAddr>) {
         if self.config.translates {
             self.public = public;
+        }
+        self.flush();
+    }
+
+    /// Forgets every mapping, and gives other ports from now on, also where it preserved those of the inside: each is moved by as much.
+    pub fn remap(&mut self) {
+        if self.config.translates {
+            self.shift = 1 + draw(&mut self.rng, self.config.ports_len() - 1);
         }
         self.flush();
     }
@@ -430,8 +441,8 @@ impl Nat {
             return Ok(source);
         }
         let ip = self.outside_ip(source.ip());
-        let preserved = self.port_position(source.port());
         let len = self.config.ports_len();
+        let preserved = self.port_position(source.port()).map(|position| (position + self.shift) % len);
         let is_free =
             |nat: &Self, position: usize| nat.is_free(now, SocketAddr::new(ip, nat.port_at(position)), remote);
         let first = match self.config.allocation {

@@ -108,6 +108,13 @@ impl Realms {
         self.gateways[gateway.0].nat.mappings_len(now)
     }
 
+    /// Lets a gateway forget every mapping, and give other ports from now on.
+    pub(crate) fn remap(&mut self, gateway: GatewayId) {
+        let gateway = &mut self.gateways[gateway.0];
+        gateway.nat.remap();
+        gateway.firewall.rebind(Vec::new());
+    }
+
     /// Lets a gateway forget every mapping.
     pub(crate) fn flush(&mut self, gateway: GatewayId) {
         let gateway = &mut self.gateways[gateway.0];

@@ -166,6 +166,12 @@ impl World {
         self.realms.rebind(gateway);
     }
 
+    /// Lets a gateway forget every mapping, and give other ports from now on.
+    pub fn remap(&mut self, gateway: GatewayId) {
+        self.note(format!("{} gives other ports", Endpoint::Gateway(gateway)));
+        self.realms.remap(gateway);
+    }
+
     /// Lets a gateway forget every mapping.
     pub fn flush(&mut self, gateway: GatewayId) {
         self.note(format!("{} forgets its mappings", Endpoint::Gateway(gateway)));

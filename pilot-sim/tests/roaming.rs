@@ -6,9 +6,10 @@ use pilot_core::event::Event;
 use pilot_sim::application::Plan;
 use pilot_sim::invariants::Failure;
 use pilot_sim::link::LinkConfig;
+use pilot_sim::nat::{NatConfig, UdpPolicy};
 use pilot_sim::scenario::for_each_seed;
 use pilot_sim::topology::{Pair, Relayed, pair, relayed};
-use pilot_sim::world::{HostId, World};
+use pilot_sim::world::{Families, HostId, World};
 
 const SEEDS: &[u64] = &[1, 2, 3];
 const MIB: u64 = 1 << 20;
@@ -103,6 +104,22 @@ fn an_idle_agent_that_moved_can_be_reached_at_once() -> Result<(), Failure> {
             world.run_for(Duration::from_secs(1))?;
         }
         Ok(())
+    })
+}
+
+/// UDP gets nowhere there: only who knows that soon has a TLS link soon.
+#[test]
+fn an_agent_that_moved_misses_its_home_node_within_a_quarter_of_a_second() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let Relayed { mut world, alice, .. } = relayed(seed, LinkConfig::default().delay(Duration::from_millis(20)))?;
+        let nowhere = world.add_gateway(NatConfig::port_restricted().udp(UdpPolicy::Blocked), None);
+        world.run_for(Duration::from_secs(10))?;
+        world.move_behind(alice, Some(nowhere), Families::V4)?;
+        let is_missed = |world: &World| {
+            let milestones = world.application(alice).into_iter().flat_map(|application| application.milestones());
+            milestones.into_iter().any(|(_, event)| matches!(event, Event::HomeLost))
+        };
+        world.run_until("the home node is missed", Duration::from_millis(250), is_missed)
     })
 }
 

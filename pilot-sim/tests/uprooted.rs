@@ -55,6 +55,26 @@ fn tunnels(world: &World, of: HostId, with: HostId) -> usize {
 }
 
 #[test]
+fn a_caller_whose_public_port_changes_goes_on() -> Result<(), Failure> {
+    is_survived(|meeting| {
+        let gateway = meeting.gateways[0].expect("it is behind one");
+        meeting.world.remap(gateway);
+        Ok(())
+    })
+}
+
+/// Then only the home node can tell each where the other is.
+#[test]
+fn the_public_ports_of_both_may_change_at_once() -> Result<(), Failure> {
+    is_survived(|meeting| {
+        for gateway in meeting.gateways.into_iter().flatten() {
+            meeting.world.remap(gateway);
+        }
+        meeting.world.run_for(KEEPALIVE)
+    })
+}
+
+#[test]
 fn a_caller_whose_public_address_changes_goes_on() -> Result<(), Failure> {
     is_survived(|meeting| {
         let gateway = meeting.gateways[0].expect("it is behind one");

@@ -18,6 +18,8 @@ use crate::exchange::on_this_thread;
 
 /// What is left to chance gets as many chances: of twenty pairs that meet in 99.4 of 100 cases, one does not in every ninth matrix.
 const TRIES: usize = 3;
+/// No more than one of so many such pairs may need a second try; one alone is bad luck.
+const SECOND_TRIES: usize = 5;
 /// Of a hundred trials of random ports beside a NAT that keeps its own, so many end on a direct path.
 const DIRECT_PERCENT: usize = 95;
 /// How agents are spread over networks, as far as somebody has counted: 4 % have no UDP (RFC 9308 §2: 3 to 5 %); of the others 91 % are
@@ -181,7 +183,14 @@ fn judge(rig: &Rig, sites: &[Site], outcomes: &[Outcome]) -> Vec<String> {
     let wrong = |(site, outcome): (&Site, &Outcome)| {
         outcome.wrong(site.pair.expected(), rig.slack).map(|what| format!("{:?}: {what}", site.pair))
     };
-    sites.iter().zip(outcomes).filter_map(wrong).collect()
+    let mut found: Vec<_> = sites.iter().zip(outcomes).filter_map(wrong).collect();
+    let tries = sites.iter().zip(outcomes).filter(|(site, _)| site.pair.expected() == Expected::Effort);
+    let tries: Vec<_> = tries.map(|(_, outcome)| outcome.tries).collect();
+    let again = tries.iter().filter(|&&tries| tries > 1).count();
+    if again > 1 && again * SECOND_TRIES > tries.len() {
+        found.push(format!("{again} of {} pairs that take effort needed more than one try", tries.len()));
+    }
+    found
 }
 
 /// A row for each network that calls, a column for each that is called.
@@ -203,12 +212,13 @@ fn table(networks: &[Network], sites: &[Site], outcomes: &[Outcome]) -> String {
     page
 }
 
-/// The share of pairs that are direct if agents are spread as in the field; nothing, if their networks were not all measured.
+/// The share of pairs that are direct if agents are spread as in the field; nothing, if their networks were not all measured. A pair that was
+/// tried again counts as much as the share of its tries that were direct.
 fn weighted(sites: &[Site], outcomes: &[Outcome]) -> String {
     let is_direct = |one, other| {
         let pairs = [Pair::Apart(one, other), Pair::Apart(other, one)];
         let at = sites.iter().position(|site| pairs.contains(&site.pair))?;
-        Some(f64::from(u8::from(outcomes[at].is_direct())))
+        Some(f64::from(u8::from(outcomes[at].is_direct())) / outcomes[at].tries as f64)
     };
     let rate = |networks: &[(Network, f64)]| -> Option<f64> {
         let all: f64 = networks.iter().map(|(_, weight)| weight).sum();

@@ -42,8 +42,6 @@ const REBIND_INTERVAL: Duration = Duration::from_secs(20);
 const REBINDINGS: usize = 4;
 /// How soon after there is a network again the stream goes on.
 const RESUMED_WITHIN: Duration = Duration::from_secs(1);
-/// The same where UDP is blocked: four probe timeouts show that the home node does not answer, and then it is asked by UDP alone for 400 ms more.
-const RESUMED_BY_TLS_WITHIN: Duration = Duration::from_secs(3);
 /// Relayed packets in a second that are no traffic: a number takes two and an acknowledgement, and there are a hundred in that time.
 const STRAYS_MAX: u64 = 20;
 
@@ -52,13 +50,13 @@ const STRAYS_MAX: u64 = 20;
 enum Change {
     /// Nothing: what the lab itself costs.
     Nothing,
-    /// The caller's router forgets its mappings.
+    /// The caller's router forgets its mappings, and gives other ports.
     Rebinding,
     /// It does so again and again.
     OftenRebinding,
     /// It gets another public address too.
     PublicAddress,
-    /// Both routers forget their mappings at once.
+    /// Both routers do so at once.
     BothRebind,
     /// The caller's host gets another address in its LAN.
     HostAddress,
@@ -111,28 +109,23 @@ impl Change {
     fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
-            Self::Rebinding => "the caller's NAT forgets its mappings",
+            Self::Rebinding => "the caller's NAT gives it another port",
             Self::OftenRebinding => "it does so every 20 s",
             Self::PublicAddress => "its public address changes",
-            Self::BothRebind => "both NATs forget at once",
+            Self::BothRebind => "both NATs do so at once",
             Self::HostAddress => "the caller's host gets another address",
             Self::Network => "the caller's host goes to another network",
             Self::UdpBlocked => "it goes to one in which UDP is blocked",
             Self::Home => "it comes back to its own",
             Self::Cut => "the caller's line is cut for 5 s",
             Self::DeafFor => "the same, inwards only",
-            Self::Sleep => "the caller's machine sleeps, and its NAT forgets",
+            Self::Sleep => "the caller's machine sleeps, and both NATs forget",
             Self::Interface => "the caller's host changes to another interface",
             Self::Route => "its route goes back to the first, and the other stays up",
             Self::OnlyIpv6 => "the caller's host has IPv6 only",
             Self::OnlyIpv4 => "it has IPv4 only",
             Self::BothFamilies => "it has both again",
         }
-    }
-
-    /// How soon the stream goes on.
-    fn resumed_within(self) -> Duration {
-        if self.leaves_udp() { RESUMED_BY_TLS_WITHIN } else { RESUMED_WITHIN }
     }
 
     /// By what the home node is reached afterwards.
@@ -176,7 +169,7 @@ pub(crate) fn run(rig: &Rig, networks: [Network; 2], sleep: Duration) -> Result<
             let mut relayed = ticker.relayed_in_a_second(&agents).await?;
             page += &format!("| {} | {} | {relayed} |\n", change.name(), beyond.as_millis());
             eprintln!("{change:?}: {beyond:?}, {relayed} relayed");
-            if beyond > rig.slack * change.resumed_within() {
+            if beyond > rig.slack * RESUMED_WITHIN {
                 wrong.push(format!("{}: silence of {beyond:?} beyond it", change.name()));
             }
             let patience = clock::now().mono + (rig.slack - 1) * WATCH;
@@ -212,19 +205,19 @@ async fn apply(agents: &Agents, ticker: &mut Ticker, change: Change, sleep: Dura
     let caller = caller.ok_or_else(|| BenchError::Wrong("the caller has no gateway".to_owned()))?;
     match change {
         Change::Nothing => {}
-        Change::Rebinding => engine.with(move |router| router.flush(caller)),
+        Change::Rebinding => engine.with(move |router| router.remap(caller)),
         Change::OftenRebinding => {
             let mut longest = Duration::ZERO;
             for _ in 0..REBINDINGS {
-                engine.with(move |router| router.flush(caller));
+                engine.with(move |router| router.remap(caller));
                 longest = longest.max(ticker.watch(REBIND_INTERVAL).await?);
             }
             return Ok(longest);
         }
         Change::PublicAddress => engine.with(move |router| router.rebind(caller, &[address("198.51.100.101")])),
         Change::BothRebind => engine.with(move |router| {
-            router.flush(caller);
-            called.into_iter().for_each(|called| router.flush(called));
+            router.remap(caller);
+            called.into_iter().for_each(|called| router.remap(called));
         }),
         Change::HostAddress => agents.move_caller(caller, &["192.168.1.77"])?,
         Change::Network => {
@@ -277,7 +270,7 @@ impl Agents {
         kill_process(daemon, Signal::STOP).map_err(std::io::Error::from)?;
         tokio::time::sleep(time).await;
         for gateway in self.gateways.into_iter().flatten() {
-            self.lab.engine.with(move |router| router.flush(gateway));
+            self.lab.engine.with(move |router| router.remap(gateway));
         }
         self.cut(BOTH, false);
         kill_process(daemon, Signal::CONT).map_err(std::io::Error::from)?;

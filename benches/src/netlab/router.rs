@@ -188,9 +188,9 @@ impl Router {
         (link.wait(now), link.stats())
     }
 
-    /// Lets a gateway forget all mappings.
-    pub(crate) fn flush(&mut self, gateway: NodeId) {
-        self.for_each_table(gateway, Nat::flush);
+    /// Lets a gateway forget all mappings, and give other ports from now on.
+    pub(crate) fn remap(&mut self, gateway: NodeId) {
+        self.for_each_table(gateway, Nat::remap);
     }
 
     /// Lets a gateway forget all mappings, and have other outside addresses from now on.

@@ -229,7 +229,7 @@ impl Node {
             self.peers[index as usize].paths.forget_local_ip(path);
         }
         let is_home = self.home == Some(index);
-        if is_home && count >= HOME_LOST_PTO_COUNT {
+        if is_home && count >= self.home_lost_after(index) {
             // An attempt may be under way already: keys are often due when a keepalive is.
             self.lose_home(now);
             if self.peers[index as usize].dial.is_none() {
@@ -307,6 +307,12 @@ impl Node {
         if self.peers[home as usize].suspect_move(now.mono, again) {
             self.touch(home);
         }
+    }
+
+    /// Probe timeouts in a row after which the home node counts as lost. Where it was not heard in this network yet, it may be out of reach: one.
+    fn home_lost_after(&self, home: u32) -> u32 {
+        let is_unheard_here = self.peers[home as usize].last_received() < self.network_since;
+        if is_unheard_here { 1 } else { HOME_LOST_PTO_COUNT }
     }
 
     pub(super) fn lose_home(&mut self, now: Now) {

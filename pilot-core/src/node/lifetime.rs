@@ -35,6 +35,7 @@ impl Node {
 
     /// This is another network, or another home node.
     pub(super) fn network_changed(&mut self, now: Now) {
+        self.network_since = now.mono;
         let step = self.keepalive.network_changed(now.mono);
         self.begin_keepalive_anew(now, step);
     }

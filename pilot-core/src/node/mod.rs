@@ -82,6 +82,8 @@ pub struct Node {
     home: Option<u32>,
     /// The home node was reported lost, and has not been heard of since.
     is_home_lost: bool,
+    /// Since when this is our network, as far as the driver has told.
+    network_since: Mono,
     /// Slots of the backbone nodes, the home node among them.
     backbones: Vec<u32>,
     link_users: LinkUsers,
@@ -155,6 +157,7 @@ impl Node {
             by_remote_index: BTreeMap::new(),
             home: None,
             is_home_lost: false,
+            network_since: now.mono,
             backbones: Vec::new(),
             link_users: LinkUsers::new(),
             local_addresses: Vec::new(),

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 pub mod disk;
+pub mod rest;
 pub mod schema;
 pub mod stream;
 pub mod tap;

@@ -10,7 +10,7 @@ use crate::limits::{
     VOLLEYS_PER_ADDRESS_MAX,
 };
 use crate::mapping::NatMapping;
-use crate::path::Paths;
+use crate::path::{Paths, Word};
 use crate::transport::{Candidate, CandidateKind, PathFrame, PortSet, Ports};
 use crate::wire::{self, PacketKind, frame};
 
@@ -285,6 +285,26 @@ fn an_address_that_a_peer_has_named_has_sixteen_unanswered_probes_at_most() {
         pair.run_for(Duration::from_millis(200));
         sent.resize(pair.astray.len(), pair.now.mono);
     }
+    assert_sixteen_at_a_time(&sent);
+}
+
+/// The same where it seems to send from there itself.
+#[test]
+fn an_address_that_a_peer_forges_as_its_own_has_sixteen_unanswered_probes_at_most() {
+    let mut pair = connected();
+    pair.run_for(Duration::from_secs(1));
+    let mut sent = Vec::new();
+    for number in 0..400 {
+        let packet = pair.forge(0, 1, FORGED + u64::from(number), frame::put_ping);
+        pair.deliver(1, SocketAddr::new(VICTIM.ip(), 1_000 + number), &packet);
+        pair.run_for(Duration::from_millis(200));
+        sent.resize(pair.astray.len(), pair.now.mono);
+    }
+    assert_sixteen_at_a_time(&sent);
+}
+
+/// `sent`: when probes went to one address, to the nearest 200 ms.
+fn assert_sixteen_at_a_time(sent: &[Mono]) {
     assert!(sent.len() > PROBES_PER_ADDRESS_MAX, "it is probed again after a while");
     for probes in sent.windows(PROBES_PER_ADDRESS_MAX + 1) {
         assert!(probes[PROBES_PER_ADDRESS_MAX].since(probes[0]) >= PROBE_COUNTED_FOR - Duration::from_millis(200));
@@ -392,13 +412,13 @@ fn probes_at_many_addresses_are_counted_in_bounded_space() {
     let (mut paths, ip) = (Paths::default(), |n: u16| IpAddr::from([203, 0, (n >> 8) as u8, n as u8]));
     paths.earn_probes(1 << 20);
     let now = Mono(1_000_000_000);
-    let probed = (0..1_000).filter(|&n| paths.spend_probe(now, ip(n), true)).count();
+    let probed = (0..1_000).filter(|&n| paths.spend_probe(now, ip(n), Some(Word::Named))).count();
     assert_eq!(probed, PROBED_ADDRESSES_MAX);
     paths.earn_probes(1 << 20);
-    let again = (0..100).filter(|_| paths.spend_probe(now, ip(0), true)).count();
+    let again = (0..100).filter(|_| paths.spend_probe(now, ip(0), Some(Word::Named))).count();
     assert_eq!(again, PROBES_PER_ADDRESS_MAX - 1);
     paths.earn_probes(1 << 20);
-    assert!(paths.spend_probe(now + PROBE_COUNTED_FOR, ip(0), true));
+    assert!(paths.spend_probe(now + PROBE_COUNTED_FOR, ip(0), Some(Word::Named)));
 }
 
 /// A home node attests a victim's address for whomever it likes, and forwards what a peer tells of its ports. Volleys go there, as they would to
@@ -750,7 +770,7 @@ impl Pair {
     fn spend_credit(&mut self, which: usize, other: usize) -> usize {
         let slot = self.slot(which, other) as usize;
         let (paths, now) = (&mut self.hosts[which].node.peers[slot].paths, self.now.mono);
-        std::iter::repeat_with(|| paths.spend_probe(now, VICTIM.ip(), false)).take_while(|&may| may).count()
+        std::iter::repeat_with(|| paths.spend_probe(now, VICTIM.ip(), None)).take_while(|&may| may).count()
     }
 }
 
