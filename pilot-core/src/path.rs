@@ -18,6 +18,8 @@ use crate::time::Mono;
 
 /// Pause after the first probe of a round; it doubles with each.
 const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(25);
+/// The same while a TLS link stands in for UDP, for as long as that takes: who is idle there is not woken more often.
+const PROBE_INTERVAL_BESIDE_LINK: Duration = Duration::from_secs(1);
 
 /// A peer that was heard by another direct path for this long, and not by the one in use, has moved.
 const PEER_MOVED_AFTER: Duration = Duration::from_millis(200);
@@ -446,6 +448,7 @@ impl Paths {
         rng: &mut Rng,
     ) -> Vec<(PathId, [u8; 8])> {
         let mut due = Vec::new();
+        let is_by_link = self.active().is_some_and(|active| active.hop.is_link());
         for at in 0..self.paths.len() {
             let path = &mut self.paths[at];
             let Some(probe) = &mut path.probe else { continue };
@@ -458,7 +461,8 @@ impl Paths {
                 continue;
             }
             if probe.sent < PROBES_PER_PATH_MAX {
-                probe.next = now + PROBE_INTERVAL_MIN * 2u32.pow(probe.sent);
+                let doubling = PROBE_INTERVAL_MIN * 2u32.pow(probe.sent);
+                probe.next = now + if is_by_link { PROBE_INTERVAL_BESIDE_LINK } else { doubling };
                 probe.sent += 1;
                 let (id, token, target) = (path.id, probe.token, path.hop.target());
                 let word = if path.is_fresh(now) { Word::Heard } else { Word::Named };

@@ -21,10 +21,10 @@ pub fn assert_rests(pids: &[u32]) {
 fn watch(pids: &[u32]) -> Vec<u64> {
     let before: Vec<_> = pids.iter().map(|&pid| wakes(pid)).collect();
     std::thread::park_timeout(WATCH);
-    pids.iter().zip(before).map(|(&pid, before)| wakes(pid) - before).collect()
+    pids.iter().zip(before).map(|(&pid, before)| wakes(pid).saturating_sub(before)).collect()
 }
 
-/// How often a process was woken so far: each of its threads sleeps by its own will before that.
+/// How often the threads were woken that a process has: each sleeps by its own will before that.
 fn wakes(pid: u32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
     let statuses = threads.map(|thread| fs::read_to_string(thread.expect("a thread").path().join("status")));

@@ -206,6 +206,15 @@ impl Pair {
         self.astray.iter().map(|(_, datagram)| datagram.len()).sum()
     }
 
+    /// Lets `which` send a packet that is to be acknowledged.
+    fn ping(&mut self, which: usize, other: usize) {
+        let slot = self.slot(which, other);
+        let peer = &mut self.hosts[which].node.peers[slot as usize];
+        let path = peer.paths.active().expect("connected").id;
+        peer.tunnel.as_mut().expect("connected").transport.ping(path);
+        self.hosts[which].node.touch(slot);
+    }
+
     /// Lets `which` name ports of the victim as its own addresses.
     fn name_victim(&mut self, which: usize, other: usize, generation: u16) {
         let candidate = |place| Candidate {
@@ -295,7 +304,9 @@ fn an_address_that_a_peer_forges_as_its_own_has_sixteen_unanswered_probes_at_mos
     pair.run_for(Duration::from_secs(1));
     let mut sent = Vec::new();
     for number in 0..400 {
-        let packet = pair.forge(0, 1, FORGED + u64::from(number), frame::put_ping);
+        pair.ping(0, 1);
+        pair.run_for(Duration::from_millis(1));
+        let packet = pair.intercept(1, PacketKind::Data).pop().expect("a packet");
         pair.deliver(1, SocketAddr::new(VICTIM.ip(), 1_000 + number), &packet);
         pair.run_for(Duration::from_millis(200));
         sent.resize(pair.astray.len(), pair.now.mono);
