@@ -19,7 +19,7 @@ use crate::time::Mono;
 /// Pause after the first probe of a round; it doubles with each.
 const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(25);
 /// The same while a TLS link stands in for UDP, for as long as that takes: who is idle there is not woken more often.
-const PROBE_INTERVAL_BESIDE_LINK: Duration = Duration::from_secs(1);
+const PROBE_INTERVAL_BESIDE_LINK: Duration = Duration::from_secs(2);
 
 /// A peer that was heard by another direct path for this long, and not by the one in use, has moved.
 const PEER_MOVED_AFTER: Duration = Duration::from_millis(200);
