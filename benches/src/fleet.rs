@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use pilot_core::time::Mono;
 use pilot_daemon::api::client::Client;
-use pilot_daemon::api::types::{
-    AcceptRequest, ErrorCode, OpenRequest, OrgMembers, OrgRequest, RevokeRequest, Revoked, Status,
-};
+use pilot_daemon::api::orgs::{OrgMembers, OrgRequest, RevokeRequest, Revoked};
+use pilot_daemon::api::types::{AcceptRequest, ErrorCode, OpenRequest, Status};
 use pilot_daemon::clock;
 use pilot_daemon::home::Home;
 use tempfile::TempDir;

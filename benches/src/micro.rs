@@ -12,7 +12,7 @@ use pilot_core::org::membership::{Proof, consent};
 use pilot_core::org::roster::Roster;
 use pilot_core::time::UnixTime;
 use pilot_daemon::agent::Agent;
-use pilot_daemon::api::types::WhyRequest;
+use pilot_daemon::api::rules::WhyRequest;
 use pilot_daemon::clock;
 use pilot_daemon::home::Home;
 use tempfile::TempDir;

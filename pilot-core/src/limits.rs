@@ -63,6 +63,8 @@ pub const PATH_OUTLIVED_PTO_COUNT: u32 = 2;
 pub const MOVE_SUSPECTED_INTERVAL: Duration = Duration::from_secs(1);
 /// Probe timeouts in a row after which the home node counts as lost.
 pub const HOME_LOST_PTO_COUNT: u32 = 4;
+/// In a new network one is enough, after this: most round trips are over by then.
+pub const HOME_MISSED_AFTER: Duration = Duration::from_millis(200);
 /// Rest between two changes of path that only follow a peer that has moved, at the side with the smaller key.
 pub const FOLLOW_AFTER_SMALLER: Duration = Duration::from_secs(5);
 /// The same at the side with the greater key: it follows first, so that both end on one path.
@@ -79,6 +81,8 @@ pub const REPROBE_MIN: Duration = Duration::from_secs(5);
 pub const REPROBE_MAX: Duration = Duration::from_secs(60);
 /// Candidates sent to a peer and taken from one.
 pub const CANDIDATES_MAX: usize = 16;
+/// Of these, the first that may be probed become paths: none drives another out, nor the path in use and those that relay.
+pub const CANDIDATES_PROBED_MAX: usize = PATHS_MAX - 4;
 /// Addresses kept from a ticket or a record.
 pub const ADDRESSES_MAX: usize = 8;
 /// Addresses of a backbone node taken from one record of another agent: each is sent handshakes.

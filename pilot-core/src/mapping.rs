@@ -75,6 +75,16 @@ impl NatMapping {
         matches!(self, Self::Unknown | Self::Independent | Self::PortIndependent { .. })
     }
 
+    /// The ports of fresh sockets, where simple challenges have failed and nothing says why: the mapping depends on what nobody could tell, or
+    /// a router took a challenge that came too early for a flow of its own, and gives our port to that (spec/paths.md §7.5).
+    pub(crate) fn unexplained_set(self) -> Option<PortSet> {
+        match self {
+            Self::PortIndependent { set } => Some(set),
+            Self::Independent => Some(PortSet::new(0, 0)),
+            Self::Unknown | Self::Sequence { .. } | Self::Random { .. } => None,
+        }
+    }
+
     /// One port for all ports of an address, and nobody at another address to ask; ports of fresh sockets.
     pub(crate) fn of_one_address(ports: &[u16; SAMPLES]) -> Self {
         Self::PortIndependent { set: common_set(ports) }

@@ -224,8 +224,7 @@ impl Paths {
     }
 
     /// Removes and returns the path that must make room, if there are too many: of the direct ones that carry nothing that which was heard, or
-    /// named, the longest ago. What the peer has named just now is no less likely to lead to it than where it was heard once; of one list the
-    /// last goes first, since a list begins with what is likeliest to lead somewhere.
+    /// named, the longest ago. What the peer has named just now is no less likely to lead to it than where it was heard once.
     pub(crate) fn evict(&mut self) -> Option<PathId> {
         if self.paths.len() <= PATHS_MAX {
             return None;
@@ -236,7 +235,6 @@ impl Paths {
         let position = self.paths[..newest]
             .iter()
             .enumerate()
-            .rev()
             .filter(is_idle)
             .min_by_key(|(_, path)| (!path.hop.is_direct(), path.last_received.max(Some(path.last_named))))
             .map(|(position, _)| position)?;

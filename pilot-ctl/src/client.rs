@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use pilot_daemon::api::client::Client;
 use pilot_daemon::api::network::{Diagnosis, DoctorRequest, NetCheck};
+use pilot_daemon::api::orgs::{
+    CreateOrg, InviteRequest, Invited, JoinRequest, Joined, LeaveRequest, OrgCreated, OrgList, OrgMembers, OrgRequest,
+    RevokeRequest, Revoked, RotateRequest, Rotated, UninviteRequest, Uninvited,
+};
+use pilot_daemon::api::rules::{ChangeRules, Rule, RuleList, Why, WhyRequest};
 use pilot_daemon::api::types::{
-    AcceptRequest, ApiError, ChangeRules, CreateOrg, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest,
-    HandOverRequest, HandedOver, InviteRequest, Invited, JoinRequest, Joined, LeaveRequest, OpenRequest, OrgCreated,
-    OrgList, OrgMembers, OrgRequest, Peers, Published, Reached, ResetRequest, RevokeRequest, Revoked, RotateRequest,
-    Rotated, Rule, RuleList, Settings, Status, StreamState, StreamStatus, TargetRequest, TicketReply, UninviteRequest,
-    Uninvited, Why, WhyRequest,
+    AcceptRequest, ApiError, Done, ErrorCode, FindRequest, Found, Groups, GroupsRequest, HandOverRequest, HandedOver,
+    OpenRequest, Peers, Published, Reached, ResetRequest, Settings, Status, StreamState, StreamStatus, TargetRequest,
+    TicketReply,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -80,15 +80,18 @@ fn an_address_dependent_mapping_meets_whom_it_can_by_default() -> Result<(), Fai
 
 /// Within the life of a Linux router's mappings, behind that, and when keys have run out too.
 const SILENCES: [Duration; 3] = [Duration::from_secs(40), Duration::from_secs(150), Duration::from_secs(600)];
-/// Whom theory lets meet, by each of the ways to do so. Not those behind routers that answer: the first packet to one that has forgotten the flow
-/// spoils it for the next.
-const FRIENDS: [Pair; 6] = [
+/// Whom theory lets meet, by each of the ways to do so. A router that answers and has forgotten the flow takes the first packet for another one,
+/// and so spoils it for the next.
+const FRIENDS: [Pair; 9] = [
     Pair::Apart(Network::Open, Network::PortRestricted),
     Pair::Apart(Network::PortRestricted, Network::Open),
     Pair::Apart(Network::PortRestricted, Network::PortRestricted),
     Pair::Apart(Network::AddressDependent, Network::PortRestricted),
     Pair::Apart(Network::Sequential, Network::PortRestricted),
     Pair::Apart(Network::PortRestricted, Network::Random),
+    Pair::Apart(Network::PortRestricted, Network::Answering),
+    Pair::Apart(Network::Answering, Network::PortRestricted),
+    Pair::Apart(Network::Answering, Network::Answering),
 ];
 
 #[test]

@@ -109,17 +109,34 @@ fn an_idle_agent_that_moved_can_be_reached_at_once() -> Result<(), Failure> {
 
 /// UDP gets nowhere there: only who knows that soon has a TLS link soon.
 #[test]
-fn an_agent_that_moved_misses_its_home_node_within_a_quarter_of_a_second() -> Result<(), Failure> {
+fn an_agent_that_moved_misses_its_home_node_within_four_tenths_of_a_second() -> Result<(), Failure> {
     for_each_seed(SEEDS, |seed| {
         let Relayed { mut world, alice, .. } = relayed(seed, LinkConfig::default().delay(Duration::from_millis(20)))?;
         let nowhere = world.add_gateway(NatConfig::port_restricted().udp(UdpPolicy::Blocked), None);
         world.run_for(Duration::from_secs(10))?;
         world.move_behind(alice, Some(nowhere), Families::V4)?;
-        let is_missed = |world: &World| {
-            let milestones = world.application(alice).into_iter().flat_map(|application| application.milestones());
-            milestones.into_iter().any(|(_, event)| matches!(event, Event::HomeLost))
-        };
-        world.run_until("the home node is missed", Duration::from_millis(250), is_missed)
+        let is_missed = |world: &World| has_missed_home(world, alice);
+        world.run_until("the home node is missed", Duration::from_millis(400), is_missed)
+    })
+}
+
+fn has_missed_home(world: &World, agent: HostId) -> bool {
+    let milestones = world.application(agent).into_iter().flat_map(|application| application.milestones());
+    milestones.into_iter().any(|(_, event)| matches!(event, Event::HomeLost))
+}
+
+/// The timeouts of the line before say nothing of the one there.
+#[test]
+fn an_agent_that_moved_to_a_line_ten_times_as_long_misses_nobody() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        let link = |ms| LinkConfig::default().delay(Duration::from_millis(ms));
+        let Relayed { mut world, alice, backbone, .. } = relayed(seed, link(9))?;
+        world.run_for(Duration::from_secs(40))?;
+        world.change_link(alice, backbone, |_| link(90));
+        world.change_address(alice)?;
+        world.run_for(Duration::from_secs(5))?;
+        assert!(!has_missed_home(&world, alice));
+        Ok(())
     })
 }
 

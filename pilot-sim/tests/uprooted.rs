@@ -19,10 +19,14 @@ const RESUMED: Duration = Duration::from_secs(1);
 /// The keepalive with the home node, and what it takes to follow it.
 const KEEPALIVE: Duration = Duration::from_secs(26);
 
-/// Two agents on a direct path.
+/// Two agents on a direct path, each behind what most homes have.
 fn met(seed: u64) -> Result<Meeting, Failure> {
+    met_as(seed, Pair::Apart(Network::PortRestricted, Network::PortRestricted))
+}
+
+fn met_as(seed: u64, pair: Pair) -> Result<Meeting, Failure> {
     let link = LinkConfig::default().delay(Duration::from_millis(20));
-    let mut meeting = Meeting::new(seed, link, Pair::Apart(Network::PortRestricted, Network::PortRestricted), true)?;
+    let mut meeting = Meeting::new(seed, link, pair, true)?;
     for _ in 0..20 {
         meeting.ping()?;
         meeting.world.run_for(Duration::from_millis(100))?;
@@ -134,6 +138,30 @@ fn a_caller_whose_public_address_changes_without_end_goes_on() -> Result<(), Fai
     meeting.world.settle()
 }
 
+/// The first challenge to a router that answers and has given other ports begins a flow there, and the port that was named is no longer free. They
+/// go on by relay meanwhile.
+#[test]
+fn routers_that_answer_are_met_again_within_three_seconds() -> Result<(), Failure> {
+    let pairs = [Network::PortRestricted, Network::Answering].map(|other| Pair::Apart(Network::Answering, other));
+    for pair in [pairs[0], pairs[1], Pair::Apart(Network::PortRestricted, Network::Answering)] {
+        for_each_seed(SEEDS, |seed| {
+            let mut meeting = met_as(seed, pair)?;
+            for change in [World::remap, World::rebind] {
+                change(&mut meeting.world, meeting.gateways[0].expect("it is behind one"));
+                for _ in 0..8 {
+                    assert!(meeting.ping()? <= RESUMED, "{pair:?}");
+                    meeting.world.run_for(Duration::from_millis(400))?;
+                }
+                let relayed = meeting.relayed();
+                meeting.ping()?;
+                assert_eq!(meeting.relayed(), relayed, "{pair:?}: still relayed");
+            }
+            meeting.world.settle()
+        })?;
+    }
+    Ok(())
+}
+
 /// Addresses that lead nowhere, as of containers and virtual machines, drive those that lead somewhere out of no table.
 #[test]
 fn agents_with_very_many_addresses_meet() -> Result<(), Failure> {
@@ -143,6 +171,11 @@ fn agents_with_very_many_addresses_meet() -> Result<(), Failure> {
         let many: Vec<_> = (1..=15).map(|host| SocketAddr::from(([172, 17, network, host], 4_000))).collect();
         meeting.world.call(agent, |node, now| node.set_local_addresses(now, &many))?;
     }
-    assert!(meeting.run()?.direct.is_some());
+    let gateway = meeting.gateways[0].expect("it is behind one");
+    for change in 0..4 {
+        assert!(meeting.run()?.direct.is_some(), "after change {change}");
+        meeting.world.remap(gateway);
+        meeting.world.run_for(Duration::from_secs(20))?;
+    }
     meeting.world.settle()
 }

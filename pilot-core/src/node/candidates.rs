@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::Node;
 use super::send::Outgoing;
-use crate::limits::CANDIDATES_MAX;
+use crate::limits::{CANDIDATES_MAX, CANDIDATES_PROBED_MAX};
 use crate::path::Hop;
 use crate::route::Route;
 use crate::time::Now;
@@ -83,7 +83,8 @@ impl Node {
         }
         let is_same_host = self.is_on_this_host(index);
         let candidates = candidates.iter().take(CANDIDATES_MAX).map(|candidate| candidate.address);
-        let addresses: Vec<_> = candidates.filter(|address| is_probeable(address, is_same_host)).collect();
+        let addresses = candidates.filter(|address| is_probeable(address, is_same_host));
+        let addresses: Vec<_> = addresses.take(CANDIDATES_PROBED_MAX).collect();
         let peer = &mut self.peers[index as usize];
         let hops = || addresses.iter().map(|&address| Hop::Direct(Route::to(address)));
         let is_new = |hop: Hop| !peer.paths.iter().any(|path| path.hop.is_same_way(&hop));

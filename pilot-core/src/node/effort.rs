@@ -42,16 +42,14 @@ impl Node {
 
     /// Both sides have the other's candidates: if simple challenges do not meet soon, something is done about it.
     pub(super) fn give_challenges_time(&mut self, now: Now, index: u32) {
-        let time = match self.survey.mapping() {
+        let round_trips = match self.survey.mapping().unexplained_set() {
             // Nothing says that an effort is needed: they have failed when an answer would be here.
-            NatMapping::PortIndependent { .. } => EFFORT_AFTER + self.round_trip(index) * EFFORT_ROUND_TRIPS,
-            NatMapping::Unknown | NatMapping::Independent | NatMapping::Sequence { .. } | NatMapping::Random { .. } => {
-                EFFORT_AFTER
-            }
+            Some(_) => self.round_trip(index) * EFFORT_ROUND_TRIPS,
+            None => Duration::ZERO,
         };
         let peer = &mut self.peers[index as usize];
         if !peer.is_backbone && !peer.paths.has_proved_direct() {
-            peer.effort.give_time(now.mono, time);
+            peer.effort.give_time(now.mono, EFFORT_AFTER + round_trips);
         }
     }
 
@@ -112,10 +110,12 @@ impl Node {
             return;
         }
         let is_neighbour = peer.attested.map(|address| address.ip()) == self.observed.map(|address| address.ip());
-        let count = match (self.survey.mapping(), peer.effort.peer) {
-            (NatMapping::PortIndependent { .. }, _) if is_neighbour => return,
-            (NatMapping::Random { set } | NatMapping::PortIndependent { set }, None) => {
-                self.sockets.share_of(now.mono, set)
+        let has_nat = self.observed.is_some_and(|address| !self.local_addresses.contains(&address));
+        let mapping = self.survey.mapping();
+        let count = match (mapping, peer.effort.peer) {
+            (NatMapping::Random { set }, None) => self.sockets.share_of(now.mono, set),
+            (NatMapping::Independent | NatMapping::PortIndependent { .. }, None) if has_nat && !is_neighbour => {
+                mapping.unexplained_set().map_or(0, |set| self.sockets.share_of(now.mono, set))
             }
             (NatMapping::Sequence { .. }, None | Some(Ports::Sequence { .. })) => 1,
             _ => return,
@@ -142,13 +142,16 @@ impl Node {
             return;
         }
         match self.survey.mapping() {
-            NatMapping::Random { set } | NatMapping::PortIndependent { set } => self.spread(now, index, set),
+            NatMapping::Random { set } => self.spread(now, index, set),
+            mapping @ (NatMapping::Independent | NatMapping::PortIndependent { .. }) => {
+                mapping.unexplained_set().into_iter().for_each(|set| self.spread(now, index, set));
+            }
             NatMapping::Sequence { .. } => {
                 if let Some(server) = self.home_address() {
                     self.ask_stun(server, socket, Purpose::Effort(index));
                 }
             }
-            NatMapping::Unknown | NatMapping::Independent => {}
+            NatMapping::Unknown => {}
         }
     }
 

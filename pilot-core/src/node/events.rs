@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use crate::event::{Event, StreamHandle};
 use crate::id::{Instance, PathId, ServicePort};
-use crate::limits::{EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, PATH_FAILED_PTO_COUNT, PATH_OUTLIVED_PTO_COUNT};
+use crate::limits::{
+    EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, HOME_MISSED_AFTER, PATH_FAILED_PTO_COUNT, PATH_OUTLIVED_PTO_COUNT,
+};
 use crate::path::Hop;
 use crate::stats::DropReason;
 use crate::time::{Mono, Now};
@@ -229,7 +231,7 @@ impl Node {
             self.peers[index as usize].paths.forget_local_ip(path);
         }
         let is_home = self.home == Some(index);
-        if is_home && count >= self.home_lost_after(index) {
+        if is_home && count >= self.home_lost_after(now.mono, index) {
             // An attempt may be under way already: keys are often due when a keepalive is.
             self.lose_home(now);
             if self.peers[index as usize].dial.is_none() {
@@ -309,10 +311,12 @@ impl Node {
         }
     }
 
-    /// Probe timeouts in a row after which the home node counts as lost. Where it was not heard in this network yet, it may be out of reach: one.
-    fn home_lost_after(&self, home: u32) -> u32 {
+    /// Probe timeouts in a row after which the home node counts as lost. Where it was not heard since the network has changed it may be out of
+    /// reach: one, if a round trip can be over that is longer than those of before.
+    fn home_lost_after(&self, now: Mono, home: u32) -> u32 {
         let is_unheard_here = self.peers[home as usize].last_received() < self.network_since;
-        if is_unheard_here { 1 } else { HOME_LOST_PTO_COUNT }
+        let is_missed = is_unheard_here && now.since(self.network_since) >= HOME_MISSED_AFTER;
+        if is_missed { 1 } else { HOME_LOST_PTO_COUNT }
     }
 
     pub(super) fn lose_home(&mut self, now: Now) {

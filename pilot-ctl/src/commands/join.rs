@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use pilot_core::ticket::{BackboneTicket, Ticket};
 use pilot_daemon::agent::{Token, check_org};
-use pilot_daemon::api::types::{JoinRequest, Joined, OrgStatus};
+use pilot_daemon::api::orgs::{JoinRequest, Joined, OrgStatus};
 use tokio::sync::OnceCell;
 
 use crate::client::Daemon;

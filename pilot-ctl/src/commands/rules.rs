@@ -1,7 +1,7 @@
 //! `pilotctl allow`, `deny`, `rules` and `why` (spec/cli.md §5.13): who may call this agent.
 
 use clap::Args;
-use pilot_daemon::api::types::{ChangeRules, Rule, WhyRequest};
+use pilot_daemon::api::rules::{ChangeRules, Rule, WhyRequest};
 
 use crate::client::Daemon;
 use crate::context::Context;

@@ -9,7 +9,7 @@ const WATCH: Duration = Duration::from_secs(5);
 const LOOKS_MAX: usize = 12;
 
 /// Waits until these processes rest, and looks that they go on with it: none wakes more than twice a second, three times in a row.
-pub fn assert_rests(pids: &[u32]) {
+pub(crate) fn assert_rests(pids: &[u32]) {
     let rests = |wakes: &[u64]| wakes.iter().all(|&wakes| wakes <= 2 * WATCH.as_secs());
     assert!((0..LOOKS_MAX).any(|_| rests(&watch(pids))), "they do not rest");
     for _ in 0..2 {

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{Agent, AgentConfig, Inner, StartError};
-use crate::api::types::LeaveRequest;
+use crate::api::orgs::LeaveRequest;
 use crate::backbone_link;
 use crate::clock;
 use crate::home::{AgentHome, Home, HomeError};

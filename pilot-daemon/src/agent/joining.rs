@@ -17,7 +17,8 @@ use pilot_core::time::UnixTime;
 use zeroize::Zeroizing;
 
 use super::{Agent, COMPARE_CLOCKS};
-use crate::api::types::{self, ApiError, ErrorCode};
+use crate::api::orgs;
+use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
 use crate::home::entropy;
 use crate::org::{self, Org, calls, codes, directory};
@@ -33,7 +34,7 @@ impl Agent {
     ///
     /// # Errors
     /// If this agent makes no members, or may not give what is asked.
-    pub async fn invite(&self, request: &types::InviteRequest) -> Result<types::Invited, ApiError> {
+    pub async fn invite(&self, request: &orgs::InviteRequest) -> Result<orgs::Invited, ApiError> {
         let inner = &self.inner;
         check_invite(request)?;
         let ticket = self.ticket().await?;
@@ -82,15 +83,15 @@ impl Agent {
             None => (Invite { org, name: request.org.clone(), issuer: ticket, id, secret }.to_string(), None),
         };
         let id = HEXLOWER.encode(&id);
-        Ok(types::Invited { id, invite, scan, uses: request.uses, expires_s: request.expires_s })
+        Ok(orgs::Invited { id, invite, scan, uses: request.uses, expires_s: request.expires_s })
     }
 
     /// Takes an invite back. Who has used it stays a member.
     ///
     /// # Errors
     /// If no such invite of this agent is open, or that cannot be kept.
-    pub async fn uninvite(&self, request: &types::UninviteRequest) -> Result<types::Uninvited, ApiError> {
-        let types::UninviteRequest { org, invite } = request;
+    pub async fn uninvite(&self, request: &orgs::UninviteRequest) -> Result<orgs::Uninvited, ApiError> {
+        let orgs::UninviteRequest { org, invite } = request;
         let unknown = || {
             ApiError::new(ErrorCode::NotFound, format!("no invite '{invite}' to '{org}' is open here"))
                 .hint("see which are: pilotctl org list")
@@ -99,7 +100,7 @@ impl Agent {
         let id: [u8; INVITE_ID_LEN] = id.ok_or_else(unknown)?;
         let closed = self.inner.orgs.change(org, |org| if org.invites.close(&id) { Ok(()) } else { Err(unknown()) });
         closed.await?;
-        Ok(types::Uninvited { org: org.clone(), invite: HEXLOWER.encode(&id) })
+        Ok(orgs::Uninvited { org: org.clone(), invite: HEXLOWER.encode(&id) })
     }
 
     /// A word that no open code has the number of, and the seed of the rest.
@@ -123,7 +124,7 @@ impl Agent {
     ///
     /// # Errors
     /// Why not; nothing has changed then.
-    pub async fn join_org(&self, request: &types::JoinRequest) -> Result<types::Joined, ApiError> {
+    pub async fn join_org(&self, request: &orgs::JoinRequest) -> Result<orgs::Joined, ApiError> {
         if request.unless_member
             && let Some(org) = &request.org
             && let Some(joined) = self.membership(org).await
@@ -156,7 +157,7 @@ impl Agent {
     }
 
     /// This agent's membership of an organisation, if it is in it, also by what the directory knows: it may have been off when it was revoked.
-    async fn membership(&self, org: &str) -> Option<types::Joined> {
+    async fn membership(&self, org: &str) -> Option<orgs::Joined> {
         self.org_status(org).ok()?;
         directory::hear(&self.inner, org).await;
         self.org_status(org).ok().filter(|status| status.expires_s.is_some()).map(joined)
@@ -215,8 +216,8 @@ fn no_room(error: &OrgError) -> ApiError {
         .hint("take one back by its number: pilotctl org list, pilotctl org uninvite ID")
 }
 
-fn joined(status: types::OrgStatus) -> types::Joined {
-    types::Joined { org: status.name, role: status.role, members: status.members }
+fn joined(status: orgs::OrgStatus) -> orgs::Joined {
+    orgs::Joined { org: status.name, role: status.role, members: status.members }
 }
 
 /// What somebody joins with.
@@ -256,7 +257,7 @@ pub fn check_org(invite: &Invite, org: &str) -> Result<(), ApiError> {
     Err(ApiError::new(ErrorCode::Usage, message).hint(format!("say so: --org {}", invite.name)))
 }
 
-fn check_invite(request: &types::InviteRequest) -> Result<(), ApiError> {
+fn check_invite(request: &orgs::InviteRequest) -> Result<(), ApiError> {
     let usage = |message: String, hint: &str| Err(ApiError::new(ErrorCode::Usage, message).hint(hint));
     let labels = request.groups.iter().chain([&request.role]);
     if let Some(label) = labels.into_iter().find(|label| !is_label(label)) {

@@ -11,7 +11,8 @@ use pilot_core::time::UnixTime;
 
 use super::orgs::{found, listed};
 use super::{Agent, Inner};
-use crate::api::types::{self, ApiError, ErrorCode};
+use crate::api::orgs;
+use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
 use crate::home::entropy;
 use crate::org::{self, Org, calls, keeper, store};
@@ -29,7 +30,7 @@ impl Agent {
     ///
     /// # Errors
     /// If neither key is kept or given here, or not the successor of a stolen one, or the new ones cannot be kept.
-    pub async fn rotate_org_key(&self, request: &types::RotateRequest) -> Result<types::Rotated, ApiError> {
+    pub async fn rotate_org_key(&self, request: &orgs::RotateRequest) -> Result<orgs::Rotated, ApiError> {
         let (inner, name) = (&self.inner, request.org.as_str());
         let now = clock::now().unix;
         let _rotating = inner.orgs.rotating.lock().await;
@@ -83,8 +84,8 @@ impl Agent {
         keeper::publish_list(inner, name, None, now).await?;
         inner.orgs.with(name, |org| former.retain(|known| org.roster.member(&known.key, now).is_none()))?;
         calls::tell_former(inner, name, former);
-        let org = types::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file };
-        Ok(types::Rotated { org, members })
+        let org = orgs::OrgCreated { name: name.to_owned(), key: org.to_string(), successor_file };
+        Ok(orgs::Rotated { org, members })
     }
 
     /// Makes this agent a member of each organisation of which it has the key.

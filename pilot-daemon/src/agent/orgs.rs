@@ -17,7 +17,8 @@ use pilot_core::wire::directory::Target;
 
 use super::Agent;
 use super::resolve::Resolved;
-use crate::api::types::{self, ApiError, ErrorCode};
+use crate::api::orgs;
+use crate::api::types::{ApiError, ErrorCode};
 use crate::clock;
 use crate::home::{AgentHome, HomeError, entropy};
 use crate::names::Names;
@@ -47,7 +48,7 @@ impl Agent {
     ///
     /// # Errors
     /// If the name is none or in use here, or it cannot be kept.
-    pub async fn create_org(&self, request: &types::CreateOrg) -> Result<types::OrgCreated, ApiError> {
+    pub async fn create_org(&self, request: &orgs::CreateOrg) -> Result<orgs::OrgCreated, ApiError> {
         let name = &request.name;
         if !is_name(name) {
             return Err(ApiError::new(ErrorCode::Usage, format!("'{name}' cannot be the name of an organisation"))
@@ -72,7 +73,7 @@ impl Agent {
         if list_age_max > Duration::ZERO {
             keeper::publish_list(inner, name, None, now).await?;
         }
-        Ok(types::OrgCreated { name: name.clone(), key: org.to_string(), successor_file })
+        Ok(orgs::OrgCreated { name: name.clone(), key: org.to_string(), successor_file })
     }
 
     pub(super) fn applicant(&self, name: &str) -> Applicant {
@@ -91,7 +92,7 @@ impl Agent {
     ///
     /// # Errors
     /// If there is no such member, or it is not this agent's to revoke.
-    pub async fn revoke(&self, request: &types::RevokeRequest) -> Result<types::Revoked, ApiError> {
+    pub async fn revoke(&self, request: &orgs::RevokeRequest) -> Result<orgs::Revoked, ApiError> {
         let (inner, name) = (&self.inner, &request.org);
         let known = || {
             let now = clock::now().unix;
@@ -145,7 +146,7 @@ impl Agent {
         let (routes_below, below): (Vec<_>, Vec<_>) = before.into_iter().filter(is_out).unzip();
         calls::tell_former(inner, name, route.into_iter().chain(routes_below).collect());
         let key = member.to_string();
-        Ok(types::Revoked { org: name.clone(), member: request.member.clone(), key, invites, below })
+        Ok(orgs::Revoked { org: name.clone(), member: request.member.clone(), key, invites, below })
     }
 
     /// Leaves an organisation. Who has enrolled this agent is told if it can be reached.
@@ -153,7 +154,7 @@ impl Agent {
     /// # Errors
     /// If the agent is in none of that name, keeps its key, has enrolled others and is not to leave all the same, or its files cannot be
     /// removed.
-    pub async fn leave_org(&self, request: &types::LeaveRequest) -> Result<(), ApiError> {
+    pub async fn leave_org(&self, request: &orgs::LeaveRequest) -> Result<(), ApiError> {
         let (inner, name) = (&self.inner, &request.org);
         let now = clock::now().unix;
         if self.keeps_key(name)? {
@@ -216,7 +217,7 @@ impl Agent {
     }
 
     /// The organisations that this agent is in.
-    pub fn orgs(&self) -> Vec<types::OrgStatus> {
+    pub fn orgs(&self) -> Vec<orgs::OrgStatus> {
         self.inner.orgs.names().iter().filter_map(|name| self.org_status(name).ok()).collect()
     }
 
@@ -224,7 +225,7 @@ impl Agent {
     ///
     /// # Errors
     /// If the agent is in none of that name.
-    pub async fn org_members(&self, name: &str) -> Result<Vec<types::OrgMember>, ApiError> {
+    pub async fn org_members(&self, name: &str) -> Result<Vec<orgs::OrgMember>, ApiError> {
         calls::refresh(&self.inner, name).await;
         let now = clock::now().unix;
         self.inner.orgs.with(name, |org| {
@@ -234,21 +235,21 @@ impl Agent {
         })
     }
 
-    pub(super) fn org_status(&self, name: &str) -> Result<types::OrgStatus, ApiError> {
+    pub(super) fn org_status(&self, name: &str) -> Result<orgs::OrgStatus, ApiError> {
         let now = clock::now().unix;
         let orgs = &self.inner.orgs;
         orgs.with(name, |org| {
             let own = org.roster.member(&orgs.own_key(), now);
-            let invite = |(id, terms, uses, expires): (&[u8; 8], &Terms, u32, UnixTime)| types::OpenInvite {
+            let invite = |(id, terms, uses, expires): (&[u8; 8], &Terms, u32, UnixTime)| orgs::OpenInvite {
                 id: HEXLOWER.encode(id),
                 role: terms.role.clone(),
                 uses,
                 expires_s: expires.as_secs().saturating_sub(now.as_secs()),
                 tries_left: org.invites.codes(now).find(|code| code.invite() == id).map(OpenCode::tries_left),
             };
-            let has_tries = |invite: &types::OpenInvite| invite.tries_left != Some(0);
+            let has_tries = |invite: &orgs::OpenInvite| invite.tries_left != Some(0);
             let may_enrol = orgs.issuer(org, now).is_some();
-            types::OrgStatus {
+            orgs::OrgStatus {
                 name: name.to_owned(),
                 key: org.roster.org().to_string(),
                 role: own.map(|own| own.role.clone()).unwrap_or_else(|| "none: revoked or expired".to_owned()),
@@ -385,9 +386,9 @@ fn named_or_keyed<'a>(roster: &'a Roster, member: &str, now: UnixTime) -> Option
     by_key.or_else(|| roster.named(member, now)).or_else(by_address)
 }
 
-fn org_member(proof: &Proof, now: UnixTime) -> types::OrgMember {
+fn org_member(proof: &Proof, now: UnixTime) -> orgs::OrgMember {
     let membership = proof.membership();
-    types::OrgMember {
+    orgs::OrgMember {
         name: membership.name.clone(),
         address: proof.address().to_string(),
         key: proof.key().to_string(),

@@ -1,7 +1,8 @@
 //! Who may call this agent, as programs and people see and change it (spec/rules.md).
 
 use super::{Agent, service_name, service_port};
-use crate::api::types::{self, ApiError, ErrorCode};
+use crate::api;
+use crate::api::types::{ApiError, ErrorCode};
 use crate::rules::{self, Decision, Effect, Rule, Service, Who};
 
 impl Agent {
@@ -9,9 +10,9 @@ impl Agent {
     ///
     /// # Errors
     /// If the agent has shut down.
-    pub async fn rules(&self) -> Result<types::RuleList, ApiError> {
+    pub async fn rules(&self) -> Result<api::rules::RuleList, ApiError> {
         let list = self.inner.ask(|core, now| {
-            let rule = |(effect, rule): (Effect, &Rule)| types::Rule {
+            let rule = |(effect, rule): (Effect, &Rule)| api::rules::Rule {
                 effect: effect.name().to_owned(),
                 service: rule.service.to_string(),
                 from: rule.from.to_string(),
@@ -19,7 +20,7 @@ impl Agent {
             };
             let rules = core.rules.current(now.mono).rules().map(rule).collect();
             let error = core.rules.error().map(ToString::to_string);
-            types::RuleList { file: core.rules.path().to_owned(), rules, error }
+            api::rules::RuleList { file: core.rules.path().to_owned(), rules, error }
         });
         list.await
     }
@@ -28,14 +29,14 @@ impl Agent {
     ///
     /// # Errors
     /// If the rule makes no sense, names an unknown agent, or cannot be kept.
-    pub async fn change_rules(&self, request: &types::ChangeRules) -> Result<types::Rule, ApiError> {
+    pub async fn change_rules(&self, request: &api::rules::ChangeRules) -> Result<api::rules::Rule, ApiError> {
         let usage = |message: String| ApiError::new(ErrorCode::Usage, message);
         let effect = [Effect::Allow, Effect::Deny].into_iter().find(|effect| effect.name() == request.effect);
         let effect = effect.ok_or_else(|| usage(format!("'{}' is neither allow nor deny", request.effect)))?;
         let service = Service::try_from(request.service.clone()).map_err(usage)?;
         let (from, note) = self.who(&request.from, effect).await?;
         let rule = Rule { service, from, note };
-        let changed = types::Rule {
+        let changed = api::rules::Rule {
             effect: effect.name().to_owned(),
             service: rule.service.to_string(),
             from: rule.from.to_string(),
@@ -67,7 +68,7 @@ impl Agent {
     ///
     /// # Errors
     /// If there is no such agent or service.
-    pub async fn why(&self, request: &types::WhyRequest) -> Result<types::Why, ApiError> {
+    pub async fn why(&self, request: &api::rules::WhyRequest) -> Result<api::rules::Why, ApiError> {
         let port = service_port(&request.service).ok_or_else(|| {
             ApiError::new(ErrorCode::Usage, format!("'{}' is not a service", request.service))
                 .hint("services are echo, query, mcp, message, or a port number")
@@ -81,7 +82,7 @@ impl Agent {
                 Decision::without_rules(port).unwrap_or_else(|| core.decide(now, &key, port, is_public))
             })
             .await?;
-        Ok(types::Why {
+        Ok(api::rules::Why {
             agent: found.label(),
             key: key.to_string(),
             service: service_name(port),

@@ -3,8 +3,10 @@
 pub mod client;
 mod datagrams;
 pub mod network;
+pub mod orgs;
 mod pump;
 pub mod request;
+pub mod rules;
 pub mod server;
 pub mod types;
 

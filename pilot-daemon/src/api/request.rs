@@ -10,10 +10,13 @@ use serde::de::DeserializeOwned;
 
 use super::header;
 use super::network::DoctorRequest;
+use super::orgs::{
+    CreateOrg, InviteRequest, JoinRequest, LeaveRequest, OrgRequest, RevokeRequest, RotateRequest, UninviteRequest,
+};
+use super::rules::{ChangeRules, WhyRequest};
 use super::types::{
-    AcceptRequest, ApiError, ChangeRules, CreateOrg, DatagramsRequest, ErrorCode, FindRequest, GroupsRequest,
-    HandOverRequest, InviteRequest, JoinRequest, LeaveRequest, OpenRequest, OrgRequest, ResetRequest, ResolveRequest,
-    RevokeRequest, RotateRequest, Settings, TargetRequest, UninviteRequest, WhyRequest,
+    AcceptRequest, ApiError, DatagramsRequest, ErrorCode, FindRequest, GroupsRequest, HandOverRequest, OpenRequest,
+    ResetRequest, ResolveRequest, Settings, TargetRequest,
 };
 
 /// Path of the calls that open a stream, and start of those about one.

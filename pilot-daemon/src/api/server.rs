@@ -25,11 +25,12 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::network::DoctorRequest;
+use super::orgs::{OrgList, OrgMembers, OrgRequest};
 use super::request::{self, Call, check_origin, no_such_stream, usage};
 use super::types::{
     AcceptRequest, AgentInfo, ApiError, DatagramsRequest, Done, EndedBy, ErrorBody, ErrorCode, FindRequest, Found,
-    Groups, GroupsRequest, HandOverRequest, HandedOver, Offer, OpenRequest, OrgList, OrgMembers, OrgRequest, Peers,
-    Published, Reached, ResetRequest, ResolveRequest, StreamState, StreamStatus, TargetRequest, TicketReply,
+    Groups, GroupsRequest, HandOverRequest, HandedOver, Offer, OpenRequest, Peers, Published, Reached, ResetRequest,
+    ResolveRequest, StreamState, StreamStatus, TargetRequest, TicketReply,
 };
 use super::{BODY_LEN_MAX, VERSION, VERSION_HEADER, datagrams, header, pump};
 use crate::agent::{

@@ -179,13 +179,21 @@ impl Keeper {
         }
     }
 
-    /// Waits until the home node has been silent for long enough.
+    /// Waits until the home node has been silent for long enough: since it is missed, or since the addresses have changed, if it is missed for
+    /// that.
     async fn until_needed(&mut self) -> Goes {
         let patience = if proxy::is_local(&self.ticket.host) { LOCAL_PATIENCE } else { UDP_PATIENCE };
+        let mut moved = None;
         loop {
-            if self.home_link.wait_for(|link| !link.connected).await.is_err() {
-                return Goes::Away;
+            tokio::select! {
+                lost = self.home_link.wait_for(|link| !link.connected) => if lost.is_err() { return Goes::Away },
+                Ok(()) = self.network.changed() => {
+                    moved = Some(clock::now().mono);
+                    continue;
+                }
             }
+            let since_move = moved.map_or(Duration::ZERO, |moved| clock::now().mono.since(moved));
+            let patience = patience.checked_sub(since_move).unwrap_or(patience);
             match timeout(patience, self.home_link.wait_for(|link| link.connected)).await {
                 Err(_silent) => return Goes::On,
                 Ok(Err(_ended)) => return Goes::Away,

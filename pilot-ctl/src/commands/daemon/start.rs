@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pilot_daemon::agent::{check_kept, ephemeral};
-use pilot_daemon::api::types::Joined;
+use pilot_daemon::api::orgs::Joined;
 use pilot_daemon::home::Home;
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use pilot_daemon::api::types::{InviteRequest, Invited};
+use pilot_daemon::api::orgs::{InviteRequest, Invited};
 use pilot_daemon::home::create_file;
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use pilot_daemon::api::types::{
+use pilot_daemon::api::orgs::{
     CreateOrg, LeaveRequest, OrgCreated, OrgRequest, OrgStatus, RevokeRequest, RotateRequest, Rotated, UninviteRequest,
 };
 use serde_json::json;

@@ -22,17 +22,17 @@ async fn agents<const N: usize>(names: [&str; N]) -> Agents {
     for (home, name) in homes.iter().zip(names) {
         all.push(agent(home, name, Some(&ticket)).await);
     }
-    all[0].create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
+    all[0].create_org(&api::orgs::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
     Agents { _homes: homes, all }
 }
 
-async fn code(issuer: &Agent) -> types::Invited {
-    let request = types::InviteRequest { code: true, ..invite_to(FLEET, 0, 86_400) };
+async fn code(issuer: &Agent) -> api::orgs::Invited {
+    let request = api::orgs::InviteRequest { code: true, ..invite_to(FLEET, 0, 86_400) };
     issuer.invite(&request).await.unwrap()
 }
 
-async fn join(agent: &Agent, token: String) -> Result<types::Joined, ApiError> {
-    patiently(agent.join_org(&types::JoinRequest { token, org: None, name: None, unless_member: false })).await
+async fn join(agent: &Agent, token: String) -> Result<api::orgs::Joined, ApiError> {
+    patiently(agent.join_org(&api::orgs::JoinRequest { token, org: None, name: None, unless_member: false })).await
 }
 
 fn tries_left(issuer: &Agent) -> Vec<Option<usize>> {

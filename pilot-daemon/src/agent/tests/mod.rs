@@ -12,7 +12,7 @@ use pilot_relay::driver::{ServeOptions, serve};
 use tempfile::TempDir;
 
 use super::*;
-use crate::api::types;
+use crate::api;
 
 /// Nothing here takes a tenth of it; a test that hangs fails instead.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,8 +45,8 @@ async fn agent(home: &TempDir, name: &str, backbone: Option<&BackboneTicket>) ->
 
 /// What the agent does hourly, some days from now; returns the certificates before and after.
 /// What is asked for an invite of one use.
-fn invite_to(org: &str, generations: u8, lifetime_s: u64) -> types::InviteRequest {
-    types::InviteRequest {
+fn invite_to(org: &str, generations: u8, lifetime_s: u64) -> api::orgs::InviteRequest {
+    api::orgs::InviteRequest {
         org: org.into(),
         uses: 1,
         expires_s: 600,
@@ -166,7 +166,7 @@ async fn change_is_found_as_soon_as_it_is_published() {
     for group in ["one", "two", "three"] {
         beta.change_groups(&[group.into()], &[]).unwrap();
         assert_eq!(beta.published(PATIENCE).await, Some(Ok(())));
-        let request = types::FindRequest { group: Some(group.into()), ..types::FindRequest::default() };
+        let request = api::types::FindRequest { group: Some(group.into()), ..api::types::FindRequest::default() };
         assert_eq!(patiently(alpha.find(&request)).await.unwrap().len(), 1, "{group}");
     }
 }
@@ -201,10 +201,10 @@ async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers
         agent(&home, "stranger", None).await,
         agent(&home, "outsider", None).await,
     ];
-    let create = types::CreateOrg { name: "fleet".into(), list_age_max_s: None };
+    let create = api::orgs::CreateOrg { name: "fleet".into(), list_age_max_s: None };
     patiently(founder.create_org(&create)).await.unwrap();
     let token = patiently(founder.invite(&invite_to("fleet", 0, 86_400))).await.unwrap().invite;
-    patiently(member.join_org(&types::JoinRequest { token, org: None, name: None, unless_member: false }))
+    patiently(member.join_org(&api::orgs::JoinRequest { token, org: None, name: None, unless_member: false }))
         .await
         .unwrap();
     let org = founder.inner.orgs.with("fleet", |org| org.roster.org()).unwrap();
@@ -232,7 +232,7 @@ async fn who_has_no_invite_is_answered_the_same_by_members_issuers_and_strangers
 async fn who_shows_the_proof_of_another_is_none_of_us() {
     let home = tempfile::tempdir().unwrap();
     let (founder, outsider) = (agent(&home, "founder", None).await, agent(&home, "outsider", None).await);
-    let create = types::CreateOrg { name: "fleet".into(), list_age_max_s: None };
+    let create = api::orgs::CreateOrg { name: "fleet".into(), list_age_max_s: None };
     patiently(founder.create_org(&create)).await.unwrap();
     let now = clock::now().unix;
     let replayed = founder.inner.orgs.with("fleet", |org| {
@@ -254,7 +254,7 @@ async fn who_shows_the_proof_of_another_is_none_of_us() {
 async fn who_has_the_key_of_the_organisation_renews_its_own_membership() {
     let home = tempfile::tempdir().unwrap();
     let founder = agent(&home, "founder", None).await;
-    let create = types::CreateOrg { name: "fleet".into(), list_age_max_s: None };
+    let create = api::orgs::CreateOrg { name: "fleet".into(), list_age_max_s: None };
     patiently(founder.create_org(&create)).await.unwrap();
     let now = clock::now().unix;
     let inner = &founder.inner;

@@ -31,7 +31,7 @@ impl Line {
             agent(&homes[1], "lead", None).await,
             agent(&homes[2], "worker", None).await,
         ];
-        founder.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
+        founder.create_org(&api::orgs::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
         let days = |count: u64| count * DAY.as_secs();
         join(&lead, invite(&founder, 1, days(1)).await).await.unwrap();
         join(&worker, invite(&lead, 0, days(90)).await).await.unwrap();
@@ -43,8 +43,8 @@ async fn invite(issuer: &Agent, generations: u8, lifetime_s: u64) -> String {
     patiently(issuer.invite(&invite_to(FLEET, generations, lifetime_s))).await.unwrap().invite
 }
 
-async fn join(agent: &Agent, token: String) -> Result<types::Joined, ApiError> {
-    patiently(agent.join_org(&types::JoinRequest { token, org: None, name: None, unless_member: false })).await
+async fn join(agent: &Agent, token: String) -> Result<api::orgs::Joined, ApiError> {
+    patiently(agent.join_org(&api::orgs::JoinRequest { token, org: None, name: None, unless_member: false })).await
 }
 
 /// What `who` is by the roster of `at`.
@@ -118,13 +118,13 @@ async fn who_asks_with_a_clock_that_is_off_by_more_than_a_day_is_told_so() {
 async fn a_member_renews_at_whoever_has_the_key_of_the_organisation_by_now() {
     let homes: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
     let founder = agent(&homes[0], "founder", None).await;
-    let created = founder.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
+    let created = founder.create_org(&api::orgs::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
     let [heir, worker] = [agent(&homes[1], "heir", None).await, agent(&homes[2], "worker", None).await];
     for member in [&heir, &worker] {
         join(member, invite(&founder, 0, DAY.as_secs()).await).await.unwrap();
     }
     let successor = std::fs::read_to_string(&created.successor_file).unwrap();
-    let request = types::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(successor) };
+    let request = api::orgs::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(successor) };
     patiently(heir.rotate_org_key(&request)).await.unwrap();
     patiently(org::calls::sync(&worker.inner, FLEET)).await;
     patiently(founder.shutdown()).await;
@@ -174,11 +174,11 @@ async fn who_leaves_when_the_list_is_full_counts_again_where_others_tell_of_it_a
     };
     assert!(is_member(founder) && is_member(lead));
     let_many_leave(founder).await;
-    patiently(other.leave_org(&types::LeaveRequest { org: FLEET.into(), force: false })).await.unwrap();
+    patiently(other.leave_org(&api::orgs::LeaveRequest { org: FLEET.into(), force: false })).await.unwrap();
     assert!(!is_member(founder), "who has seen it off knows");
     patiently(org::calls::sync(&founder.inner, FLEET)).await;
     assert!(is_member(founder), "until others tell of it");
-    let request = types::RevokeRequest { org: FLEET.into(), member: "other".into() };
+    let request = api::orgs::RevokeRequest { org: FLEET.into(), member: "other".into() };
     patiently(founder.revoke(&request)).await.unwrap();
     assert!(!is_member(founder));
 }
@@ -187,7 +187,7 @@ async fn who_leaves_when_the_list_is_full_counts_again_where_others_tell_of_it_a
 async fn who_has_a_clock_that_is_behind_renews_before_its_issuer_says_that_its_time_is_over() {
     let homes: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
     let [founder, late] = [agent(&homes[0], "founder", None).await, agent(&homes[1], "late", None).await];
-    founder.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
+    founder.create_org(&api::orgs::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
     let invite = invite(&founder, 0, 3_600).await.parse::<pilot_core::org::invite::Invite>().unwrap();
     let asked = clock::now().unix - DAY * 5 / 6;
     let request = Request::Enrol {
@@ -220,7 +220,7 @@ async fn a_revocation_that_is_refused_has_revoked_nobody() {
     let line = Line::new().await;
     let [_, lead, worker] = &line.all;
     let lists = || lead.inner.orgs.with(FLEET, |org| org.roster.revocations().lists().count()).unwrap();
-    let revoke = |member: &str| types::RevokeRequest { org: FLEET.into(), member: member.into() };
+    let revoke = |member: &str| api::orgs::RevokeRequest { org: FLEET.into(), member: member.into() };
     let error = patiently(lead.revoke(&revoke("founder"))).await.unwrap_err();
     assert_eq!((error.code, &*error.message), (ErrorCode::Refused, "this agent has not enrolled 'founder'"));
     assert_eq!(lists(), 0, "nothing was signed");
@@ -239,11 +239,11 @@ async fn a_member_that_starts_with_an_invite_to_another_organisation_of_that_nam
         agent(&homes[2], "worker", None).await,
     ];
     for founder in [&old, &new] {
-        founder.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
+        founder.create_org(&api::orgs::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap();
     }
     join(&worker, invite(&old, 0, 3_600).await).await.unwrap();
     let start = async |token: String| {
-        let request = types::JoinRequest { token, org: Some(FLEET.into()), name: None, unless_member: true };
+        let request = api::orgs::JoinRequest { token, org: Some(FLEET.into()), name: None, unless_member: true };
         patiently(worker.join_org(&request)).await
     };
     let error = start(invite(&new, 0, 3_600).await).await.unwrap_err();
@@ -270,7 +270,7 @@ async fn where_there_is_no_room_for_an_invite_or_a_revocation_the_error_says_wha
     let error = patiently(founder.invite(&invite_to(FLEET, 0, 3_600))).await.unwrap_err();
     assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("org uninvite")), "{error:?}");
     fill_list(founder, 1_024, false).await;
-    let error = patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "lead".into() })).await;
+    let error = patiently(founder.revoke(&api::orgs::RevokeRequest { org: FLEET.into(), member: "lead".into() })).await;
     let error = error.unwrap_err();
     assert!(error.message.contains("1024 members") && error.hint.is_some(), "{error:?}");
 }
@@ -355,7 +355,7 @@ impl Circle {
             let agent = agent(&home, name, None).await;
             match all.first() {
                 None => drop(
-                    agent.create_org(&types::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap(),
+                    agent.create_org(&api::orgs::CreateOrg { name: FLEET.into(), list_age_max_s: None }).await.unwrap(),
                 ),
                 Some(founder) => drop(join(&agent, invite(founder, 0, lifetime.as_secs()).await).await.unwrap()),
             }
@@ -446,7 +446,7 @@ async fn where_two_have_replaced_the_key_at_once_the_successor_that_is_given_dec
     patiently(org::calls::sync(&worker.inner, FLEET)).await;
     assert_ne!(charter(founder), charter(heir));
 
-    let request = types::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(safe) };
+    let request = api::orgs::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(safe) };
     patiently(founder.rotate_org_key(&request)).await.unwrap();
     for member in [heir, worker] {
         patiently(org::calls::sync(&member.inner, FLEET)).await;
@@ -467,11 +467,11 @@ async fn a_successor_of_an_earlier_key_does_not_take_the_membership_of_those_who
     let late = agent(&home, "late", None).await;
     join(&late, invite(founder, 0, DAY.as_secs()).await).await.unwrap();
     let before = charter(founder);
-    let request = types::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(safe) };
+    let request = api::orgs::RotateRequest { org: FLEET.into(), stolen: false, successor: Some(safe) };
     let refused = patiently(founder.rotate_org_key(&request)).await.unwrap_err();
     assert!(refused.code == ErrorCode::Refused && refused.message.contains("late"), "{refused:?}");
     assert_eq!(charter(founder), before);
-    patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "late".into() })).await.unwrap();
+    patiently(founder.revoke(&api::orgs::RevokeRequest { org: FLEET.into(), member: "late".into() })).await.unwrap();
     patiently(founder.rotate_org_key(&request)).await.unwrap();
     assert_eq!(charter(founder).sequence, 1);
 }
@@ -556,7 +556,7 @@ async fn who_has_answered_that_it_was_told_of_a_revocation_has_no_tunnel_with_th
     let [founder, gone, worker] = &circle.all[..] else { unreachable!() };
     let is_connected = async || worker.peer_status(gone.key()).await.is_some_and(|status| status.connected);
     assert!(is_connected().await);
-    patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "gone".into() })).await.unwrap();
+    patiently(founder.revoke(&api::orgs::RevokeRequest { org: FLEET.into(), member: "gone".into() })).await.unwrap();
     assert!(!is_connected().await);
 }
 
@@ -575,7 +575,7 @@ async fn who_is_too_busy_to_be_told_of_a_revocation_is_told_again() {
             answered.send(incoming).await.unwrap();
         }
     });
-    patiently(founder.revoke(&types::RevokeRequest { org: FLEET.into(), member: "gone".into() })).await.unwrap();
+    patiently(founder.revoke(&api::orgs::RevokeRequest { org: FLEET.into(), member: "gone".into() })).await.unwrap();
     let now = clock::now().unix;
     assert!(worker.inner.orgs.with(FLEET, |org| org.roster.member(&gone.key(), now).is_none()).unwrap());
 }
