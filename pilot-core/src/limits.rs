@@ -69,7 +69,7 @@ pub const HOME_MISSED_AFTER: Duration = Duration::from_millis(200);
 pub const FOLLOW_AFTER_SMALLER: Duration = Duration::from_secs(5);
 /// The same at the side with the greater key: it follows first, so that both end on one path.
 pub const FOLLOW_AFTER_GREATER: Duration = Duration::from_secs(1);
-/// Paths kept per peer; the oldest unproved one makes room.
+/// Paths kept per peer; the direct one that was heard, or named, the longest ago makes room.
 pub const PATHS_MAX: usize = 16;
 /// Unanswered probes per path in one round of checks.
 pub const PROBES_PER_PATH_MAX: u32 = 8;
