@@ -18,7 +18,7 @@ use crate::time::Mono;
 
 /// Pause after the first probe of a round; it doubles with each.
 const PROBE_INTERVAL_MIN: Duration = Duration::from_millis(25);
-/// The same while a TLS link stands in for UDP, for as long as that takes: who is idle there is not woken more often.
+/// The same in all rounds but the first while a TLS link stands in for UDP, for as long as that takes: who is idle there is not woken more often.
 const PROBE_INTERVAL_BESIDE_LINK: Duration = Duration::from_secs(2);
 
 /// A peer that was heard by another direct path for this long, and not by the one in use, has moved.
@@ -460,7 +460,8 @@ impl Paths {
             }
             if probe.sent < PROBES_PER_PATH_MAX {
                 let doubling = PROBE_INTERVAL_MIN * 2u32.pow(probe.sent);
-                probe.next = now + if is_by_link { PROBE_INTERVAL_BESIDE_LINK } else { doubling };
+                let is_slow = is_by_link && probe.needs_use;
+                probe.next = now + if is_slow { PROBE_INTERVAL_BESIDE_LINK } else { doubling };
                 probe.sent += 1;
                 let (id, token, target) = (path.id, probe.token, path.hop.target());
                 let word = if path.is_fresh(now) { Word::Heard } else { Word::Named };
