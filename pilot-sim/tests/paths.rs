@@ -298,7 +298,14 @@ fn a_bad_relay_delays_a_direct_path_and_no_more() -> Result<(), Failure> {
             }
             let job = world.start_job(*alice, *bob, Plan::echo(4 * MIB))?;
             world.complete(&[job], PATIENCE)?;
-            world.settle()?;
+            for _ in 0..120 {
+                meeting.ping()?;
+                meeting.world.run_for(Duration::from_secs(1))?;
+            }
+            let relayed = meeting.relayed();
+            meeting.ping()?;
+            assert_eq!(meeting.relayed(), relayed, "{network}, seed {seed}: still relayed");
+            meeting.world.settle()?;
         }
         Ok(())
     })
