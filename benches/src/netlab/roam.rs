@@ -119,7 +119,7 @@ impl Change {
             Self::Home => "it comes back to its own",
             Self::Cut => "the caller's line is cut for 5 s",
             Self::DeafFor => "the same, inwards only",
-            Self::Sleep => "the caller's machine sleeps, and both NATs forget",
+            Self::Sleep => "the caller's machine sleeps, and its NAT forgets",
             Self::Interface => "the caller's host changes to another interface",
             Self::Route => "its route goes back to the first, and the other stays up",
             Self::OnlyIpv6 => "the caller's host has IPv6 only",
@@ -232,7 +232,7 @@ async fn apply(agents: &Agents, ticker: &mut Ticker, change: Change, sleep: Dura
         Change::Home => agents.move_caller(caller, &[V4])?,
         Change::Cut => return agents.cut_off(ticker, &[Way::Up, Way::Down]).await,
         Change::DeafFor => return agents.cut_off(ticker, &[Way::Down]).await,
-        Change::Sleep => return agents.sleep(ticker, sleep).await,
+        Change::Sleep => return agents.sleep(ticker, caller, sleep).await,
         Change::Interface => agents.caller.host.change_interface(&[address(nats::SPARE)])?,
         Change::Route => agents.caller.host.route_back(&[address(V4)])?,
         Change::OnlyIpv6 => agents.move_caller(caller, &[V6])?,
@@ -262,16 +262,15 @@ impl Agents {
         ticker.watch(WATCH).await
     }
 
-    /// Stops the caller's daemon and cuts its line, for so long that its NAT forgets; then lets both go on.
-    async fn sleep(&self, ticker: &mut Ticker, time: Duration) -> Result<Duration, BenchError> {
+    /// Stops the caller's daemon and cuts its line, for so long that its NAT forgets; then lets both go on. The other agent is awake and keeps its
+    /// mapping: at its own home node, and by the challenges that it sends after who sleeps.
+    async fn sleep(&self, ticker: &mut Ticker, gateway: NodeId, time: Duration) -> Result<Duration, BenchError> {
         const BOTH: &[Way] = &[Way::Up, Way::Down];
         let daemon = self.caller.pid().await?;
         self.cut(BOTH, true);
         kill_process(daemon, Signal::STOP).map_err(std::io::Error::from)?;
         tokio::time::sleep(time).await;
-        for gateway in self.gateways.into_iter().flatten() {
-            self.lab.engine.with(move |router| router.remap(gateway));
-        }
+        self.lab.engine.with(move |router| router.remap(gateway));
         self.cut(BOTH, false);
         kill_process(daemon, Signal::CONT).map_err(std::io::Error::from)?;
         ticker.forgive();
