@@ -134,6 +134,8 @@ pub(crate) struct Host {
     pub(crate) clock_skew: Duration,
     pub(crate) disk: Disk,
     pub(crate) is_asleep: bool,
+    /// What came in the moment in which it fell asleep, and waits in the socket.
+    pub(crate) waiting: Vec<Input>,
     /// None while it is switched off.
     pub(crate) program: Option<Program>,
     boots: u32,
@@ -184,7 +186,17 @@ impl Happening {
 impl Host {
     pub(crate) fn new(position: usize, site: Site, role: Role, clock_skew: Duration, rng: Rng) -> Self {
         let disk = Disk::new(position, role, &rng, EPOCH + clock_skew);
-        Self { site, sockets: Sockets::default(), clock_skew, disk, is_asleep: false, program: None, boots: 0, rng }
+        Self {
+            site,
+            sockets: Sockets::default(),
+            clock_skew,
+            disk,
+            is_asleep: false,
+            waiting: Vec::new(),
+            program: None,
+            boots: 0,
+            rng,
+        }
     }
 
     /// Starts what runs on this host, with what the disk holds and nothing else.

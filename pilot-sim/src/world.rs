@@ -30,6 +30,8 @@ use crate::trace::{Entry, Trace, since_start};
 pub(crate) const START: Mono = Mono(3_600_000_000_000);
 /// Steps allowed within one nanosecond of virtual time. A train takes 64; more than this is an exchange that never ends.
 const STEPS_PER_INSTANT_MAX: usize = 100_000;
+/// Datagrams that wait in the socket of a host that sleeps.
+const WAITING_MAX: usize = 8;
 /// Time in which the last acknowledgements of a scenario get through, whatever the network does.
 const SETTLING_TIME: Duration = Duration::from_secs(20);
 /// Port of an agent's main socket.
@@ -267,10 +269,13 @@ impl World {
         self.realms.mappings_len(self.now, gateway)
     }
 
-    /// Lets a host sleep: nothing runs there and nothing arrives, while its clocks go on. Or wakes it.
-    pub fn set_asleep(&mut self, host: HostId, is_asleep: bool) {
+    /// Lets a host sleep: nothing runs there, while its clocks go on. The first datagrams that arrive wait in its socket, as if they had come just
+    /// before; no others arrive. Or wakes it.
+    pub fn set_asleep(&mut self, host: HostId, is_asleep: bool) -> Result<(), Failure> {
         self.note(format!("{host} sleeps: {is_asleep}"));
         self.hosts[host.0].is_asleep = is_asleep;
+        let waiting = if is_asleep { Vec::new() } else { std::mem::take(&mut self.hosts[host.0].waiting) };
+        waiting.into_iter().try_for_each(|datagram| self.turn(host, datagram))
     }
 
     /// Gives a host a new address; datagrams to the old one find nobody. Its driver notices.
@@ -505,17 +510,20 @@ impl World {
                 return Ok(());
             }
         };
-        let host = &self.hosts[to.0];
-        if !host.listens_at(at)
-            || host.program.is_none()
-            || host.is_asleep
-            || (host.site.is_ipv6_broken && at.is_ipv6())
-        {
+        let host = &mut self.hosts[to.0];
+        if !host.listens_at(at) || host.program.is_none() || (host.site.is_ipv6_broken && at.is_ipv6()) {
             return Ok(());
         }
-        let first = datagram.first().copied().unwrap_or_default();
-        self.trace.push(self.now, Entry::Arrived { from, to, len: datagram.len(), first }, fingerprint(&datagram));
-        self.turn(to, Input::Datagram { from: source, at, ecn, datagram })
+        let (first, len) = (datagram.first().copied().unwrap_or_default(), datagram.len());
+        let (content, input) = (fingerprint(&datagram), Input::Datagram { from: source, at, ecn, datagram });
+        if host.is_asleep {
+            if host.waiting.len() < WAITING_MAX {
+                host.waiting.push(input);
+            }
+            return Ok(());
+        }
+        self.trace.push(self.now, Entry::Arrived { from, to, len, first }, content);
+        self.turn(to, input)
     }
 
     /// Gives a host its turn and takes care of what comes out of it.

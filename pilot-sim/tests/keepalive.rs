@@ -168,9 +168,9 @@ type Blackout = fn(&mut Village) -> Result<(), Failure>;
 fn a_mapping_that_was_lost_and_made_anew_at_the_same_port_lasts_as_long_as_the_one_before() -> Result<(), Failure> {
     let blackouts: [(&str, Blackout); 3] = [
         ("the machine slept", |village| {
-            village.world.set_asleep(village.called, true);
+            village.world.set_asleep(village.called, true)?;
             village.world.run_for(Duration::from_secs(128))?;
-            village.world.set_asleep(village.called, false);
+            village.world.set_asleep(village.called, false)?;
             Ok(())
         }),
         ("the router forgot, and a keepalive follows", |village| {

@@ -106,6 +106,8 @@ pub struct Transport {
     is_closed: bool,
     /// Since when nothing was acknowledged although something is in flight on the active path.
     unanswered_since: Option<Mono>,
+    /// Since when nobody was away: the process was not stopped, and the machine did not sleep.
+    here_since: Mono,
     is_stalled: bool,
     stalled_after: Duration,
     idle_timeout: Duration,
@@ -140,6 +142,7 @@ impl Transport {
             closing: None,
             is_closed: false,
             unanswered_since: None,
+            here_since: Mono(0),
             is_stalled: false,
             stalled_after: config.stalled_after,
             idle_timeout: config.idle_timeout,
@@ -315,6 +318,7 @@ impl Transport {
         if self.is_closed {
             return;
         }
+        self.note_absence(now);
         for index in 0..self.paths.len() {
             self.on_path_timeout(now, self.paths[index].id);
         }

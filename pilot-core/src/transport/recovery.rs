@@ -15,6 +15,9 @@ use crate::wire::frame::{Ack, Code};
 /// Packets whose frames a probe timeout repeats: as many as it sends.
 const PROBED_PACKETS: usize = 2;
 
+/// A timer of ours that is late by so much shows that nobody was here: the process was stopped, or the machine slept.
+const ABSENT_AFTER: Duration = Duration::from_millis(100);
+
 /// The youngest packet that one ACK newly acknowledges on one path.
 #[derive(Clone, Copy, Debug)]
 struct NewlyAcked {
@@ -29,8 +32,10 @@ impl Transport {
             return Err(TransportError::Violation("acknowledgement of a packet that was never sent"));
         }
         let in_flight_before: u64 = self.active().map_or(0, |path| path.bytes_in_flight);
+        self.note_absence(now);
         let Some(largest) = self.remove_acked(now, ack, in_flight_before) else { return Ok(()) };
         if largest.pn == ack.largest
+            && largest.packet.sent_at >= self.here_since
             && let Some(path) = self.path_mut(largest.packet.path)
         {
             path.rtt.update(now.since(largest.packet.sent_at), Duration::from_micros(ack.delay_us));
@@ -41,6 +46,15 @@ impl Transport {
         self.sent.release();
         self.note_answer(now);
         Ok(())
+    }
+
+    /// Notices that nobody was here for a while: what was sent before that says nothing of the round trip time, for its acknowledgement may have
+    /// waited in the socket.
+    pub(super) fn note_absence(&mut self, now: Mono) {
+        let timers = self.paths.iter().filter_map(|path| path.timer());
+        if timers.map(|(_, due)| now.since(due)).any(|late| late > ABSENT_AFTER) {
+            self.here_since = now;
+        }
     }
 
     /// Declares lost what later packets of the same path have overtaken, and sets the path's timer for the rest.

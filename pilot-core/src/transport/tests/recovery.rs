@@ -127,6 +127,35 @@ fn the_loss_of_the_last_packet_is_repaired_after_a_probe_timeout() {
     assert!(pair.sides[0].has(&TransportEvent::PtoExpired { path: RELAY, count: 1 }));
 }
 
+/// Acknowledgements wait in the socket of a process that is not running. Its timer may be the first that it looks at.
+#[test]
+fn the_time_that_a_process_slept_is_no_round_trip() {
+    for is_timer_first in [false, true] {
+        let mut pair = Pair::new(9, Link::default());
+        let warm_up = pair.send(10_000);
+        pair.run_until_finished(warm_up, 10_000);
+        pair.run_until_silent();
+        let before = pair.stats(0, RELAY).rtt;
+        for _ in 0..2 {
+            pair.send(500);
+            pair.run_for(10 * MS);
+        }
+        pair.run("two acknowledgements to be on their way", |pair| {
+            pair.packets.values().filter(|packet| packet.to == 0).count() == 2
+        });
+        let awake = pair.now + Duration::from_secs(20);
+        let waiting: Vec<_> = std::mem::take(&mut pair.packets).into_values().collect();
+        let transport = &mut pair.sides[0].transport;
+        if is_timer_first {
+            transport.handle_timeout(awake);
+        }
+        for packet in waiting {
+            transport.handle_packet(awake, packet.path, packet.pn, false, &packet.payload).unwrap();
+        }
+        assert_eq!(pair.stats(0, RELAY).rtt, before);
+    }
+}
+
 #[test]
 fn a_request_and_its_reply_take_one_round_trip() {
     let mut pair = Pair::new(9, Link::default());
