@@ -130,8 +130,8 @@ pub(crate) struct Peer {
     /// Bytes of the record that names them which pay for what is sent to each, if one of them is not known yet.
     homes_share: usize,
     pub(crate) is_backbone: bool,
-    pub(crate) dial: Option<Dial>,
-    /// In a box: of thousands of tunnels few are being made.
+    /// In a box, as what follows: of thousands of tunnels few are being made.
+    pub(crate) dial: Option<Box<Dial>>,
     pub(crate) unconfirmed: Option<Box<Unconfirmed>>,
     pub(crate) answered: Option<Answered>,
     pub(crate) tunnel: Option<Tunnel>,
@@ -582,7 +582,7 @@ impl Peer {
         let timers = [
             tunnel.and_then(|tunnel| tunnel.transport.poll_timeout()),
             tunnel.and_then(Tunnel::previous_expiry),
-            self.dial.as_ref().map(Dial::timeout),
+            self.dial.as_deref().map(Dial::timeout),
             self.dial_due(),
             self.unconfirmed.as_ref().map(|session| session.since + UNCONFIRMED_SESSION_LIFETIME),
             self.paths.timeout(self.wants_probes()),

@@ -113,14 +113,14 @@ impl Node {
         } else {
             certificate_question(&peer.key, local_index, &mut self.rng)
         };
-        peer.dial = Some(Dial::new(stage, datagram, started, now.mono));
+        peer.dial = Some(Box::new(Dial::new(stage, datagram, started, now.mono)));
         self.by_index.insert(local_index, index);
     }
 
     /// Makes message 1 of an attempt that has none yet. A new tunnel's has the early data that there is.
     pub(super) fn seal_dial(&mut self, now: Now, index: u32) {
         let is_unsealed = |dial: &Dial| matches!(dial.stage, Stage::Unsealed { .. });
-        if !self.peers[index as usize].dial.as_ref().is_some_and(is_unsealed) {
+        if !self.peers[index as usize].dial.as_deref().is_some_and(is_unsealed) {
             return;
         }
         let timestamp = self.init_timestamp(now);

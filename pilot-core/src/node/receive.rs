@@ -398,7 +398,7 @@ impl Node {
     /// Both sides have sent message 1: that of the smaller key goes on, the other is answered by its retry.
     fn wins_against(&self, index: u32) -> bool {
         let peer = &self.peers[index as usize];
-        peer.dial.as_ref().is_some_and(Dial::is_in_handshake) && self.key() < peer.key
+        peer.dial.as_deref().is_some_and(Dial::is_in_handshake) && self.key() < peer.key
     }
 
     /// Both sides have answered the other's message 1: the session of the smaller key's goes on, and is about to be used. Only for a
