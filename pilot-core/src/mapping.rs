@@ -10,6 +10,8 @@ use crate::transport::PortSet;
 
 /// So many neighbouring bits that all samples have in common are no chance: one in 2^28 for eight samples.
 const COMMON_BITS_MIN: u32 = 4;
+/// No operator gives a line fewer ports. Ports that have more in common are those of sockets that the system has numbered in turn, kept by the NAT.
+const SET_PORTS_MIN: u32 = 64;
 /// Ports below this are not given to sockets behind a NAT.
 const PORT_MIN: u16 = 1_024;
 
@@ -20,7 +22,10 @@ pub enum NatMapping {
     #[default]
     Unknown,
     /// To one, whatever the destination; or there is no NAT.
-    Independent,
+    Independent {
+        /// The ports of fresh sockets are in this set; none if there is no NAT, or the home node did not tell.
+        set: Option<PortSet>,
+    },
     /// To one for all ports of the home node's address. Nobody at another address has answered: whether that one sees another port cannot
     /// be told.
     PortIndependent {
@@ -72,7 +77,7 @@ pub(crate) struct Volley {
 impl NatMapping {
     /// Whether our port is the same for all that have told of it.
     pub fn is_own_port_known(self) -> bool {
-        matches!(self, Self::Unknown | Self::Independent | Self::PortIndependent { .. })
+        matches!(self, Self::Unknown | Self::Independent { .. } | Self::PortIndependent { .. })
     }
 
     /// The ports of fresh sockets, where simple challenges have failed and nothing says why: the mapping depends on what nobody could tell, or
@@ -80,14 +85,15 @@ impl NatMapping {
     pub(crate) fn unexplained_set(self) -> Option<PortSet> {
         match self {
             Self::PortIndependent { set } => Some(set),
-            Self::Independent => Some(PortSet::new(0, 0)),
+            Self::Independent { set } => set,
             Self::Unknown | Self::Sequence { .. } | Self::Random { .. } => None,
         }
     }
 
-    /// One port for all ports of an address, and nobody at another address to ask; ports of fresh sockets.
-    pub(crate) fn of_one_address(ports: &[u16; SAMPLES]) -> Self {
-        Self::PortIndependent { set: common_set(ports) }
+    /// One port for all who were asked; ports of fresh sockets. Without `at_another_address`, nobody was there to ask.
+    pub(crate) fn of_one_port(at_another_address: bool, ports: &[u16; SAMPLES]) -> Self {
+        let set = common_set(ports);
+        if at_another_address { Self::Independent { set: Some(set) } } else { Self::PortIndependent { set } }
     }
 
     /// What the ports of fresh sockets, asked for one after the other, have in common.
@@ -111,7 +117,8 @@ fn common_set(ports: &[u16; SAMPLES]) -> PortSet {
         is_common(bit) && below + above + 1 >= COMMON_BITS_MIN
     };
     let mask = (0..u16::BITS).filter(|&bit| is_in_run(bit)).fold(0, |mask, bit| mask | 1 << bit);
-    PortSet::new(mask, ports[0])
+    let set = PortSet::new(mask, ports[0]);
+    if set.ports_len() < SET_PORTS_MIN { PortSet::default() } else { set }
 }
 
 impl Volley {

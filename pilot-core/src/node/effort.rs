@@ -25,7 +25,7 @@ impl Node {
     /// Tells a peer, behind our candidates, that our ports cannot be named among them.
     pub(super) fn announce_ports(&mut self, index: u32) {
         match self.survey.mapping() {
-            NatMapping::Unknown | NatMapping::Independent | NatMapping::PortIndependent { .. } => {}
+            NatMapping::Unknown | NatMapping::Independent { .. } | NatMapping::PortIndependent { .. } => {}
             NatMapping::Sequence { step } => self.tell_ports(index, Ports::Sequence { next: 0, step }),
             NatMapping::Random { set } => self.tell_ports(index, Ports::Random { set, sockets: 0 }),
         }
@@ -114,7 +114,7 @@ impl Node {
         let mapping = self.survey.mapping();
         let count = match (mapping, peer.effort.peer) {
             (NatMapping::Random { set }, None) => self.sockets.share_of(now.mono, set),
-            (NatMapping::Independent | NatMapping::PortIndependent { .. }, None) if has_nat && !is_neighbour => {
+            (NatMapping::Independent { .. } | NatMapping::PortIndependent { .. }, None) if has_nat && !is_neighbour => {
                 mapping.unexplained_set().map_or(0, |set| self.sockets.share_of(now.mono, set))
             }
             (NatMapping::Sequence { .. }, None | Some(Ports::Sequence { .. })) => 1,
@@ -143,7 +143,7 @@ impl Node {
         }
         match self.survey.mapping() {
             NatMapping::Random { set } => self.spread(now, index, set),
-            mapping @ (NatMapping::Independent | NatMapping::PortIndependent { .. }) => {
+            mapping @ (NatMapping::Independent { .. } | NatMapping::PortIndependent { .. }) => {
                 mapping.unexplained_set().into_iter().for_each(|set| self.spread(now, index, set));
             }
             NatMapping::Sequence { .. } => {
@@ -238,7 +238,7 @@ impl Node {
         let at = |nth: u16| next.wrapping_add_signed(step.wrapping_mul(nth.cast_signed()));
         let addresses = (0..SEQUENCE_PROBES).map(|nth| SocketAddr::new(attested.ip(), at(nth))).collect();
         match (self.survey.mapping(), &peer.effort.stage) {
-            (NatMapping::Unknown | NatMapping::Independent | NatMapping::PortIndependent { .. }, _) => {
+            (NatMapping::Unknown | NatMapping::Independent { .. } | NatMapping::PortIndependent { .. }, _) => {
                 self.challenge_all(now, index, SocketId::default(), addresses);
             }
             (NatMapping::Sequence { .. }, Stage::Foretold(_)) => {

@@ -129,7 +129,7 @@ fn are_hard(ours: NatMapping, theirs: Ports) -> bool {
     match (ours, theirs) {
         (NatMapping::Random { .. }, _) | (NatMapping::Sequence { .. }, Ports::Random { .. }) => true,
         (NatMapping::Sequence { .. }, Ports::Sequence { .. })
-        | (NatMapping::Unknown | NatMapping::Independent | NatMapping::PortIndependent { .. }, _) => false,
+        | (NatMapping::Unknown | NatMapping::Independent { .. } | NatMapping::PortIndependent { .. }, _) => false,
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
         let their_sequence = Ports::Sequence { next: 0, step: 1 };
         assert!(are_hard(random, their_random) && are_hard(random, their_sequence) && are_hard(sequence, their_random));
         assert!(!are_hard(sequence, their_sequence));
-        for easy in [NatMapping::Independent, NatMapping::PortIndependent { set }, NatMapping::Unknown] {
+        for easy in [NatMapping::Independent { set: None }, NatMapping::PortIndependent { set }, NatMapping::Unknown] {
             assert!(!are_hard(easy, their_random) && !are_hard(easy, their_sequence));
         }
     }

@@ -1,8 +1,8 @@
 //! What our own NAT is like: the node asks once it has a home, and again when its home sees it elsewhere (spec/paths.md §7).
 //!
 //! First the main socket asks second servers: those that were named, other addresses of the home node, and its own on the port above its
-//! tunnels'. If all that answer see it where the home node does, and one of them has another address than that, that is all. Else eight
-//! fresh sockets ask the home node, one after the other, and their ports tell.
+//! tunnels'. Then eight fresh sockets ask the home node, one after the other: their ports tell what the NAT does if somebody sees the main
+//! socket elsewhere, and which ports it gives at all.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -39,8 +39,8 @@ enum Stage {
     Rest,
     /// The main socket has asked the second servers.
     Main(Alike),
-    /// Fresh sockets ask the home node. `of_one_address`: all that have answered the main socket see it alike, at one address.
-    Samples { sockets: Vec<SocketId>, ports: Vec<u16>, of_one_address: bool },
+    /// Fresh sockets ask the home node. `alike`: who sees the main socket where that does; none if somebody sees it elsewhere.
+    Samples { sockets: Vec<SocketId>, ports: Vec<u16>, alike: Option<Alike> },
 }
 
 /// Who has seen the main socket where the home node does.
@@ -104,7 +104,7 @@ impl Node {
         self.survey.gap = MappingGap::NotAsked;
         let Some(observed) = self.observed else { return };
         if self.local_addresses.contains(&observed) {
-            return self.end_survey(NatMapping::Independent);
+            return self.end_survey(NatMapping::Independent { set: None });
         }
         self.survey.gap = MappingGap::Asking;
         self.survey.stage = Stage::Main(Alike::Nobody);
@@ -118,10 +118,13 @@ impl Node {
         }
         let Some((tries, _)) = self.survey.asked.filter(|(_, again)| *again <= now.mono) else { return };
         match &self.survey.stage {
-            Stage::Main(Alike::OtherAddress) => self.conclude_survey(now, NatMapping::Independent),
+            Stage::Main(Alike::OtherAddress) => self.take_samples(now, Some(Alike::OtherAddress)),
             _ if tries < STUN_TRIES => self.repeat_survey(now, tries + 1),
-            Stage::Main(Alike::SameAddress) => self.take_samples(now, true),
+            Stage::Main(Alike::SameAddress) => self.take_samples(now, Some(Alike::SameAddress)),
             Stage::Main(Alike::Nobody) | Stage::Rest => self.conclude_in_vain(now, MappingGap::NoAnswer),
+            Stage::Samples { alike: Some(Alike::OtherAddress), .. } => {
+                self.conclude_survey(now, NatMapping::Independent { set: None });
+            }
             Stage::Samples { .. } => {
                 let was_asked = self.has_questions(Purpose::Survey);
                 let gap = if was_asked { MappingGap::SocketsUnanswered } else { MappingGap::NoSockets };
@@ -146,20 +149,19 @@ impl Node {
                 *alike = (*alike).max(if is_at_home { Alike::SameAddress } else { Alike::OtherAddress });
                 let alike = *alike;
                 if !self.has_questions(Purpose::Survey) {
-                    match alike {
-                        Alike::OtherAddress => self.conclude_survey(now, NatMapping::Independent),
-                        Alike::SameAddress | Alike::Nobody => self.take_samples(now, true),
-                    }
+                    self.take_samples(now, Some(alike));
                 }
             }
-            Stage::Main(_) => self.take_samples(now, false),
-            Stage::Samples { sockets, ports, of_one_address } if sockets.get(ports.len()) == Some(&socket) => {
+            Stage::Main(_) => self.take_samples(now, None),
+            Stage::Samples { sockets, ports, alike } if sockets.get(ports.len()) == Some(&socket) => {
                 ports.push(mapped.port());
-                let of_one_address = *of_one_address;
-                match <[u16; SAMPLES]>::try_from(&ports[..]) {
-                    Ok(ports) if of_one_address => self.conclude_survey(now, NatMapping::of_one_address(&ports)),
-                    Ok(ports) => self.conclude_survey(now, NatMapping::of_samples(&ports)),
-                    Err(_) => self.ask_for_survey(now),
+                match (<[u16; SAMPLES]>::try_from(&ports[..]), *alike) {
+                    (Ok(ports), Some(alike)) => {
+                        let mapping = NatMapping::of_one_port(alike == Alike::OtherAddress, &ports);
+                        self.conclude_survey(now, mapping);
+                    }
+                    (Ok(ports), None) => self.conclude_survey(now, NatMapping::of_samples(&ports)),
+                    (Err(_), _) => self.ask_for_survey(now),
                 }
             }
             Stage::Samples { .. } | Stage::Rest => {}
@@ -167,11 +169,11 @@ impl Node {
     }
 
     /// Asks the driver for fresh sockets. Where the system has none left, nothing is learned.
-    fn take_samples(&mut self, now: Now, of_one_address: bool) {
+    fn take_samples(&mut self, now: Now, alike: Option<Alike>) {
         self.forget_questions(Purpose::Survey);
         self.survey.asked = Some((STUN_TRIES, now.mono + EFFORT_PATIENCE));
         let sockets = self.want_sockets(Purpose::Survey, SAMPLES);
-        self.survey.stage = Stage::Samples { sockets, ports: Vec::new(), of_one_address };
+        self.survey.stage = Stage::Samples { sockets, ports: Vec::new(), alike };
     }
 
     /// Asks those once more that have not answered.

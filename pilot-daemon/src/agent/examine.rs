@@ -277,7 +277,7 @@ fn obstacle_check(peer: &str, obstacle: Obstacle, port: u16) -> Check {
 fn is_hard(mapping: NatMapping) -> bool {
     match mapping {
         NatMapping::Sequence { .. } | NatMapping::Random { .. } => true,
-        NatMapping::Unknown | NatMapping::Independent | NatMapping::PortIndependent { .. } => false,
+        NatMapping::Unknown | NatMapping::Independent { .. } | NatMapping::PortIndependent { .. } => false,
     }
 }
 
@@ -285,7 +285,7 @@ fn word_of(mapping: NatMapping) -> &'static str {
     match mapping {
         NatMapping::Sequence { .. } => "in sequence",
         NatMapping::Random { .. } => "at random",
-        NatMapping::Unknown | NatMapping::Independent | NatMapping::PortIndependent { .. } => "one for all",
+        NatMapping::Unknown | NatMapping::Independent { .. } | NatMapping::PortIndependent { .. } => "one for all",
     }
 }
 
@@ -316,7 +316,7 @@ mod tests {
             (Obstacle::Trying, "trying"),
             (Obstacle::NoCommonFamily, "no_common_family"),
             (Obstacle::ShortPacketsOnly, "short_packets_only"),
-            (Obstacle::Unanswered { ours: NatMapping::Independent, theirs: None }, "unanswered"),
+            (Obstacle::Unanswered { ours: NatMapping::Independent { set: None }, theirs: None }, "unanswered"),
         ];
         for (obstacle, code) in obstacles {
             let check = obstacle_check("beta", obstacle, 7);

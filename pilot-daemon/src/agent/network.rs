@@ -107,7 +107,7 @@ impl Agent {
         }
         let (kind, step, ports) = match seen.mapping {
             NatMapping::Unknown => (MappingKind::Unknown, None, None),
-            NatMapping::Independent => (MappingKind::Independent, None, None),
+            NatMapping::Independent { .. } => (MappingKind::Independent, None, None),
             NatMapping::PortIndependent { .. } => (MappingKind::PortIndependent, None, None),
             NatMapping::Sequence { step } => (MappingKind::Sequence, Some(step), None),
             NatMapping::Random { set } => (MappingKind::Random, None, Some(set.ports_len())),

@@ -164,8 +164,10 @@ fn what_the_home_node_saw_by_udp_holds_while_udp_reaches_it() {
         let node = &pair.hosts[0].node;
         (node.current_observed_address(), node.nat_mapping(), node.nat_mapping_gap())
     };
-    let (by_udp, nothing) =
-        ((Some(own), NatMapping::Independent, None), (None, NatMapping::Unknown, Some(MappingGap::NotAsked)));
+    let (by_udp, nothing) = (
+        (Some(own), NatMapping::Independent { set: None }, None),
+        (None, NatMapping::Unknown, Some(MappingGap::NotAsked)),
+    );
     pair.udp_blocked.clear();
     pair.run_until(REPROBE_MAX, |pair| pair.is_by_udp(0));
     pair.run_for(Duration::from_secs(1));
