@@ -161,6 +161,8 @@ mod tests {
             while beats.get() < 3 {
                 tokio::task::yield_now().await;
             }
+            // What was said before is in the socket, and is heard.
+            tokio::time::sleep(Duration::from_millis(50)).await;
         };
         tokio::select! {
             never = watching => match never {},
