@@ -37,6 +37,8 @@ const TICK: Duration = Duration::from_millis(10);
 const WATCH: Duration = Duration::from_secs(6);
 /// How long a line is cut.
 const CUT: Duration = Duration::from_secs(5);
+/// How long a short sleep is: no path is older than it may be.
+const DOZE: Duration = Duration::from_secs(7);
 /// Between two rebindings where they come often, and how often they come.
 const REBIND_INTERVAL: Duration = Duration::from_secs(20);
 const REBINDINGS: usize = 4;
@@ -70,7 +72,9 @@ enum Change {
     Cut,
     /// It is cut in one way only: what the caller sends arrives.
     DeafFor,
-    /// The caller's machine sleeps.
+    /// The caller's machine sleeps for some seconds: the path in use was heard a moment ago, as it seems.
+    Doze,
+    /// The caller's machine sleeps for long.
     Sleep,
     /// The caller's host changes to another interface, which leads to another network.
     Interface,
@@ -86,7 +90,7 @@ enum Change {
 
 impl Change {
     /// What happens to agents behind NATs.
-    const BEHIND_NATS: [Self; 14] = [
+    const BEHIND_NATS: [Self; 15] = [
         Self::Nothing,
         Self::Rebinding,
         Self::OftenRebinding,
@@ -98,6 +102,7 @@ impl Change {
         Self::Home,
         Self::Cut,
         Self::DeafFor,
+        Self::Doze,
         Self::Sleep,
         Self::Interface,
         Self::Route,
@@ -119,7 +124,8 @@ impl Change {
             Self::Home => "it comes back to its own",
             Self::Cut => "the caller's line is cut for 5 s",
             Self::DeafFor => "the same, inwards only",
-            Self::Sleep => "the caller's machine sleeps, and its NAT forgets",
+            Self::Doze => "the caller's machine sleeps for 7 s, and its NAT gives it another port",
+            Self::Sleep => "it sleeps for long, and its NAT forgets",
             Self::Interface => "the caller's host changes to another interface",
             Self::Route => "its route goes back to the first, and the other stays up",
             Self::OnlyIpv6 => "the caller's host has IPv6 only",
@@ -232,6 +238,7 @@ async fn apply(agents: &Agents, ticker: &mut Ticker, change: Change, sleep: Dura
         Change::Home => agents.move_caller(caller, &[V4])?,
         Change::Cut => return agents.cut_off(ticker, &[Way::Up, Way::Down]).await,
         Change::DeafFor => return agents.cut_off(ticker, &[Way::Down]).await,
+        Change::Doze => return agents.sleep(ticker, caller, DOZE).await,
         Change::Sleep => return agents.sleep(ticker, caller, sleep).await,
         Change::Interface => agents.caller.host.change_interface(&[address(nats::SPARE)])?,
         Change::Route => agents.caller.host.route_back(&[address(V4)])?,
