@@ -63,8 +63,13 @@ pub const PATH_OUTLIVED_PTO_COUNT: u32 = 2;
 pub const MOVE_SUSPECTED_INTERVAL: Duration = Duration::from_secs(1);
 /// Probe timeouts in a row after which the home node counts as lost.
 pub const HOME_LOST_PTO_COUNT: u32 = 4;
-/// In a new network one is enough, after this: most round trips are over by then.
-pub const HOME_MISSED_AFTER: Duration = Duration::from_millis(200);
+/// Where nothing was heard since the network may have changed one is enough, for the home node and for the path in use, after this: most round
+/// trips are over by then.
+pub const MISSED_AFTER: Duration = Duration::from_millis(200);
+/// What is heard so soon after a sleep may have waited in the socket.
+pub const WAITED_IN_SOCKET: Duration = Duration::from_millis(10);
+/// A timer that is late by so much shows that the process was stopped, or that the machine slept: the network may be another.
+pub const ABSENT_AFTER: Duration = Duration::from_secs(1);
 /// Rest between two changes of path that only follow a peer that has moved, at the side with the smaller key.
 pub const FOLLOW_AFTER_SMALLER: Duration = Duration::from_secs(5);
 /// The same at the side with the greater key: it follows first, so that both end on one path.

@@ -556,6 +556,11 @@ impl Path {
         self.last_proved.is_some()
     }
 
+    /// When the peer was heard by it last.
+    pub(crate) fn last_received(&self) -> Option<Mono> {
+        self.last_received
+    }
+
     /// Whether it was heard of within the life of the most impatient NAT mapping.
     pub(crate) fn is_fresh(&self, now: Mono) -> bool {
         self.last_received.is_some_and(|at| now.since(at) < DIRECT_FRESH)

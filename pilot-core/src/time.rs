@@ -36,6 +36,11 @@ impl ClockWatch {
         Self { last: Some(now) }
     }
 
+    /// When they were looked at last.
+    pub fn looked_at(&self) -> Mono {
+        self.last.unwrap_or_default().mono
+    }
+
     /// Looks at the clocks. Whether they have parted since the last look.
     pub fn have_parted(&mut self, now: Now) -> bool {
         let Some(last) = self.last.replace(now) else { return false };

@@ -236,23 +236,83 @@ fn a_stream_goes_on_within_a_second_of_a_long_sleep() -> Result<(), Failure> {
 /// left as soon as any other that is dead.
 #[test]
 fn a_stream_goes_on_within_a_second_of_a_short_sleep_that_has_cost_the_mapping() -> Result<(), Failure> {
-    for_each_seed(SEEDS, |seed| {
-        let pair = Pair::Apart(Network::PortRestricted, Network::PortRestricted);
-        let mut meeting = Meeting::new(seed, slow_link(), pair, true)?;
-        let gateway = meeting.gateways[0].expect("a NAT");
-        let Meeting { world, alice, bob, .. } = &mut meeting;
-        let job = world.start_job(*alice, *bob, Plan::echo(4 * MIB))?;
-        world.run_for(Duration::from_secs(2))?;
-        world.set_asleep(*alice, true)?;
-        world.run_for(Duration::from_secs(7))?;
-        world.remap(gateway);
-        world.set_asleep(*alice, false)?;
-        let before = received(world, job);
-        world.run_until("data after the sleep", RESUMED, |world| received(world, job) > before)?;
-        world.complete(&[job], PATIENCE)?;
-        assert_eq!((tunnels(world, *alice, *bob), tunnels(world, *bob, *alice)), (1, 1));
-        world.settle()
-    })
+    for delay in [5, 20, 40] {
+        for slept in 7..=14 {
+            for_each_seed(SEEDS, |seed| {
+                let (mut meeting, job) = echoing(seed, delay)?;
+                let gateway = meeting.gateways[0].expect("a NAT");
+                let Meeting { world, alice, bob, .. } = &mut meeting;
+                world.set_asleep(*alice, true)?;
+                world.run_for(Duration::from_secs(slept))?;
+                world.remap(gateway);
+                goes_on(world, *alice, *bob, job, RESUMED)
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Who is awake is not silent: its home node finds it again within a second, and what waits is sent again.
+#[test]
+fn both_nats_may_forget_while_one_of_two_sleeps() -> Result<(), Failure> {
+    for slept in 35..=45 {
+        for_each_seed(SEEDS, |seed| {
+            let (mut meeting, job) = echoing(seed, 20)?;
+            let gateways = meeting.gateways;
+            let Meeting { world, alice, bob, .. } = &mut meeting;
+            world.set_asleep(*alice, true)?;
+            world.run_for(Duration::from_secs(slept))?;
+            gateways.into_iter().flatten().for_each(|gateway| world.remap(gateway));
+            goes_on(world, *alice, *bob, job, Duration::from_secs(2))
+        })?;
+    }
+    Ok(())
+}
+
+/// Two agents on a direct path, and an echo under way.
+fn echoing(seed: u64, delay: u64) -> Result<(Meeting, Job), Failure> {
+    let pair = Pair::Apart(Network::PortRestricted, Network::PortRestricted);
+    let link = slow_link().delay(Duration::from_millis(delay));
+    let mut meeting = Meeting::new(seed, link, pair, true)?;
+    let job = meeting.world.start_job(meeting.alice, meeting.bob, Plan::echo(64 * MIB))?;
+    meeting.world.run_for(Duration::from_secs(4))?;
+    Ok((meeting, job))
+}
+
+/// Wakes an agent that sleeps. Something comes back within a time, by the same tunnel.
+fn goes_on(world: &mut World, sleeper: HostId, other: HostId, job: Job, within: Duration) -> Result<(), Failure> {
+    world.set_asleep(sleeper, false)?;
+    // Not what has waited in the socket.
+    let before = received(world, job);
+    world.run_until("data after the sleep", within, |world| received(world, job) > before)?;
+    assert_eq!((tunnels(world, sleeper, other), tunnels(world, other, sleeper)), (1, 1));
+    Ok(())
+}
+
+/// The packet that waited in the socket of who slept is answered when that wakes: neither the tunnel's timeouts nor what people are shown are of
+/// a night.
+#[test]
+fn who_waits_for_a_sleeper_measures_no_night() -> Result<(), Failure> {
+    for slept in [7, 30, 120] {
+        for_each_seed(SEEDS, |seed| {
+            let mut net = relayed(seed, LinkConfig::default().delay(Duration::from_millis(20)))?;
+            net.block_direct(true);
+            let Relayed { mut world, alice, bob, .. } = net;
+            let mut jobs = Vec::new();
+            for is_asleep in [false, true] {
+                world.set_asleep(bob, is_asleep)?;
+                jobs.push(world.start_job(alice, bob, Plan::request(100, 100))?);
+                world.run_for(Duration::from_secs(if is_asleep { slept } else { 2 }))?;
+            }
+            world.set_asleep(bob, false)?;
+            world.run_for(Duration::from_secs(2))?;
+            let key = world.key(bob);
+            let rtt = world.node(alice).and_then(|node| node.peer_status(&key)).and_then(|status| status.rtt);
+            assert!(rtt.is_some_and(|rtt| rtt < Duration::from_millis(100)), "{rtt:?}");
+            world.complete(&jobs, PATIENCE)
+        })?;
+    }
+    Ok(())
 }
 
 /// The machine says that it has slept, so that no key from before is used: to renew them, a way has to be found to the peer, and to the home node,

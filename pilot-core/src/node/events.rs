@@ -5,9 +5,10 @@ use bytes::Bytes;
 use crate::event::{Event, StreamHandle};
 use crate::id::{Instance, PathId, ServicePort};
 use crate::limits::{
-    EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, HOME_MISSED_AFTER, PATH_FAILED_PTO_COUNT, PATH_OUTLIVED_PTO_COUNT,
+    EVENTS_BESIDE_MESSAGES_MAX, HOME_LOST_PTO_COUNT, LIVENESS_PROBE_AFTER, MISSED_AFTER, PATH_FAILED_PTO_COUNT,
+    PATH_OUTLIVED_PTO_COUNT, WAITED_IN_SOCKET,
 };
-use crate::path::Hop;
+use crate::path::{Hop, Path};
 use crate::stats::DropReason;
 use crate::time::{Mono, Now};
 use crate::transport::{PathFrame, TransportEvent};
@@ -30,8 +31,13 @@ impl Node {
             self.drop_unconfirmed(index);
         }
         let peer = &mut self.peers[index as usize];
+        let is_silent = now.mono.since(peer.last_received()) > LIVENESS_PROBE_AFTER * 3 / 2;
         if peer.probe_liveness(now.mono, keepalive) {
             self.look_for_a_way(now, index);
+            if is_silent && !self.peers[index as usize].is_backbone {
+                // What it may send us goes to an address of ours that our own NAT has perhaps forgotten.
+                self.suspect_move(now, false);
+            }
         }
         if self.peers[index as usize].dial_due().is_some_and(|due| due <= now.mono) {
             self.start_dial(now, index);
@@ -202,6 +208,7 @@ impl Node {
             let has_moved = self.observed.replace(address).is_some();
             self.events.push_back(Event::ObservedAddress(address));
             if has_moved {
+                self.network_since = now.mono;
                 for peer in 0..self.peers.len() as u32 {
                     self.peers[peer as usize].effort.begin_anew();
                     self.leave_path_of_old(now, peer);
@@ -231,7 +238,8 @@ impl Node {
             self.peers[index as usize].paths.forget_local_ip(path);
         }
         let is_home = self.home == Some(index);
-        if is_home && count >= self.home_lost_after(now.mono, index) {
+        let heard = self.peers[index as usize].last_received();
+        if is_home && count >= self.lost_after(now.mono, heard, HOME_LOST_PTO_COUNT) {
             // An attempt may be under way already: keys are often due when a keepalive is.
             self.lose_home(now);
             if self.peers[index as usize].dial.is_none() {
@@ -254,7 +262,7 @@ impl Node {
             }
             self.suspect_move(now, count > 1);
         }
-        if count >= PATH_FAILED_PTO_COUNT {
+        if count >= self.failed_after(now.mono, index, path) {
             self.path_failed(now, index, path);
         } else {
             self.leave_outlived_path(now, index);
@@ -311,12 +319,18 @@ impl Node {
         }
     }
 
-    /// Probe timeouts in a row after which the home node counts as lost. Where it was not heard since the network has changed it may be out of
-    /// reach: one, if a round trip can be over that is longer than those of before.
-    fn home_lost_after(&self, now: Mono, home: u32) -> u32 {
-        let is_unheard_here = self.peers[home as usize].last_received() < self.network_since;
-        let is_missed = is_unheard_here && now.since(self.network_since) >= HOME_MISSED_AFTER;
-        if is_missed { 1 } else { HOME_LOST_PTO_COUNT }
+    /// Probe timeouts in a row after which a path is left.
+    fn failed_after(&self, now: Mono, index: u32, path: PathId) -> u32 {
+        let active = self.peers[index as usize].paths.active().filter(|active| active.id == path);
+        let heard = active.filter(|active| active.hop.is_direct()).and_then(Path::last_received);
+        heard.map_or(PATH_FAILED_PTO_COUNT, |heard| self.lost_after(now, heard, PATH_FAILED_PTO_COUNT))
+    }
+
+    /// Probe timeouts in a row after which somebody counts as lost who was `heard` then. Who was not heard since the network has changed may be
+    /// out of reach: one, if a round trip can be over that is longer than those of before.
+    fn lost_after(&self, now: Mono, heard: Mono, otherwise: u32) -> u32 {
+        let is_unheard_here = heard < self.network_since + WAITED_IN_SOCKET;
+        if is_unheard_here && now.since(self.network_since) >= MISSED_AFTER { 1 } else { otherwise }
     }
 
     pub(super) fn lose_home(&mut self, now: Now) {

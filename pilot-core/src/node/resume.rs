@@ -2,6 +2,7 @@
 //! there are (spec/handshake.md §12).
 
 use super::Node;
+use crate::limits::ABSENT_AFTER;
 use crate::time::Now;
 
 impl Node {
@@ -14,13 +15,29 @@ impl Node {
         self.renew_all_keys(now);
     }
 
-    /// Notices that the clocks have parted since the last call.
+    /// Notices that the clocks have parted since the last call, or that it is far too long ago.
     pub(super) fn look_at_clocks(&mut self, now: Now) {
+        self.note_absence(now);
         if self.clocks.have_parted(now) {
             tracing::warn!("the clocks have parted: sessions are renewed");
             // The driver mixes entropy in as well. If it does not, two copies still part ways here, unless it is the same moment for both.
             self.rng.reseed(&[now.mono.0.to_be_bytes(), now.unix.0.to_be_bytes()].concat());
             self.renew_all_keys(now);
+        }
+    }
+
+    /// Notices that nobody was here for a while, as when the process was stopped: where the network is, and whether routers still know us, is
+    /// to be found out.
+    fn note_absence(&mut self, now: Now) {
+        let Some(due) = self.poll_timeout() else { return };
+        if now.mono.since(due.max(self.clocks.looked_at())) > ABSENT_AFTER {
+            self.network_since = now.mono;
+            for index in 0..self.peers.len() as u32 {
+                let peer = &mut self.peers[index as usize];
+                if (peer.is_backbone || peer.is_in_use()) && peer.suspect_move(now.mono, true) {
+                    self.touch(index);
+                }
+            }
         }
     }
 

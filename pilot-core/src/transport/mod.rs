@@ -106,8 +106,6 @@ pub struct Transport {
     is_closed: bool,
     /// Since when nothing was acknowledged although something is in flight on the active path.
     unanswered_since: Option<Mono>,
-    /// Since when nobody was away: the process was not stopped, and the machine did not sleep.
-    here_since: Mono,
     is_stalled: bool,
     stalled_after: Duration,
     idle_timeout: Duration,
@@ -142,7 +140,6 @@ impl Transport {
             closing: None,
             is_closed: false,
             unanswered_since: None,
-            here_since: Mono(0),
             is_stalled: false,
             stalled_after: config.stalled_after,
             idle_timeout: config.idle_timeout,

@@ -1,6 +1,7 @@
 //! What a transport keeps for each path: recovery, congestion control, pacing and packet size (RFC 9002; spec/streams.md §7).
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::audit::TimerKind;
 use super::congestion::{AckedPacket, Congestion, Controller, DeliveryRate};
@@ -20,6 +21,9 @@ const PACKET_THRESHOLD: u64 = 3;
 
 /// Packets that a probe timeout sends (RFC 9002 §6.2.4).
 const PROBE_PACKETS: u8 = 2;
+
+/// Probe timeouts in a row from which on the first answer may tell how long the peer was not there, and not how far it is.
+const SILENT_PTO_COUNT: u32 = 3;
 
 /// One way to the peer.
 #[derive(Debug)]
@@ -43,6 +47,10 @@ pub(super) struct Path {
     /// sent meanwhile does not put it off (RFC 9002 §6.2.1 would): who goes on sending notices a dead path no later than who stops.
     pto_base: Mono,
     pub(super) pto_count: u32,
+    /// Packets that were sent before are no measure of the round trip: one of the two ends was not there.
+    measured_from: Mono,
+    /// An answer after a silence was no measure, and none has come since.
+    is_unmeasured: bool,
     /// Packets that may go whatever the window says.
     pub(super) probes: u8,
     pub(super) is_ping_queued: bool,
@@ -81,6 +89,8 @@ impl Path {
             loss_time: None,
             pto_base: Mono(0),
             pto_count: 0,
+            measured_from: Mono(0),
+            is_unmeasured: false,
             probes: 0,
             is_ping_queued: false,
             frames: VecDeque::new(),
@@ -162,6 +172,7 @@ impl Path {
     /// A packet was acknowledged. `in_flight_before`: on the active path, before the ACK came.
     pub(super) fn on_packet_acked(&mut self, now: Mono, packet: &SentPacket, in_flight_before: u64) {
         self.pto_base = now;
+        self.note_silence(now);
         self.largest_acked_seq = self.largest_acked_seq.max(Some(packet.path_seq));
         self.pto_count = 0;
         self.probes = 0;
@@ -175,6 +186,26 @@ impl Path {
         let app_limited = in_flight_before < self.controller.window() / 2;
         let acked = AckedPacket { sent_at: packet.sent_at, bytes, app_limited };
         self.controller.on_packet_acked(now, acked, &self.rtt);
+    }
+
+    /// Nobody was here: what was sent before says nothing of the round trip, for its acknowledgement may have waited.
+    pub(super) fn forget_unmeasured(&mut self, now: Mono) {
+        self.measured_from = now;
+    }
+
+    /// Who answers after some probe timeouts may have slept, with our packet in its socket. A path that has become so long shows it with the next.
+    fn note_silence(&mut self, now: Mono) {
+        if self.pto_count >= SILENT_PTO_COUNT && !self.is_unmeasured {
+            (self.measured_from, self.is_unmeasured) = (now, true);
+        }
+    }
+
+    /// Takes the time to the acknowledgement of a packet for a round trip, if it is one.
+    pub(super) fn measure(&mut self, now: Mono, sent_at: Mono, ack_delay: Duration) {
+        if sent_at >= self.measured_from {
+            self.is_unmeasured = false;
+            self.rtt.update(now.since(sent_at), ack_delay);
+        }
     }
 
     /// An ACK has been taken in, with the losses that it showed.

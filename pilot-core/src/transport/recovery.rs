@@ -35,10 +35,9 @@ impl Transport {
         self.note_absence(now);
         let Some(largest) = self.remove_acked(now, ack, in_flight_before) else { return Ok(()) };
         if largest.pn == ack.largest
-            && largest.packet.sent_at >= self.here_since
             && let Some(path) = self.path_mut(largest.packet.path)
         {
-            path.rtt.update(now.since(largest.packet.sent_at), Duration::from_micros(ack.delay_us));
+            path.measure(now, largest.packet.sent_at, Duration::from_micros(ack.delay_us));
         }
         self.on_ce_count(now, ack.ce_count.unwrap_or(0), largest.packet);
         self.detect_lost_everywhere(now);
@@ -48,12 +47,11 @@ impl Transport {
         Ok(())
     }
 
-    /// Notices that nobody was here for a while: what was sent before that says nothing of the round trip time, for its acknowledgement may have
-    /// waited in the socket.
+    /// Notices that nobody was here for a while.
     pub(super) fn note_absence(&mut self, now: Mono) {
         let timers = self.paths.iter().filter_map(|path| path.timer());
         if timers.map(|(_, due)| now.since(due)).any(|late| late > ABSENT_AFTER) {
-            self.here_since = now;
+            self.paths.iter_mut().for_each(|path| path.forget_unmeasured(now));
         }
     }
 

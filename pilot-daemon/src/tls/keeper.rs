@@ -38,6 +38,8 @@ const UDP_PATIENCE: Duration = Duration::from_millis(400);
 const LOCAL_PATIENCE: Duration = Duration::from_secs(2);
 /// One attempt, with TCP, proxy, TLS and HTTP, ends after this.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A home node that is missed so soon after the addresses have changed is missed for that.
+const MOVE_BLAMED_FOR: Duration = Duration::from_secs(2);
 /// A link on which the home node does not answer for so long is of no use.
 const LINK_PATIENCE: Duration = Duration::from_secs(5);
 /// When UDP has carried the tunnel for so long, the link ends.
@@ -192,8 +194,8 @@ impl Keeper {
                     continue;
                 }
             }
-            let since_move = moved.map_or(Duration::ZERO, |moved| clock::now().mono.since(moved));
-            let patience = patience.checked_sub(since_move).unwrap_or(patience);
+            let since_move = moved.map(|moved| clock::now().mono.since(moved)).filter(|since| *since < MOVE_BLAMED_FOR);
+            let patience = patience.saturating_sub(since_move.unwrap_or_default());
             match timeout(patience, self.home_link.wait_for(|link| link.connected)).await {
                 Err(_silent) => return Goes::On,
                 Ok(Err(_ended)) => return Goes::Away,
