@@ -29,8 +29,9 @@ impl Node {
     /// Notices that nobody was here for a while, as when the process was stopped: where the network is, and whether routers still know us, is
     /// to be found out.
     fn note_absence(&mut self, now: Now) {
-        let Some(due) = self.poll_timeout() else { return };
-        if now.mono.since(due.max(self.clocks.looked_at())) > ABSENT_AFTER {
+        let is_late = |due| now.mono.since(due) > ABSENT_AFTER;
+        // The first of the two is all that a busy node looks at.
+        if is_late(self.clocks.looked_at()) && self.poll_timeout().is_some_and(is_late) {
             self.network_since = now.mono;
             for index in 0..self.peers.len() as u32 {
                 let peer = &mut self.peers[index as usize];

@@ -15,8 +15,8 @@ use crate::wire::frame::{Ack, Code};
 /// Packets whose frames a probe timeout repeats: as many as it sends.
 const PROBED_PACKETS: usize = 2;
 
-/// A timer of ours that is late by so much shows that nobody was here: the process was stopped, or the machine slept.
-const ABSENT_AFTER: Duration = Duration::from_millis(100);
+/// A timer of ours that is late by more shows that nobody was here: the process was stopped, or the machine slept.
+const LATE_MAX: Duration = Duration::from_millis(100);
 
 /// The youngest packet that one ACK newly acknowledges on one path.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ impl Transport {
     /// Notices that nobody was here for a while.
     pub(super) fn note_absence(&mut self, now: Mono) {
         let timers = self.paths.iter().filter_map(|path| path.timer());
-        if timers.map(|(_, due)| now.since(due)).any(|late| late > ABSENT_AFTER) {
+        if timers.map(|(_, due)| now.since(due)).any(|late| late > LATE_MAX) {
             self.paths.iter_mut().for_each(|path| path.forget_unmeasured(now));
         }
     }
