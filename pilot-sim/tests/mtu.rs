@@ -96,7 +96,7 @@ fn a_probe_that_does_not_fit_takes_no_request_with_it() -> Result<(), Failure> {
         world.complete(&[connected], PATIENCE)?;
         for _ in 0..20 {
             world.run_for(Duration::from_secs(1))?;
-            let job = world.start_job(alice, bob, Plan::request(32, 32))?;
+            let job = world.start_job(alice, bob, Plan::request(2_000, 2_000))?;
             let started = world.elapsed();
             world.complete(&[job], PATIENCE)?;
             let took = world.elapsed().saturating_sub(started);

@@ -8,7 +8,10 @@ use crate::time::Mono;
 
 /// Sizes worth trying, as UDP payloads: Ethernet, jumbo frames, and what loopback and tunnels of data centres carry. Upward, one at
 /// a time: each step of the search costs a probe, each byte saved a part of every packet.
-const SIZES: [usize; 5] = [1_452, 8_952, 16_336, 32_000, 65_000];
+const SIZES: [usize; 5] = [ETHERNET, 8_952, 16_336, 32_000, 65_000];
+
+/// What nearly every path carries: tried before there is a packet to fill.
+const ETHERNET: usize = 1_452;
 
 /// Probes of one size that may be lost before it counts as too large (RFC 8899 §5.1.2, MAX_PROBES).
 const PROBES_MAX: u32 = 3;
@@ -43,6 +46,8 @@ pub(super) struct MtuDiscovery {
     last_rest: Option<(Mono, Duration)>,
     in_flight: Option<PacketNumber>,
     lost_probes: u32,
+    /// There was more to send than a packet holds.
+    is_filled: bool,
 }
 
 impl MtuDiscovery {
@@ -57,7 +62,13 @@ impl MtuDiscovery {
             last_rest: None,
             in_flight: None,
             lost_probes: 0,
+            is_filled: false,
         }
+    }
+
+    /// Data has filled a packet: longer ones are worth what the search for them costs.
+    pub(super) fn on_filled(&mut self) {
+        self.is_filled = true;
     }
 
     /// Largest packet that is believed to get through.
@@ -79,8 +90,9 @@ impl MtuDiscovery {
         if self.rests_until.is_some() {
             return None;
         }
+        let max = if self.is_filled { self.max } else { self.max.min(ETHERNET) };
         let is_open =
-            |size: &usize| *size > self.current && *size <= self.max && self.too_large.is_none_or(|bad| *size < bad);
+            |size: &usize| *size > self.current && *size <= max && self.too_large.is_none_or(|bad| *size < bad);
         let halved = || {
             let gap = self.too_large?.checked_sub(self.current)?;
             (gap > GAP_MIN.max(self.current / GAP_PART)).then_some(self.current + gap / 2)
@@ -143,9 +155,24 @@ impl MtuDiscovery {
 mod tests {
     use super::*;
 
+    /// A search that may go as far as the path.
+    fn filled(base: usize, max: Option<usize>) -> MtuDiscovery {
+        let mut mtu = MtuDiscovery::new(base, max);
+        mtu.on_filled();
+        mtu
+    }
+
+    #[test]
+    fn who_says_little_tries_what_an_ethernet_carries() {
+        let mut mtu = MtuDiscovery::new(1_152, Some(9_000));
+        assert_eq!((search(&mut mtu, 9_000), mtu.current()), (1, 1_452));
+        mtu.on_filled();
+        assert_eq!(mtu.next_probe(), Some(8_952));
+    }
+
     #[test]
     fn the_search_climbs_to_its_bound() {
-        let mut mtu = MtuDiscovery::new(1_152, Some(9_000));
+        let mut mtu = filled(1_152, Some(9_000));
         for (pn, size) in [(1, 1_452), (2, 8_952)] {
             assert_eq!(mtu.next_probe(), Some(size));
             mtu.on_probe_sent(PacketNumber(pn));
@@ -158,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_path_that_was_left_is_searched_anew_up_to_what_fitted() {
-        let mut mtu = MtuDiscovery::new(1_152, Some(9_000));
+        let mut mtu = filled(1_152, Some(9_000));
         mtu.on_probe_sent(PacketNumber(1));
         mtu.on_probe_acked(PacketNumber(1), 1_452);
         assert!(mtu.on_path_left());
@@ -184,7 +211,7 @@ mod tests {
     #[test]
     fn what_is_between_two_sizes_is_found_by_halving() {
         for fits in [1_200, 1_252, 1_372, 1_400, 1_451, 1_500, 3_972, 4_472, 8_951, 9_000, 12_000, 40_000, 65_000] {
-            let mut mtu = MtuDiscovery::new(1_200, Some(65_000));
+            let mut mtu = filled(1_200, Some(65_000));
             let probes = search(&mut mtu, fits);
             assert!((fits - fits / 25..=fits).contains(&mtu.current()), "{} of {fits}", mtu.current());
             assert!(probes <= 30, "{probes} probes for {fits}");
@@ -193,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_size_is_too_large_when_three_probes_are_lost() {
-        let mut mtu = MtuDiscovery::new(1_200, Some(65_000));
+        let mut mtu = filled(1_200, Some(65_000));
         for pn in 0..3 {
             assert_eq!(mtu.next_probe(), Some(1_452));
             mtu.on_probe_sent(PacketNumber(pn));
@@ -204,7 +231,7 @@ mod tests {
 
     #[test]
     fn what_fitted_on_a_path_that_was_left_is_tried_first() {
-        let mut mtu = MtuDiscovery::new(1_200, Some(65_000));
+        let mut mtu = filled(1_200, Some(65_000));
         search(&mut mtu, 3_972);
         let found = mtu.current();
         assert!(mtu.on_path_left());
@@ -215,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_black_hole_falls_back_to_the_base() {
-        let mut mtu = MtuDiscovery::new(1_152, Some(2_000));
+        let mut mtu = filled(1_152, Some(2_000));
         assert!(!mtu.clone().on_black_hole(Mono(0)));
         search(&mut mtu, 1_452);
         assert!(mtu.on_black_hole(Mono(0)));
@@ -224,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_path_that_answers_after_a_black_hole_is_searched_anew() {
-        let mut mtu = MtuDiscovery::new(1_200, Some(65_000));
+        let mut mtu = filled(1_200, Some(65_000));
         search(&mut mtu, 9_000);
         let found = mtu.current();
         mtu.on_black_hole(Mono(0));
@@ -238,7 +265,7 @@ mod tests {
 
     #[test]
     fn black_holes_that_follow_each_other_are_searched_ever_more_rarely() {
-        let mut mtu = MtuDiscovery::new(1_200, Some(9_000));
+        let mut mtu = filled(1_200, Some(9_000));
         let mut now = Mono(0);
         let mut rest_after = |held: Duration| {
             search(&mut mtu, 9_000);

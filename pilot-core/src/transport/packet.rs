@@ -204,9 +204,12 @@ impl Transport {
         }
         self.streams.write_frames(buf, draft.end, &mut self.draft_frames);
         draft.is_ack_eliciting |= buf.len() > before;
-        // A train needs packets of one length: what the next stream could not use is padded.
         if draft.is_ack_eliciting && self.streams.has_data() {
+            // A train needs packets of one length: what the next stream could not use is padded.
             frame::put_padding(buf, draft.end);
+            if let Some(path) = self.active_mut() {
+                path.mtu.on_filled();
+            }
         }
     }
 

@@ -185,7 +185,7 @@ fn an_answer_does_not_wait_for_what_the_search_for_a_larger_packet_has_sent() {
         let link = Link { delay: MS / 20, jitter: 50 * MS, ..Link::default() };
         let mut pair = Pair::with_config(seed, link, &TransportConfig::default(), params);
         (pair.sides[1].echoes, pair.sides[1].reads) = (true, false);
-        let stream = pair.send(64);
+        let stream = pair.send(2_000);
         pair.sides[1].transport.ping(RELAY);
         pair.run_for(seed as u32 * MS);
         pair.sides[1].reads = true;
