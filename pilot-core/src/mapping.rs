@@ -10,8 +10,6 @@ use crate::transport::PortSet;
 
 /// So many neighbouring bits that all samples have in common are no chance: one in 2^28 for eight samples.
 const COMMON_BITS_MIN: u32 = 4;
-/// No operator gives a line fewer ports. Ports that have more in common are those of sockets that the system has numbered in turn, kept by the NAT.
-const SET_PORTS_MIN: u32 = 64;
 /// Ports below this are not given to sockets behind a NAT.
 const PORT_MIN: u16 = 1_024;
 
@@ -117,8 +115,7 @@ fn common_set(ports: &[u16; SAMPLES]) -> PortSet {
         is_common(bit) && below + above + 1 >= COMMON_BITS_MIN
     };
     let mask = (0..u16::BITS).filter(|&bit| is_in_run(bit)).fold(0, |mask, bit| mask | 1 << bit);
-    let set = PortSet::new(mask, ports[0]);
-    if set.ports_len() < SET_PORTS_MIN { PortSet::default() } else { set }
+    PortSet::new(mask, ports[0])
 }
 
 impl Volley {

@@ -30,7 +30,9 @@ const SECOND_STUN: SocketId = SocketId(1);
 /// Local ports of further sockets: those of the ephemeral range on Linux.
 const FIRST_EXTRA_PORT: u16 = 32_768;
 /// How many there are before they come again.
-const EXTRA_PORTS: u16 = 28_232;
+const EXTRA_PORTS: u32 = 28_232;
+/// From one to the next, so that they look as random as those that Linux gives: it has no divisor in common with their number.
+const EXTRA_PORTS_STEP: u32 = 17_389;
 /// Modifiers of the identities whose secret is the byte of their position, plus one, 32 times: found once, since each search takes a
 /// million hashes (spec/address.md §2).
 const MODIFIERS: [u64; 51] = [
@@ -146,7 +148,7 @@ pub(crate) struct Host {
 #[derive(Default)]
 pub(crate) struct Sockets {
     ports: BTreeMap<SocketId, u16>,
-    opened: u16,
+    opened: u32,
 }
 
 /// Why a host gets its turn.
@@ -310,7 +312,8 @@ impl Sockets {
     /// Opens a socket on a port of its own.
     fn open(&mut self, socket: SocketId) {
         self.opened += 1;
-        self.ports.insert(socket, FIRST_EXTRA_PORT + self.opened % EXTRA_PORTS);
+        let position = self.opened.wrapping_mul(EXTRA_PORTS_STEP) % EXTRA_PORTS;
+        self.ports.insert(socket, FIRST_EXTRA_PORT + position as u16);
     }
 
     fn close(&mut self, socket: SocketId) {

@@ -10,7 +10,7 @@ use pilot_sim::application::Plan;
 use pilot_sim::invariants::Failure;
 use pilot_sim::link::{Chance, LinkConfig};
 use pilot_sim::meeting::{DIRECT_WITHIN, Meeting, Network, Outcome, Pair, calculated_odds};
-use pilot_sim::nat::NatConfig;
+use pilot_sim::nat::{Allocation, NatConfig};
 use pilot_sim::scenario::for_each_seed;
 use pilot_sim::world::{Families, World};
 
@@ -251,14 +251,26 @@ fn a_small_port_set_is_not_used_up() -> Result<(), Failure> {
     })
 }
 
-/// Mapping is independent there, and challenges go nowhere: that the set is small is known all the same.
+/// Mapping is independent there, and challenges go nowhere: that the set is small is known all the same, also where each socket gets the next
+/// port of it.
 #[test]
 fn a_small_port_set_whose_mapping_is_independent_is_not_used_up() -> Result<(), Failure> {
+    let block = NatConfig::port_restricted().ports([20_480..=20_735]);
+    let most = mappings_of_three_calls(NatConfig::port_restricted().port_set(6, 8, 0x34))?;
+    assert!((32..=72).contains(&most), "{most} mappings of 252");
+    let most = mappings_of_three_calls(block.clone().allocation(Allocation::Random))?;
+    assert!((32..=72).contains(&most), "{most} mappings of 256");
+    let most = mappings_of_three_calls(block.allocation(Allocation::Sequential(1)))?;
+    assert!(most <= 72, "{most} mappings of 256");
+    Ok(())
+}
+
+/// The most mappings that an agent has at once behind a NAT, while it calls three peers to whom nothing direct leads.
+fn mappings_of_three_calls(nat: NatConfig) -> Result<usize, Failure> {
     let mut world = World::new(1, link());
     let backbone = world.add_backbone();
     let second = SocketAddr::new(world.add_address(backbone), world.address(backbone).port());
-    let [line, other] = [NatConfig::port_restricted().port_set(6, 8, 0x34), NatConfig::port_restricted()]
-        .map(|nat| world.add_gateway(nat, None));
+    let [line, other] = [nat, NatConfig::port_restricted()].map(|nat| world.add_gateway(nat, None));
     let alice = world.add_agent_at(Config::new(Role::Agent), Some(line), Families::V4);
     let peers = [(); 3].map(|()| world.add_agent_at(Config::new(Role::Agent), Some(other), Families::V4));
     for agent in [alice, peers[0], peers[1], peers[2]] {
@@ -279,8 +291,7 @@ fn a_small_port_set_whose_mapping_is_independent_is_not_used_up() -> Result<(), 
         world.run_for(Duration::from_millis(100))?;
         most = most.max(world.mappings_len(line));
     }
-    assert!((32..=72).contains(&most), "{most} mappings of 252");
-    Ok(())
+    Ok(most)
 }
 
 /// What the line bears is for all of an agent's peers together.

@@ -299,13 +299,13 @@ fn who_waits_for_a_sleeper_measures_no_night() -> Result<(), Failure> {
             net.block_direct(true);
             let Relayed { mut world, alice, bob, .. } = net;
             let mut jobs = Vec::new();
-            for is_asleep in [false, true] {
+            for is_asleep in [false, true, true, true] {
                 world.set_asleep(bob, is_asleep)?;
                 jobs.push(world.start_job(alice, bob, Plan::request(100, 100))?);
                 world.run_for(Duration::from_secs(if is_asleep { slept } else { 2 }))?;
+                world.set_asleep(bob, false)?;
+                world.run_for(Duration::from_secs(2))?;
             }
-            world.set_asleep(bob, false)?;
-            world.run_for(Duration::from_secs(2))?;
             let key = world.key(bob);
             let rtt = world.node(alice).and_then(|node| node.peer_status(&key)).and_then(|status| status.rtt);
             assert!(rtt.is_some_and(|rtt| rtt < Duration::from_millis(100)), "{rtt:?}");
@@ -313,6 +313,38 @@ fn who_waits_for_a_sleeper_measures_no_night() -> Result<(), Failure> {
         })?;
     }
     Ok(())
+}
+
+/// A pause is no sleep: the timers were on time, although nobody looked at them.
+#[test]
+fn one_lost_flight_after_a_pause_moves_no_path_and_loses_no_home() -> Result<(), Failure> {
+    for_each_seed(SEEDS, |seed| {
+        for is_home in [false, true] {
+            let Relayed { mut world, alice, bob, backbone } =
+                relayed(seed, LinkConfig::default().delay(Duration::from_millis(120)))?;
+            for _ in 0..40 {
+                let job = world.start_job(alice, bob, Plan::request(100, 100))?;
+                world.complete(&[job], PATIENCE)?;
+                world.run_for(Duration::from_millis(200))?;
+            }
+            world.run_for(Duration::from_secs(5))?;
+            let before = upsets(&world, alice);
+            let to = if is_home { backbone } else { bob };
+            world.change_one_way(alice, to, |link| link.cut(true));
+            let job = world.start_job(alice, bob, Plan::request(100, 100))?;
+            world.change_one_way(alice, to, |link| link.cut(false));
+            world.complete(&[job], PATIENCE)?;
+            world.run_for(Duration::from_secs(5))?;
+            assert_eq!(upsets(&world, alice), before);
+        }
+        Ok(())
+    })
+}
+
+/// How many times an agent has taken another path, or lost its home node.
+fn upsets(world: &World, agent: HostId) -> usize {
+    let milestones = world.application(agent).into_iter().flat_map(|application| application.milestones());
+    milestones.filter(|(_, event)| matches!(event, Event::PathChanged { .. } | Event::HomeLost)).count()
 }
 
 /// The machine says that it has slept, so that no key from before is used: to renew them, a way has to be found to the peer, and to the home node,

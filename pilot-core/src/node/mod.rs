@@ -226,6 +226,11 @@ impl Node {
         {
             return Some(Mono(0));
         }
+        self.next_timer()
+    }
+
+    /// When time alone makes something due.
+    fn next_timer(&self) -> Option<Mono> {
         let peers = self.timers.first().map(|&(due, _)| due);
         peers.into_iter().chain(self.survey.timeout()).chain(self.keepalive.timeout()).min()
     }

@@ -31,7 +31,7 @@ impl Node {
     fn note_absence(&mut self, now: Now) {
         let is_late = |due| now.mono.since(due) > ABSENT_AFTER;
         // The first of the two is all that a busy node looks at.
-        if is_late(self.clocks.looked_at()) && self.poll_timeout().is_some_and(is_late) {
+        if is_late(self.clocks.looked_at()) && self.next_timer().is_some_and(is_late) {
             self.network_since = now.mono;
             for index in 0..self.peers.len() as u32 {
                 let peer = &mut self.peers[index as usize];

@@ -193,10 +193,12 @@ impl Path {
         self.measured_from = now;
     }
 
-    /// Who answers after some probe timeouts may have slept, with our packet in its socket. A path that has become so long shows it with the next.
+    /// Who answers after some probe timeouts may have slept, with our packet in its socket. A path that has become so long shows it with the
+    /// next, which is sent now.
     fn note_silence(&mut self, now: Mono) {
         if self.pto_count >= SILENT_PTO_COUNT && !self.is_unmeasured {
             (self.measured_from, self.is_unmeasured) = (now, true);
+            self.is_ping_queued = true;
         }
     }
 
