@@ -76,14 +76,14 @@ fn where_the_route_changes_and_the_old_address_stays_two_agents_without_a_backbo
     assert_reply(&left.pilotctl(&["ping", ticket.trim()]), &beta);
 }
 
-/// The cable carries TCP alone, as behind the firewall of a hotel. `daemon start` waits 2 s for the directory's word, and here it has it.
+/// The cable carries TCP 443 alone, as behind the firewall of a hotel. `daemon start` waits 2 s for the directory's word, and here it has it.
 #[test]
 fn behind_a_firewall_without_udp_an_agent_is_ready_at_once_and_leaves_tls_when_udp_works() {
     let Some(lab) = Lab::new("tcp") else { return };
     let [left, right] = &lab.machines;
     let (_backbone, ticket) = left.spawn(&["backbone", "start", "--listen", "0.0.0.0:3478"], Speaks::Stdout);
     let alpha = left.start_agent("alpha", &["--backbone", &ticket]);
-    lab.block_udp("add");
+    lab.leave_tcp_443_alone("add");
 
     let beta = right.start_agent("beta", &["--backbone", &ticket]);
     let backbone = right.backbone();
@@ -94,7 +94,7 @@ fn behind_a_firewall_without_udp_an_agent_is_ready_at_once_and_leaves_tls_when_u
     let pid = right.status()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
     rest::assert_rests(&[pid.expect("it runs")]);
 
-    lab.block_udp("delete");
+    lab.leave_tcp_443_alone("delete");
     right.wait_for("UDP", |status| status["backbone"]["transport"] == "udp");
     right.wait_for("the end of the link", |status| status["counters"]["links_open"] == 0);
     assert_reply(&left.pilotctl(&["ping", "beta"]), &beta);
@@ -276,10 +276,13 @@ impl Lab {
         left.ip("route add default via", "10.77.0.2")
     }
 
-    /// Lets no UDP from the left machine reach the right one, or lets it through again.
-    fn block_udp(&self, change: &str) {
-        let rule = ["priority", "10", "ipproto", "udp", "to", "10.77.0.2", "type", "blackhole"];
-        ip(&[&["-n", &self.machines[0].namespace, "rule", change][..], &rule].concat()).expect("a rule of routing");
+    /// Lets nothing from the left machine reach the right one but what its TCP port 443 says, or lets all through again.
+    fn leave_tcp_443_alone(&self, change: &str) {
+        for what in [&["udp"][..], &["tcp", "sport", "1-442"], &["tcp", "sport", "444-65535"]] {
+            let rule = ["priority", "10", "to", "10.77.0.2", "type", "blackhole", "ipproto"];
+            ip(&[&["-n", &self.machines[0].namespace, "rule", change][..], &rule, what].concat())
+                .expect("a rule of routing");
+        }
     }
 
     /// Makes the right machine the left one's way to everybody else, and takes from the cable what systems say of themselves (IPv6).

@@ -120,9 +120,11 @@ impl Agent {
 
     fn nat_check(&self, seen: &Seen) -> Check {
         let hard = |ports: &str| {
-            let message = format!("the NAT here gives each destination another port ({ports})");
+            let message =
+                format!("the NAT here gives each destination another port ({ports}), by what STUN servers have seen");
             if let Some(mapped) = self.inner.port_mapper.mapped() {
-                return Check::fine("nat", format!("{message}, and the router has mapped {mapped} to this agent"));
+                let message = format!("{message}; the router says that it has mapped {mapped} to this agent");
+                return Check::fine("nat", message);
             }
             let remedy = "allow port mapping on the router (PCP, NAT-PMP or UPnP), or use IPv6";
             Check::wrong("nat", "hard_mapping", message, remedy)

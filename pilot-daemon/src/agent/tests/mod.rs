@@ -43,7 +43,6 @@ async fn agent(home: &TempDir, name: &str, backbone: Option<&BackboneTicket>) ->
     Agent::start(config).await.unwrap()
 }
 
-/// What the agent does hourly, some days from now; returns the certificates before and after.
 /// What is asked for an invite of one use.
 fn invite_to(org: &str, generations: u8, lifetime_s: u64) -> api::orgs::InviteRequest {
     api::orgs::InviteRequest {
@@ -59,6 +58,7 @@ fn invite_to(org: &str, generations: u8, lifetime_s: u64) -> api::orgs::InviteRe
     }
 }
 
+/// What the agent does hourly, some days from now; returns the certificates before and after.
 async fn renew(agent: &Agent, later: Duration) -> (Certificate, Certificate) {
     let inner = &agent.inner;
     let now = clock::now().unix;
@@ -147,6 +147,39 @@ async fn ticket_holder_gets_in_whatever_keys_were_renewed_since() {
     renew(&beta, DAY).await;
     let found = patiently(alpha.resolve(&ticket)).await.unwrap();
     patiently(alpha.ping(&found, PATIENCE)).await.unwrap();
+}
+
+/// Sends so much to an echo service, and takes it back; returns how long the datagrams are on average that have come here for it.
+async fn mean_datagram(agent: &Agent, stream: &mut Stream, bytes: usize) -> u64 {
+    let received = || agent.inner.ask(|core, _| (core.net.bytes_received, core.net.datagrams_received));
+    let before = received().await.unwrap();
+    stream.write_chunk(vec![7; bytes].into()).await.unwrap();
+    let mut left = bytes;
+    while left > 0 {
+        left -= patiently(stream.read_chunk()).await.unwrap().expect("the stream goes on").len();
+    }
+    let after = received().await.unwrap();
+    (after.0 - before.0) / (after.1 - before.1)
+}
+
+/// And nobody looks for them who has nothing to fill them with.
+#[tokio::test]
+async fn packets_of_64_kib_are_found_within_a_machine_once_there_is_something_to_fill_them() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (alpha, beta) = (agent(&one, "agent-alpha", None).await, agent(&other, "agent-beta", None).await);
+    let ticket = beta.ticket().await.unwrap().to_string();
+    let found = patiently(alpha.resolve(&ticket)).await.unwrap();
+    let mut stream = alpha.open(&found, header("echo").unwrap()).await.unwrap();
+    for _ in 0..50 {
+        echo(&mut stream, "a word").await;
+    }
+    let sent = alpha.inner.ask(|core, _| core.net.bytes_sent).await.unwrap();
+    assert!(sent < 20_000, "{sent}");
+    for _ in 0..20 {
+        mean_datagram(&alpha, &mut stream, 200_000).await;
+    }
+    let mean = mean_datagram(&alpha, &mut stream, 2_000_000).await;
+    assert!(mean > 9_000, "{mean}");
 }
 
 #[tokio::test]
