@@ -278,7 +278,7 @@ impl Lab {
 
     /// Lets nothing from the left machine reach the right one but what its TCP port 443 says, or lets all through again.
     fn leave_tcp_443_alone(&self, change: &str) {
-        for what in [&["udp"][..], &["tcp", "sport", "1-442"], &["tcp", "sport", "444-65535"]] {
+        for what in [&["udp"][..], &["tcp", "sport", "1-442"], &["tcp", "sport", "444-65534"]] {
             let rule = ["priority", "10", "to", "10.77.0.2", "type", "blackhole", "ipproto"];
             ip(&[&["-n", &self.machines[0].namespace, "rule", change][..], &rule, what].concat())
                 .expect("a rule of routing");
