@@ -171,7 +171,7 @@ pub(crate) struct Findings {
 pub(crate) fn run(scenario: &Scenario) -> Result<(), BenchError> {
     match scenario {
         Scenario::Classify { seed } => {
-            println!("{}\n", ceiling::sentence()?);
+            print!("{}", Run::here(1).lab_markdown(*seed, &ceiling::sentence()?));
             classify::run(*seed)
         }
         Scenario::Matrix { only, neighbours, at_once, common } => {

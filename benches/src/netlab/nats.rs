@@ -144,6 +144,7 @@ fn gateway(nat: NatConfig, public: &str, plan: &mut Plan, parent: NodeId, link: 
     plan.router.add_gateway(parent, Gateway { v4, v6: Policy::Drop }, link)
 }
 
+/// Scenarios are about what a NAT does to UDP. TCP has one that nobody minds: an agent has no more than one connection, to its home node.
 fn translate(udp: NatConfig, public: &[IpAddr], plan: &mut Plan) -> Policy {
     let tcp = if public.is_empty() { NatConfig::firewall() } else { NatConfig::port_restricted() };
     Policy::nat(udp, tcp, public, plan.router.rng())

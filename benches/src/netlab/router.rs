@@ -2,7 +2,7 @@
 //!
 //! [`Router`] is driven like every machine in this house: packets and the time go in, packets come out, and it never waits. NATs and links
 //! are those of `pilot-sim`; what the simulator does in virtual time to datagrams of the core, this does in real time to packets of real
-//! programs. UDP and TCP pass the same links and get the same mappings. What a link damages, it gives a right checksum: that the kernel finds
+//! programs. UDP and TCP pass the same links; a NAT has a table for each. What a link damages, it gives a right checksum: that the kernel finds
 //! damage otherwise is nothing that has to be tried.
 
 use std::cmp::Reverse;
@@ -104,7 +104,7 @@ struct OnTheWay {
 }
 
 impl Policy {
-    /// A NAT with these outside addresses, or a firewall with none; TCP gets the same, but for what is said of UDP only.
+    /// A NAT with these outside addresses, or a firewall with none.
     pub(crate) fn nat(udp: NatConfig, tcp: NatConfig, public: &[IpAddr], rng: &mut Rng) -> Self {
         let mut nat = |config| Box::new(Nat::new(config, public.to_vec(), rng.array()));
         Self::Translate { udp: nat(udp), tcp: nat(tcp) }
