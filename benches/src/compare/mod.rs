@@ -1,7 +1,7 @@
 //! `compare`: Pilot beside its peers, workload by workload, all in the same run.
 //!
 //! ```text
-//! cargo run --release -p pilot-bench --features peers -- compare                         everything, into benches/results/
+//! cargo run --release -p pilot-bench --features peers -- compare --save benches/results  everything, and what came out is kept
 //! cargo run --release -p pilot-bench --features peers -- compare --only bulk,rr --json   some of it, for programs
 //! ```
 //!

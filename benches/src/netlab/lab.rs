@@ -255,10 +255,20 @@ impl Host {
         Ok(std::fs::write(Path::new(ETC).join(&self.namespace).join(name), contents)?)
     }
 
+    /// Lets TCP have as much in flight as a gigabit link holds, and what it retransmits.
+    #[cfg(feature = "peers")]
+    pub(crate) fn widen_tcp(&self) -> Result<(), BenchError> {
+        self.set_kernel(&[("ipv4/tcp_wmem", "4096 16384 67108864"), ("ipv4/tcp_rmem", "4096 131072 67108864")])
+    }
+
     fn forward(&self) -> Result<(), BenchError> {
-        let set = |(name, value): (&str, &str)| std::fs::write(Path::new("/proc/sys/net").join(name), value);
-        self.enter(|| FORWARDING.into_iter().try_for_each(set))?;
+        self.set_kernel(&FORWARDING)?;
         self.ip(&["address", "add", &format!("{GATEWAY}/32"), "dev", "lo"])
+    }
+
+    fn set_kernel(&self, values: &[(&str, &str)]) -> Result<(), BenchError> {
+        let set = |(name, value): &(&str, &str)| std::fs::write(Path::new("/proc/sys/net").join(name), value);
+        Ok(self.enter(|| values.iter().try_for_each(set))?)
     }
 
     fn cable_to(&self, gateway: &Self, addresses: &[IpAddr], mtu: u16) -> Result<(), BenchError> {

@@ -61,6 +61,7 @@ impl Network {
         plan.host(CLIENT, CORE, &[&CLIENT_IP.to_string()], &LinkConfig::default().delay(Duration::ZERO));
         let lab = plan.build()?;
         let [server, client] = [SERVER, CLIENT].map(|name| lab.host(name).clone());
+        [&server, &client].into_iter().try_for_each(Host::widen_tcp)?;
         Ok(Self { lab, server, client })
     }
 
