@@ -64,7 +64,6 @@ struct Stage {
 /// If one of them is not what its name says.
 pub(crate) fn run(seed: u64) -> Result<(), BenchError> {
     let mut wrong = Vec::new();
-    println!("seed {seed}\n");
     println!("| NAT | mapping | filtering | ports | hairpin | poisoned by who comes early |");
     println!("| --- | --- | --- | --- | --- | --- |");
     let mut judge = |name: String, promised: Class, class: Class| {
