@@ -83,7 +83,7 @@ fn behind_a_firewall_without_udp_an_agent_is_ready_at_once_and_leaves_tls_when_u
     let [left, right] = &lab.machines;
     let (_backbone, ticket) = left.spawn(&["backbone", "start", "--listen", "0.0.0.0:3478"], Speaks::Stdout);
     let alpha = left.start_agent("alpha", &["--backbone", &ticket]);
-    lab.leave_tcp_443_alone("add");
+    lab.let_through_tcp_443_only("add");
 
     let beta = right.start_agent("beta", &["--backbone", &ticket]);
     let backbone = right.backbone();
@@ -94,7 +94,7 @@ fn behind_a_firewall_without_udp_an_agent_is_ready_at_once_and_leaves_tls_when_u
     let pid = right.status()["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
     rest::assert_rests(&[pid.expect("it runs")]);
 
-    lab.leave_tcp_443_alone("delete");
+    lab.let_through_tcp_443_only("delete");
     right.wait_for("UDP", |status| status["backbone"]["transport"] == "udp");
     right.wait_for("the end of the link", |status| status["counters"]["links_open"] == 0);
     assert_reply(&left.pilotctl(&["ping", "beta"]), &beta);
@@ -277,7 +277,7 @@ impl Lab {
     }
 
     /// Lets nothing from the left machine reach the right one but what its TCP port 443 says, or lets all through again.
-    fn leave_tcp_443_alone(&self, change: &str) {
+    fn let_through_tcp_443_only(&self, change: &str) {
         for what in [&["udp"][..], &["tcp", "sport", "1-442"], &["tcp", "sport", "444-65534"]] {
             let rule = ["priority", "10", "to", "10.77.0.2", "type", "blackhole", "ipproto"];
             ip(&[&["-n", &self.machines[0].namespace, "rule", change][..], &rule, what].concat())
