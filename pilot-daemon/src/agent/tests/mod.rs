@@ -164,7 +164,7 @@ async fn mean_datagram(agent: &Agent, stream: &mut Stream, bytes: usize) -> u64 
 
 /// And nobody looks for them who has nothing to fill them with.
 #[tokio::test]
-async fn packets_of_64_kib_are_found_within_a_machine_once_there_is_something_to_fill_them() {
+async fn packets_longer_than_any_ethernets_are_found_within_a_machine_once_there_is_something_to_fill_them() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (alpha, beta) = (agent(&one, "agent-alpha", None).await, agent(&other, "agent-beta", None).await);
     let ticket = beta.ticket().await.unwrap().to_string();
